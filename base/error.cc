@@ -1,0 +1,130 @@
+#include "base/error.h"
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "base/check.h"
+#include "base/errno_status.h"
+
+namespace longhaul {
+namespace {
+
+// The payload is a list of strings, each "<length in decimal>:<bytes>": the reason, then field and description of each
+// violation. Lengths rather than separators, so that any text survives.
+constexpr absl::string_view kTypeUrl = "type.longhaul/longhaul.ErrorDetail";
+
+void AppendPart(std::string& out, const std::string& text) {
+  out += std::to_string(text.size());
+  out += ':';
+  out += text;
+}
+
+std::optional<std::string> TakePart(std::string_view& in) {
+  size_t length = 0;
+  const auto [end, error] = std::from_chars(in.data(), in.data() + in.size(), length);
+  if (error != std::errc{}) return std::nullopt;
+  in.remove_prefix(static_cast<size_t>(end - in.data()));
+  if (in.empty() || in.front() != ':') return std::nullopt;
+  in.remove_prefix(1);
+  if (in.size() < length) return std::nullopt;
+  std::string part(in.substr(0, length));
+  in.remove_prefix(length);
+  return part;
+}
+
+struct Detail {
+  std::string reason;
+  std::vector<FieldViolation> violations;
+};
+
+Detail DetailOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kTypeUrl);
+  if (!payload.has_value()) return {};
+  const std::string bytes(*payload);
+  std::string_view rest = bytes;
+  Detail detail;
+  std::optional<std::string> part = TakePart(rest);
+  if (!part.has_value()) return {};
+  detail.reason = *std::move(part);
+  while (!rest.empty()) {
+    std::optional<std::string> field = TakePart(rest);
+    std::optional<std::string> description = field.has_value() ? TakePart(rest) : std::nullopt;
+    if (!description.has_value()) break;
+    detail.violations.push_back({*std::move(field), *std::move(description)});
+  }
+  return detail;
+}
+
+}  // namespace
+
+absl::Status MakeError(absl::StatusCode code, const std::string& reason, const std::string& message,
+                       std::vector<FieldViolation> violations) {
+  LH_CHECK(code != absl::StatusCode::kOk, reason);
+  std::string bytes;
+  AppendPart(bytes, reason);
+  for (const FieldViolation& violation : violations) {
+    AppendPart(bytes, violation.field);
+    AppendPart(bytes, violation.description);
+  }
+  absl::Status status(code, message);
+  status.SetPayload(kTypeUrl, absl::Cord(std::move(bytes)));
+  return status;
+}
+
+absl::Status InvalidField(const std::string& field, const std::string& description) {
+  return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_FIELD", field + " " + description,
+                   {{field, description}});
+}
+
+std::string ErrorReason(const absl::Status& status) { return DetailOf(status).reason; }
+
+std::vector<FieldViolation> ErrorViolations(const absl::Status& status) { return DetailOf(status).violations; }
+
+absl::Status Annotate(const absl::Status& status, const std::string& prefix) {
+  if (status.ok()) return status;
+  const std::string message(status.message().data(), status.message().size());
+  absl::Status annotated(status.code(), prefix + ": " + message);
+  status.ForEachPayload(
+      [&](absl::string_view type_url, const absl::Cord& payload) { annotated.SetPayload(type_url, payload); });
+  return annotated;
+}
+
+absl::Status ErrnoStatus(const std::string& action, const std::string& path, int error_number) {
+  char buffer[256];
+  const std::string message = "cannot " + action + " " + path + ": " + strerror_r(error_number, buffer, sizeof(buffer));
+  switch (error_number) {
+    case ENOSPC:
+    case EDQUOT:
+      return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL", message);
+    case ENOENT:
+      return MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND", message);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return MakeError(absl::StatusCode::kPermissionDenied, "PERMISSION_DENIED", message);
+    case EEXIST:
+      return MakeError(absl::StatusCode::kAlreadyExists, "FILE_EXISTS", message);
+    case EMFILE:
+    case ENFILE:
+      return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_OPEN_FILES", message);
+    case ENOMEM:
+      return MakeError(absl::StatusCode::kResourceExhausted, "OUT_OF_MEMORY", message);
+    case ENOTDIR:
+    case EISDIR:
+    case ENOTEMPTY:
+    case ELOOP:
+    case ENAMETOOLONG:
+      return MakeError(absl::StatusCode::kFailedPrecondition, "IO_ERROR", message);
+    default:
+      return MakeError(absl::StatusCode::kInternal, "IO_ERROR", message);
+  }
+}
+
+}  // namespace longhaul

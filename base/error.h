@@ -1,0 +1,31 @@
+// Errors with a machine-readable reason and the fields at fault, carried inside absl::Status as payloads.
+// The gRPC edge turns them into google.rpc.ErrorInfo and BadRequest; the CLI prints them; nobody parses messages.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace longhaul {
+
+struct FieldViolation {
+  std::string field;        // path as the user wrote it: "spec.hyperparameters.lora_rank"
+  std::string description;  // what is wrong, with the value and the limit: "is 0; must be 1 to 1024"
+};
+
+// `reason` is UPPER_SNAKE: MODEL_UNKNOWN, EXCEEDS_EVERY_DEVICE, ...
+absl::Status MakeError(absl::StatusCode code, const std::string& reason, const std::string& message,
+                       std::vector<FieldViolation> violations = {});
+
+// INVALID_ARGUMENT with reason INVALID_FIELD and one violation; the message is "<field> <description>".
+absl::Status InvalidField(const std::string& field, const std::string& description);
+
+// "" where the status carries none.
+std::string ErrorReason(const absl::Status& status);
+std::vector<FieldViolation> ErrorViolations(const absl::Status& status);
+
+// The same status with `prefix: ` before its message; reason and violations stay.
+absl::Status Annotate(const absl::Status& status, const std::string& prefix);
+
+}  // namespace longhaul

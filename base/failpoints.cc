@@ -1,0 +1,104 @@
+#include "base/failpoints.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <charconv>
+#include <chrono>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include "base/check.h"
+#include "base/error.h"
+
+namespace longhaul {
+namespace {
+
+struct Action {
+  enum class Kind { kCrash, kError, kSleep } kind = Kind::kError;
+  int64_t sleep_ms = 0;
+};
+
+enum State { kUnread, kDisarmed, kArmed };  // kUnread: the environment has not been looked at yet
+
+std::atomic<State> state{kUnread};
+std::mutex table_mutex;                            // guards `table` and the changes of `state`
+std::map<std::string, Action, std::less<>> table;  // by failpoint name
+
+// A failpoint that nobody understands would make its test pass for the wrong reason: CHECK, not ignore.
+Action ParseAction(const std::string& name, std::string_view text) {
+  if (text == "crash") return {Action::Kind::kCrash, 0};
+  if (text == "error") return {Action::Kind::kError, 0};
+  constexpr std::string_view kSleep = "sleep:";
+  Action action{Action::Kind::kSleep, -1};
+  if (text.starts_with(kSleep)) {
+    text.remove_prefix(kSleep.size());
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), action.sleep_ms);
+    if (error != std::errc{} || end != text.data() + text.size()) action.sleep_ms = -1;
+  }
+  LH_CHECK(action.sleep_ms >= 0, "failpoint '" + name + "': the action must be crash, error or sleep:<ms>");
+  return action;
+}
+
+// REQUIRES: table_mutex is held.
+void ReadEnvironmentOnce() {
+  if (state.load(std::memory_order_relaxed) != kUnread) return;
+  const char* variable = std::getenv("LONGHAUL_FAILPOINTS");
+  std::string_view rest = variable == nullptr ? "" : variable;
+  while (!rest.empty()) {
+    const size_t comma = std::min(rest.find(','), rest.size());
+    const std::string_view entry = rest.substr(0, comma);
+    rest.remove_prefix(std::min(comma + 1, rest.size()));
+    if (entry.empty()) continue;
+    const size_t equals = entry.find('=');
+    LH_CHECK(equals != std::string_view::npos && equals > 0,
+             "LONGHAUL_FAILPOINTS: '" + std::string(entry) + "' is not name=action");
+    const std::string name(entry.substr(0, equals));
+    table[name] = ParseAction(name, entry.substr(equals + 1));
+  }
+  state.store(table.empty() ? kDisarmed : kArmed, std::memory_order_release);
+}
+
+}  // namespace
+
+absl::Status Failpoint(std::string_view name) {
+  if (state.load(std::memory_order_acquire) == kDisarmed) return absl::OkStatus();
+  Action action;
+  {
+    const std::lock_guard<std::mutex> lock(table_mutex);
+    ReadEnvironmentOnce();
+    const auto it = table.find(name);
+    if (it == table.end()) return absl::OkStatus();
+    action = it->second;
+  }
+  switch (action.kind) {
+    case Action::Kind::kCrash:
+      ::raise(SIGKILL);
+      return absl::OkStatus();
+    case Action::Kind::kError:
+      return MakeError(absl::StatusCode::kUnavailable, "FAILPOINT", "failpoint " + std::string(name));
+    case Action::Kind::kSleep:
+      std::this_thread::sleep_for(std::chrono::milliseconds(action.sleep_ms));
+      return absl::OkStatus();
+  }
+  return absl::OkStatus();
+}
+
+void ArmFailpoint(const std::string& name, const std::string& action) {
+  const Action parsed = ParseAction(name, action);
+  const std::lock_guard<std::mutex> lock(table_mutex);
+  ReadEnvironmentOnce();
+  table[name] = parsed;
+  state.store(kArmed, std::memory_order_release);
+}
+
+void DisarmFailpoints() {
+  const std::lock_guard<std::mutex> lock(table_mutex);
+  table.clear();
+  state.store(kDisarmed, std::memory_order_release);
+}
+
+}  // namespace longhaul

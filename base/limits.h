@@ -1,0 +1,84 @@
+// Every limit of Longhaul, in one place. A message that refuses something names the limit's value.
+#pragma once
+
+#include <cstdint>
+
+namespace longhaul::limits {
+
+// API
+inline constexpr int64_t kMaxGrpcMessageBytes = 4 << 20;
+inline constexpr int64_t kBlobChunkBytes = 1 << 20;
+inline constexpr int64_t kMaxBlobBytes = int64_t{64} << 30;
+inline constexpr int kMaxBlobsPerFindMissing = 1000;
+inline constexpr int kMaxPageSize = 1000;
+inline constexpr int kDefaultPageSize = 50;
+inline constexpr int kMaxLabels = 64;
+inline constexpr int kMaxLabelBytes = 256;
+inline constexpr int kMaxMetadata = 64;
+inline constexpr int kMaxMetadataValueBytes = 512;
+inline constexpr int kMaxSuffixBytes = 64;
+inline constexpr int kMaxRequestIdBytes = 128;
+inline constexpr int kMaxActiveJobsPerProject = 100'000;
+inline constexpr int kMaxWatchStreams = 10'000;
+inline constexpr int64_t kRequestIdTtlDays = 30;
+inline constexpr int64_t kBlobGraceHours = 24;
+
+// Hyperparameters
+inline constexpr int kMaxLoraRank = 1024;
+inline constexpr int kMaxBatchSize = 4096;
+inline constexpr int kMaxAccumulationSteps = 65'536;
+inline constexpr int kMaxEpochs = 1000;
+inline constexpr int64_t kMaxSteps = 100'000'000;
+inline constexpr int64_t kMaxSequenceLength = int64_t{1} << 24;
+
+// Dispatcher and workers
+inline constexpr int kMaxCommandsPerCommit = 256;
+inline constexpr int64_t kSyncHoldMs = 10'000;
+inline constexpr int64_t kLeaseMs = 60'000;
+inline constexpr int64_t kWorkerLostMs = 90'000;
+inline constexpr int64_t kOrphanMs = 3'600'000;
+inline constexpr int kMaxWorkers = 10'000;
+inline constexpr int kMaxModelsPerWorker = 1000;
+inline constexpr int kCheckpointsKept = 2;
+inline constexpr int kDefaultRetryLimit = 3;
+inline constexpr int kMetricsChunkPoints = 256;
+inline constexpr int64_t kMetricsFlushMs = 2'000;
+inline constexpr int64_t kMaxMetricsPointsTerminal = 2'000;
+
+// Attempts
+inline constexpr int64_t kMaxTrainerEventBytes = 1 << 20;
+inline constexpr int64_t kMaxStderrLogBytes = 16 << 20;
+inline constexpr int64_t kFailureLogTailBytes = 4096;
+inline constexpr int64_t kTrainerKillGraceMs = 30'000;
+inline constexpr int kMaxNonFiniteStepsInARow = 10;
+
+// Files from outside
+inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
+inline constexpr int64_t kMaxGgufTensors = 100'000;
+inline constexpr int64_t kMaxGgufKeyValues = 100'000;
+inline constexpr int64_t kMaxGgufStringBytes = 64 << 20;
+inline constexpr int64_t kMaxGgufArrayElements = 16 << 20;
+inline constexpr int64_t kMaxJsonFileBytes = 256 << 20;
+inline constexpr int kMaxJsonDepth = 64;
+inline constexpr int64_t kMaxDatasetLineBytes = 64 << 20;
+inline constexpr int64_t kMaxDatasetErrorsReported = 100;
+inline constexpr int kMaxMessagesPerExample = 10'000;
+inline constexpr int kMaxVocabSize = 1 << 22;
+inline constexpr int kMaxLayers = 1024;
+inline constexpr int kMaxTensorRank = 64;
+inline constexpr int64_t kMaxSafetensorsTensors = 1 << 18;
+inline constexpr int64_t kMaxGgufKeyBytes = 65'535;
+inline constexpr int64_t kMaxDatasetLineJsonValues = 1'000'000;
+inline constexpr int64_t kMaxTokenizerJsonValues = 16'000'000;
+inline constexpr int64_t kMaxAddedTokens = 65'536;
+inline constexpr int64_t kMaxAddedTokenBytes = 1024;
+
+// Chat templates
+inline constexpr int64_t kMaxTemplateBytes = 1 << 20;
+inline constexpr int64_t kMaxTemplateSteps = 10'000'000;
+inline constexpr int kMaxTemplateDepth = 200;
+inline constexpr int64_t kMaxTemplateOutputBytes = 256 << 20;
+inline constexpr int kMaxTemplateFrames = 1000;
+inline constexpr int64_t kMaxTemplateRange = 100'000;
+
+}  // namespace longhaul::limits

@@ -1,0 +1,51 @@
+// Where ops run: the backend, its threads or stream, and what it caches. One per trainer, handed to every op.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace longhaul::kernels {
+
+enum class Backend { kCpu, kCuda };
+
+// What the CPU's GEMMs multiply in. Accumulation is always f32 (f64 for f64 operands).
+enum class GemmType { kF32, kBF16 };
+
+// Facts of this CPU that the plan and a bit-identical resume depend on.
+struct CpuFacts {
+  std::string isa;           // "avx2", "avx512", "avx512_bf16": what oneDNN will use
+  bool has_bf16 = false;     // bf16 GEMMs are faster than f32 here
+  bool packs_weights = false;  // frozen weights are kept in the library's blocked layout, one copy a direction
+  std::string model_name;    // "AMD EPYC ..."
+  std::string gemm_library;  // "oneDNN 2.6.3"
+};
+CpuFacts ProbeCpu();
+
+// Measured f32 (or bf16) GEMM rate of this CPU on a 512 x 1536 x 576 shape, in FLOP/s, about 0.2 s of work.
+double MeasureGemmFlops(int threads, GemmType type);
+
+struct CpuExec;  // kernels/cpu/cpu_exec.h: oneDNN engine, stream and cached primitives
+
+class Exec {
+ public:
+  // `threads` worker threads, pinned to the first `threads` processors of our affinity mask if `pin`.
+  static absl::StatusOr<std::unique_ptr<Exec>> CreateCpu(int threads, GemmType gemm_type, bool pin);
+  ~Exec();
+
+  Backend backend() const { return backend_; }
+  int threads() const { return threads_; }
+  GemmType gemm_type() const { return gemm_type_; }
+  CpuExec& cpu() const { return *cpu_; }
+
+ private:
+  Exec();
+  Backend backend_ = Backend::kCpu;
+  int threads_ = 1;
+  GemmType gemm_type_ = GemmType::kF32;
+  std::unique_ptr<CpuExec> cpu_;
+};
+
+}  // namespace longhaul::kernels

@@ -1,0 +1,37 @@
+// What the plan needs to know of a device: the C++ value of proto/longhaul/v1/plan.proto's DeviceFacts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace longhaul {
+
+enum class DeviceKind { kCpu, kCuda };
+
+struct DeviceFacts {
+  std::string device_class;    // "cpu-avx2-2t"; all devices with equal facts
+  DeviceKind kind = DeviceKind::kCpu;
+  int64_t device_bytes = 0;    // VRAM; 0 on a CPU device
+  int64_t host_bytes = 0;      // RAM that jobs may use
+  int64_t disk_bytes = 0;
+  int cpu_threads = 1;
+  std::string isa = "avx2";    // "avx2", "avx512", "avx512_bf16"
+  bool has_bf16 = false;
+  int64_t context_bytes = 0;   // device memory outside the arenas
+  double gemm_flops = 0;       // measured, per second; 0 = not measured
+  double copy_bytes_per_second = 0;
+  std::string compute_capability;
+  int64_t runtime_host_bytes = 0;  // host memory outside the arenas; 0 = kDefaultRuntimeHostBytes
+};
+
+// Code, libraries, heap and stacks of a trainer that has loaded its model; what a worker's probe measured on several
+// machines, rounded up.
+inline constexpr int64_t kDefaultRuntimeHostBytes = int64_t{160} << 20;
+
+// True where frozen weights are kept in the GEMM library's blocked layout, one copy a direction (kernels/exec.h).
+bool DevicePacksWeights(const DeviceFacts& facts);
+absl::Status ValidateDeviceFacts(const DeviceFacts& facts);
+
+}  // namespace longhaul

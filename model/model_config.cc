@@ -1,0 +1,167 @@
+// ModelShapeFromConfigJson: what Longhaul understands of a Hugging Face config.json (FORMATS.md section 4).
+#include <algorithm>
+#include <string>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "model/family.h"
+#include "model/json_fields.h"
+#include "model/model_shape.h"
+
+namespace longhaul {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kAny = int64_t{1} << 40;
+
+absl::Status Unsupported(const std::string& what) {
+  return MakeError(absl::StatusCode::kUnimplemented, "MODEL_UNSUPPORTED", "config.json: " + what);
+}
+
+// Nesting is capped before the parser sees it: nlohmann's recursion is on the heap, but its destructor's depth is ours.
+bool TooDeep(const std::string& text) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      if (++depth > limits::kMaxJsonDepth) return true;
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+  return false;
+}
+
+absl::Status ReadRope(const json& config, const FamilyFacts& family, ModelShape* shape) {
+  JsonFields fields(config, "config.json");
+  RopeFacts& rope = shape->rope;
+  rope.theta = family.default_rope_theta;
+  rope.original_max_position_embeddings = shape->max_position_embeddings;
+  fields.OptionalDouble("rope_theta", 1e-6, 1e300, &rope.theta);
+  // Newer files nest everything under rope_parameters; older ones have rope_scaling.
+  const json* scaling = fields.Find("rope_parameters");
+  if (scaling == nullptr) scaling = fields.Find("rope_scaling");
+  if (!fields.status().ok() || scaling == nullptr) return fields.status();
+
+  JsonFields nested(*scaling, "config.json: rope_scaling");
+  nested.OptionalDouble("rope_theta", 1e-6, 1e300, &rope.theta);
+  std::string type = "default";
+  if (nested.Find("rope_type") != nullptr) {
+    nested.String("rope_type", 64, &type);
+  } else if (nested.Find("type") != nullptr) {
+    nested.String("type", 64, &type);
+  }
+  if (!nested.status().ok()) return nested.status();
+  if (double partial = 1.0; nested.Find("partial_rotary_factor") != nullptr) {
+    nested.Double("partial_rotary_factor", 0, 1, &partial);
+    if (partial != 1.0) return Unsupported("partial_rotary_factor " + std::to_string(partial) + " is not supported");
+  }
+  if (type == "default") return nested.status();
+  if (type != "linear" && type != "llama3") {
+    return Unsupported("rope_type \"" + type + "\" is not supported; supported: default, linear, llama3");
+  }
+  nested.Double("factor", 1e-6, 1e6, &rope.factor);
+  if (type == "linear") {
+    rope.scaling = RopeScaling::kLinear;
+  } else {
+    rope.scaling = RopeScaling::kLlama3;
+    nested.Double("low_freq_factor", 1e-6, 1e6, &rope.low_freq_factor);
+    nested.Double("high_freq_factor", 1e-6, 1e6, &rope.high_freq_factor);
+    nested.Int("original_max_position_embeddings", 1, limits::kMaxSequenceLength,
+               &rope.original_max_position_embeddings);
+  }
+  return nested.status();
+}
+
+// Features of a supported family that a particular checkpoint may turn on.
+absl::Status RefuseUnsupported(const json& config) {
+  JsonFields fields(config, "config.json");
+  for (const char* key : {"attention_bias", "mlp_bias", "qkv_bias"}) {
+    bool on = false;
+    fields.OptionalBool(key, &on);
+    if (on) return Unsupported(std::string("\"") + key + "\" true is not supported");
+  }
+  const json* activation = fields.Find("hidden_act");
+  if (activation != nullptr && *activation != "silu" && *activation != "swish") {
+    return Unsupported("hidden_act " + activation->dump(-1, ' ', false, json::error_handler_t::replace) +
+                       " is not supported; only \"silu\" is");
+  }
+  bool use_window = true;  // Qwen writes a window and switches it off
+  fields.OptionalBool("use_sliding_window", &use_window);
+  if (const json* window = fields.Find("sliding_window"); window != nullptr && use_window) {
+    return Unsupported("sliding_window is set; only full attention is supported");
+  }
+  if (const json* types = fields.Find("layer_types"); types != nullptr && types->is_array()) {
+    for (const json& type : *types) {
+      if (type != "full_attention") return Unsupported("layer_types has other layers than \"full_attention\"");
+    }
+  }
+  return fields.status();
+}
+
+absl::StatusOr<const FamilyFacts*> ReadFamily(const json& config) {
+  JsonFields fields(config, "config.json");
+  std::string name;
+  fields.String("model_type", 64, &name);
+  LH_RETURN_IF_ERROR(fields.status());
+  const FamilyFacts* family = FindFamily(name);
+  if (family == nullptr) {
+    return Unsupported("model_type \"" + name + "\" is not known; supported: " + SupportedFamilies());
+  }
+  if (family->missing[0] != '\0') {
+    return Unsupported("model_type \"" + name + "\" needs " + family->missing + "; supported: " + SupportedFamilies());
+  }
+  return family;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelShape> ModelShapeFromConfigJson(const std::string& config_json) {
+  if (static_cast<int64_t>(config_json.size()) > limits::kMaxJsonFileBytes || TooDeep(config_json)) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_JSON",
+                     "config.json is larger than " + std::to_string(limits::kMaxJsonFileBytes) +
+                         " bytes or nested deeper than " + std::to_string(limits::kMaxJsonDepth));
+  }
+  const json config = json::parse(config_json, nullptr, /*allow_exceptions=*/false);
+  if (config.is_discarded()) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_JSON", "config.json is not valid JSON");
+  }
+  LH_ASSIGN_OR_RETURN(const FamilyFacts* family, ReadFamily(config));
+  ModelShape shape;
+  shape.family = family->name;
+  shape.qk_norm = family->qk_norm;
+
+  JsonFields fields(config, "config.json");
+  fields.Int("num_hidden_layers", 1, limits::kMaxLayers, &shape.layers);
+  fields.Int("hidden_size", 1, kAny, &shape.hidden);
+  fields.Int("intermediate_size", 1, kAny, &shape.intermediate);
+  fields.Int("num_attention_heads", 1, kAny, &shape.heads);
+  fields.Int("vocab_size", 1, kAny, &shape.vocab);
+  fields.Int("max_position_embeddings", 1, kAny, &shape.max_position_embeddings);
+  fields.Double("rms_norm_eps", 0, 1, &shape.rms_norm_eps);
+  LH_RETURN_IF_ERROR(fields.status());
+  shape.kv_heads = shape.heads;
+  fields.OptionalInt("num_key_value_heads", 1, kAny, &shape.kv_heads);
+  if (fields.Find("head_dim") == nullptr && shape.hidden % shape.heads != 0) {
+    fields.Fail("\"hidden_size\" is " + std::to_string(shape.hidden) + ", not a multiple of \"num_attention_heads\" " +
+                std::to_string(shape.heads) + ", and there is no \"head_dim\"");
+  }
+  shape.head_dim = std::max<int64_t>(1, shape.hidden / shape.heads);
+  fields.OptionalInt("head_dim", 1, kAny, &shape.head_dim);
+  fields.OptionalBool("tie_word_embeddings", &shape.tied_embeddings);
+  LH_RETURN_IF_ERROR(fields.status());
+  LH_RETURN_IF_ERROR(RefuseUnsupported(config));
+  LH_RETURN_IF_ERROR(ReadRope(config, *family, &shape));
+  LH_RETURN_IF_ERROR(ValidateModelShape(shape));
+  return shape;
+}
+
+}  // namespace longhaul

@@ -1,0 +1,93 @@
+// Where the scheduler's state is durable. One writer (the dispatcher's thread) and any number of readers.
+// The SQLite store (storage/) and the fake (tests/fakes/) pass the same contract (tests/storage/store_contract.h).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/core/job.h"
+
+namespace longhaul::server {
+
+struct RequestKey {
+  std::string project;
+  std::string request_id;
+  std::string body_sha256;
+  std::string job_id;
+  int64_t create_wall_micros = 0;
+};
+
+struct JobFilter {
+  std::string project;  // "" = all
+  std::vector<JobState> states;
+  std::string model;
+  std::map<std::string, std::string> labels;
+  int64_t created_after_micros = 0;
+  int64_t created_before_micros = 0;  // 0 = no bound
+  std::string id_prefix;
+  bool oldest_first = false;
+  int page_size = 50;
+  std::string page_token;  // opaque; INVALID_ARGUMENT where it is not one of ours
+};
+
+struct JobPage {
+  std::vector<Job> jobs;
+  std::string next_page_token;
+};
+
+// One write transaction, BEGIN IMMEDIATE. Writer's thread only. Destroyed without Commit: rolled back.
+class StoreTransaction {
+ public:
+  virtual ~StoreTransaction() = default;
+  // The command between BeginCommand and the matching end is undone alone (a savepoint).
+  virtual absl::Status BeginCommand() = 0;
+  virtual absl::Status EndCommand(bool keep) = 0;
+
+  virtual absl::Status PutJob(const Job& job) = 0;  // insert or replace the whole row
+  virtual absl::Status DeleteJob(const std::string& id) = 0;  // with attempts, events, metrics, checkpoints; the request key stays
+  virtual absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) = 0;
+  virtual absl::Status AddEvent(const std::string& job_id, const JobEvent& event) = 0;  // ABORTED unless dense
+  virtual absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) = 0;
+  virtual absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) = 0;
+  virtual absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) = 0;
+  virtual absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) = 0;
+  virtual absl::Status PutRequestKey(const RequestKey& key) = 0;
+  virtual absl::Status DeleteRequestKeysBefore(int64_t wall_micros) = 0;
+  virtual absl::Status PutWorker(const Worker& worker) = 0;
+  virtual absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) = 0;  // present, grace renewed
+  virtual absl::Status Commit() = 0;
+};
+
+class Store {
+ public:
+  virtual ~Store() = default;
+  virtual absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() = 0;
+
+  // Reads: any thread; each sees the last commit. NOT_FOUND reason JOB_NOT_FOUND names the id.
+  virtual absl::StatusOr<Job> GetJob(const std::string& id) = 0;
+  virtual absl::StatusOr<JobPage> ListJobs(const JobFilter& filter) = 0;
+  virtual absl::StatusOr<std::optional<RequestKey>> GetRequestKey(const std::string& project, const std::string& request_id) = 0;
+  virtual absl::StatusOr<std::vector<JobEvent>> ListEvents(const std::string& job_id, int64_t after_sequence, int most) = 0;
+  virtual absl::StatusOr<std::vector<Attempt>> ListAttempts(const std::string& job_id) = 0;
+  virtual absl::StatusOr<std::vector<Checkpoint>> ListCheckpoints(const std::string& job_id) = 0;  // by step
+  // One point a step, the highest attempt's, by step.
+  virtual absl::StatusOr<std::vector<MetricPoint>> ListMetrics(const std::string& job_id, int64_t after_step, int most) = 0;
+  virtual absl::StatusOr<std::vector<Worker>> ListWorkers() = 0;
+  virtual absl::StatusOr<bool> HasBlob(const BlobRef& blob) = 0;
+  // Every job that is not terminal, by create_number: what the dispatcher loads at start.
+  virtual absl::StatusOr<std::vector<Job>> LoadLiveJobs() = 0;
+  virtual absl::StatusOr<uint64_t> MaxCreateNumber() = 0;
+  struct Sizes {
+    int64_t db_bytes = 0;
+    int64_t wal_bytes = 0;
+    int64_t blob_bytes = 0;
+  };
+  virtual Sizes GetSizes() = 0;
+};
+
+}  // namespace longhaul::server

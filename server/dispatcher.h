@@ -1,0 +1,188 @@
+// The one thread that commits and acts (API.md section 6). Handlers call in from any thread; each call is a command in the
+// mailbox. The loop drains up to limits::kMaxCommandsPerCommit, applies each as a pure transition written under a savepoint,
+// commits once, and only then updates memory, publishes events, wakes parked Syncs and answers, in order. A failed commit
+// changes nothing in memory and answers every command of the batch UNAVAILABLE.
+// Acting never waits on a network.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "server/core/job.h"
+#include "server/core/store.h"
+
+namespace longhaul::server {
+
+// What the dispatcher asks of the blob store: is it there, whole and verified? Any thread. storage/blob_store.h implements it.
+class BlobIndex {
+ public:
+  virtual ~BlobIndex() = default;
+  virtual absl::StatusOr<bool> Present(const BlobRef& blob) = 0;
+};
+
+struct AttemptKey {
+  std::string job_id;
+  int attempt = 0;
+  int64_t lease_epoch = 0;
+};
+
+enum class AttemptPhase { kStarting = 1, kRunning = 2, kFinalizing = 3, kHeld = 4, kEnded = 5 };
+enum class ExitReason { kNone = 0, kSucceeded = 1, kFailed = 2, kCheckpointed = 3, kCancelled = 4, kLeaseLost = 5, kCrashed = 6 };
+enum class StopMode { kCheckpoint = 1, kCancel = 2, kFenced = 3 };
+
+// What an agent reports of one attempt. Serialised protos stay opaque.
+struct AttemptReport {
+  AttemptKey key;
+  AttemptPhase phase = AttemptPhase::kStarting;
+  std::vector<MetricPoint> progress;
+  std::vector<std::string> warnings;
+  std::string data_report;     // serialised DataReport, "" = none
+  int64_t report_longest_tokens = 0;
+  int64_t report_total_steps = 0;
+  int64_t report_error_count = 0;
+  int64_t report_examples = 0;
+  ExitReason exit = ExitReason::kNone;
+  Failure exit_failure;
+  int64_t host_bytes_peak = 0;
+  int64_t device_bytes_peak = 0;
+  bool artifact_committed = false;
+};
+
+struct StartCommand {
+  AttemptKey key;
+  Job job;                        // as committed: spec, shape, train_shape, model digest
+  AttemptKind kind = AttemptKind::kNone;
+  std::string device_id;
+  std::string memory_plan_json;   // kind kTrain
+  std::optional<Checkpoint> resume_from;
+};
+
+struct StopCommand {
+  AttemptKey key;
+  StopMode mode = StopMode::kCancel;
+};
+
+struct SyncReply {
+  std::vector<StartCommand> starts;
+  std::vector<StopCommand> stops;
+  std::vector<AttemptKey> leases;        // extended by this answer
+  std::vector<AttemptKey> acknowledged;  // ended and durably recorded
+  int64_t lease_ms = 0;
+};
+
+struct SyncInput {
+  std::string session_id;
+  int64_t sync_number = 0;
+  std::vector<AttemptReport> attempts;
+  int64_t host_bytes_available = 0;
+  int64_t disk_bytes_available = 0;
+};
+
+struct SessionInput {
+  Worker worker;
+  int protocol_version = 0;
+  std::vector<AttemptReport> attempts;
+};
+
+struct SessionReply {
+  std::string session_id;
+  int64_t hold_ms = 0;
+  int64_t lease_ms = 0;
+  std::vector<AttemptKey> fenced;
+};
+
+// A job that Create has checked already (spec, blob, model, fit): the dispatcher gives it its id and makes it durable.
+struct CreateInput {
+  Job job;                  // constant fields set, but for id, create_number, create_wall_micros
+  std::string body_sha256;  // of the request without request_id
+};
+
+// What happens after a commit. Called on the dispatcher's thread, must not block.
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  virtual void OnEvent(const Job& job, const JobEvent& event) = 0;
+  virtual void OnProgress(const std::string& job_id, const MetricPoint& point) = 0;  // not durable, may repeat
+  virtual void OnJobDeleted(const std::string& job_id) = 0;
+  virtual void OnLogComplete(const std::string& job_id, int attempt) = 0;
+};
+
+struct WorkerView {
+  Worker worker;
+  struct Running {
+    AttemptKey key;
+    int64_t host_bytes = 0;
+    int64_t device_bytes = 0;
+    int cpu_threads = 0;
+  };
+  std::vector<Running> attempts;
+  int64_t host_bytes_reserved = 0;
+  int64_t device_bytes_reserved = 0;
+  int cpu_threads_reserved = 0;
+  bool suspect = false;
+};
+
+// Facts for Create and Estimate: registered devices by class and models by name, online or not.
+struct FleetView {
+  struct Class {
+    DeviceFacts facts;  // of the largest device of the class
+    int workers = 0;
+  };
+  std::vector<Class> classes;
+  std::vector<ModelEntry> models;  // by name; where workers differ, the newest registered
+};
+
+// Counters and gauges for /metrics. A snapshot, any thread.
+struct DispatcherStats;
+
+class Dispatcher {
+ public:
+  struct Options {
+    int64_t lease_ms;
+    int64_t worker_lost_ms;
+    int64_t sync_hold_ms;
+  };
+
+  // Does not own. Loads live jobs; gives every lease a full worker_lost_ms. Start before any other call.
+  Dispatcher(Options options, Store* store, BlobIndex* blobs, const Clock* clock, EventSink* sink);
+  ~Dispatcher();
+  absl::Status Start();
+  void Stop();  // answers everything waiting UNAVAILABLE
+
+  // Blocking until committed. Errors carry reasons (base/error.h): JOB_NOT_FOUND, ILLEGAL_TRANSITION, REQUEST_ID_REUSED, ...
+  absl::StatusOr<Job> Create(CreateInput input);
+  absl::StatusOr<Job> Cancel(const std::string& id);
+  absl::StatusOr<Job> Pause(const std::string& id);
+  absl::StatusOr<Job> Resume(const std::string& id);
+  absl::Status Delete(const std::string& id);
+  absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining);
+  absl::StatusOr<SessionReply> OpenSession(SessionInput input);
+  absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint);
+  absl::Status CommitArtifact(const std::string& session_id, const AttemptKey& key, std::vector<NamedBlob> files,
+                              std::string result);
+  // Records a verified blob (or renews its grace); group-committed like everything else.
+  absl::Status RecordBlobs(std::vector<BlobRef> blobs);
+  // ABORTED LEASE_FENCED unless the key is current for the session: what a log write checks.
+  absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
+
+  // Parked: `done` runs on the dispatcher's thread, at once when there is a command, a newer Sync of the session or an
+  // ended attempt to acknowledge, else after sync_hold_ms. Must not block.
+  void Sync(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done);
+
+  // Copies of committed memory.
+  std::vector<WorkerView> Workers() const;
+  FleetView Fleet() const;
+  int QueuePosition(const std::string& id) const;  // 1 = next, 0 = not waiting
+  DispatcherStats Stats() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace longhaul::server

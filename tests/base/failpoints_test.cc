@@ -1,0 +1,80 @@
+#include "base/failpoints.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/process.h"
+#include "tests/base/test_support.h"
+
+namespace longhaul {
+namespace {
+
+class FailpointsTest : public testing::Test {
+ protected:
+  void TearDown() override { DisarmFailpoints(); }
+};
+
+TEST_F(FailpointsTest, DisarmedIsOk) { EXPECT_TRUE(Failpoint("after_commit").ok()); }
+
+TEST_F(FailpointsTest, ErrorNamesTheFailpoint) {
+  ArmFailpoint("after_commit", "error");
+  const absl::Status status = Failpoint("after_commit");
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ErrorReason(status), "FAILPOINT");
+  EXPECT_NE(std::string(status.message().data(), status.message().size()).find("after_commit"), std::string::npos);
+  EXPECT_TRUE(Failpoint("before_commit").ok());
+  DisarmFailpoints();
+  EXPECT_TRUE(Failpoint("after_commit").ok());
+}
+
+TEST_F(FailpointsTest, SleepTakesAtLeastItsTime) {
+  const RealClock clock;
+  ArmFailpoint("slow", "sleep:5");
+  const int64_t before = clock.BootNanos();
+  EXPECT_TRUE(Failpoint("slow").ok());
+  EXPECT_GE(clock.BootNanos() - before, 5'000'000);
+}
+
+TEST_F(FailpointsTest, CrashKillsTheProcess) {
+  const int status = StatusOfForked([] {
+    ArmFailpoint("boom", "crash");
+    if (!Failpoint("other").ok()) return 1;
+    return Failpoint("boom").ok() ? 2 : 3;
+  });
+  ASSERT_TRUE(WIFSIGNALED(status)) << status;
+  EXPECT_EQ(WTERMSIG(status), SIGKILL);
+}
+
+TEST_F(FailpointsTest, UnknownActionIsABug) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(ArmFailpoint("boom", "explode"), "failpoint 'boom'");
+  EXPECT_DEATH(ArmFailpoint("boom", "sleep:"), "failpoint 'boom'");
+  EXPECT_DEATH(ArmFailpoint("boom", "sleep:5s"), "failpoint 'boom'");
+}
+
+// The environment is read once a process, so this body runs in a process of its own (the next test starts it).
+TEST(FailpointsChild, DISABLED_Body) {
+  EXPECT_EQ(Failpoint("two").code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(Failpoint("three").ok());
+  if (HasFailure()) return;
+  (void)Failpoint("one");
+  ADD_FAILURE() << "failpoint one let the process live";
+}
+
+TEST_F(FailpointsTest, ArmedByTheEnvironment) {
+  SpawnOptions options;
+  options.argv = {"/proc/self/exe", "--gtest_also_run_disabled_tests", "--gtest_filter=FailpointsChild.*"};
+  options.env = {{"LONGHAUL_FAILPOINTS", "one=crash,two=error,three=sleep:1"}, {"GTEST_OUTPUT", ""}};
+  const absl::StatusOr<ProcessId> child = Spawn(options);
+  ASSERT_TRUE(child.ok()) << child.status();
+  AwaitExit(child->pid);
+  const ExitState state = ReapProcess(*child);
+  EXPECT_TRUE(state.exited);
+  EXPECT_EQ(state.signal, SIGKILL);
+  EXPECT_EQ(state.exit_code, -1);
+}
+
+}  // namespace
+}  // namespace longhaul

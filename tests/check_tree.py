@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Checks of the source tree that no compiler makes: the include table of ARCHITECTURE.md, file lengths, unfinished words.
+
+Prints one line a violation and exits 1 if there is any.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MAX_LINES = 500
+SOURCE = {".cc", ".h", ".cu", ".cuh", ".py", ".sh", ".proto", ".cmake"}
+
+# First path component (or whole name) of an angle or quoted include -> the library's name in the table.
+LIBRARIES = [
+    (re.compile(r"^longhaul/v1/.*\.grpc\.pb\.h$"), "grpc"),
+    (re.compile(r"^(longhaul/v1/|google/).*\.h$"), "proto"),
+    (re.compile(r"^(grpcpp|grpc)/"), "grpc"),
+    (re.compile(r"^absl/"), "absl"),
+    (re.compile(r"^nlohmann/"), "nlohmann"),
+    (re.compile(r"^openssl/"), "openssl"),
+    (re.compile(r"^spdlog/"), "spdlog"),
+    (re.compile(r"^sqlite3\.h$"), "sqlite"),
+    (re.compile(r"^prometheus/"), "prometheus"),
+    (re.compile(r"^(civetweb|CivetServer)\.h$"), "civetweb"),
+    (re.compile(r"^CLI/"), "CLI11"),
+    (re.compile(r"^yaml-cpp/"), "yaml-cpp"),
+    (re.compile(r"^pcre2\.h$"), "pcre2"),
+    (re.compile(r"^unicode/"), "icu"),
+    (re.compile(r"^(oneapi/dnnl/)?dnnl.*\.hp*$"), "dnnl"),
+    (re.compile(r"^omp\.h$"), "openmp"),
+    (re.compile(r"^(cuda|cublas|cudnn|nvml|curand)"), "cuda"),
+    (re.compile(r"^(gtest|gmock|benchmark)/"), "gtest"),
+]
+
+
+def tracked():
+    out = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [p for p in out.stdout.splitlines() if (ROOT / p).is_file()]
+
+
+def include_table():
+    """Rows `| folder | may include |` between the markers in ARCHITECTURE.md, longest folder first."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    body = re.search(r"<!-- include table -->(.*?)<!-- end -->", text, re.S).group(1)
+    rows = {}
+    for line in body.splitlines():
+        cells = [c.strip() for c in line.strip().strip("|").split("|")]
+        if len(cells) == 2 and cells[0].startswith("`"):
+            allowed = set(re.findall(r"`([^`]+)`", cells[1]))
+            for folder in re.findall(r"`([^`]+)`", cells[0]):
+                rows[folder] = allowed
+    return rows
+
+
+def row_of(path, rows):
+    best = None
+    for folder in rows:
+        if path == folder or path.startswith(folder + "/"):
+            if best is None or len(folder) > len(best):
+                best = folder
+    return best
+
+
+def check_includes(files, problems):
+    rows = include_table()
+    folders = sorted(rows, key=len, reverse=True)
+    for path in files:
+        if pathlib.Path(path).suffix not in {".cc", ".h", ".cu", ".cuh"} or path.startswith("tests/"):
+            continue
+        row = row_of(path, rows)
+        if row is None:
+            problems.append(f"{path}: its folder has no row in ARCHITECTURE.md's include table")
+            continue
+        for number, line in enumerate((ROOT / path).read_text().splitlines(), 1):
+            match = re.match(r'\s*#\s*include\s+["<]([^">]+)[">]', line)
+            if not match:
+                continue
+            name = match.group(1)
+            if name.startswith("tests/"):
+                problems.append(f"{path}:{number}: includes {name}; nothing outside tests includes tests")
+                continue
+            target = next((lib for pattern, lib in LIBRARIES if pattern.match(name)), None)
+            if target is None:
+                target = next((f for f in folders if name == f or name.startswith(f + "/")), None)
+            if target is None or target == row:
+                continue  # the standard library, the operating system, or its own folder
+            if not any(target == a or target.startswith(a + "/") for a in rows[row]):
+                problems.append(f"{path}:{number}: {row} may not include {name} ({target})")
+
+
+def check_texts(files, problems):
+    unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK|not implemented|placeholder)\b", re.I)
+    for path in files:
+        suffix = pathlib.Path(path).suffix
+        if suffix not in SOURCE and not path.endswith("CMakeLists.txt"):
+            continue
+        lines = (ROOT / path).read_text().splitlines()
+        if len(lines) > MAX_LINES:
+            problems.append(f"{path}: {len(lines)} lines; the limit is {MAX_LINES}")
+        if path == "tests/check_tree.py":
+            continue
+        for number, line in enumerate(lines, 1):
+            if unfinished.search(line):
+                problems.append(f"{path}:{number}: unfinished work: {line.strip()[:80]}")
+
+
+def main():
+    files = tracked()
+    problems = []
+    check_includes(files, problems)
+    check_texts(files, problems)
+    print("\n".join(problems) or f"{len(files)} files: includes, lengths and texts are in order")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+#include "worker/formats/file_error.h"
+
+#include "base/error.h"
+
+namespace longhaul::formats {
+
+absl::Status BadFile(const std::string& file, const std::string& what) {
+  return MakeError(absl::StatusCode::kInvalidArgument, "FILE_INVALID", file + ": " + what);
+}
+
+absl::Status Unsupported(const std::string& file, const std::string& what) {
+  return MakeError(absl::StatusCode::kUnimplemented, "MODEL_UNSUPPORTED", file + ": " + what);
+}
+
+std::string Printable(std::string_view text) {
+  constexpr size_t kMaxShownBytes = 80;
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string out;
+  for (unsigned char c : text.substr(0, kMaxShownBytes)) {
+    if (c >= 0x20 && c < 0x7f) {
+      out += static_cast<char>(c);
+    } else {
+      out += "\\x";
+      out += kHex[c >> 4];
+      out += kHex[c & 15];
+    }
+  }
+  if (text.size() > kMaxShownBytes) out += "...";
+  return out;
+}
+
+}  // namespace longhaul::formats

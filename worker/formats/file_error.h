@@ -1,0 +1,19 @@
+// The two errors that a file from outside can cause. Both name the file; text taken from the file is made printable.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+
+namespace longhaul::formats {
+
+// INVALID_ARGUMENT, reason FILE_INVALID: "<file>: <what>".
+absl::Status BadFile(const std::string& file, const std::string& what);
+// UNIMPLEMENTED, reason MODEL_UNSUPPORTED: "<file>: <what>".
+absl::Status Unsupported(const std::string& file, const std::string& what);
+
+// Text from a file, fit for a message: at most 80 bytes, everything outside printable ASCII as \xHH.
+std::string Printable(std::string_view text);
+
+}  // namespace longhaul::formats
