@@ -10,8 +10,8 @@ namespace longhaul {
 
 }  // namespace longhaul
 
-#define LH_CHECK(condition, ...)                                                     \
-  do {                                                                               \
-    if (!(condition)) [[unlikely]]                                                   \
+#define LH_CHECK(condition, ...)                                                         \
+  do {                                                                                   \
+    if (!(condition)) [[unlikely]]                                                       \
       ::longhaul::CheckFailed(#condition, __FILE__, __LINE__, std::string(__VA_ARGS__)); \
   } while (false)

@@ -1,5 +1,6 @@
 // Named places where a test makes the process fail. Armed by the environment variable
-// LONGHAUL_FAILPOINTS="name=crash,name2=error,name3=sleep:50" (sleep in ms) or by ArmFailpoint. Disarmed: one atomic load.
+// LONGHAUL_FAILPOINTS="name=crash,name2=error,name3=sleep:50" (sleep in ms) or by ArmFailpoint. Disarmed: one atomic
+// load.
 #pragma once
 
 #include <string>

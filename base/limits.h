@@ -30,6 +30,16 @@ inline constexpr int kMaxAccumulationSteps = 65'536;
 inline constexpr int kMaxEpochs = 1000;
 inline constexpr int64_t kMaxSteps = 100'000'000;
 inline constexpr int64_t kMaxSequenceLength = int64_t{1} << 24;
+inline constexpr double kMaxLoraAlpha = 1e6;
+inline constexpr double kMaxLearningRate = 10;
+inline constexpr double kMaxWeightDecay = 10;
+inline constexpr int64_t kMaxEvalExamples = 10'000'000;
+inline constexpr int kMaxCpuThreads = 4096;
+inline constexpr int kMaxRetryLimit = 1000;
+inline constexpr int64_t kMaxRetryBackoffSeconds = 86'400;
+inline constexpr int64_t kMaxDeadlineSeconds = int64_t{10} * 366 * 86'400;
+inline constexpr int kMaxModelNameBytes = 256;
+inline constexpr int kMaxDatasetFileNameBytes = 255;
 
 // Dispatcher and workers
 inline constexpr int kMaxCommandsPerCommit = 256;
@@ -51,6 +61,16 @@ inline constexpr int64_t kMaxStderrLogBytes = 16 << 20;
 inline constexpr int64_t kFailureLogTailBytes = 4096;
 inline constexpr int64_t kTrainerKillGraceMs = 30'000;
 inline constexpr int kMaxNonFiniteStepsInARow = 10;
+inline constexpr int64_t kMaxAttemptSpecBytes = 64 << 20;
+inline constexpr int kMaxEventsPerRead = 1000;
+inline constexpr int kMaxProgressPerSync = 1000;
+inline constexpr int kMaxWarningsPerSync = 100;
+inline constexpr int kMaxFileNameBytes = 128;
+inline constexpr int kMaxCheckpointFiles = 64;
+inline constexpr int kMaxTransferThreads = 4;
+inline constexpr int64_t kMinSyncIntervalMs = 20;
+inline constexpr int64_t kMinBackoffMs = 100;
+inline constexpr int64_t kMaxBackoffMs = 10'000;
 
 // Files from outside
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;

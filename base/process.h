@@ -1,4 +1,5 @@
-// Child processes that outlive their parent: own process group, no inherited descriptors beyond the three standard ones.
+// Child processes that outlive their parent: own process group, no inherited descriptors beyond the three standard
+// ones.
 #pragma once
 
 #include <sys/types.h>
@@ -20,12 +21,12 @@ struct ProcessId {
 };
 
 struct SpawnOptions {
-  std::vector<std::string> argv;  // argv[0] is a path or a name looked up in PATH
-  std::string working_dir;        // "" = ours
-  std::string stdout_path;        // appended to; "" = /dev/null
-  std::string stderr_path;        // appended to; "" = /dev/null; may equal stdout_path
+  std::vector<std::string> argv;                         // argv[0] is a path or a name looked up in PATH
+  std::string working_dir;                               // "" = ours
+  std::string stdout_path;                               // appended to; "" = /dev/null
+  std::string stderr_path;                               // appended to; "" = /dev/null; may equal stdout_path
   std::vector<std::pair<std::string, std::string>> env;  // added to ours
-  bool new_session = true;        // setsid: survives the parent's terminal and death
+  bool new_session = true;                               // setsid: survives the parent's terminal and death
 };
 
 absl::StatusOr<ProcessId> Spawn(const SpawnOptions& options);

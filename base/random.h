@@ -10,8 +10,8 @@ namespace longhaul {
 
 using Mt19937 = std::mt19937;
 
-// The order of an epoch: identity array, then for i in 0..n-2 swap(i, i + draw % (n-i)), generator mt19937(seed + epoch).
-// seed 42, n 10, epoch 0 -> 2 6 1 8 4 5 0 9 3 7.
+// The order of an epoch: identity array, then for i in 0..n-2 swap(i, i + draw % (n-i)), generator mt19937(seed +
+// epoch). seed 42, n 10, epoch 0 -> 2 6 1 8 4 5 0 9 3 7.
 std::vector<int64_t> EpochOrder(int64_t n, uint64_t seed, int64_t epoch);
 
 // Counter-based (splitmix64 finaliser over key and counter): the same (key, counter) always gives the same bits,

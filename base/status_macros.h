@@ -9,8 +9,8 @@
 #define LH_STATUS_CONCAT_INNER(a, b) a##b
 #define LH_STATUS_CONCAT(a, b) LH_STATUS_CONCAT_INNER(a, b)
 
-#define LH_RETURN_IF_ERROR(expr)                        \
-  do {                                                  \
+#define LH_RETURN_IF_ERROR(expr)                                            \
+  do {                                                                      \
     if (absl::Status lh_status = (expr); !lh_status.ok()) return lh_status; \
   } while (false)
 
