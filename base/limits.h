@@ -22,6 +22,19 @@ inline constexpr int kMaxActiveJobsPerProject = 100'000;
 inline constexpr int kMaxWatchStreams = 10'000;
 inline constexpr int64_t kRequestIdTtlDays = 30;
 inline constexpr int64_t kBlobGraceHours = 24;
+// Trailing metadata of an error stays under the 8 KiB that gRPC clients accept: the message percent-encoded, and the
+// details, which repeat it, in base64.
+inline constexpr int64_t kMaxErrorMessageBytes = 1800;
+inline constexpr int64_t kMaxErrorDetailBytes = 3900;
+inline constexpr int kMaxProjectBytes = 64;
+inline constexpr int kMaxWorkerIdBytes = 128;
+inline constexpr int kMaxTransfers = 256;
+inline constexpr int kMaxRpcThreads = 1024;
+inline constexpr int kMaxHttpHeaderBytes = 16'384;
+inline constexpr int kMaxPageJobs = 100;
+inline constexpr int kMaxPendingWatchEvents = 64;
+inline constexpr int64_t kWatchHeartbeatMs = 10'000;
+inline constexpr int64_t kMaxJobFileBytes = 1 << 20;
 
 // Hyperparameters
 inline constexpr int kMaxLoraRank = 1024;
@@ -33,6 +46,8 @@ inline constexpr int64_t kMaxSequenceLength = int64_t{1} << 24;
 inline constexpr double kMaxLoraAlpha = 1e6;
 inline constexpr double kMaxLearningRate = 10;
 inline constexpr double kMaxWeightDecay = 10;
+inline constexpr double kMaxGradNorm = 1e9;
+inline constexpr int64_t kMaxDeviceShareBytes = int64_t{1} << 50;
 inline constexpr int64_t kMaxEvalExamples = 10'000'000;
 inline constexpr int kMaxCpuThreads = 4096;
 inline constexpr int kMaxRetryLimit = 1000;
@@ -49,11 +64,29 @@ inline constexpr int64_t kWorkerLostMs = 90'000;
 inline constexpr int64_t kOrphanMs = 3'600'000;
 inline constexpr int kMaxWorkers = 10'000;
 inline constexpr int kMaxModelsPerWorker = 1000;
+inline constexpr int kMaxAttemptsPerWorker = 1000;
+inline constexpr int kMaxDevicesPerWorker = 64;
 inline constexpr int kCheckpointsKept = 2;
 inline constexpr int kDefaultRetryLimit = 3;
 inline constexpr int kMetricsChunkPoints = 256;
 inline constexpr int64_t kMetricsFlushMs = 2'000;
 inline constexpr int64_t kMaxMetricsPointsTerminal = 2'000;
+inline constexpr int kMaxManifestFiles = 256;  // of a checkpoint or an artifact
+inline constexpr int kMaxWarningsPerAttempt = 100;
+inline constexpr int kMaxReportsPerSync = 1000;
+inline constexpr int64_t kMaxBackoffSeconds = 3600;
+inline constexpr int64_t kStoreRetryMs = 1'000;         // after a failed commit
+inline constexpr int kMaxReasonWritesPerPass = 64;      // waiting jobs whose changed figures one pass persists
+inline constexpr int64_t kValidateHostBytes = 512 << 20;  // what a validation attempt is counted with
+inline constexpr int64_t kValidateDiskBytes = 64 << 20;
+inline constexpr int kMaxBlobsCollectedPerCommit = 256;
+
+// State folder
+inline constexpr int64_t kMinFreeDiskBytes = 256 << 20;  // uploads and logs leave at least this
+inline constexpr int64_t kMaxStoredLogBytes = 64 << 20;  // an attempt
+inline constexpr int kMaxStoreReaders = 8;
+inline constexpr int64_t kStoreBusyMs = 10'000;
+inline constexpr int kMaxEventsRead = 10'000;
 
 // Attempts
 inline constexpr int64_t kMaxTrainerEventBytes = 1 << 20;

@@ -1,5 +1,5 @@
-// One block of memory, carved by the memory plan's names. Nothing else in the engine allocates tensors, so what the plan
-// says is what the process uses. Huge-page aligned mmap; pages are touched when they are first written, so that
+// One block of memory, carved by the memory plan's names. Nothing else in the engine allocates tensors, so what the
+// plan says is what the process uses. Huge-page aligned mmap; pages are touched when they are first written, so that
 // high_water_bytes() is what really was needed.
 // Not thread-safe: carved before step 1, read afterwards.
 #pragma once
@@ -45,6 +45,7 @@ class Arena {
   Arena() = default;
   uint8_t* base_ = nullptr;
   int64_t bytes_ = 0;
+  int64_t map_bytes_ = 0;  // bytes_ rounded up to pages
   std::map<std::string, ArenaRegion> regions_;
 };
 

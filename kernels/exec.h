@@ -16,11 +16,11 @@ enum class GemmType { kF32, kBF16 };
 
 // Facts of this CPU that the plan and a bit-identical resume depend on.
 struct CpuFacts {
-  std::string isa;           // "avx2", "avx512", "avx512_bf16": what oneDNN will use
-  bool has_bf16 = false;     // bf16 GEMMs are faster than f32 here
+  std::string isa;             // "avx2", "avx512", "avx512_bf16": what oneDNN will use
+  bool has_bf16 = false;       // bf16 GEMMs are faster than f32 here
   bool packs_weights = false;  // frozen weights are kept in the library's blocked layout, one copy a direction
-  std::string model_name;    // "AMD EPYC ..."
-  std::string gemm_library;  // "oneDNN 2.6.3"
+  std::string model_name;      // "AMD EPYC ..."
+  std::string gemm_library;    // "oneDNN 2.6.3"
 };
 CpuFacts ProbeCpu();
 

@@ -1,4 +1,5 @@
-// A view of a row-major matrix in somebody else's memory (the arena's). Two dimensions suffice: heads are column ranges.
+// A view of a row-major matrix in somebody else's memory (the arena's). Two dimensions suffice: heads are column
+// ranges.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +12,15 @@ enum class DType { kF32, kF64, kBF16, kI32, kU8 };
 
 inline int64_t DTypeBytes(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return 8;
+    case DType::kF64:
+      return 8;
     case DType::kF32:
-    case DType::kI32: return 4;
-    case DType::kBF16: return 2;
-    case DType::kU8: return 1;
+    case DType::kI32:
+      return 4;
+    case DType::kBF16:
+      return 2;
+    case DType::kU8:
+      return 1;
   }
   return 0;
 }
@@ -45,6 +50,8 @@ struct Tensor {
   }
 };
 
-inline Tensor MakeTensor(void* data, DType dtype, int64_t rows, int64_t cols) { return {data, dtype, rows, cols, cols}; }
+inline Tensor MakeTensor(void* data, DType dtype, int64_t rows, int64_t cols) {
+  return {data, dtype, rows, cols, cols};
+}
 
 }  // namespace longhaul::kernels

@@ -11,8 +11,8 @@ bool DevicePacksWeights(const DeviceFacts& facts) { return facts.isa.rfind("avx5
 absl::Status ValidateDeviceFacts(const DeviceFacts& facts) {
   constexpr int kMaxThreads = 4096;
   if (facts.cpu_threads < 1 || facts.cpu_threads > kMaxThreads) {
-    return InvalidField("device.cpu_threads", "is " + std::to_string(facts.cpu_threads) + "; must be 1 to " +
-                                                  std::to_string(kMaxThreads));
+    return InvalidField("device.cpu_threads",
+                        "is " + std::to_string(facts.cpu_threads) + "; must be 1 to " + std::to_string(kMaxThreads));
   }
   if (facts.host_bytes < 0 || facts.device_bytes < 0 || facts.disk_bytes < 0 || facts.runtime_host_bytes < 0) {
     return InvalidField("device", "has a negative number of bytes");

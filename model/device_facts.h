@@ -11,16 +11,16 @@ namespace longhaul {
 enum class DeviceKind { kCpu, kCuda };
 
 struct DeviceFacts {
-  std::string device_class;    // "cpu-avx2-2t"; all devices with equal facts
+  std::string device_class;  // "cpu-avx2-2t"; all devices with equal facts
   DeviceKind kind = DeviceKind::kCpu;
-  int64_t device_bytes = 0;    // VRAM; 0 on a CPU device
-  int64_t host_bytes = 0;      // RAM that jobs may use
+  int64_t device_bytes = 0;  // VRAM; 0 on a CPU device
+  int64_t host_bytes = 0;    // RAM that jobs may use
   int64_t disk_bytes = 0;
   int cpu_threads = 1;
-  std::string isa = "avx2";    // "avx2", "avx512", "avx512_bf16"
+  std::string isa = "avx2";  // "avx2", "avx512", "avx512_bf16"
   bool has_bf16 = false;
-  int64_t context_bytes = 0;   // device memory outside the arenas
-  double gemm_flops = 0;       // measured, per second; 0 = not measured
+  int64_t context_bytes = 0;  // device memory outside the arenas
+  double gemm_flops = 0;      // measured, per second; 0 = not measured
   double copy_bytes_per_second = 0;
   std::string compute_capability;
   int64_t runtime_host_bytes = 0;  // host memory outside the arenas; 0 = kDefaultRuntimeHostBytes

@@ -7,12 +7,12 @@
 namespace longhaul {
 
 struct FamilyFacts {
-  const char* name;                // model_type of config.json, and ModelShape::family
-  const char* gguf_architecture;   // general.architecture of a GGUF; "" where Longhaul reads none
-  bool qk_norm;                    // per-head RMSNorm of q and k
-  bool gguf_permutes_qk;           // rows of q and k are permuted in a GGUF (FORMATS.md section 8)
+  const char* name;               // model_type of config.json, and ModelShape::family
+  const char* gguf_architecture;  // general.architecture of a GGUF; "" where Longhaul reads none
+  bool qk_norm;                   // per-head RMSNorm of q and k
+  bool gguf_permutes_qk;          // rows of q and k are permuted in a GGUF (FORMATS.md section 8)
   double default_rope_theta;
-  const char* missing;             // "" = supported; else the feature that the engine lacks
+  const char* missing;  // "" = supported; else the feature that the engine lacks
 };
 
 // Null where the name is unknown. Static storage.

@@ -1,5 +1,5 @@
-// Reads the fields of one JSON object with a range for each. The first fault is kept; later reads are no-ops, so a reader
-// is a list of fields and one check at the end.
+// Reads the fields of one JSON object with a range for each. The first fault is kept; later reads are no-ops, so a
+// reader is a list of fields and one check at the end.
 #pragma once
 
 #include <cstdint>

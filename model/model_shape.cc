@@ -30,13 +30,15 @@ absl::Status ValidateRope(const RopeFacts& rope) {
   const auto positive = [](double v) { return std::isfinite(v) && v > 0; };
   if (!positive(rope.theta)) return InvalidField("model.rope.theta", "must be a positive number");
   if (rope.scaling == RopeScaling::kNone) return absl::OkStatus();
-  if (!positive(rope.factor) || rope.factor > 1e6) return InvalidField("model.rope.factor", "must be above 0 and at most 1e6");
+  if (!positive(rope.factor) || rope.factor > 1e6)
+    return InvalidField("model.rope.factor", "must be above 0 and at most 1e6");
   if (rope.scaling == RopeScaling::kLlama3) {
     if (!positive(rope.low_freq_factor) || !positive(rope.high_freq_factor) ||
         rope.high_freq_factor <= rope.low_freq_factor) {
       return InvalidField("model.rope.high_freq_factor", "must be above low_freq_factor, and both above 0");
     }
-    if (rope.original_max_position_embeddings < 1 || rope.original_max_position_embeddings > limits::kMaxSequenceLength) {
+    if (rope.original_max_position_embeddings < 1 ||
+        rope.original_max_position_embeddings > limits::kMaxSequenceLength) {
       return OutOfRange("rope.original_max_position_embeddings", rope.original_max_position_embeddings, 1,
                         limits::kMaxSequenceLength);
     }
@@ -80,8 +82,8 @@ absl::Status ValidateModelShape(const ModelShape& shape) {
     }
   }
   if (shape.heads % shape.kv_heads != 0) {
-    return InvalidField("model.kv_heads", "is " + std::to_string(shape.kv_heads) + "; must divide heads, " +
-                                              std::to_string(shape.heads));
+    return InvalidField("model.kv_heads",
+                        "is " + std::to_string(shape.kv_heads) + "; must divide heads, " + std::to_string(shape.heads));
   }
   if (shape.head_dim % 2 != 0) return InvalidField("model.head_dim", "is odd; rotary embedding needs an even one");
   if (!(shape.rms_norm_eps > 0 && shape.rms_norm_eps < 1)) {

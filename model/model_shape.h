@@ -24,18 +24,18 @@ struct RopeFacts {
 };
 
 struct ModelShape {
-  std::string family;         // "llama", "qwen3", ...: a key of the family table
+  std::string family;  // "llama", "qwen3", ...: a key of the family table
   int64_t layers = 0;
   int64_t hidden = 0;
   int64_t intermediate = 0;
-  int64_t heads = 0;          // query heads
+  int64_t heads = 0;  // query heads
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   int64_t vocab = 0;
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-5;
   bool tied_embeddings = false;
-  bool qk_norm = false;       // per-head RMSNorm of q and k before RoPE
+  bool qk_norm = false;  // per-head RMSNorm of q and k before RoPE
   RopeFacts rope;
 
   int64_t q_dim() const { return heads * head_dim; }

@@ -60,20 +60,27 @@ std::vector<std::string> LoraTargetNames(uint32_t targets) {
 
 int64_t LoraTargetIn(const ModelShape& shape, LoraTarget target) {
   switch (target) {
-    case LoraTarget::kO: return shape.q_dim();
-    case LoraTarget::kDown: return shape.intermediate;
-    default: return shape.hidden;
+    case LoraTarget::kO:
+      return shape.q_dim();
+    case LoraTarget::kDown:
+      return shape.intermediate;
+    default:
+      return shape.hidden;
   }
 }
 
 int64_t LoraTargetOut(const ModelShape& shape, LoraTarget target) {
   switch (target) {
-    case LoraTarget::kQ: return shape.q_dim();
+    case LoraTarget::kQ:
+      return shape.q_dim();
     case LoraTarget::kK:
-    case LoraTarget::kV: return shape.kv_dim();
+    case LoraTarget::kV:
+      return shape.kv_dim();
     case LoraTarget::kGate:
-    case LoraTarget::kUp: return shape.intermediate;
-    default: return shape.hidden;
+    case LoraTarget::kUp:
+      return shape.intermediate;
+    default:
+      return shape.hidden;
   }
 }
 
@@ -84,7 +91,7 @@ absl::Status ValidateTrainShape(const TrainShape& train) {
   };
   const Range ranges[] = {
       {"lora_rank", train.lora_rank, 1, limits::kMaxLoraRank},
-      {"target_modules", train.lora_targets, 1, kAllLoraTargets},
+      {"target_modules", train.lora_targets, 0, kAllLoraTargets},
       {"batch_size", train.batch_size, 1, limits::kMaxBatchSize},
       {"max_sequence_length", train.sequence_length, 1, limits::kMaxSequenceLength},
       {"longest_document", train.longest_document, 0, train.sequence_length},

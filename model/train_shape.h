@@ -37,15 +37,15 @@ struct TrainShape {
   ComputeType compute = ComputeType::kF32;
   BaseWeights base = BaseWeights::kNf4;
   int64_t lora_rank = 16;
-  uint32_t lora_targets = kAllLoraTargets;  // bit i = LoraTarget i
+  uint32_t lora_targets = kAllLoraTargets;  // bit i = LoraTarget i; 0 only to generate
   bool lora_dropout = false;                // any dropout: masked inputs need a tile of their own
   int64_t batch_size = 1;                   // sequences a micro-batch
   int64_t sequence_length = 2048;           // tokens a sequence, at most
   int64_t longest_document = 0;             // tokens; 0 = sequence_length
   int64_t accumulation_steps = 1;
-  int64_t dataset_tokens = 0;               // held in RAM, tokenised
-  int64_t dataset_bytes = 0;                // on disk
-  int cpu_threads = 0;                      // 0 = all of the device's
+  int64_t dataset_tokens = 0;  // held in RAM, tokenised
+  int64_t dataset_bytes = 0;   // on disk
+  int cpu_threads = 0;         // 0 = all of the device's
 
   int64_t tokens() const { return batch_size * sequence_length; }  // a micro-batch, at most
   int64_t longest() const { return longest_document > 0 ? longest_document : sequence_length; }

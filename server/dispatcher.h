@@ -13,17 +13,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "server/core/blob_index.h"
 #include "server/core/job.h"
 #include "server/core/store.h"
 
 namespace longhaul::server {
-
-// What the dispatcher asks of the blob store: is it there, whole and verified? Any thread. storage/blob_store.h implements it.
-class BlobIndex {
- public:
-  virtual ~BlobIndex() = default;
-  virtual absl::StatusOr<bool> Present(const BlobRef& blob) = 0;
-};
 
 struct AttemptKey {
   std::string job_id;
@@ -46,6 +40,7 @@ struct AttemptReport {
   int64_t report_total_steps = 0;
   int64_t report_error_count = 0;
   int64_t report_examples = 0;
+  int64_t report_tokens = 0;   // of the dataset; kept in the trainer's RAM
   ExitReason exit = ExitReason::kNone;
   Failure exit_failure;
   int64_t host_bytes_peak = 0;
@@ -137,8 +132,9 @@ struct FleetView {
   std::vector<ModelEntry> models;  // by name; where workers differ, the newest registered
 };
 
-// Counters and gauges for /metrics. A snapshot, any thread.
+// Counters and gauges for /metrics (server/dispatcher_stats.h). A snapshot, any thread.
 struct DispatcherStats;
+class Planner;  // server/core/demands.h
 
 class Dispatcher {
  public:
@@ -149,7 +145,9 @@ class Dispatcher {
   };
 
   // Does not own. Loads live jobs; gives every lease a full worker_lost_ms. Start before any other call.
-  Dispatcher(Options options, Store* store, BlobIndex* blobs, const Clock* clock, EventSink* sink);
+  // `planner` null: the memory plan of model/.
+  Dispatcher(Options options, Store* store, BlobIndex* blobs, const Clock* clock, EventSink* sink,
+             const Planner* planner = nullptr);
   ~Dispatcher();
   absl::Status Start();
   void Stop();  // answers everything waiting UNAVAILABLE
@@ -167,14 +165,21 @@ class Dispatcher {
                               std::string result);
   // Records a verified blob (or renews its grace); group-committed like everything else.
   absl::Status RecordBlobs(std::vector<BlobRef> blobs);
-  // ABORTED LEASE_FENCED unless the key is current for the session: what a log write checks.
+  // One step of garbage collection: forgets unreferenced blobs past their grace time and deletes their files, and finds
+  // files without a row in one of 256 folders, the next one each call. Call it every minute. Returns the blobs removed.
+  absl::StatusOr<int> CollectBlobs();
+  // ABORTED LEASE_FENCED unless the key is current for the session: what a log write checks. An attempt that has ended
+  // under its own epoch still may write its log.
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
 
   // Parked: `done` runs on the dispatcher's thread, at once when there is a command, a newer Sync of the session or an
   // ended attempt to acknowledge, else after sync_hold_ms. Must not block.
   void Sync(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done);
 
-  // Copies of committed memory.
+  // Looks at the clock now. A clock that moves by hand (tests) does not wake the thread by itself.
+  void Wake();
+
+  // Copies of committed memory. Any thread but the dispatcher's own (an EventSink's methods must not call them).
   std::vector<WorkerView> Workers() const;
   FleetView Fleet() const;
   int QueuePosition(const std::string& id) const;  // 1 = next, 0 = not waiting

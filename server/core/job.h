@@ -63,9 +63,13 @@ enum class AttemptKind { kNone = 0, kValidate = 1, kTrain = 2 };
 enum class AttemptOutcome { kNone = 0, kSucceeded = 1, kFailed = 2, kStopped = 3, kLost = 4 };
 enum class PriorityClass { kLow = 1, kNormal = 2, kHigh = 3 };
 enum class DeviceShare { kWhole = 1, kFit = 2, kBytes = 3 };
+// Where on its range the memory plan of an attempt was taken (ENGINE.md section 1).
+enum class PlanPoint { kNone = 0, kMinimum = 1, kBalanced = 2, kWhole = 3 };
 
 const char* Name(JobState state);  // "QUEUED"
 const char* Name(Reason reason);   // "WAITING_FOR_VRAM"
+const char* Name(AttemptOutcome outcome);
+const char* Name(PlanPoint point);
 bool IsTerminal(JobState state);
 // Holds a lease on a worker: STARTING, RUNNING, PAUSING, FINALIZING, CANCELLING, and VALIDATING once placed.
 bool IsActive(JobState state);
@@ -105,6 +109,8 @@ struct Attempt {
   int cpu_threads_planned = 0;
   int64_t device_bytes_peak = 0;
   int64_t host_bytes_peak = 0;
+  std::string device_class;                // kTrain
+  PlanPoint plan_point = PlanPoint::kNone;  // kTrain
 };
 
 struct Checkpoint {
@@ -176,7 +182,14 @@ struct Job {
   std::string result;            // serialised TrainingResult
   std::vector<NamedBlob> artifact;
   int64_t artifact_wall_micros = 0;
+  // Set by the first committed checkpoint: a resume repeats the run bit for bit only under the same plan, so later
+  // attempts keep to this class and point while any worker of the class is registered. "" = free.
+  std::string pinned_device_class;
+  PlanPoint pinned_point = PlanPoint::kNone;
 };
+
+// An attempt that has not ended: the job holds a lease.
+inline bool HasOpenAttempt(const Job& job) { return job.attempt.number > 0 && job.attempt.end_wall_micros == 0; }
 
 enum class EventType { kState = 1, kAttempt = 2, kCheckpoint = 3, kWarning = 4 };
 
@@ -196,6 +209,9 @@ struct MetricPoint {
   int attempt = 0;
   int64_t step = 0;
   std::string progress;  // serialised TrainingProgress
+  // Of the same TrainingProgress, for the scheduler's own counters; 0 = not told. Not persisted.
+  int64_t trained_tokens = 0;
+  double step_seconds = 0;
 };
 
 // ---- Workers ----

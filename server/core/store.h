@@ -60,6 +60,9 @@ class StoreTransaction {
   virtual absl::Status DeleteRequestKeysBefore(int64_t wall_micros) = 0;
   virtual absl::Status PutWorker(const Worker& worker) = 0;
   virtual absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) = 0;  // present, grace renewed
+  // Forgets blobs that no job and no kept checkpoint refers to and whose grace began before `wall_micros`, `most` of
+  // them; returns them, so that their files can go after the commit.
+  virtual absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) = 0;
   virtual absl::Status Commit() = 0;
 };
 

@@ -75,7 +75,11 @@ class BpeModel {
   const MergeSlot* FindMerge(int32_t left, int32_t right) const;
   void InsertMerge(int32_t left, int32_t right, uint32_t rank, int32_t id);
   void MergeWord(std::string_view word, BpeScratch::State* state, std::vector<BpeToken>* out) const;
-  void PushPair(int32_t left, BpeScratch::State* state) const;
+  // The merge of the symbol at `left` with its right neighbour; null where there is none.
+  const MergeSlot* PairAt(int32_t left, const BpeScratch::State& state) const;
+  void Join(int32_t at, int32_t id, BpeScratch::State* state) const;
+  void MergeByHeap(BpeScratch::State* state) const;
+  void MergeByRankLists(BpeScratch::State* state) const;
 
   Options options_;
   std::array<int32_t, 256> byte_ids_{};
@@ -85,6 +89,7 @@ class BpeModel {
   std::shared_ptr<const std::string> whole_bytes_;       // what whole_ views
   std::vector<MergeSlot> slots_;
   uint64_t slot_mask_ = 0;
+  std::vector<int32_t> rank_ids_;  // rank -> the token that the merge makes
 };
 
 }  // namespace longhaul::data

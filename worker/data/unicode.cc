@@ -2,6 +2,9 @@
 
 #include <unicode/uchar.h>
 
+#include <algorithm>
+#include <iterator>
+
 namespace longhaul::data {
 namespace {
 
@@ -34,6 +37,38 @@ size_t SequenceLength(const uint8_t* p, size_t size, size_t* bad) {
     high = 0xBF;
   }
   return length;
+}
+
+struct LateRange {
+  char32_t first;
+  char32_t last;
+  CharClass cls;
+};
+
+// Letters and numbers of Unicode 15.1 and 16, which the tokenizers library knows and ICU before 76 does not.
+constexpr LateRange kLateRanges[] = {
+    {0x1C89, 0x1C8A, CharClass::kLetter},   {0xA7CB, 0xA7CD, CharClass::kLetter},
+    {0xA7DA, 0xA7DC, CharClass::kLetter},   {0x105C0, 0x105F3, CharClass::kLetter},
+    {0x10D40, 0x10D49, CharClass::kNumber}, {0x10D4A, 0x10D65, CharClass::kLetter},
+    {0x10D6F, 0x10D85, CharClass::kLetter}, {0x10EC2, 0x10EC4, CharClass::kLetter},
+    {0x11380, 0x11389, CharClass::kLetter}, {0x1138B, 0x1138B, CharClass::kLetter},
+    {0x1138E, 0x1138E, CharClass::kLetter}, {0x11390, 0x113B5, CharClass::kLetter},
+    {0x113B7, 0x113B7, CharClass::kLetter}, {0x113D1, 0x113D1, CharClass::kLetter},
+    {0x113D3, 0x113D3, CharClass::kLetter}, {0x116D0, 0x116E3, CharClass::kNumber},
+    {0x11BC0, 0x11BE0, CharClass::kLetter}, {0x11BF0, 0x11BF9, CharClass::kNumber},
+    {0x13460, 0x143FA, CharClass::kLetter}, {0x16100, 0x1611D, CharClass::kLetter},
+    {0x16130, 0x16139, CharClass::kNumber}, {0x16D40, 0x16D6C, CharClass::kLetter},
+    {0x16D70, 0x16D79, CharClass::kNumber}, {0x18CFF, 0x18CFF, CharClass::kLetter},
+    {0x1CCF0, 0x1CCF9, CharClass::kNumber}, {0x1E5D0, 0x1E5ED, CharClass::kLetter},
+    {0x1E5F0, 0x1E5F0, CharClass::kLetter}, {0x1E5F1, 0x1E5FA, CharClass::kNumber},
+    {0x2EBF0, 0x2EE5D, CharClass::kLetter},
+};
+
+CharClass LateClass(char32_t value) {
+  const auto* after = std::upper_bound(std::begin(kLateRanges), std::end(kLateRanges), value,
+                                       [](char32_t v, const LateRange& range) { return v < range.first; });
+  if (after == std::begin(kLateRanges) || value > (after - 1)->last) return CharClass::kOther;
+  return (after - 1)->cls;
 }
 
 }  // namespace
@@ -102,7 +137,7 @@ CharClass ClassOfNonAscii(char32_t value) {
   if (mask & U_GC_L_MASK) return CharClass::kLetter;
   if (mask & U_GC_N_MASK) return CharClass::kNumber;
   if (u_isUWhiteSpace(code)) return CharClass::kSpace;
-  return CharClass::kOther;
+  return mask & U_GC_CN_MASK ? LateClass(value) : CharClass::kOther;
 }
 
 bool IsWordChar(char32_t value) {

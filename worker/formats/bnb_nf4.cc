@@ -7,9 +7,6 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "base/status_macros.h"
-#include "worker/formats/file_error.h"
-#include "worker/formats/json_strict.h"
 
 namespace longhaul::formats {
 namespace {
@@ -39,8 +36,8 @@ void CodesOfBlock(const float* w, int64_t n, float inverse, uint8_t* codes) {
   }
 }
 
-// bitsandbytes' 8-bit search, step for step: the last pivot may be off the neighbours, and the midpoint rule settles it.
-// NaN (a block of zeros times an infinite reciprocal) ends at 0.
+// bitsandbytes' 8-bit search, step for step: the last pivot may be off the neighbours, and the midpoint rule settles
+// it. NaN (a block of zeros times an infinite reciprocal) ends at 0.
 uint8_t NestedCode(float x) {
   int pivot = 127;
   int upper_pivot = 255;
@@ -149,89 +146,12 @@ void QuantizeAbsmax(const float* absmax, int64_t n, float offset, uint8_t* codes
   }
 }
 
-void DequantizeAbsmax(const uint8_t* codes, const float* nested_absmax, float offset, int64_t begin, int64_t end,
-                      int64_t nested_block, float* out) {
+void DequantizeAbsmax(const uint8_t* codes, const float* map, const float* nested_absmax, float offset, int64_t begin,
+                      int64_t end, int64_t nested_block, float* out) {
   for (int64_t i = begin; i < end; ++i) {
-    const float product = kNf4NestedCodes[codes[i]] * nested_absmax[i / nested_block];
+    const float product = map[codes[i]] * nested_absmax[i / nested_block];
     out[i - begin] = product + offset;
   }
-}
-
-int64_t Nf4QuantState::elements() const {
-  int64_t n = 1;
-  for (int64_t dim : shape) n = MultiplyOrMinusOne(n, dim);
-  return n;
-}
-
-std::string Nf4QuantStateToJson(const Nf4QuantState& state) {
-  const char* dtype = state.dtype == StorageType::kBF16  ? "bfloat16"
-                      : state.dtype == StorageType::kF16 ? "float16"
-                                                         : "float32";
-  std::string json = "{\"quant_type\": \"nf4\", \"blocksize\": " + std::to_string(state.block_size) +
-                     ", \"dtype\": \"" + dtype + "\", \"shape\": [";
-  for (size_t i = 0; i < state.shape.size(); ++i) json += (i > 0 ? ", " : "") + std::to_string(state.shape[i]);
-  json += "]";
-  if (state.nested) {
-    json += ", \"nested_blocksize\": " + std::to_string(state.nested_block_size) +
-            ", \"nested_dtype\": \"float32\", \"nested_offset\": " +
-            PythonFloat(static_cast<double>(state.nested_offset));
-  }
-  return json + "}";
-}
-
-absl::StatusOr<Nf4QuantState> Nf4QuantStateFromJson(std::string_view json, const std::string& file) {
-  LH_ASSIGN_OR_RETURN(nlohmann::json parsed, ParseJsonStrict(json, file));
-  if (!parsed.is_object()) return BadFile(file, "is no JSON object");
-  const std::string quant_type = parsed.contains("quant_type") && parsed["quant_type"].is_string()
-                                     ? parsed["quant_type"].get<std::string>()
-                                     : "";
-  if (quant_type != "nf4") {
-    return Unsupported(file, "quant_type is \"" + Printable(quant_type) + "\"; nf4 is supported");
-  }
-  Nf4QuantState state;
-  const auto integer = [&parsed](const char* key) {
-    return parsed.contains(key) && parsed[key].is_number_unsigned() && parsed[key].get<uint64_t>() <= INT64_MAX
-               ? parsed[key].get<int64_t>()
-               : int64_t{-1};
-  };
-  state.block_size = integer("blocksize");
-  if (!IsNf4BlockSize(state.block_size)) return BadFile(file, "blocksize must be a power of two from 32 to 4096");
-  const std::string dtype =
-      parsed.contains("dtype") && parsed["dtype"].is_string() ? parsed["dtype"].get<std::string>() : "";
-  if (dtype == "bfloat16") {
-    state.dtype = StorageType::kBF16;
-  } else if (dtype == "float16") {
-    state.dtype = StorageType::kF16;
-  } else if (dtype == "float32") {
-    state.dtype = StorageType::kF32;
-  } else {
-    return BadFile(file, "dtype is \"" + Printable(dtype) + "\"; bfloat16, float16 or float32 is expected");
-  }
-  if (!parsed.contains("shape") || !parsed["shape"].is_array() || parsed["shape"].size() != 2) {
-    return BadFile(file, "shape must be [out, in]");
-  }
-  for (const nlohmann::json& dim : parsed["shape"]) {
-    if (!dim.is_number_unsigned() || dim.get<uint64_t>() == 0 || dim.get<uint64_t>() > INT64_MAX) {
-      return BadFile(file, "shape must be two positive integers");
-    }
-    state.shape.push_back(dim.get<int64_t>());
-  }
-  if (state.elements() < 0) return BadFile(file, "shape overflows");
-  const bool any_nested = parsed.contains("nested_blocksize") || parsed.contains("nested_dtype") ||
-                          parsed.contains("nested_offset");
-  if (!any_nested) return state;
-  state.nested = true;
-  state.nested_block_size = integer("nested_blocksize");
-  if (!IsNf4BlockSize(state.nested_block_size)) return BadFile(file, "nested_blocksize must be 32 to 4096");
-  if (!parsed.contains("nested_dtype") || parsed["nested_dtype"] != "float32") {
-    return BadFile(file, "nested_dtype must be float32");
-  }
-  if (!parsed.contains("nested_offset") || !parsed["nested_offset"].is_number()) {
-    return BadFile(file, "nested_offset is missing or no number");
-  }
-  state.nested_offset = parsed["nested_offset"].get<float>();
-  if (!std::isfinite(state.nested_offset)) return BadFile(file, "nested_offset is not finite");
-  return state;
 }
 
 }  // namespace longhaul::formats

@@ -41,14 +41,15 @@ absl::Status QuantizeNf4(const float* w, int64_t n, int64_t block_size, uint8_t*
 void DequantizeNf4(const uint8_t* packed, const float* absmax, int64_t begin, int64_t end, int64_t block_size,
                    float* out);
 
-// The offset that double quantisation subtracts: the mean, summed in double. torch.mean adds in an order that depends on
-// the device, so the last bit may differ; codes are exact given the same offset.
+// The offset that double quantisation subtracts: the mean, summed in double. torch.mean adds in an order that depends
+// on the device, so the last bit may differ; codes are exact given the same offset.
 float MeanAbsmax(const float* absmax, int64_t n);
 // codes: [n]; nested_absmax: [Nf4Blocks(n, kNf4NestedBlock)].
 void QuantizeAbsmax(const float* absmax, int64_t n, float offset, uint8_t* codes, float* nested_absmax);
-// out[i - begin] = kNf4NestedCodes[codes[i]] * nested_absmax[i / nested_block] + offset: two rounded operations.
-void DequantizeAbsmax(const uint8_t* codes, const float* nested_absmax, float offset, int64_t begin, int64_t end,
-                      int64_t nested_block, float* out);
+// out[i - begin] = map[codes[i]] * nested_absmax[i / nested_block] + offset: two rounded operations. `map` has 256
+// entries: kNf4NestedCodes for our own, the checkpoint's nested_quant_map for another's.
+void DequantizeAbsmax(const uint8_t* codes, const float* map, const float* nested_absmax, float offset, int64_t begin,
+                      int64_t end, int64_t nested_block, float* out);
 
 // The JSON under `<weight>.quant_state.bitsandbytes__nf4`.
 struct Nf4QuantState {

@@ -38,8 +38,8 @@ enum class GgufType : uint32_t {
 class GgufValue {
  public:
   GgufType type() const { return type_; }
-  // Each is empty where the value is of another kind. AsInt takes any integer type whose value fits int64; AsFloat takes
-  // integers too.
+  // Each is empty where the value is of another kind. AsInt takes any integer type whose value fits int64; AsFloat
+  // takes integers too.
   std::optional<int64_t> AsInt() const;
   std::optional<double> AsFloat() const;
   std::optional<bool> AsBool() const;

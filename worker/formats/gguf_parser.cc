@@ -19,9 +19,9 @@ struct TypeId {
   StorageType type;
 };
 constexpr TypeId kTypeIds[] = {
-    {0, StorageType::kF32},   {1, StorageType::kF16},   {2, StorageType::kQ4_0}, {3, StorageType::kQ4_1},
+    {0, StorageType::kF32},   {1, StorageType::kF16},   {2, StorageType::kQ4_0},  {3, StorageType::kQ4_1},
     {8, StorageType::kQ8_0},  {12, StorageType::kQ4_K}, {14, StorageType::kQ6_K}, {24, StorageType::kI8},
-    {25, StorageType::kI16},  {26, StorageType::kI32},  {27, StorageType::kI64}, {28, StorageType::kF64},
+    {25, StorageType::kI16},  {26, StorageType::kI32},  {27, StorageType::kI64},  {28, StorageType::kF64},
     {30, StorageType::kBF16},
 };
 
@@ -31,9 +31,9 @@ struct ForeignType {
   const char* name;
 };
 constexpr ForeignType kForeignTypes[] = {
-    {6, "Q5_0"},     {7, "Q5_1"},     {9, "Q8_1"},    {10, "Q2_K"},   {11, "Q3_K"},   {13, "Q5_K"},   {15, "Q8_K"},
-    {16, "IQ2_XXS"}, {17, "IQ2_XS"},  {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"},  {22, "IQ2_S"},
-    {23, "IQ4_XS"},  {29, "IQ1_M"},   {34, "TQ1_0"},  {35, "TQ2_0"},  {39, "MXFP4"},
+    {6, "Q5_0"},     {7, "Q5_1"},    {9, "Q8_1"},     {10, "Q2_K"},  {11, "Q3_K"},   {13, "Q5_K"},  {15, "Q8_K"},
+    {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"}, {21, "IQ3_S"}, {22, "IQ2_S"},
+    {23, "IQ4_XS"},  {29, "IQ1_M"},  {34, "TQ1_0"},   {35, "TQ2_0"}, {39, "MXFP4"},
 };
 
 int64_t ScalarBytes(GgufType type) {

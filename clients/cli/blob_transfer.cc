@@ -1,0 +1,220 @@
+#include "clients/cli/blob_transfer.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <ostream>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/format.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+
+namespace longhaul::cli {
+namespace {
+
+constexpr int64_t kFirstBackoffMs = 200;
+constexpr int64_t kMaxTransferMs = int64_t{24} * 3600 * 1000;
+
+absl::Status LocalFileError(const absl::Status& status) {
+  return MakeError(status.code(), "LOCAL_FILE", std::string(status.message()));
+}
+
+v1::BlobName NameOf(const std::string& sha256, int64_t size_bytes) {
+  v1::BlobName name;
+  name.set_sha256(sha256);
+  name.set_size_bytes(size_bytes);
+  return name;
+}
+
+// Runs `attempt` until it succeeds or fails for another reason than the connection.
+absl::Status WithRetries(Client& client, const std::function<absl::Status()>& attempt) {
+  int64_t backoff_ms = kFirstBackoffMs;
+  for (int tries = 1;; ++tries) {
+    const absl::Status status = attempt();
+    if (!IsConnectionError(status) || tries == kTransferTries) return status;
+    *client.env().err << "connection lost, continuing in " << FormatDuration(static_cast<double>(backoff_ms) / 1000)
+                      << "\n";
+    if (client.env().stop->WaitForMillis(backoff_ms)) return client.Error(grpc::Status::CANCELLED);
+    backoff_ms *= 2;
+  }
+}
+
+// One redrawn line on a terminal; nothing elsewhere.
+class TransferLine {
+ public:
+  TransferLine(const CliEnv& env, std::string verb, int64_t total) : env_(env), verb_(std::move(verb)), total_(total) {}
+  ~TransferLine() {
+    if (drawn_) *env_.err << "\r\x1b[K" << std::flush;
+  }
+  void Update(int64_t done) {
+    const int percent =
+        total_ == 0 ? 100 : static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total_));
+    if (!env_.err_is_terminal || percent == percent_) return;
+    percent_ = percent;
+    drawn_ = true;
+    *env_.err << "\r\x1b[K" << verb_ << " " << FormatBytes(done) << " of " << FormatBytes(total_) << " (" << percent
+              << "%)" << std::flush;
+  }
+
+ private:
+  const CliEnv& env_;
+  std::string verb_;
+  int64_t total_;
+  int percent_ = -1;
+  bool drawn_ = false;
+};
+
+absl::StatusOr<bool> IsMissing(Client& client, const v1::BlobName& name) {
+  v1::FindMissingRequest request;
+  *request.add_blobs() = name;
+  LH_ASSIGN_OR_RETURN(const v1::FindMissingResponse response,
+                      client.Call(client.blobs(), &v1::BlobService::Stub::FindMissing, request));
+  return response.missing_size() > 0;
+}
+
+absl::Status SendFrom(Client& client, const std::string& path, const v1::BlobName& name, int64_t offset) {
+  std::ifstream file(path, std::ios::binary);
+  file.seekg(offset);
+  grpc::ClientContext context;
+  client.SetDeadline(context, kMaxTransferMs);
+  StopSignal::Scope scope(*client.env().stop, [&context] { context.TryCancel(); });
+  v1::WriteBlobResponse response;
+  const auto writer = client.blobs().Write(&context, &response);
+  TransferLine line(client.env(), "uploading", name.size_bytes());
+  bool local_error = false;
+  v1::WriteBlobRequest chunk;
+  *chunk.mutable_blob() = name;
+  do {
+    const int64_t length = std::min(limits::kBlobChunkBytes, name.size_bytes() - offset);
+    chunk.set_offset(offset);
+    chunk.mutable_data()->resize(static_cast<size_t>(length));
+    file.read(chunk.mutable_data()->data(), length);
+    if (file.gcount() != length) {
+      local_error = true;
+      context.TryCancel();
+      break;
+    }
+    offset += length;
+    chunk.set_finish(offset == name.size_bytes());
+    if (!writer->Write(chunk)) break;  // Finish says why
+    chunk.clear_blob();
+    line.Update(offset);
+  } while (offset < name.size_bytes());
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  if (local_error) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "LOCAL_FILE",
+                     path + " changed while it was being uploaded");
+  }
+  return client.Error(status);
+}
+
+bool IsPlainName(const std::string& name) {
+  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
+         name.find('\\') == std::string::npos && name.find('\0') == std::string::npos && name.size() <= 255;
+}
+
+absl::Status ReceiveInto(Client& client, const v1::BlobFile& file, const std::string& partial) {
+  int64_t offset = 0;
+  if (FileExists(partial)) {
+    LH_ASSIGN_OR_RETURN(offset, FileSize(partial));
+  }
+  if (offset > file.size_bytes()) offset = 0;
+  auto out = AppendFile::Open(partial, offset);
+  if (!out.ok()) return LocalFileError(out.status());
+  if (offset < file.size_bytes()) {
+    v1::ReadBlobRequest request;
+    *request.mutable_blob() = NameOf(file.sha256(), file.size_bytes());
+    request.set_offset(offset);
+    grpc::ClientContext context;
+    client.SetDeadline(context, kMaxTransferMs);
+    StopSignal::Scope scope(*client.env().stop, [&context] { context.TryCancel(); });
+    const auto reader = client.blobs().Read(&context, request);
+    TransferLine line(client.env(), "downloading " + file.path(), file.size_bytes());
+    v1::ReadBlobResponse response;
+    while (reader->Read(&response)) {
+      if (out->size() + static_cast<int64_t>(response.data().size()) > file.size_bytes()) {
+        context.TryCancel();
+        reader->Finish();
+        return MakeError(absl::StatusCode::kDataLoss, "WRONG_CONTENT", file.path() + " is longer than the server said");
+      }
+      if (absl::Status status = out->Append(response.data()); !status.ok()) {
+        context.TryCancel();
+        reader->Finish();
+        return LocalFileError(status);
+      }
+      line.Update(out->size());
+    }
+    LH_RETURN_IF_ERROR(client.Error(reader->Finish()));
+  }
+  return out->Sync();
+}
+
+}  // namespace
+
+absl::Status DescribeDataset(const std::string& path, v1::Dataset* dataset) {
+  if (IsDirectory(path)) return InvalidField("dataset.file_name", "'" + path + "' is a folder; give a JSONL file");
+  const auto size = FileSize(path);
+  if (!size.ok()) return LocalFileError(Annotate(size.status(), "dataset"));
+  if (*size == 0) return InvalidField("dataset.file_name", "'" + path + "' is empty; it must have at least one line");
+  if (*size > limits::kMaxBlobBytes) {
+    return InvalidField("dataset.file_name", "'" + path + "' has " + FormatBytes(*size) + "; at most " +
+                                                 FormatBytes(limits::kMaxBlobBytes) + " are allowed");
+  }
+  const auto sha256 = Sha256HexOfFile(path);
+  if (!sha256.ok()) return LocalFileError(Annotate(sha256.status(), "dataset"));
+  dataset->set_sha256(*sha256);
+  dataset->set_size_bytes(*size);
+  dataset->set_file_name(std::filesystem::path(path).filename().string());
+  return absl::OkStatus();
+}
+
+absl::Status UploadDataset(Client& client, const std::string& path, const v1::Dataset& dataset) {
+  const v1::BlobName name = NameOf(dataset.sha256(), dataset.size_bytes());
+  LH_ASSIGN_OR_RETURN(const bool missing, IsMissing(client, name));
+  if (!missing) return absl::OkStatus();
+  LH_RETURN_IF_ERROR(WithRetries(client, [&]() -> absl::Status {
+    v1::QueryWriteStatusRequest query;
+    *query.mutable_blob() = name;
+    LH_ASSIGN_OR_RETURN(const v1::QueryWriteStatusResponse status,
+                        client.Call(client.blobs(), &v1::BlobService::Stub::QueryWriteStatus, query));
+    if (status.complete()) return absl::OkStatus();
+    const int64_t offset = status.committed_bytes();
+    return SendFrom(client, path, name, offset < 0 || offset > name.size_bytes() ? 0 : offset);
+  }));
+  *client.env().err << "uploaded " << dataset.file_name() << " (" << FormatBytes(dataset.size_bytes()) << ")\n";
+  return absl::OkStatus();
+}
+
+absl::Status DownloadFile(Client& client, const v1::BlobFile& file, const std::string& dir) {
+  if (!IsPlainName(file.path())) {
+    return MakeError(absl::StatusCode::kDataLoss, "BAD_FILE_NAME",
+                     "the server names a file '" + file.path() + "', which is not a plain file name");
+  }
+  const std::string target = JoinPath(dir, file.path());
+  if (FileExists(target)) {
+    const auto sha256 = Sha256HexOfFile(target);
+    if (sha256.ok() && *sha256 == file.sha256()) return absl::OkStatus();
+  }
+  const std::string partial = JoinPath(dir, "." + file.path() + "." + file.sha256().substr(0, 12) + ".part");
+  const bool continued = FileExists(partial);
+  for (int round = 0;; ++round) {
+    LH_RETURN_IF_ERROR(WithRetries(client, [&] { return ReceiveInto(client, file, partial); }));
+    const auto sha256 = Sha256HexOfFile(partial);
+    if (!sha256.ok()) return LocalFileError(sha256.status());
+    if (*sha256 == file.sha256()) break;
+    LH_RETURN_IF_ERROR(RemoveFile(partial));
+    // The beginning may be another run's torn write: once from the start, then it is the server's fault.
+    if (continued && round == 0) continue;
+    return MakeError(absl::StatusCode::kDataLoss, "WRONG_CONTENT",
+                     file.path() + " has SHA-256 " + *sha256 + " instead of " + file.sha256());
+  }
+  if (absl::Status status = RenameFile(partial, target); !status.ok()) return LocalFileError(status);
+  return absl::OkStatus();
+}
+
+}  // namespace longhaul::cli

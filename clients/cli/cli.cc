@@ -1,0 +1,67 @@
+#include "clients/cli/cli.h"
+
+#include <CLI/CLI.hpp>
+#include <map>
+#include <ostream>
+
+#include "clients/cli/commands.h"
+
+namespace longhaul::cli {
+namespace {
+
+void AddGlobalOptions(CLI::App& app, Context& context) {
+  context.server = context.env.default_server;
+  app.add_option("--server", context.server, "the scheduler (also LONGHAUL_SERVER)")
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  const auto set_output = [&context](const std::string& text) {
+    static const std::map<std::string, OutputFormat> kFormats = {{"table", OutputFormat::kTable},
+                                                                 {"wide", OutputFormat::kWide},
+                                                                 {"json", OutputFormat::kJson},
+                                                                 {"yaml", OutputFormat::kYaml},
+                                                                 {"name", OutputFormat::kName}};
+    const auto found = kFormats.find(text);
+    if (found == kFormats.end()) {
+      throw CLI::ValidationError("--output", "is '" + text + "'; must be table, wide, json, yaml or name");
+    }
+    context.output = found->second;
+  };
+  app.add_option_function<std::string>("-o,--output", set_output, "table, wide, json, yaml or name")
+      ->type_name("FORMAT");
+}
+
+}  // namespace
+
+int RunCli(const std::vector<std::string>& arguments, const CliEnv& env) {
+  Context context(env);
+  CLI::App app("Longhaul fine-tunes language models: submit a job, follow it, download its adapter.", "longhaul");
+  app.footer(std::string("\n") + kExitCodeHelp +
+             "\nData goes to stdout, progress and errors to stderr. Ids may be shortened while they are unique.");
+  app.require_subcommand(1);
+  app.fallthrough();  // inherited: global options may follow the command
+  AddGlobalOptions(app, context);
+  AddSubmitCommand(app, context);
+  AddEstimateCommand(app, context);
+  AddJobCommands(app, context);
+  AddStreamCommands(app, context);
+  AddHistoryCommands(app, context);
+  AddDownloadCommand(app, context);
+  AddWorkerCommands(app, context);
+  AddToolCommands(app, context);
+  AddVersionCommand(app, context);
+  // Last, so that only `longhaul --help-all` has it, not every command.
+  app.set_help_all_flag("--help-all", "Help of every command");
+  try {
+    // CLI11 takes a vector from its back.
+    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+    app.parse(reversed);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error, *env.out, *env.err) == 0 ? kOk : kInvalid;
+  }
+  const absl::StatusOr<ExitCode> result = context.action();
+  if (result.ok()) return *result;
+  *env.err << DescribeError(result.status()) << std::flush;
+  return ExitCodeFor(result.status());
+}
+
+}  // namespace longhaul::cli

@@ -1,0 +1,47 @@
+// The commands of `longhaul`. Each Add… registers its subcommands; a parse then leaves the chosen one in
+// Context::action.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "clients/cli/client.h"
+#include "clients/cli/exit_codes.h"
+#include "clients/cli/render.h"
+#include "clients/cli/terminal.h"
+
+namespace longhaul::cli {
+
+// One run of the CLI. `env` outlives it.
+struct Context {
+  explicit Context(const CliEnv& e) : env(e) {}
+  const CliEnv& env;
+  std::string server;
+  OutputFormat output = OutputFormat::kTable;
+  std::function<absl::StatusOr<ExitCode>()> action;
+  std::unique_ptr<Client> client_;
+
+  Client& client() {
+    if (!client_) client_ = std::make_unique<Client>(server, env);
+    return *client_;
+  }
+  bool structured() const { return output == OutputFormat::kJson || output == OutputFormat::kYaml; }
+};
+
+void AddSubmitCommand(CLI::App& app, Context& context);
+void AddEstimateCommand(CLI::App& app, Context& context);
+void AddJobCommands(CLI::App& app, Context& context);      // list get cancel pause resume delete
+void AddHistoryCommands(CLI::App& app, Context& context);  // attempts checkpoints metrics
+void AddStreamCommands(CLI::App& app, Context& context);   // watch wait logs
+void AddDownloadCommand(CLI::App& app, Context& context);
+void AddWorkerCommands(CLI::App& app, Context& context);  // workers drain undrain
+void AddToolCommands(CLI::App& app, Context& context);    // data preview, chat
+void AddVersionCommand(CLI::App& app, Context& context);
+
+// Watches with a FollowView on env.err and prints the outcome there. Ctrl-C detaches with a word on how to come back.
+absl::StatusOr<ExitCode> FollowJob(Context& context, const std::string& id);
+
+}  // namespace longhaul::cli

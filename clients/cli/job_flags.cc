@@ -1,0 +1,178 @@
+#include "clients/cli/job_flags.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "longhaul/v1/job.pb.h"
+
+namespace longhaul::cli {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+
+struct Spelling {
+  const char* field;
+  const char* aliases;  // besides the field's own name with dashes
+  const char* help;
+};
+
+// Short names and help. A field that is absent here is still a flag, described by its path.
+constexpr Spelling kSpellings[] = {
+    {"lora_rank", "--rank", "rank of the adapter (default 16)"},
+    {"lora_alpha", "--alpha", "scaling numerator (default 2 x rank)"},
+    {"target_modules", "--targets", "linears that get an adapter, comma-separated (default all seven)"},
+    {"learning_rate", "--lr", "peak learning rate (default 2e-4)"},
+    {"schedule", "", "linear, cosine or constant (default linear)"},
+    {"epochs", "", "passes over the data (default 1; ignored with --steps)"},
+    {"max_steps", "--steps", "optimizer updates"},
+    {"batch_size", "", "sequences a micro-batch (default 1)"},
+    {"gradient_accumulation_steps", "--accumulation", "micro-batches an update (default 1)"},
+    {"max_sequence_length", "--max-seq-len", "tokens a sequence (default min(2048, the model's window))"},
+    {"packing", "", "pack short examples into one sequence (default true)"},
+    {"eval_examples", "", "examples held out of the dataset (default 0)"},
+    {"eval_every_steps", "", "default 0: before the first and after the last update"},
+    {"checkpoint_every_steps", "", "default 20"},
+    {"base_storage", "", "nf4 or as_stored"},
+    {"compute_type", "", "f32, bf16 or fp8 (default the fastest that the device has)"},
+    {"device_share", "", "whole, fit or bytes"},
+    {"cpu_threads", "", "threads of a CPU device"},
+    {"limit", "", "failed attempts before the job fails (default 3)"},
+};
+
+std::string Dashed(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
+std::string PathText(const std::vector<std::string>& path) {
+  std::string text;
+  for (const std::string& part : path) text += (text.empty() ? "" : ".") + part;
+  return text;
+}
+
+const Spelling* FindSpelling(const std::string& field) {
+  for (const Spelling& spelling : kSpellings) {
+    if (field == spelling.field) return &spelling;
+  }
+  return nullptr;
+}
+
+const char* TypeName(const FieldDescriptor* field) {
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return "NUMBER";
+    case FieldDescriptor::CPPTYPE_ENUM:
+    case FieldDescriptor::CPPTYPE_STRING:
+      return "NAME";
+    default:
+      return "N";
+  }
+}
+
+YAML::Node Child(YAML::Node parent, const std::string& key) {
+  if (!parent[key] || !parent[key].IsMap()) parent[key] = YAML::Node(YAML::NodeType::Map);
+  return parent[key];
+}
+
+}  // namespace
+
+JobFlags::Flag& JobFlags::Add(std::vector<std::string> path, Kind kind) {
+  flags_.emplace_back();
+  flags_.back().path = std::move(path);
+  flags_.back().kind = kind;
+  return flags_.back();
+}
+
+void JobFlags::RegisterMessage(CLI::App& command, const google::protobuf::Descriptor* type,
+                               const std::vector<std::string>& path, const std::string& prefix,
+                               const std::string& group) {
+  for (int i = 0; i < type->field_count(); ++i) {
+    const FieldDescriptor* field = type->field(i);
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) continue;
+    std::vector<std::string> field_path = path;
+    field_path.push_back(field->name());
+    Flag& flag = Add(field_path, field->is_repeated() ? Kind::kList : Kind::kScalar);
+    const std::string long_name = prefix + Dashed(field->name());
+    const Spelling* spelling = FindSpelling(field->name());
+    const std::string help = spelling != nullptr ? spelling->help : PathText(field_path);
+    std::string names = long_name;
+    if (spelling != nullptr && spelling->aliases[0] != '\0') names += std::string(",") + spelling->aliases;
+    if (field->cpp_type() == FieldDescriptor::CPPTYPE_BOOL) {
+      flag.option = command.add_flag(names + ",!--no-" + Dashed(field->name()), flag.value, help);
+    } else if (field->is_repeated()) {
+      flag.option = command.add_option(names, flag.values, help)->delimiter(',')->type_name("NAMES");
+    } else {
+      flag.option = command.add_option(names, flag.value, help)->type_name(TypeName(field));
+    }
+    flag.option->group(group);
+  }
+}
+
+void JobFlags::Register(CLI::App& command) {
+  const auto file = [&](std::vector<std::string> path, const std::string& name, const std::string& help) {
+    Flag& flag = Add(std::move(path), Kind::kFile);
+    flag.option = command.add_option(name, flag.value, help)->type_name("FILE")->group("Job");
+  };
+  const auto scalar = [&](std::vector<std::string> path, const std::string& name, const std::string& help) {
+    Flag& flag = Add(std::move(path), Kind::kScalar);
+    flag.option = command.add_option(name, flag.value, help)->group("Job");
+  };
+  const auto pairs = [&](std::vector<std::string> path, const std::string& name, const std::string& help) {
+    Flag& flag = Add(std::move(path), Kind::kPairs);
+    flag.option = command.add_option(name, flag.values, help)
+                      ->type_name("KEY=VALUE")
+                      ->group("Job")
+                      ->expected(1)
+                      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  };
+  scalar({"spec", "model"}, "--model", "a model that some worker has (`longhaul workers -o wide`)");
+  file({"spec", "dataset"}, "--data", "JSONL of {\"messages\": [...]} or {\"text\": \"...\"}");
+  file({"spec", "eval_dataset"}, "--eval-data", "held-out examples, same formats");
+  scalar({"spec", "dataset", "format"}, "--data-format", "messages or text (default: told from the first good line)");
+  scalar({"spec", "eval_dataset", "format"}, "--eval-data-format", "as --data-format");
+  scalar({"spec", "priority"}, "--priority", "low, normal or high");
+  scalar({"spec", "deadline_seconds"}, "--deadline-seconds", "wall time from submit; 0 = none");
+  scalar({"suffix"}, "--name,--suffix", "a name for people");
+  scalar({"project"}, "--project", "default: the caller's");
+  pairs({"labels"}, "--label", "filterable; may be repeated");
+  pairs({"metadata"}, "--metadata", "kept with the job; may be repeated");
+  RegisterMessage(command, v1::Hyperparameters::descriptor(), {"spec", "hyperparameters"}, "--", "Hyperparameters");
+  RegisterMessage(command, v1::Resources::descriptor(), {"spec", "resources"}, "--", "Resources");
+  RegisterMessage(command, v1::RetryPolicy::descriptor(), {"spec", "retry"}, "--retry-", "Retry");
+}
+
+absl::Status JobFlags::Apply(YAML::Node& root) const {
+  for (const Flag& flag : flags_) {
+    if (flag.option->count() == 0) continue;
+    YAML::Node node = root;
+    for (size_t i = 0; i + 1 < flag.path.size(); ++i) node.reset(Child(node, flag.path[i]));
+    const std::string& key = flag.path.back();
+    switch (flag.kind) {
+      case Kind::kScalar:
+        node[key] = flag.value;
+        break;
+      case Kind::kList:
+        node[key] = flag.values;
+        break;
+      case Kind::kFile: {
+        YAML::Node dataset(YAML::NodeType::Map);
+        dataset["file_name"] = flag.value;
+        node[key] = dataset;
+        break;
+      }
+      case Kind::kPairs:
+        for (const std::string& pair : flag.values) {
+          const size_t equals = pair.find('=');
+          if (equals == std::string::npos || equals == 0) {
+            return InvalidField(flag.option->get_name(), "is '" + pair + "'; must be KEY=VALUE");
+          }
+          Child(node, key)[pair.substr(0, equals)] = pair.substr(equals + 1);
+        }
+        break;
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace longhaul::cli

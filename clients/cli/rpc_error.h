@@ -1,0 +1,27 @@
+// Errors of a call as the user meets them: grpc::Status with its details -> absl::Status -> text and exit code.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "clients/cli/exit_codes.h"
+
+namespace grpc {
+class Status;
+}
+
+namespace longhaul::cli {
+
+// Reason and field violations come from google.rpc.ErrorInfo and BadRequest in the status details; undecodable details
+// leave code and message. UNAVAILABLE and DEADLINE_EXCEEDED name `address`.
+absl::Status FromGrpcStatus(const grpc::Status& status, const std::string& address);
+
+// True for what a reconnect may cure.
+bool IsConnectionError(const absl::Status& status);
+
+ExitCode ExitCodeFor(const absl::Status& status);
+
+// What happened, the fields at fault, and what to do; ends with a line break.
+std::string DescribeError(const absl::Status& status);
+
+}  // namespace longhaul::cli

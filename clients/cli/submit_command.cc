@@ -1,0 +1,148 @@
+#include <memory>
+#include <ostream>
+
+#include "base/error.h"
+#include "base/random.h"
+#include "base/status_macros.h"
+#include "clients/cli/blob_transfer.h"
+#include "clients/cli/commands.h"
+#include "clients/cli/follow_view.h"
+#include "clients/cli/job_file.h"
+#include "clients/cli/job_flags.h"
+#include "clients/cli/watch.h"
+#include "wire/job_spec.h"
+
+namespace longhaul::cli {
+namespace {
+
+constexpr int kCreateTries = 5;
+constexpr int64_t kCreateBackoffMs = 200;
+
+struct SubmitOptions {
+  std::string file;
+  JobFlags flags;
+  std::string request_id;
+  bool wait = false;
+  bool follow = false;
+  bool dry_run = false;
+};
+
+absl::StatusOr<v1::CreateFineTuneJobRequest> BuildRequest(const SubmitOptions& options) {
+  YAML::Node root(YAML::NodeType::Map);
+  if (!options.file.empty()) {
+    LH_ASSIGN_OR_RETURN(root, ReadJobFile(options.file));
+  }
+  LH_RETURN_IF_ERROR(options.flags.Apply(root));
+  return JobRequestFromYaml(root, options.file.empty() ? "command line" : options.file);
+}
+
+bool IsLocal(const v1::Dataset& dataset) { return dataset.sha256().empty() && !dataset.file_name().empty(); }
+
+// Everything that can be said without the server is said before a byte is uploaded.
+absl::Status PrepareDatasets(Context& context, v1::JobSpec* spec) {
+  const std::string train_path = IsLocal(spec->dataset()) ? spec->dataset().file_name() : "";
+  const bool has_eval = spec->has_eval_dataset();
+  const std::string eval_path = has_eval && IsLocal(spec->eval_dataset()) ? spec->eval_dataset().file_name() : "";
+  if (!train_path.empty()) LH_RETURN_IF_ERROR(DescribeDataset(train_path, spec->mutable_dataset()));
+  if (!eval_path.empty()) LH_RETURN_IF_ERROR(DescribeDataset(eval_path, spec->mutable_eval_dataset()));
+  LH_RETURN_IF_ERROR(wire::ValidateJobSpec(*spec, nullptr));
+  if (!train_path.empty()) LH_RETURN_IF_ERROR(UploadDataset(context.client(), train_path, spec->dataset()));
+  if (!eval_path.empty()) LH_RETURN_IF_ERROR(UploadDataset(context.client(), eval_path, spec->eval_dataset()));
+  return absl::OkStatus();
+}
+
+// The request id makes a repeat harmless, so a scheduler that restarts between upload and Create costs nothing.
+absl::StatusOr<v1::Job> Create(Context& context, const v1::CreateFineTuneJobRequest& request) {
+  Client& client = context.client();
+  int64_t backoff_ms = kCreateBackoffMs;
+  for (int tries = 1;; ++tries) {
+    auto job = client.Call(client.jobs(), &v1::FineTuneService::Stub::CreateFineTuneJob, request);
+    if (job.ok() || !IsConnectionError(job.status()) || tries == kCreateTries) return job;
+    if (context.env.stop->WaitForMillis(backoff_ms)) return client.Error(grpc::Status::CANCELLED);
+    backoff_ms *= 2;
+  }
+}
+
+void PrintCreated(Context& context, const v1::Job& job, bool following) {
+  if (context.structured()) {
+    PrintMessage(job, context.output, *context.env.out);
+  } else {
+    *context.env.out << job.id() << "\n";
+  }
+  context.env.out->flush();
+  if (following || context.output == OutputFormat::kName) return;
+  *context.env.err << "submitted; next: longhaul watch " << job.id() << "; longhaul get " << job.id()
+                   << "; longhaul cancel " << job.id() << "\n";
+}
+
+absl::StatusOr<ExitCode> Wait(Context& context, const std::string& id) {
+  WatchOptions watch;
+  watch.id = id;
+  watch.known_reachable = true;
+  WatchSink quiet;
+  const auto job = WatchToEnd(context.client(), watch, quiet);
+  if (!job.ok() && ErrorReason(job.status()) == "INTERRUPTED") {
+    *context.env.err << "detached; the job goes on. Come back: longhaul wait " << id << "\n";
+    return kInterrupted;
+  }
+  LH_RETURN_IF_ERROR(job.status());
+  PrintOutcome(*job, *context.env.err);
+  return ExitCodeForState(job->state());
+}
+
+absl::StatusOr<ExitCode> Submit(Context& context, const SubmitOptions& options) {
+  LH_ASSIGN_OR_RETURN(v1::CreateFineTuneJobRequest request, BuildRequest(options));
+  LH_RETURN_IF_ERROR(PrepareDatasets(context, request.mutable_spec()));
+  if (!options.request_id.empty()) request.set_request_id(options.request_id);
+  if (options.dry_run) request.set_validate_only(true);
+  if (request.request_id().empty() && !request.validate_only()) request.set_request_id("cli-" + RandomId());
+  LH_ASSIGN_OR_RETURN(const v1::Job job, Create(context, request));
+  if (request.validate_only()) {
+    if (context.structured()) {
+      PrintMessage(job, context.output, *context.env.out);
+    } else {
+      PrintJob(job, context.env, *context.env.out);
+    }
+    *context.env.err << "the job is valid and fits; nothing was stored (without --dry-run it would be)\n";
+    return kOk;
+  }
+  PrintCreated(context, job, options.follow);
+  if (options.follow) return FollowJob(context, job.id());
+  if (options.wait) return Wait(context, job.id());
+  return kOk;
+}
+
+}  // namespace
+
+absl::StatusOr<ExitCode> FollowJob(Context& context, const std::string& id) {
+  WatchOptions watch;
+  watch.id = id;
+  watch.after_sequence = 0;
+  watch.known_reachable = true;
+  FollowView view(context.env, *context.env.err, context.env.err_is_terminal);
+  const auto job = WatchToEnd(context.client(), watch, view);
+  view.Clear();
+  if (!job.ok() && ErrorReason(job.status()) == "INTERRUPTED") {
+    *context.env.err << "detached; the job goes on. Come back: longhaul watch " << id << "; stop it: longhaul cancel "
+                     << id << "\n";
+    return kInterrupted;
+  }
+  LH_RETURN_IF_ERROR(job.status());
+  PrintOutcome(*job, *context.env.err);
+  return ExitCodeForState(job->state());
+}
+
+void AddSubmitCommand(CLI::App& app, Context& context) {
+  CLI::App* command = app.add_subcommand("submit", "Submit a fine-tuning job; prints its id");
+  const auto options = std::make_shared<SubmitOptions>();
+  command->add_option("-f,--file", options->file, "job file, YAML or JSON; flags override it")->type_name("FILE");
+  options->flags.Register(*command);
+  command->add_option("--request-id", options->request_id, "the same id and job twice is one job");
+  command->add_flag("--dry-run", options->dry_run, "every check and the estimate; no job");
+  CLI::Option* wait = command->add_flag("--wait", options->wait, "return when the job has ended, with its exit code");
+  command->add_flag("--follow", options->follow, "as --wait, with live progress; Ctrl-C detaches")->excludes(wait);
+  command->callback(
+      [&context, options] { context.action = [&context, options] { return Submit(context, *options); }; });
+}
+
+}  // namespace longhaul::cli

@@ -1,0 +1,218 @@
+// Rows go through primitives of fixed sizes (64, and 16 for what is left or where there are few), the last rows padded,
+// so there are at most four primitives a shape, all made on one thread's account, and a row's bits do not depend on the
+// call it is in. Our own threads run the blocks, each with a scratchpad of its own (the library's primitives are
+// thread-safe then). Source: oneDNN 2.6 developer guide, "Matrix Multiplication" and "Primitive Attributes:
+// Scratchpad".
+#include "kernels/cpu/packed_gemm.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "base/check.h"
+#include "kernels/cpu/cpu_exec.h"
+#include "kernels/cpu/simd.h"
+
+namespace longhaul::kernels {
+namespace cpu {
+namespace {
+
+using dnnl::memory;
+using Tag = dnnl::memory::format_tag;
+using Type = dnnl::memory::data_type;
+
+constexpr int64_t kBigBlock = 64;
+constexpr int64_t kSmallBlock = 16;
+
+int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Restores the library's thread count: primitives are made for one thread, because each runs on one of ours.
+class OneThread {
+ public:
+  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int before_;
+};
+
+memory::desc PlainDesc(int64_t rows, int64_t cols, Type type) { return memory::desc({rows, cols}, type, Tag::ab); }
+
+dnnl::matmul::primitive_desc Describe(const dnnl::engine& engine, const PackedKey& key, const memory::desc& weights) {
+  const Type operand = key.bf16 ? Type::bf16 : Type::f32;
+  const dnnl::matmul::desc operation(PlainDesc(key.rows, key.k, operand), weights,
+                                     PlainDesc(key.rows, key.n, Type::f32));
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (key.accumulate) {
+    dnnl::post_ops sum;
+    sum.append_sum(1.0f);
+    attributes.set_post_ops(sum);
+  }
+  return dnnl::matmul::primitive_desc(operation, attributes, engine);
+}
+
+memory::desc AnyWeights(const PackedKey& key) {
+  return memory::desc({key.k, key.n}, key.bf16 ? Type::bf16 : Type::f32, Tag::any);
+}
+
+const PackedPrimitive& Find(CpuExec& state, const PackedKey& key) {
+  const auto found = state.packed.find(key);
+  if (found != state.packed.end()) return *found->second;
+  // The layout is the one chosen for big blocks without accumulation; every other primitive of the shape reads it.
+  const PackedKey first{kBigBlock, key.k, key.n, key.bf16, false};
+  const memory::desc weights = key == first ? AnyWeights(key) : Find(state, first).weights;
+
+  auto entry = std::make_unique<PackedPrimitive>();
+  const OneThread one_thread;
+  const dnnl::matmul::primitive_desc described = Describe(state.engine, key, weights);
+  entry->weights = described.weights_desc();
+  entry->matmul = dnnl::matmul(described);
+  for (CpuExec::Thread& thread : state.threads) {
+    thread.scratchpad.Reserve(static_cast<int64_t>(described.scratchpad_desc().get_size()));
+    entry->threads.push_back({memory(described.src_desc(), state.engine, nullptr),
+                              memory(described.dst_desc(), state.engine, nullptr),
+                              memory(described.scratchpad_desc(), state.engine, nullptr)});
+  }
+  return *state.packed.emplace(key, std::move(entry)).first->second;
+}
+
+void Run(const PackedPrimitive& primitive, const dnnl::stream& stream, size_t thread, const void* source,
+         const memory& weights, float* destination, void* scratchpad) {
+  const PackedPrimitive::Arguments& held = primitive.threads[thread];
+  held.source.set_data_handle(const_cast<void*>(source));
+  held.destination.set_data_handle(destination);
+  held.scratchpad.set_data_handle(scratchpad);
+  const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, held.source.get()},
+                                       {DNNL_ARG_WEIGHTS, weights.get()},
+                                       {DNNL_ARG_DST, held.destination.get()},
+                                       {DNNL_ARG_SCRATCHPAD, held.scratchpad.get()}};
+  const dnnl_status_t status = dnnl_primitive_execute(primitive.matmul.get(), stream.get(), 4, arguments);
+  LH_CHECK(status == dnnl_success, "dnnl_primitive_execute: " + std::to_string(status));
+}
+
+LONGHAUL_SIMD void RoundRow(const float* x, uint16_t* y, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = ToBf16(x[i]);
+}
+
+// Which rows a task works on.
+struct Block {
+  int64_t row, rows, padded_rows;
+};
+
+Block BlockOf(int64_t task, int64_t big_blocks, int64_t rows) {
+  if (task < big_blocks) return {task * kBigBlock, kBigBlock, kBigBlock};
+  const int64_t row = big_blocks * kBigBlock + (task - big_blocks) * kSmallBlock;
+  return {row, std::min(kSmallBlock, rows - row), kSmallBlock};
+}
+
+// The block's rows of x as the primitive wants them: dense, of its type, padded with zeros.
+const void* StageSource(const Tensor& x, const Block& block, bool bf16, float* staging, void* scratch) {
+  const float* const from = x.as<float>() + block.row * x.stride;
+  if (bf16) {
+    uint16_t* const to = static_cast<uint16_t*>(scratch) + block.row * x.cols;
+    for (int64_t i = 0; i < block.rows; ++i) RoundRow(from + i * x.stride, to + i * x.cols, x.cols);
+    std::fill(to + block.rows * x.cols, to + block.padded_rows * x.cols, uint16_t{0});
+    return to;
+  }
+  if (block.rows == block.padded_rows && x.contiguous()) return from;
+  for (int64_t i = 0; i < block.rows; ++i) {
+    std::memcpy(staging + i * x.cols, from + i * x.stride, static_cast<size_t>(x.cols) * sizeof(float));
+  }
+  std::fill(staging + block.rows * x.cols, staging + block.padded_rows * x.cols, 0.0f);
+  return staging;
+}
+
+void CopyRows(const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows, int64_t cols) {
+  for (int64_t i = 0; i < rows; ++i) {
+    std::memcpy(to + i * to_stride, from + i * from_stride, static_cast<size_t>(cols) * sizeof(float));
+  }
+}
+
+memory::desc WeightDesc(CpuExec& state, int64_t out, int64_t in, bool backward, bool bf16) {
+  return Find(state, {kBigBlock, backward ? out : in, backward ? in : out, bf16, false}).weights;
+}
+
+}  // namespace
+
+bool LibraryPacksWeights() {
+  const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  const PackedKey key{kBigBlock, 576, 576, false, false};
+  const memory::desc weights = Describe(engine, key, AnyWeights(key)).weights_desc();
+  return weights != PlainDesc(key.k, key.n, Type::f32) && weights != memory::desc({key.k, key.n}, Type::f32, Tag::ba);
+}
+
+int64_t LibraryPackedBytes(const Exec& exec, int64_t out, int64_t in, bool backward, bool bf16) {
+  const auto bytes = static_cast<int64_t>(WeightDesc(exec.cpu(), out, in, backward, bf16).get_size());
+  const int64_t bound = RoundUp(out, 64) * RoundUp(in, 64) * (bf16 ? 2 : 4);
+  LH_CHECK(bytes <= bound, std::to_string(bytes) + " bytes packed, the plan has " + std::to_string(bound));
+  return bytes;
+}
+
+void PackedGemm(const Exec& exec, const Tensor& x, const FrozenWeight& w, bool backward, double beta, const Tensor& y,
+                void* scratch) {
+  CpuExec& state = exec.cpu();
+  const bool bf16 = w.dtype == DType::kBF16;
+  const bool accumulate = beta != 0;
+  const PackedPrimitive& big = Find(state, {kBigBlock, x.cols, y.cols, bf16, accumulate});
+  const PackedPrimitive& small = Find(state, {kSmallBlock, x.cols, y.cols, bf16, accumulate});
+  const memory weights(big.weights, state.engine, backward ? w.backward : w.forward);
+  for (CpuExec::Thread& thread : state.threads) {
+    thread.staging.Reserve(kBigBlock * (x.cols + y.cols) * static_cast<int64_t>(sizeof(float)));
+  }
+
+  const bool few_rows = x.rows < kBigBlock * exec.threads();
+  const int64_t big_blocks = few_rows ? 0 : x.rows / kBigBlock;
+  const int64_t small_blocks = RoundUp(x.rows - big_blocks * kBigBlock, kSmallBlock) / kSmallBlock;
+  ParallelTasks(exec, big_blocks + small_blocks, [&](int64_t task, int thread) {
+    const Block block = BlockOf(task, big_blocks, x.rows);
+    CpuExec::Thread& own = state.threads[static_cast<size_t>(thread)];
+    float* const source_staging = own.staging.as<float>();
+    float* const result_staging = source_staging + kBigBlock * x.cols;
+    const void* const source = StageSource(x, block, bf16, source_staging, scratch);
+    float* const result = y.as<float>() + block.row * y.stride;
+    const bool direct = y.contiguous() && block.rows == block.padded_rows;
+    if (!direct && accumulate) {
+      CopyRows(result, y.stride, result_staging, y.cols, block.rows, y.cols);
+      std::fill(result_staging + block.rows * y.cols, result_staging + block.padded_rows * y.cols, 0.0f);
+    }
+    Run(task < big_blocks ? big : small, own.stream, static_cast<size_t>(thread), source, weights,
+        direct ? result : result_staging, own.scratchpad.as<void>());
+    if (!direct) CopyRows(result_staging, y.cols, result, y.stride, block.rows, y.cols);
+  });
+}
+
+}  // namespace cpu
+
+int64_t PackedWeightBytes(const Exec& exec, int64_t out, int64_t in, bool backward) {
+  if (!exec.cpu().facts.packs_weights) return 0;
+  return cpu::LibraryPackedBytes(exec, out, in, backward, exec.gemm_type() == GemmType::kBF16);
+}
+
+int64_t FrozenGemmScratchBytes(GemmType type, int64_t rows, int64_t out, int64_t in) {
+  return type == GemmType::kBF16 ? cpu::RoundUp(rows, cpu::kBigBlock) * std::max(out, in) * 2 : 0;
+}
+
+void PackWeight(const Exec& exec, const Tensor& rows, const FrozenWeight& w) {
+  LH_CHECK(rows.dtype == DType::kF32 && rows.contiguous() && rows.rows == w.out && rows.cols == w.in);
+  LH_CHECK(w.packed && (w.dtype == DType::kF32 || w.dtype == DType::kBF16));
+  CpuExec& state = exec.cpu();
+  using dnnl::memory;
+  for (const bool backward : {false, true}) {
+    void* const target = backward ? w.backward : w.forward;
+    if (target == nullptr) continue;
+    // As k x n: W itself going backward, its transpose going forward.
+    const memory::desc from(backward ? memory::dims{w.out, w.in} : memory::dims{w.in, w.out}, memory::data_type::f32,
+                            backward ? memory::format_tag::ab : memory::format_tag::ba);
+    memory source(from, state.engine, rows.data);
+    memory destination(cpu::WeightDesc(state, w.out, w.in, backward, w.dtype == DType::kBF16), state.engine, target);
+    dnnl::stream& stream = state.threads[0].stream;
+    dnnl::reorder(source, destination).execute(stream, source, destination);
+    stream.wait();
+  }
+}
+
+}  // namespace longhaul::kernels

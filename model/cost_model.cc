@@ -1,0 +1,52 @@
+#include "model/cost_model.h"
+
+#include <algorithm>
+
+namespace longhaul {
+namespace {
+
+// Shares of the measured rate of a large GEMM that each kind of work reaches, measured on SmolLM2-135M on two cores
+// (tests/bench/results). Elementwise work is in the linears' share.
+constexpr double kLinearEfficiency = 0.85;
+constexpr double kLoraEfficiency = 0.35;
+constexpr double kAttentionEfficiency = 0.45;
+constexpr double kOptimizerBytesPerSecond = 8e9;
+
+}  // namespace
+
+StepFlops CountFlops(const MemoryPlan& plan, double trained_fraction) {
+  const ModelShape& s = plan.shape;
+  const TrainShape& t = plan.train;
+  const double n = static_cast<double>(t.tokens());
+  const double layers = static_cast<double>(s.layers);
+  const double recomputed = static_cast<double>(s.layers - plan.choices.keep_all_layers);
+  const double linear_forward = 2.0 * n * static_cast<double>(s.LinearParamsPerLayer());
+  const double lora_forward = 2.0 * n * static_cast<double>(AdapterParams(s, t)) / layers;
+  // Two products over half of a square, per document of the longest length.
+  const double attention_forward = 2.0 * n * static_cast<double>(t.longest()) * static_cast<double>(s.q_dim());
+
+  StepFlops flops;
+  flops.linear = layers * 2.0 * linear_forward;
+  flops.lora = layers * 3.0 * lora_forward;
+  flops.attention = layers * 3.5 * attention_forward;
+  flops.head = 4.0 * n * trained_fraction * static_cast<double>(s.vocab) * static_cast<double>(s.hidden);
+  // The down projection's output is never needed again.
+  const double down = 2.0 * n * static_cast<double>(s.hidden * s.intermediate);
+  flops.recompute = recomputed * (linear_forward - down + lora_forward + attention_forward);
+  return flops;
+}
+
+double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
+  if (facts.gemm_flops <= 0) return 0;
+  const StepFlops flops = CountFlops(plan);
+  double rate = facts.gemm_flops * static_cast<double>(plan.choices.cpu_threads) /
+                static_cast<double>(std::max(1, facts.cpu_threads));
+  // The probe measures the faster type; f32 on a bf16 device runs at about half of it (BUILD.md).
+  if (facts.has_bf16 && plan.train.compute == ComputeType::kF32) rate /= 2;
+  const double seconds = (flops.linear + flops.head + flops.recompute) / (rate * kLinearEfficiency) +
+                         flops.lora / (rate * kLoraEfficiency) + flops.attention / (rate * kAttentionEfficiency);
+  const double optimizer = static_cast<double>(AdapterParams(plan.shape, plan.train)) * 28.0 / kOptimizerBytesPerSecond;
+  return seconds * static_cast<double>(plan.train.accumulation_steps) + optimizer;
+}
+
+}  // namespace longhaul

@@ -1,0 +1,23 @@
+// Predicted time of one update, from floating-point operations and the device's measured GEMM rate.
+#pragma once
+
+#include "model/memory_plan.h"
+
+namespace longhaul {
+
+// Floating-point operations of one micro-batch of `plan` with every token in place and `trained_fraction` of the
+// targets trained.
+struct StepFlops {
+  double linear = 0;     // frozen linears, forward and backward
+  double lora = 0;       // forward, dx, dA, dB
+  double attention = 0;  // causal, with the backward's own recompute of the scores
+  double head = 0;       // loss: logits and d(hidden)
+  double recompute = 0;  // forward work done again for layers that do not keep everything
+  double total() const { return linear + lora + attention + head + recompute; }
+};
+StepFlops CountFlops(const MemoryPlan& plan, double trained_fraction = 1.0);
+
+// Seconds of one update (all micro-batches of a window and the optimizer); 0 where facts.gemm_flops is 0.
+double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts);
+
+}  // namespace longhaul

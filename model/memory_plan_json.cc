@@ -1,0 +1,145 @@
+// The memory plan as JSON: what travels to the trainer. Reading it trusts nothing.
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "model/json_fields.h"
+#include "model/memory_plan.h"
+#include "model/plan_layout.h"
+
+namespace longhaul {
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kMaxPlanJsonBytes = 1 << 20;
+constexpr size_t kMaxRegions = 256;
+constexpr int64_t kMostBytes = int64_t{1} << 60;
+
+const std::vector<std::string>& KindNames() {
+  static const std::vector<std::string> names = {"train", "generate"};
+  return names;
+}
+
+absl::Status Invalid(const std::string& what) {
+  return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_PLAN", "memory plan: " + what);
+}
+
+absl::Status ReadChoices(const json& object, const MemoryPlan& plan, PlanChoices* choices) {
+  JsonFields fields(object, "memory plan: choices");
+  fields.Int("keep_all_layers", 0, plan.shape.layers, &choices->keep_all_layers);
+  fields.Int("token_tile_rows", 1, plan.train.tokens(), &choices->token_tile_rows);
+  fields.Int("loss_tile_rows", 1, plan.train.tokens(), &choices->loss_tile_rows);
+  fields.Int("cpu_threads", 1, 4096, &choices->cpu_threads);
+  fields.Bool("packed_weights", &choices->packed_weights);
+  fields.String("isa", 64, &choices->isa);
+  return fields.status();
+}
+
+absl::Status ReadRegions(const json& array, std::vector<PlanRegion>* regions) {
+  for (const json& item : array) {
+    PlanRegion region;
+    int64_t live = 0;
+    JsonFields fields(item, "memory plan: region " + std::to_string(regions->size()));
+    fields.String("name", 64, &region.name);
+    fields.Int("offset_bytes", 0, kMostBytes, &region.offset_bytes);
+    fields.Int("bytes", 1, kMostBytes, &region.bytes);
+    fields.Int("live", 1, (kPhaseSave << 1) - 1, &live);
+    LH_RETURN_IF_ERROR(fields.status());
+    region.live = static_cast<uint32_t>(live);
+    regions->push_back(std::move(region));
+  }
+  return absl::OkStatus();
+}
+
+// The plan is executed, never recomputed; but a plan whose regions are not what its own choices lay out was damaged, or
+// made by another version that forgot to change kPlanVersion.
+absl::Status CheckLayout(const MemoryPlan& plan) {
+  if (ApproximateBytes(plan) > kMaxPlanBytes) return Invalid("is too large");
+  if (plan.choices.packed_weights && plan.train.compute == ComputeType::kF64) return Invalid("packs f64 weights");
+  if (!plan.choices.packed_weights && plan.train.compute == ComputeType::kBF16)
+    return Invalid("has plain bf16 weights");
+  MemoryPlan again = plan;
+  LayOutPlan(&again);
+  if (again.regions.size() != plan.regions.size()) {
+    return Invalid("has " + std::to_string(plan.regions.size()) + " regions; its choices give " +
+                   std::to_string(again.regions.size()));
+  }
+  for (size_t i = 0; i < plan.regions.size(); ++i) {
+    if (!(again.regions[i] == plan.regions[i])) {
+      return Invalid("region \"" + plan.regions[i].name + "\" is not what the plan's choices give");
+    }
+  }
+  if (again.arena_bytes != plan.arena_bytes) return Invalid("arena_bytes is not what the regions add up to");
+  if (again.host_bytes_total != plan.host_bytes_total) return Invalid("host_bytes_total is not the sum of its parts");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string MemoryPlanToJson(const MemoryPlan& plan) {
+  json regions = json::array();
+  for (const PlanRegion& region : plan.regions) {
+    regions.push_back(
+        {{"name", region.name}, {"offset_bytes", region.offset_bytes}, {"bytes", region.bytes}, {"live", region.live}});
+  }
+  const PlanChoices& c = plan.choices;
+  const json object = {{"version", plan.version},
+                       {"kind", KindNames()[static_cast<size_t>(plan.kind)]},
+                       {"shape", ModelShapeToJson(plan.shape)},
+                       {"train", TrainShapeToJson(plan.train)},
+                       {"choices",
+                        {{"keep_all_layers", c.keep_all_layers},
+                         {"token_tile_rows", c.token_tile_rows},
+                         {"loss_tile_rows", c.loss_tile_rows},
+                         {"cpu_threads", c.cpu_threads},
+                         {"packed_weights", c.packed_weights},
+                         {"isa", c.isa}}},
+                       {"regions", std::move(regions)},
+                       {"arena_bytes", plan.arena_bytes},
+                       {"runtime_host_bytes", plan.runtime_host_bytes},
+                       {"host_bytes_total", plan.host_bytes_total},
+                       {"device_bytes_total", plan.device_bytes_total},
+                       {"disk_bytes", plan.disk_bytes},
+                       {"step_seconds", plan.step_seconds}};
+  return object.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+absl::StatusOr<MemoryPlan> MemoryPlanFromJson(const std::string& text) {
+  if (text.size() > kMaxPlanJsonBytes) {
+    return Invalid("has " + std::to_string(text.size()) + " bytes; at most " + std::to_string(kMaxPlanJsonBytes));
+  }
+  const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (object.is_discarded()) return Invalid("is not valid JSON");
+  JsonFields fields(object, "memory plan");
+  MemoryPlan plan;
+  int kind = 0;
+  fields.Int("version", 0, 1'000'000, &plan.version);
+  LH_RETURN_IF_ERROR(fields.status());
+  if (plan.version != kPlanVersion) {
+    return Invalid("is of version " + std::to_string(plan.version) + "; this build runs version " +
+                   std::to_string(kPlanVersion));
+  }
+  fields.Choice("kind", KindNames(), &kind);
+  fields.Int("arena_bytes", 0, kMostBytes, &plan.arena_bytes);
+  fields.Int("runtime_host_bytes", 0, int64_t{1} << 50, &plan.runtime_host_bytes);
+  fields.Int("host_bytes_total", 0, kMostBytes, &plan.host_bytes_total);
+  fields.Int("device_bytes_total", 0, kMostBytes, &plan.device_bytes_total);
+  fields.Int("disk_bytes", 0, kMostBytes, &plan.disk_bytes);
+  fields.Double("step_seconds", 0, 1e12, &plan.step_seconds);
+  const json* shape = fields.RequiredObject("shape");
+  const json* train = fields.RequiredObject("train");
+  const json* choices = fields.RequiredObject("choices");
+  const json* regions = fields.RequiredArray("regions", kMaxRegions);
+  LH_RETURN_IF_ERROR(fields.status());
+  plan.kind = static_cast<PlanKind>(kind);
+  LH_ASSIGN_OR_RETURN(plan.shape, ModelShapeFromJson(*shape));
+  LH_ASSIGN_OR_RETURN(plan.train, TrainShapeFromJson(*train));
+  LH_RETURN_IF_ERROR(ReadChoices(*choices, plan, &plan.choices));
+  LH_RETURN_IF_ERROR(ReadRegions(*regions, &plan.regions));
+  LH_RETURN_IF_ERROR(CheckLayout(plan));
+  const int64_t disk_bytes = plan.disk_bytes;
+  LayOutPlan(&plan);  // fills in the parts for people
+  plan.disk_bytes = disk_bytes;
+  return plan;
+}
+
+}  // namespace longhaul

@@ -1,0 +1,82 @@
+// How shapes and choices become regions. Shared by the plan (which sums sizes) and the engine (which carves views), so
+// that no size is written down twice.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/memory_plan.h"
+
+namespace longhaul {
+
+inline constexpr int64_t kPlanAlignBytes = 64;
+inline int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// ---- Frozen weights ----
+
+// The fused linears of a layer, as the engine multiplies them: W_qkv [q+2kv, hidden], W_o [hidden, q],
+// W_gate_up [2 intermediate, hidden], W_down [hidden, intermediate].
+enum class FusedLinear : int { kQkv = 0, kO, kGateUp, kDown };
+inline constexpr int kFusedLinears = 4;
+int64_t FusedOut(const ModelShape& shape, FusedLinear linear);
+int64_t FusedIn(const ModelShape& shape, FusedLinear linear);
+
+// Bytes of W [out, in]: one plain copy, or one packed copy a direction with both dimensions rounded up to 64.
+struct FrozenBytes {
+  int64_t forward = 0;
+  int64_t backward = 0;  // 0 where the plain copy serves both directions
+  int64_t total() const { return forward + backward; }
+};
+FrozenBytes FrozenWeightBytes(const TrainShape& train, bool packed, int64_t out, int64_t in, PlanKind kind);
+int64_t WeightElementBytes(const TrainShape& train, bool packed);
+// f64 is plain; bf16 exists packed only.
+bool PacksWeights(const TrainShape& train, const DeviceFacts& facts);
+// The gather table is the head's own matrix where the embedding is tied and the head is plain.
+bool SharesHeadWithEmbedding(const MemoryPlan& plan);
+int64_t EmbeddingElementBytes(const TrainShape& train);
+
+// ---- Activations of one layer ----
+
+// In this order. Columns are elements a token, of the compute type. Fields of the MLP half live in token tiles unless
+// the layer keeps everything.
+enum class Act : int {
+  kRstd1 = 0,  // [n, 1]            1/rms of the layer input
+  kQkv,        // [n, q + 2 kv]     after q/k norm and RoPE
+  kQkRaw,      // [n, q + kv]       before q/k norm; qk_norm only
+  kRstdQ,      // [n, heads]        qk_norm only
+  kRstdK,      // [n, kv_heads]     qk_norm only
+  kO,          // [n, q]            attention output
+  kLse,        // [n, heads]
+  kXMid,       // [n, hidden]       residual after attention
+  kUQkv,       // [n, r x targets among q,k,v]   LoRA: x A^T
+  kUO,         // [n, r]
+  kRstd2,      // [n, 1]
+  kGateUp,     // [n, 2 intermediate]
+  kUGateUp,    // [n, r x targets among gate,up]
+  kUDown,      // [n, r]
+};
+inline constexpr int kActs = 14;
+inline constexpr int kFirstMlpAct = static_cast<int>(Act::kGateUp);
+int64_t ActColumns(const ModelShape& shape, const TrainShape& train, Act act);
+const char* ActName(Act act);
+// Bytes of `rows` tokens of one field, rounded up to the alignment; 0 where the shape has no such field.
+int64_t ActBytes(const ModelShape& shape, const TrainShape& train, Act act, int64_t rows);
+// All fields of a layer that keeps everything.
+int64_t KeptLayerBytes(const ModelShape& shape, const TrainShape& train);
+
+// LoRA targets that share an input, in order: {q,k,v}, {o}, {gate,up}, {down}.
+int64_t TargetsInGroup(uint32_t targets, FusedLinear group);
+
+// Scratch formulas of the kernels (kernels/ops.h), kept equal by tests/worker/train/plan_allocation_test.cc.
+int64_t PlanAttentionScratchBytes(const ModelShape& shape, const TrainShape& train, int threads, bool backward);
+int64_t PlanGemmScratchBytes(const TrainShape& train, int64_t rows, int64_t out, int64_t in);
+
+// Fills plan->regions, arena_bytes, totals and parts from plan's kind, shapes, choices and runtime_host_bytes.
+// REQUIRES: shapes are valid and ApproximateBytes(*plan) is below kMaxPlanBytes.
+void LayOutPlan(MemoryPlan* plan);
+
+// Upper bound in floating point, against overflow.
+double ApproximateBytes(const MemoryPlan& plan);
+inline constexpr double kMaxPlanBytes = 1e15;
+
+}  // namespace longhaul

@@ -1,0 +1,270 @@
+// The dispatcher's state machine without its thread: commands change memory and write to one store transaction; a batch is
+// committed or undone as a whole (API.md section 6). dispatcher.cc runs it on its thread; tests run it directly.
+//
+//   core.Create(...); core.Sync(...); core.Tick();   // any number, each kept or undone alone
+//   absl::Status status = core.CommitBatch();        // not OK: nothing of the batch has happened
+//   for (effect : core.TakeEffects()) ...            // only then: publish, wake, answer
+//
+// Memory is changed in place and an undo log keeps what was there before, so that a command and a batch can be taken back.
+// Not thread-safe.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "server/core/demands.h"
+#include "server/core/scheduler.h"
+#include "server/core/store.h"
+#include "server/dispatcher.h"
+#include "server/dispatcher_stats.h"
+
+namespace longhaul::server {
+
+inline constexpr int kWorkerProtocolVersion = 1;
+
+// What a worker may still run for us, and what it is told about it. One for every attempt that was placed there until its
+// end is reported, or until a new session shows that it is gone. Its memory is counted all that time.
+struct Hold {
+  AttemptKey key;
+  AttemptKind kind = AttemptKind::kNone;
+  std::string device_id;
+  int64_t device_bytes = 0;
+  int64_t host_bytes = 0;
+  int64_t disk_bytes = 0;
+  int cpu_threads = 0;
+  bool fenced = false;     // its epoch is over: the worker is told to stop it at once
+  bool offered = false;    // a StartCommand for it may have reached the worker
+  bool confirmed = false;  // the worker has reported it
+  std::optional<StopMode> stop;
+  int64_t start_sent_in = 0;  // sync_number of the last answer that carried it; 0 = none in this session
+  int64_t stop_sent_in = 0;
+  std::shared_ptr<const std::string> memory_plan_json;  // kTrain, while it may have to be sent
+  AttemptPhase phase = AttemptPhase::kStarting;
+  int64_t host_bytes_peak = 0;
+  int64_t device_bytes_peak = 0;
+  int64_t last_step = 0;  // of its progress
+  int64_t checkpoint_step = 0;
+  int64_t checkpoint_boot_nanos = 0;
+  std::set<std::string> warnings;  // told already: reports repeat them
+};
+
+struct WorkerRecord {
+  std::shared_ptr<const Worker> worker;  // the inventory; shared, because Sync copies records into the undo log
+  bool online = false;
+  std::string session_id;
+  int64_t sync_number = 0;  // highest seen
+  int64_t last_sync_boot_nanos = 0;
+  int64_t last_sync_wall_micros = 0;
+  uint64_t registered = 0;  // order of OpenSession
+  std::map<std::pair<std::string, int>, Hold> holds;  // by job, attempt
+  std::vector<AttemptKey> acknowledged;               // for the next answer
+};
+
+struct JobRecord {
+  Job job;
+  std::vector<std::pair<int64_t, std::optional<double>>> checkpoints;  // step, eval_loss; by step
+  std::vector<MetricPoint> pending_metrics;
+  int64_t pending_since_boot_nanos = 0;
+  std::shared_ptr<const JobDemands> demands;
+  uint64_t demands_fleet = 0;  // the fleet they are of
+  int position = 0;
+  int64_t state_since_boot_nanos = 0;
+  int64_t trained_tokens = 0;  // the highest told
+};
+
+struct EventEffect {
+  Job job;
+  JobEvent event;
+};
+struct ProgressEffect {
+  std::string job_id;
+  MetricPoint point;
+};
+struct DeletedEffect {
+  std::string job_id;
+};
+struct LogCompleteEffect {
+  std::string job_id;
+  int attempt = 0;
+};
+using Effect = std::variant<EventEffect, ProgressEffect, DeletedEffect, LogCompleteEffect>;
+
+class DispatcherCore {
+ public:
+  // Owns nothing. `planner` null: MemoryPlanner().
+  DispatcherCore(Dispatcher::Options options, Store* store, BlobIndex* blobs, const Clock* clock,
+                 const Planner* planner);
+
+  // Reads live jobs and workers. Every lease gets a full worker_lost_ms from now. Once, before anything else.
+  absl::Status Load();
+
+  // ---- Commands (contracts in dispatcher.h) ----
+  absl::StatusOr<Job> Create(CreateInput input);
+  absl::StatusOr<Job> Cancel(const std::string& id);
+  absl::StatusOr<Job> Pause(const std::string& id);
+  absl::StatusOr<Job> Resume(const std::string& id);
+  absl::Status Delete(const std::string& id);
+  absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining);
+  absl::StatusOr<SessionReply> OpenSession(SessionInput input);
+  absl::StatusOr<std::string> Sync(const SyncInput& input);  // the worker's id; ask Urgent and MakeReply after the commit
+  absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint);
+  absl::Status CommitArtifact(const std::string& session_id, const AttemptKey& key, std::vector<NamedBlob> files,
+                              std::string result);
+  absl::Status RecordBlobs(const std::vector<BlobRef>& blobs);
+  absl::StatusOr<int> CollectBlobs();
+  absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
+  // What the clock asks for: lost workers, recoveries, deadlines, metrics, expired keys, and a scheduling pass when
+  // anything has changed.
+  void Tick();
+
+  // ---- The batch ----
+  // Commits what commands wrote (nothing written: no transaction). On failure memory is as before the batch and every
+  // command of it is to be answered with the returned UNAVAILABLE.
+  absl::Status CommitBatch();
+  std::vector<Effect> TakeEffects() { return std::exchange(committed_effects_, {}); }
+
+  // ---- After the commit ----
+  // A command that this session's answers have not carried yet, or an end to acknowledge.
+  bool Urgent(const std::string& worker_id) const;
+  // Everything that the worker has to know now; remembers that `sync_number` carried it.
+  SyncReply MakeReply(const std::string& worker_id, int64_t sync_number);
+  bool SessionOpen(const std::string& session_id) const { return sessions_.contains(session_id); }
+  int64_t hold_ms() const;
+  // When Tick has something to do next, by the boot clock; the maximum where never.
+  int64_t NextTimerBootNanos() const;
+
+  std::vector<WorkerView> Workers() const;
+  FleetView Fleet() const;
+  std::map<std::string, int> Positions() const;
+  DispatcherStats Stats() const;
+
+  // For invariants in tests.
+  const std::map<std::string, JobRecord>& jobs() const { return jobs_; }
+  const std::map<std::string, WorkerRecord>& workers() const { return workers_; }
+
+ private:
+  // ---- Undo (dispatcher_core.cc) ----
+  struct Undo {
+    std::map<std::string, std::optional<JobRecord>> jobs;
+    std::map<std::string, std::optional<WorkerRecord>> workers;
+    std::map<std::string, std::optional<std::string>> sessions;
+    std::set<std::string> dirty;  // jobs whose row has to be written
+    size_t effects = 0;
+    size_t on_commit = 0;
+    size_t keys = 0;
+  };
+  template <class F>
+  auto Command(F body) -> decltype(body());
+  void BeginCommand();
+  void EndCommand(bool keep);
+  void Restore(Undo* undo);
+  void EndBatch();
+  JobRecord& TouchJob(const std::string& id);
+  WorkerRecord& TouchWorker(const std::string& id);
+  void SetSession(const std::string& session_id, std::optional<std::string> worker_id);
+  absl::Status Write(const std::function<absl::Status(StoreTransaction&)>& write);
+  void OnCommit(std::function<void()> action) { on_commit_.push_back(std::move(action)); }
+  void InternalError(const absl::Status& status);
+
+  // ---- Jobs (dispatcher_jobs.cc) ----
+  absl::StatusOr<Job> FindJob(const std::string& id);  // memory, else the store
+  absl::StatusOr<std::optional<Job>> FindByRequest(const CreateInput& input);
+  absl::Status AddEvent(JobRecord& record, EventType type, JobState from, Reason reason, const std::string& message,
+                        int64_t step);
+  // REQUIRES: a legal transition (else CHECK). Writes the event; a terminal state ends everything the job had.
+  absl::Status SetState(JobRecord& record, JobState to, Reason reason, const std::string& detail);
+  absl::Status FailJob(JobRecord& record, Failure failure);
+  absl::Status FlushMetrics(JobRecord& record);
+  void DropIfDone(const std::string& id);
+
+  // ---- Attempts (dispatcher_attempts.cc) ----
+  Hold* FindHold(const Job& job);  // of the open or last attempt; touches the worker
+  void EraseHold(const Hold& hold, const std::string& worker_id);
+  absl::Status StartAttempt(const Action& action);
+  absl::Status CloseAttempt(JobRecord& record, AttemptOutcome outcome, Reason reason, const std::string& message);
+  absl::Status RequestStop(JobRecord& record, StopMode mode);
+  absl::Status StoppedAttempt(JobRecord& record, const std::string& message);
+  absl::Status FailAttempt(JobRecord& record, AttemptOutcome outcome, Failure failure);
+  absl::Status LoseAttempt(JobRecord& record, const std::string& message, bool counts);
+  absl::Status FinishRecovery(JobRecord& record);
+  absl::Status EndedAttempt(JobRecord& record, const AttemptReport& report);
+  absl::Status EndedValidation(JobRecord& record, const AttemptReport& report);
+  absl::StatusOr<std::string> CheckedFence(const std::string& session_id, const AttemptKey& key, bool open_only);
+  absl::Status CheckManifest(const std::vector<NamedBlob>& files, const char* field);
+  absl::Status KeepCheckpoints(JobRecord& record);
+
+  // ---- Workers (dispatcher_session.cc, dispatcher_report.cc) ----
+  absl::Status ApplyReport(const std::string& worker_id, const AttemptReport& report);
+  absl::Status ApplyLiveReport(JobRecord& record, Hold& hold, const AttemptReport& report);
+  absl::Status ApplyProgress(JobRecord& record, Hold& hold, const AttemptReport& report);
+  absl::Status ApplyPhase(JobRecord& record, const AttemptReport& report);
+  absl::Status ApplyStrangeReport(const std::string& worker_id, const AttemptReport& report);
+  absl::Status NoteUnlisted(const std::string& worker_id, const std::vector<AttemptReport>& listed, bool new_session,
+                            int64_t sync_number);
+  absl::Status UnlistedInNewSession(const std::string& worker_id, const Hold& hold);
+  absl::Status CheckWorker(const SessionInput& input) const;
+
+  // ---- Time and placing (dispatcher_schedule.cc) ----
+  void RunCommand(const std::function<absl::Status()>& body);
+  void TickWorkers();
+  void TickRecoveries();
+  void TickDeadlines();
+  void TickMetrics();
+  void TickKeys();
+  void Schedule();
+  Snapshot MakeSnapshot();
+  absl::Status ApplyWait(const Action& action, int* writes_left);
+  const JobDemands* DemandsOf(JobRecord& record);
+  void RefreshFleet();
+  bool Suspect(const WorkerRecord& record) const;
+
+  const Dispatcher::Options options_;
+  Store* const store_;
+  BlobIndex* const blobs_;
+  const Clock* const clock_;
+  const Planner& planner_;
+
+  std::map<std::string, JobRecord> jobs_;  // live, and terminal ones whose attempt's end is not reported yet
+  std::map<std::string, WorkerRecord> workers_;
+  std::map<std::string, std::string> sessions_;  // open session -> worker
+  std::map<std::string, int> project_jobs_;      // live jobs, as of the last commit
+  uint64_t next_create_number_ = 1;
+  uint64_t next_registration_ = 1;
+  int next_collect_prefix_ = 0;
+
+  std::map<std::string, DeviceFacts> classes_;  // of registered devices; the largest of each class
+  uint64_t fleet_ = 1;                          // changes with classes_
+  std::map<std::string, std::shared_ptr<const JobDemands>> demands_by_shape_;  // of this fleet
+
+  std::unique_ptr<StoreTransaction> transaction_;
+  bool in_command_ = false;
+  bool command_written_ = false;
+  absl::Status broken_;  // the store failed within this batch: nothing of it can be kept
+  Undo command_undo_;
+  Undo batch_undo_;
+  std::vector<Effect> effects_;
+  std::vector<Effect> committed_effects_;
+  std::vector<std::function<void()>> on_commit_;
+  std::vector<RequestKey> batch_keys_;
+
+  bool schedule_wanted_ = true;
+  int64_t next_wall_timer_micros_ = 0;  // the earliest backoff or deadline; 0 = none
+  int64_t next_key_sweep_boot_nanos_ = 0;
+  int64_t retry_boot_nanos_ = 0;  // after a failed commit Tick rests until then
+  std::set<std::string> metric_jobs_;    // with pending metrics
+  std::set<std::string> recovering_;     // RECOVERING by a commit: FinishRecovery is due
+
+  DispatcherStats stats_;
+};
+
+}  // namespace longhaul::server

@@ -1,0 +1,76 @@
+#include "server/listen_address.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace longhaul::server {
+namespace {
+
+bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
+
+// The errno of binding there, 0 where it works.
+int TryBind(const ListenAddress& address) {
+  const std::string host = address.host == "localhost" ? "127.0.0.1" : address.host;
+  sockaddr_in v4{};
+  sockaddr_in6 v6{};
+  v4.sin_family = AF_INET;
+  v6.sin6_family = AF_INET6;
+  v4.sin_port = v6.sin6_port = htons(static_cast<uint16_t>(address.port));
+  const bool is_v4 = ::inet_pton(AF_INET, host.c_str(), &v4.sin_addr) == 1;
+  if (!is_v4 && ::inet_pton(AF_INET6, host.c_str(), &v6.sin6_addr) != 1) return EADDRNOTAVAIL;
+  const UniqueFd fd(::socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (fd.get() < 0) return errno;
+  const int on = 1;
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  const auto* where = is_v4 ? reinterpret_cast<const sockaddr*>(&v4) : reinterpret_cast<const sockaddr*>(&v6);
+  if (::bind(fd.get(), where, is_v4 ? sizeof(v4) : sizeof(v6)) != 0) return errno;
+  return ::listen(fd.get(), 1) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
+std::string ListenAddress::ToString() const {
+  const bool is_v6 = host.find(':') != std::string::npos;
+  return (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
+}
+
+absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text) {
+  const absl::Status bad = MakeError(absl::StatusCode::kInvalidArgument, "BAD_ADDRESS",
+                                     flag + " is \"" + text + "\"; must be HOST:PORT, for example 127.0.0.1:7070");
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos || colon == 0 || colon + 1 == text.size()) return bad;
+  ListenAddress address;
+  address.host = text.substr(0, colon);
+  const char* end = text.data() + text.size();
+  const auto [parsed, error] = std::from_chars(text.data() + colon + 1, end, address.port);
+  if (error != std::errc{} || parsed != end || address.port < 0 || address.port > 65535) return bad;
+  if (address.host.front() == '[' && address.host.back() == ']') {
+    address.host = address.host.substr(1, address.host.size() - 2);
+  } else if (address.host.find(':') != std::string::npos) {
+    return bad;
+  }
+  if (!IsLoopback(address.host)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "TLS_REQUIRED",
+                     flag + " " + text +
+                         " is not a loopback address, and this build serves no TLS: plaintext that other "
+                         "machines reach is refused. Listen on 127.0.0.1 and tunnel, for example with ssh -L");
+  }
+  return address;
+}
+
+absl::Status CannotListen(const ListenAddress& address) {
+  const int error = TryBind(address);
+  const std::string why = error == 0 ? "the network library refused it" : std::strerror(error);
+  return MakeError(absl::StatusCode::kFailedPrecondition, error == EADDRINUSE ? "PORT_TAKEN" : "CANNOT_LISTEN",
+                   "cannot listen on " + address.ToString() + ": " + why);
+}
+
+}  // namespace longhaul::server

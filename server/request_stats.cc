@@ -1,0 +1,40 @@
+#include "server/request_stats.h"
+
+namespace longhaul::server {
+
+void SecondsHistogram::Add(double seconds) {
+  for (size_t i = 0; i < kBounds.size(); ++i) {
+    if (seconds <= kBounds[i]) ++cumulative[i];
+  }
+  ++count;
+  sum += seconds;
+}
+
+void RequestStats::CountCall(const std::string& method, const std::string& code) {
+  std::lock_guard lock(mutex_);
+  ++counts_.requests[{method, code}];
+}
+
+void RequestStats::CountUnary(const std::string& method, const std::string& code, double seconds) {
+  std::lock_guard lock(mutex_);
+  ++counts_.requests[{method, code}];
+  counts_.seconds[method].Add(seconds);
+}
+
+void RequestStats::AddWatchLag(double seconds) {
+  std::lock_guard lock(mutex_);
+  counts_.watch_lag.Add(seconds < 0 ? 0 : seconds);
+}
+
+RequestStats::Snapshot RequestStats::Read() const {
+  Snapshot snapshot;
+  {
+    std::lock_guard lock(mutex_);
+    snapshot = counts_;
+  }
+  snapshot.watch_streams = watch_streams_.load(std::memory_order_relaxed);
+  snapshot.auth_failures = auth_failures_.load(std::memory_order_relaxed);
+  return snapshot;
+}
+
+}  // namespace longhaul::server

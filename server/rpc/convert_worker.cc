@@ -1,0 +1,284 @@
+#include "server/rpc/convert_worker.h"
+
+#include <cmath>
+#include <string>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/enum_numbers.h"
+#include "wire/model_values.h"
+
+namespace longhaul::server {
+namespace {
+
+std::string At(const std::string& field, int index) { return field + "[" + std::to_string(index) + "]"; }
+
+absl::Status CheckCount(const std::string& field, int count, int most) {
+  if (count <= most) return absl::OkStatus();
+  return InvalidField(field, "has " + std::to_string(count) + " elements; at most " + std::to_string(most));
+}
+
+absl::Status CheckName(const std::string& field, const std::string& name, size_t most_bytes) {
+  if (!name.empty() && name.size() <= most_bytes) return absl::OkStatus();
+  return InvalidField(field,
+                      "has " + std::to_string(name.size()) + " bytes; must have 1 to " + std::to_string(most_bytes));
+}
+
+// The last bytes of a text, beginning at a whole UTF-8 character.
+std::string Tail(const std::string& text, size_t most_bytes) {
+  if (text.size() <= most_bytes) return text;
+  size_t begin = text.size() - most_bytes;
+  while (begin < text.size() && (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) ++begin;
+  return text.substr(begin);
+}
+
+absl::StatusOr<ModelEntry> ModelFromProto(const v1::Model& model, const std::string& field) {
+  LH_RETURN_IF_ERROR(CheckName(field + ".name", model.name(), limits::kMaxModelNameBytes));
+  LH_RETURN_IF_ERROR(CheckName(field + ".digest", model.digest(), limits::kMaxModelNameBytes));
+  ModelEntry out;
+  out.name = model.name();
+  out.digest = model.digest();
+  auto shape = wire::FromProto(model.shape());
+  if (!shape.ok()) return Annotate(shape.status(), field + ".shape");
+  out.shape = *std::move(shape);
+  out.tokenizer_digest = model.tokenizer_digest();
+  out.size_bytes = model.size_bytes();
+  out.storage = model.storage();
+  out.has_chat_template = model.has_chat_template();
+  return out;
+}
+
+absl::Status InventoryFromProto(const v1::WorkerInventory& inventory, Worker* out) {
+  LH_RETURN_IF_ERROR(CheckCount("inventory.models", inventory.models_size(), limits::kMaxModelsPerWorker));
+  LH_RETURN_IF_ERROR(CheckCount("inventory.devices", inventory.devices_size(), limits::kMaxDevicesPerWorker));
+  out->host_name = inventory.host_name();
+  out->host_bytes_total = inventory.host_bytes_total();
+  out->disk_bytes_total = inventory.disk_bytes_total();
+  out->cpu_threads_total = inventory.cpu_threads_total();
+  for (int i = 0; i < inventory.devices_size(); ++i) {
+    const v1::Device& device = inventory.devices(i);
+    const std::string field = At("inventory.devices", i);
+    LH_RETURN_IF_ERROR(CheckName(field + ".id", device.id(), limits::kMaxWorkerIdBytes));
+    auto facts = wire::FromProto(device.facts());
+    if (!facts.ok()) return Annotate(facts.status(), field + ".facts");
+    out->devices.push_back({device.id(), *std::move(facts)});
+  }
+  for (int i = 0; i < inventory.models_size(); ++i) {
+    LH_ASSIGN_OR_RETURN(ModelEntry model, ModelFromProto(inventory.models(i), At("inventory.models", i)));
+    out->models.push_back(std::move(model));
+  }
+  return absl::OkStatus();
+}
+
+v1::WorkerInventory InventoryToProto(const Worker& worker) {
+  v1::WorkerInventory out;
+  out.set_host_name(worker.host_name);
+  out.set_host_bytes_total(worker.host_bytes_total);
+  out.set_disk_bytes_total(worker.disk_bytes_total);
+  out.set_cpu_threads_total(worker.cpu_threads_total);
+  for (const DeviceEntry& device : worker.devices) {
+    v1::Device* proto = out.add_devices();
+    proto->set_id(device.id);
+    *proto->mutable_facts() = wire::ToProto(device.facts);
+  }
+  for (const ModelEntry& model : worker.models) {
+    v1::Model* proto = out.add_models();
+    proto->set_name(model.name);
+    proto->set_digest(model.digest);
+    *proto->mutable_shape() = wire::ToProto(model.shape);
+    proto->set_tokenizer_digest(model.tokenizer_digest);
+    proto->set_size_bytes(model.size_bytes);
+    proto->set_storage(model.storage);
+    proto->set_has_chat_template(model.has_chat_template);
+  }
+  return out;
+}
+
+absl::Status SetExit(const v1::AttemptStatus& status, const std::string& field, AttemptReport* out) {
+  if (!status.has_exit()) return absl::OkStatus();
+  const v1::TrainerExit& exit = status.exit();
+  if (!v1::TrainerExitReason_IsValid(exit.reason()) || exit.reason() == v1::TRAINER_EXIT_REASON_UNSPECIFIED) {
+    return InvalidField(field + ".exit.reason",
+                        "is " + std::to_string(static_cast<int>(exit.reason())) + ", which is no way to exit");
+  }
+  if (!v1::Reason_IsValid(exit.failure())) {
+    return InvalidField(field + ".exit.failure",
+                        "is " + std::to_string(static_cast<int>(exit.failure())) + ", which is no reason");
+  }
+  out->exit = static_cast<ExitReason>(exit.reason());
+  out->exit_failure.reason = static_cast<Reason>(exit.failure());
+  out->exit_failure.message = Tail(exit.message(), limits::kFailureLogTailBytes);
+  out->exit_failure.user_can_fix = exit.user_can_fix();
+  out->exit_failure.log_tail = Tail(status.log_tail(), limits::kFailureLogTailBytes);
+  if (out->exit != ExitReason::kCrashed) return absl::OkStatus();
+  if (out->exit_failure.reason == Reason::kNone) out->exit_failure.reason = Reason::kTrainerCrashed;
+  if (out->exit_failure.message.empty()) {
+    out->exit_failure.message = exit.signal() == 0 ? "the trainer ended without saying why"
+                                                   : "the trainer was ended by signal " + std::to_string(exit.signal());
+  }
+  return absl::OkStatus();
+}
+
+void SetReport(const v1::DataReport& report, AttemptReport* out) {
+  out->data_report = report.SerializeAsString();
+  out->report_longest_tokens = report.longest_tokens();
+  out->report_total_steps = report.total_steps();
+  out->report_error_count = report.error_count();
+  out->report_examples = report.examples();
+  out->report_tokens = report.tokens();
+}
+
+absl::Status SpecToProto(const StartCommand& start, v1::AttemptSpec* out) {
+  const Job& job = start.job;
+  out->set_job_id(job.id);
+  out->set_attempt(start.key.attempt);
+  out->set_lease_epoch(start.key.lease_epoch);
+  out->set_kind(NumberOf<v1::AttemptKind>(start.kind));
+  if (!out->mutable_spec()->ParseFromString(job.resolved_spec)) {
+    return MakeError(absl::StatusCode::kInternal, "INTERNAL", "the stored spec of " + job.id + " does not parse");
+  }
+  out->set_model_digest(job.model_digest);
+  out->set_model_name(job.model);
+  out->set_memory_plan_json(start.memory_plan_json);
+  out->set_device_id(start.device_id);
+  if (start.resume_from.has_value()) {
+    *out->mutable_resume_from() = ToProto(*start.resume_from);
+    // What the job had trained at the checkpoint; where the last known point is a later one, the checkpoint itself
+    // knows.
+    v1::TrainingProgress progress;
+    if (progress.ParseFromString(job.progress) && progress.step() == start.resume_from->step) {
+      out->set_trained_tokens_before(progress.trained_tokens());
+    }
+  }
+  if (!job.data_report.empty() && !out->mutable_data_report()->ParseFromString(job.data_report)) {
+    return MakeError(absl::StatusCode::kInternal, "INTERNAL",
+                     "the stored data report of " + job.id + " does not parse");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+AttemptKey FromProto(const v1::AttemptKey& key) { return {key.job_id(), key.attempt(), key.lease_epoch()}; }
+
+v1::AttemptKey ToProto(const AttemptKey& key) {
+  v1::AttemptKey out;
+  out.set_job_id(key.job_id);
+  out.set_attempt(key.attempt);
+  out.set_lease_epoch(key.lease_epoch);
+  return out;
+}
+
+absl::StatusOr<AttemptReport> FromProto(const v1::AttemptStatus& status, const std::string& field) {
+  LH_RETURN_IF_ERROR(CheckCount(field + ".progress", status.progress_size(), limits::kMaxProgressPerSync));
+  LH_RETURN_IF_ERROR(CheckCount(field + ".warnings", status.warnings_size(), limits::kMaxWarningsPerSync));
+  if (!v1::AttemptPhase_IsValid(status.phase()) || status.phase() == v1::ATTEMPT_PHASE_UNSPECIFIED) {
+    return InvalidField(field + ".phase",
+                        "is " + std::to_string(static_cast<int>(status.phase())) + ", which is no phase");
+  }
+  AttemptReport out;
+  out.key = FromProto(status.key());
+  out.phase = static_cast<AttemptPhase>(status.phase());
+  for (const v1::TrainingProgress& progress : status.progress()) {
+    MetricPoint point;
+    point.attempt = out.key.attempt;
+    point.step = progress.step();
+    point.progress = progress.SerializeAsString();
+    point.trained_tokens = progress.trained_tokens();
+    point.step_seconds = std::isfinite(progress.step_seconds()) ? progress.step_seconds() : 0;
+    out.progress.push_back(std::move(point));
+  }
+  out.warnings.assign(status.warnings().begin(), status.warnings().end());
+  if (status.has_data_report()) SetReport(status.data_report(), &out);
+  LH_RETURN_IF_ERROR(SetExit(status, field, &out));
+  out.host_bytes_peak = status.host_bytes_peak();
+  out.device_bytes_peak = status.device_bytes_peak();
+  out.artifact_committed = status.artifact_committed();
+  return out;
+}
+
+absl::StatusOr<SessionInput> FromProto(const v1::OpenSessionRequest& request) {
+  LH_RETURN_IF_ERROR(CheckName("worker_id", request.worker_id(), limits::kMaxWorkerIdBytes));
+  LH_RETURN_IF_ERROR(CheckCount("attempts", request.attempts_size(), limits::kMaxAttemptsPerWorker));
+  SessionInput out;
+  out.protocol_version = request.protocol_version();
+  out.worker.id = request.worker_id();
+  out.worker.build = request.build();
+  out.worker.plan_version = request.plan_version();
+  LH_RETURN_IF_ERROR(InventoryFromProto(request.inventory(), &out.worker));
+  for (int i = 0; i < request.attempts_size(); ++i) {
+    LH_ASSIGN_OR_RETURN(AttemptReport report, FromProto(request.attempts(i), At("attempts", i)));
+    out.attempts.push_back(std::move(report));
+  }
+  return out;
+}
+
+absl::StatusOr<SyncInput> FromProto(const v1::SyncRequest& request) {
+  LH_RETURN_IF_ERROR(CheckCount("attempts", request.attempts_size(), limits::kMaxAttemptsPerWorker));
+  SyncInput out;
+  out.session_id = request.session_id();
+  out.sync_number = request.sync_number();
+  out.host_bytes_available = request.host_bytes_available();
+  out.disk_bytes_available = request.disk_bytes_available();
+  for (int i = 0; i < request.attempts_size(); ++i) {
+    LH_ASSIGN_OR_RETURN(AttemptReport report, FromProto(request.attempts(i), At("attempts", i)));
+    out.attempts.push_back(std::move(report));
+  }
+  return out;
+}
+
+v1::OpenSessionResponse ToProto(const SessionReply& reply) {
+  v1::OpenSessionResponse out;
+  out.set_session_id(reply.session_id);
+  out.set_hold_ms(reply.hold_ms);
+  out.set_lease_ms(reply.lease_ms);
+  for (const AttemptKey& key : reply.fenced) *out.add_fenced() = ToProto(key);
+  return out;
+}
+
+absl::StatusOr<v1::SyncResponse> ToProto(const SyncReply& reply) {
+  v1::SyncResponse out;
+  for (const StartCommand& start : reply.starts) {
+    v1::StartAttempt* proto = out.add_commands()->mutable_start();
+    *proto->mutable_key() = ToProto(start.key);
+    LH_RETURN_IF_ERROR(SpecToProto(start, proto->mutable_spec()));
+  }
+  for (const StopCommand& stop : reply.stops) {
+    v1::StopAttempt* proto = out.add_commands()->mutable_stop();
+    *proto->mutable_key() = ToProto(stop.key);
+    proto->set_mode(NumberOf<v1::StopMode>(stop.mode));
+  }
+  for (const AttemptKey& key : reply.leases) *out.add_leases() = ToProto(key);
+  for (const AttemptKey& key : reply.acknowledged) *out.add_acknowledged() = ToProto(key);
+  out.set_lease_ms(reply.lease_ms);
+  return out;
+}
+
+v1::Worker ToProto(const WorkerView& view) {
+  v1::Worker out;
+  out.set_id(view.worker.id);
+  out.set_state(view.suspect ? v1::WORKER_SUSPECT : view.worker.online ? v1::WORKER_ONLINE : v1::WORKER_OFFLINE);
+  *out.mutable_inventory() = InventoryToProto(view.worker);
+  if (view.worker.last_sync_wall_micros != 0) {
+    *out.mutable_last_sync_time() = ToTimestamp(view.worker.last_sync_wall_micros);
+  }
+  for (const WorkerView::Running& running : view.attempts) {
+    v1::WorkerAttempt* proto = out.add_attempts();
+    proto->set_job_id(running.key.job_id);
+    proto->set_attempt(running.key.attempt);
+    proto->set_host_bytes(running.host_bytes);
+    proto->set_device_bytes(running.device_bytes);
+    proto->set_cpu_threads(running.cpu_threads);
+  }
+  out.set_draining(view.worker.draining);
+  out.set_build(view.worker.build);
+  out.set_plan_version(view.worker.plan_version);
+  out.set_host_bytes_reserved(view.host_bytes_reserved);
+  out.set_device_bytes_reserved(view.device_bytes_reserved);
+  out.set_cpu_threads_reserved(view.cpu_threads_reserved);
+  return out;
+}
+
+}  // namespace longhaul::server

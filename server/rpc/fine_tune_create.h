@@ -1,0 +1,21 @@
+// CreateFineTuneJob and EstimateFineTuneJob, and the estimate that a job is shown with. Thread-safe.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "longhaul/v1/fine_tune_service.pb.h"
+#include "server/rpc/caller.h"
+#include "server/rpc/rpc_context.h"
+
+namespace longhaul::server {
+
+// Every synchronous check, then durable. Nothing is stored where a check fails, or with validate_only.
+absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& caller,
+                                  const v1::CreateFineTuneJobRequest& request);
+
+absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context,
+                                                            const v1::EstimateFineTuneJobRequest& request);
+
+// The job with its queue position and its estimate: on the class it runs on, else on the first that it fits on.
+v1::Job ShowJob(const RpcContext& context, const Job& job);
+
+}  // namespace longhaul::server

@@ -1,0 +1,210 @@
+#include "server/rpc/fine_tune_service.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "longhaul/v1/fine_tune_service.grpc.pb.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/fine_tune_create.h"
+#include "server/rpc/log_reactor.h"
+#include "server/rpc/stream_reactor.h"
+#include "server/rpc/watch_reactor.h"
+
+namespace longhaul::server {
+namespace {
+
+using Base = v1::FineTuneService::WithCallbackMethod_WatchFineTuneJob<
+    v1::FineTuneService::WithCallbackMethod_ReadLogs<v1::FineTuneService::Service>>;
+
+absl::StatusOr<int> PageSize(int asked, int otherwise) {
+  if (asked < 0) return InvalidField("page_size", "is " + std::to_string(asked) + "; must be 0 or more");
+  return asked == 0 ? otherwise : std::min(asked, limits::kMaxPageSize);
+}
+
+absl::StatusOr<JobFilter> FilterOf(const Caller& caller, const v1::ListFineTuneJobsRequest& request) {
+  JobFilter filter;
+  LH_ASSIGN_OR_RETURN(filter.project, ProjectOf(caller, request.project()));
+  LH_ASSIGN_OR_RETURN(filter.page_size, PageSize(request.page_size(), limits::kDefaultPageSize));
+  for (int i = 0; i < request.states_size(); ++i) {
+    LH_ASSIGN_OR_RETURN(JobState state, FromProto(request.states(i), "states[" + std::to_string(i) + "]"));
+    filter.states.push_back(state);
+  }
+  filter.model = request.model();
+  filter.labels = {request.labels().begin(), request.labels().end()};
+  if (request.has_created_after()) filter.created_after_micros = FromTimestamp(request.created_after());
+  if (request.has_created_before()) filter.created_before_micros = FromTimestamp(request.created_before());
+  filter.id_prefix = request.id_prefix();
+  filter.oldest_first = request.oldest_first();
+  filter.page_token = request.page_token();
+  return filter;
+}
+
+class FineTuneService final : public Base {
+ public:
+  explicit FineTuneService(const RpcContext* context)
+      : context_(*context),
+        watch_{&context_.gate, context_.hub, context_.store, [this](const Job& job) { return ShowJob(context_, job); }},
+        logs_{&context_.gate, context_.hub, context_.store, context_.logs} {}
+
+  grpc::Status CreateFineTuneJob(grpc::ServerContext* call, const v1::CreateFineTuneJobRequest* request,
+                                 v1::Job* response) override {
+    return context_.gate.Unary(
+        *call, "FineTuneService/CreateFineTuneJob", Scope::kSubmitter,
+        [&](const Caller& caller) { return Put(CreateJob(context_, caller, *request), response); });
+  }
+
+  grpc::Status EstimateFineTuneJob(grpc::ServerContext* call, const v1::EstimateFineTuneJobRequest* request,
+                                   v1::EstimateFineTuneJobResponse* response) override {
+    return context_.gate.Unary(*call, "FineTuneService/EstimateFineTuneJob", Scope::kViewer,
+                               [&](const Caller&) { return Put(EstimateJob(context_, *request), response); });
+  }
+
+  grpc::Status GetFineTuneJob(grpc::ServerContext* call, const v1::GetFineTuneJobRequest* request,
+                              v1::Job* response) override {
+    return context_.gate.Unary(*call, "FineTuneService/GetFineTuneJob", Scope::kViewer,
+                               [&](const Caller& caller) { return PutJob(FindJob(caller, request->id()), response); });
+  }
+
+  grpc::Status ListFineTuneJobs(grpc::ServerContext* call, const v1::ListFineTuneJobsRequest* request,
+                                v1::ListFineTuneJobsResponse* response) override {
+    return context_.gate.Unary(*call, "FineTuneService/ListFineTuneJobs", Scope::kViewer, [&](const Caller& caller) {
+      absl::StatusOr<JobFilter> filter = FilterOf(caller, *request);
+      if (!filter.ok()) return filter.status();
+      absl::StatusOr<JobPage> page = context_.store->ListJobs(*filter);
+      if (!page.ok()) return page.status();
+      for (const Job& job : page->jobs) {
+        const int position = job.state == JobState::kQueued ? context_.dispatcher->QueuePosition(job.id) : 0;
+        *response->add_jobs() = ToProto(job, position);
+      }
+      response->set_next_page_token(page->next_page_token);
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status CancelFineTuneJob(grpc::ServerContext* call, const v1::CancelFineTuneJobRequest* request,
+                                 v1::Job* response) override {
+    return Change(*call, "FineTuneService/CancelFineTuneJob", request->id(), &Dispatcher::Cancel, response);
+  }
+
+  grpc::Status PauseFineTuneJob(grpc::ServerContext* call, const v1::PauseFineTuneJobRequest* request,
+                                v1::Job* response) override {
+    return Change(*call, "FineTuneService/PauseFineTuneJob", request->id(), &Dispatcher::Pause, response);
+  }
+
+  grpc::Status ResumeFineTuneJob(grpc::ServerContext* call, const v1::ResumeFineTuneJobRequest* request,
+                                 v1::Job* response) override {
+    return Change(*call, "FineTuneService/ResumeFineTuneJob", request->id(), &Dispatcher::Resume, response);
+  }
+
+  grpc::Status DeleteFineTuneJob(grpc::ServerContext* call, const v1::DeleteFineTuneJobRequest* request,
+                                 google::protobuf::Empty*) override {
+    return context_.gate.Unary(*call, "FineTuneService/DeleteFineTuneJob", Scope::kSubmitter,
+                               [&](const Caller& caller) {
+                                 absl::StatusOr<Job> job = FindJob(caller, request->id());
+                                 if (!job.ok()) return job.status();
+                                 LH_RETURN_IF_ERROR(context_.dispatcher->Delete(job->id));
+                                 return context_.logs->Delete(job->id);
+                               });
+  }
+
+  grpc::Status ListAttempts(grpc::ServerContext* call, const v1::ListAttemptsRequest* request,
+                            v1::ListAttemptsResponse* response) override {
+    return context_.gate.Unary(*call, "FineTuneService/ListAttempts", Scope::kViewer, [&](const Caller& caller) {
+      LH_RETURN_IF_ERROR(FindJob(caller, request->id()).status());
+      absl::StatusOr<std::vector<Attempt>> attempts = context_.store->ListAttempts(request->id());
+      if (!attempts.ok()) return attempts.status();
+      for (const Attempt& attempt : *attempts) *response->add_attempts() = ToProto(attempt);
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status ListCheckpoints(grpc::ServerContext* call, const v1::ListCheckpointsRequest* request,
+                               v1::ListCheckpointsResponse* response) override {
+    return context_.gate.Unary(*call, "FineTuneService/ListCheckpoints", Scope::kViewer, [&](const Caller& caller) {
+      LH_RETURN_IF_ERROR(FindJob(caller, request->id()).status());
+      absl::StatusOr<std::vector<Checkpoint>> checkpoints = context_.store->ListCheckpoints(request->id());
+      if (!checkpoints.ok()) return checkpoints.status();
+      for (const Checkpoint& checkpoint : *checkpoints) *response->add_checkpoints() = ToProto(checkpoint);
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::Status ListMetrics(grpc::ServerContext* call, const v1::ListMetricsRequest* request,
+                           v1::ListMetricsResponse* response) override {
+    return context_.gate.Unary(*call, "FineTuneService/ListMetrics", Scope::kViewer, [&](const Caller& caller) {
+      LH_RETURN_IF_ERROR(FindJob(caller, request->id()).status());
+      LH_ASSIGN_OR_RETURN(const int page_size, PageSize(request->page_size(), limits::kMaxPageSize));
+      absl::StatusOr<std::vector<MetricPoint>> points =
+          context_.store->ListMetrics(request->id(), request->after_step(), page_size + 1);
+      if (!points.ok()) return points.status();
+      response->set_has_more(points->size() > static_cast<size_t>(page_size));
+      if (response->has_more()) points->resize(static_cast<size_t>(page_size));
+      for (const MetricPoint& point : *points) *response->add_points() = ToProto(point);
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::ServerWriteReactor<v1::WatchFineTuneJobResponse>* WatchFineTuneJob(
+      grpc::CallbackServerContext* call, const v1::WatchFineTuneJobRequest* request) override {
+    if (absl::StatusOr<Caller> caller = context_.gate.Admit(*call, Scope::kViewer); !caller.ok()) {
+      return new EndedStream<v1::WatchFineTuneJobResponse>(
+          context_.gate.End("FineTuneService/WatchFineTuneJob", caller.status()));
+    }
+    std::optional<int64_t> after;
+    if (request->has_after_sequence()) after = request->after_sequence();
+    return StartWatch(&watch_, request->id(), after);
+  }
+
+  grpc::ServerWriteReactor<v1::ReadLogsResponse>* ReadLogs(grpc::CallbackServerContext* call,
+                                                           const v1::ReadLogsRequest* request) override {
+    if (absl::StatusOr<Caller> caller = context_.gate.Admit(*call, Scope::kViewer); !caller.ok()) {
+      return new EndedStream<v1::ReadLogsResponse>(context_.gate.End("FineTuneService/ReadLogs", caller.status()));
+    }
+    return StartLogStream(&logs_, *request);
+  }
+
+ private:
+  template <typename T>
+  static absl::Status Put(absl::StatusOr<T> value, T* response) {
+    if (value.ok()) *response = *std::move(value);
+    return value.status();
+  }
+  absl::Status PutJob(const absl::StatusOr<Job>& job, v1::Job* response) const {
+    if (job.ok()) *response = ShowJob(context_, *job);
+    return job.status();
+  }
+
+  // Another project's job does not exist for the caller, unless it is an administrator.
+  absl::StatusOr<Job> FindJob(const Caller& caller, const std::string& id) const {
+    if (id.empty()) return InvalidField("id", "is empty; it must name a job");
+    LH_ASSIGN_OR_RETURN(Job job, context_.store->GetJob(id));
+    if (job.project == caller.project || caller.Has(Scope::kAdmin)) return job;
+    return MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "there is no job " + id);
+  }
+
+  grpc::Status Change(const grpc::ServerContext& call, const char* method, const std::string& id,
+                      absl::StatusOr<Job> (Dispatcher::*change)(const std::string&), v1::Job* response) const {
+    return context_.gate.Unary(call, method, Scope::kSubmitter, [&](const Caller& caller) {
+      absl::StatusOr<Job> job = FindJob(caller, id);
+      if (!job.ok()) return job.status();
+      return PutJob((context_.dispatcher->*change)(id), response);
+    });
+  }
+
+  const RpcContext& context_;
+  const WatchContext watch_;
+  const LogContext logs_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeFineTuneService(const RpcContext* context) {
+  return std::make_unique<FineTuneService>(context);
+}
+
+}  // namespace longhaul::server

@@ -1,0 +1,25 @@
+// What the services share. Owned by the composition root, which keeps all of it alive until the gRPC server has
+// stopped.
+#pragma once
+
+#include "server/core/demands.h"
+#include "server/core/store.h"
+#include "server/dispatcher.h"
+#include "server/rpc/event_hub.h"
+#include "server/rpc/gate.h"
+#include "storage/blob_store.h"
+#include "storage/log_store.h"
+
+namespace longhaul::server {
+
+struct RpcContext {
+  Gate gate;
+  Dispatcher* dispatcher = nullptr;
+  Store* store = nullptr;
+  storage::BlobStore* blobs = nullptr;
+  storage::LogStore* logs = nullptr;
+  EventHub* hub = nullptr;
+  const Planner* planner = nullptr;
+};
+
+}  // namespace longhaul::server

@@ -1,0 +1,89 @@
+#include "server/rpc/rpc_server.h"
+
+#include <chrono>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/limits.h"
+#include "grpc/support/log.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "server/rpc/blob_service.h"
+#include "server/rpc/fine_tune_service.h"
+#include "server/rpc/worker_admin_service.h"
+#include "server/rpc/worker_service.h"
+#include "spdlog/spdlog.h"
+
+namespace longhaul::server {
+namespace {
+
+// gRPC writes to stderr by itself; ours is one clear line an error, so its own go through our log, one level down.
+void LogOfGrpc(gpr_log_func_args* args) {
+  const auto level = args->severity == GPR_LOG_SEVERITY_ERROR ? spdlog::level::info : spdlog::level::debug;
+  spdlog::log(level, "gRPC {}:{}: {}", args->file, args->line, args->message);
+}
+
+constexpr const char* kServiceNames[] = {"", "longhaul.v1.FineTuneService", "longhaul.v1.BlobService",
+                                         "longhaul.v1.WorkerService", "longhaul.v1.WorkerAdminService"};
+
+}  // namespace
+
+struct RpcServer::Impl {
+  std::vector<std::unique_ptr<grpc::Service>> services;  // outlive the server
+  std::unique_ptr<grpc::Server> server;
+  int port = 0;
+
+  void SetServing(bool serving) {
+    for (const char* name : kServiceNames) server->GetHealthCheckService()->SetServingStatus(name, serving);
+  }
+};
+
+absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ListenAddress& address, const RpcContext* context) {
+  gpr_set_log_function(LogOfGrpc);
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+
+  auto impl = std::make_unique<Impl>();
+  impl->services.push_back(MakeFineTuneService(context));
+  impl->services.push_back(MakeBlobService(context));
+  impl->services.push_back(MakeWorkerService(context));
+  impl->services.push_back(MakeWorkerAdminService(context));
+
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(address.ToString(), grpc::InsecureServerCredentials(), &impl->port);
+  builder.SetMaxReceiveMessageSize(limits::kMaxGrpcMessageBytes);
+  // Without this a second scheduler would share the port, and each get a part of the calls.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Clients may ask every 10 s whether an idle watch is still alive.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  grpc::ResourceQuota quota("longhauld");
+  quota.SetMaxThreads(limits::kMaxRpcThreads);
+  builder.SetResourceQuota(quota);
+  for (const auto& service : impl->services) builder.RegisterService(service.get());
+  impl->server = builder.BuildAndStart();
+  if (impl->server == nullptr || impl->port == 0) return CannotListen(address);
+  impl->SetServing(true);
+  return std::unique_ptr<RpcServer>(new RpcServer(std::move(impl)));
+}
+
+RpcServer::RpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+RpcServer::~RpcServer() { Shutdown(0); }
+
+int RpcServer::port() const { return impl_->port; }
+
+void RpcServer::Drain() {
+  if (impl_->server != nullptr) impl_->SetServing(false);
+}
+
+void RpcServer::Shutdown(int64_t grace_ms) {
+  if (impl_->server == nullptr) return;
+  impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(grace_ms));
+  impl_->server->Wait();
+  impl_->server.reset();
+}
+
+}  // namespace longhaul::server

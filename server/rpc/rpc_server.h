@@ -1,0 +1,32 @@
+// The gRPC server: the four services of longhaul.v1, grpc.health.v1 and reflection, on one address.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "server/listen_address.h"
+#include "server/rpc/rpc_context.h"
+
+namespace longhaul::server {
+
+class RpcServer {
+ public:
+  // Serving when it returns. `context` must outlive the server. FAILED_PRECONDITION PORT_TAKEN, CANNOT_LISTEN.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ListenAddress& address, const RpcContext* context);
+  ~RpcServer();
+
+  int port() const;
+
+  // Health says NOT_SERVING: balancers and waiting clients go elsewhere.
+  void Drain();
+  // Ends what still runs after `grace_ms`, then waits until every handler has returned. Watches, parked Syncs and log
+  // readers must be told before (EventHub::Shutdown, Dispatcher::Stop), or they last the grace time. Once.
+  void Shutdown(int64_t grace_ms);
+
+ private:
+  struct Impl;
+  explicit RpcServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace longhaul::server

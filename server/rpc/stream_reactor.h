@@ -1,0 +1,95 @@
+// The base of our server streams: one message in flight, nothing blocks, and a stream that waits costs no thread.
+//
+// A subclass keeps its state under mutex_ and implements Next(), which under the lock says what to do now. Whenever its
+// state changed it calls Pump() without the lock. Pump starts at most one write, and Finish once.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "grpcpp/support/server_callback.h"
+#include "server/rpc/gate.h"
+
+namespace longhaul::server {
+
+template <typename Response>
+class StreamReactor : public grpc::ServerWriteReactor<Response>,
+                      public std::enable_shared_from_this<StreamReactor<Response>> {
+ public:
+  StreamReactor(const Gate* gate, const char* method) : gate_(gate), method_(method) {}
+
+  // The stream lives until gRPC is done with it and nobody else holds it.
+  void Live() { self_ = this->shared_from_this(); }
+
+  // Ends the stream: after the message in flight, before anything else. The first call counts.
+  void End(const absl::Status& status) {
+    {
+      std::lock_guard lock(mutex_);
+      if (!end_.has_value()) end_ = status;
+    }
+    Pump();
+  }
+
+  void Pump() {
+    bool finish = false;
+    {
+      std::lock_guard lock(mutex_);
+      if (writing_ || finished_) return;
+      if (!end_.has_value()) {
+        response_.Clear();
+        writing_ = Next(&response_);  // may set end_
+      }
+      if (!writing_) finish = finished_ = end_.has_value();
+      if (!writing_ && !finish) return;
+    }
+    if (finish) {
+      this->Finish(gate_->End(method_, *end_));
+    } else {
+      this->StartWrite(&response_);
+    }
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      std::lock_guard lock(mutex_);
+      writing_ = false;
+      if (!ok && !end_.has_value()) end_ = absl::CancelledError("the client went away");
+    }
+    Pump();
+  }
+  void OnCancel() override { End(absl::CancelledError("the client went away")); }
+  void OnDone() override {
+    Detach();
+    self_.reset();
+  }
+
+ protected:
+  // Under mutex_, with no message in flight. Fills in `response` and returns true, or returns false: nothing to say
+  // now. Sets end_ to end the stream.
+  virtual bool Next(Response* response) = 0;
+  // The stream has ended: let go of whatever holds it.
+  virtual void Detach() = 0;
+
+  const Gate* gate_;
+  std::mutex mutex_;                 // guards all that follows, and the subclass's state
+  std::optional<absl::Status> end_;  // how the stream ends; constant once finished_
+
+ private:
+  const char* method_;
+  bool writing_ = false;
+  bool finished_ = false;
+  Response response_;  // in flight while writing_
+  std::shared_ptr<StreamReactor> self_;
+};
+
+// A stream that ends at once.
+template <typename Response>
+class EndedStream final : public grpc::ServerWriteReactor<Response> {
+ public:
+  explicit EndedStream(const grpc::Status& status) { this->Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace longhaul::server

@@ -1,0 +1,176 @@
+#include "server/server.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <stop_token>
+#include <thread>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/env.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "server/core/demands.h"
+#include "server/dispatcher.h"
+#include "server/dispatcher_stats.h"
+#include "server/http/http_server.h"
+#include "server/http/metrics.h"
+#include "server/http/page.h"
+#include "server/listen_address.h"
+#include "server/request_stats.h"
+#include "server/rpc/event_hub.h"
+#include "server/rpc/progress_text.h"
+#include "server/rpc/rpc_context.h"
+#include "server/rpc/rpc_server.h"
+#include "server/version.h"
+#include "spdlog/spdlog.h"
+#include "storage/blob_store.h"
+#include "storage/job_store.h"
+#include "storage/log_store.h"
+
+namespace longhaul::server {
+namespace {
+
+constexpr int64_t kShutdownGraceMs = 5'000;
+constexpr auto kCollectEvery = std::chrono::seconds(60);
+
+absl::Status CheckPositive(const char* flag, int64_t value_ms) {
+  if (value_ms >= 1) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kInvalidArgument, "BAD_OPTION",
+                   std::string(flag) + " is " + std::to_string(value_ms) + "; must be 1 or more milliseconds");
+}
+
+absl::Status CheckTimes(const ServerOptions& options) {
+  LH_RETURN_IF_ERROR(CheckPositive("--lease-ms", options.lease_ms));
+  LH_RETURN_IF_ERROR(CheckPositive("--worker-lost-ms", options.worker_lost_ms));
+  LH_RETURN_IF_ERROR(CheckPositive("--sync-hold-ms", options.sync_hold_ms));
+  if (options.worker_lost_ms >= options.lease_ms) return absl::OkStatus();
+  // A worker may hold its lease to the end: lost before that, two workers would have one job.
+  return MakeError(absl::StatusCode::kInvalidArgument, "BAD_OPTION",
+                   "--worker-lost-ms is " + std::to_string(options.worker_lost_ms) + "; must be at least --lease-ms, " +
+                       std::to_string(options.lease_ms));
+}
+
+}  // namespace
+
+// In dependency order: destroyed from the last to the first.
+struct Server::Impl {
+  const Clock* clock = nullptr;
+  std::unique_ptr<Store> store;
+  std::unique_ptr<storage::BlobStore> blobs;
+  std::unique_ptr<storage::LogStore> logs;
+  RequestStats request_stats;
+  std::unique_ptr<EventHub> hub;
+  std::unique_ptr<Dispatcher> dispatcher;
+  std::unique_ptr<RpcContext> context;
+  std::unique_ptr<RpcServer> rpc;
+  std::unique_ptr<HttpServer> http;
+  std::jthread collector;
+  bool stopped = false;
+
+  absl::Status OpenState(const ServerOptions& options) {
+    LH_ASSIGN_OR_RETURN(store, storage::OpenJobStore(options.state_dir));
+    LH_ASSIGN_OR_RETURN(blobs, storage::BlobStore::Open(options.state_dir));
+    LH_ASSIGN_OR_RETURN(logs, storage::LogStore::Open(options.state_dir));
+    return absl::OkStatus();
+  }
+
+  absl::Status StartDispatcher(const ServerOptions& options) {
+    hub = std::make_unique<EventHub>(options.heartbeat_ms);
+    const Dispatcher::Options times{options.lease_ms, options.worker_lost_ms, options.sync_hold_ms};
+    dispatcher = std::make_unique<Dispatcher>(times, store.get(), blobs.get(), clock, hub.get());
+    return dispatcher->Start();
+  }
+
+  absl::Status StartServing(const ListenAddress& grpc_address, const ListenAddress& http_address) {
+    context = std::make_unique<RpcContext>(RpcContext{Gate(&request_stats, clock), dispatcher.get(), store.get(),
+                                                      blobs.get(), logs.get(), hub.get(), &MemoryPlanner()});
+    LH_ASSIGN_OR_RETURN(rpc, RpcServer::Start(grpc_address, context.get()));
+    HttpPages pages;
+    pages["/"] = [this] { return Page(); };
+    pages["/metrics"] = [this] { return Metrics(); };
+    pages["/healthz"] = [] { return HttpReply{200, "text/plain; charset=utf-8", "ok\n"}; };
+    LH_ASSIGN_OR_RETURN(http, HttpServer::Start(http_address, std::move(pages)));
+    return absl::OkStatus();
+  }
+
+  HttpReply Metrics() const {
+    const MetricsInput input{dispatcher->Stats(), request_stats.Read(), store->GetSizes(), kVersion};
+    return {200, "text/plain; version=0.0.4; charset=utf-8", RenderMetrics(input)};
+  }
+
+  HttpReply Page() const {
+    JobFilter filter;
+    filter.page_size = limits::kMaxPageJobs;
+    absl::StatusOr<JobPage> jobs = store->ListJobs(filter);
+    if (!jobs.ok()) return {503, "text/plain; charset=utf-8", std::string(jobs.status().message()) + "\n"};
+    PageInput input;
+    for (Job& job : jobs->jobs) {
+      std::string progress = ProgressText(job);
+      input.jobs.push_back({std::move(job), std::move(progress)});
+    }
+    input.more_jobs = !jobs->next_page_token.empty();
+    input.workers = dispatcher->Workers();
+    input.now_wall_micros = clock->WallMicros();
+    input.version = kVersion;
+    HttpReply reply;
+    reply.body = RenderPage(input);
+    return reply;
+  }
+
+  // Forgets unreferenced blobs and stale uploads, a step a minute.
+  void Collect(std::stop_token stop) {
+    std::mutex mutex;
+    std::condition_variable_any wake;
+    std::unique_lock lock(mutex);
+    while (!wake.wait_for(lock, stop, kCollectEvery, [&stop] { return stop.stop_requested(); })) {
+      if (absl::StatusOr<int> removed = dispatcher->CollectBlobs(); !removed.ok()) {
+        spdlog::warn("blob collection: {}", std::string(removed.status().message()));
+      }
+      const int64_t stale_wall_micros = clock->WallMicros() - limits::kBlobGraceHours * 3'600'000'000;
+      if (absl::StatusOr<int> uploads = blobs->CollectUploads(stale_wall_micros); !uploads.ok()) {
+        spdlog::warn("collection of unfinished uploads: {}", std::string(uploads.status().message()));
+      }
+    }
+  }
+
+  void Stop() {
+    if (std::exchange(stopped, true)) return;
+    collector = std::jthread();  // asks it to stop, and joins
+    if (rpc != nullptr) rpc->Drain();
+    if (hub != nullptr) hub->Shutdown();            // watches and log readers end
+    if (dispatcher != nullptr) dispatcher->Stop();  // parked Syncs and waiting handlers are answered
+    if (rpc != nullptr) rpc->Shutdown(kShutdownGraceMs);
+    http.reset();
+  }
+};
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const Clock* clock) {
+  LH_RETURN_IF_ERROR(CheckTimes(options));
+  LH_ASSIGN_OR_RETURN(const ListenAddress grpc_address, ParseListenAddress("--listen", options.listen));
+  LH_ASSIGN_OR_RETURN(const ListenAddress http_address, ParseListenAddress("--http-listen", options.http_listen));
+  std::unique_ptr<Server> server(new Server(std::make_unique<Impl>()));
+  Impl& impl = *server->impl_;
+  impl.clock = clock;
+  LH_RETURN_IF_ERROR(impl.OpenState(options));
+  LH_RETURN_IF_ERROR(impl.StartDispatcher(options));
+  LH_RETURN_IF_ERROR(impl.StartServing(grpc_address, http_address));
+  impl.collector = std::jthread([&impl](std::stop_token stop) { impl.Collect(std::move(stop)); });
+  if (!options.port_file.empty()) {
+    LH_RETURN_IF_ERROR(WriteFileAtomic(options.port_file, "{\"grpc_port\":" + std::to_string(server->grpc_port()) +
+                                                              ",\"http_port\":" + std::to_string(server->http_port()) +
+                                                              "}\n"));
+  }
+  return server;
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Server::~Server() { Stop(); }
+
+int Server::grpc_port() const { return impl_->rpc->port(); }
+int Server::http_port() const { return impl_->http->port(); }
+void Server::Stop() { impl_->Stop(); }
+
+}  // namespace longhaul::server

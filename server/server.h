@@ -1,0 +1,48 @@
+// longhauld without its flags: everything that runs, owned in dependency order. Tests start it in their own process.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/limits.h"
+
+namespace longhaul {
+class Clock;
+}
+
+namespace longhaul::server {
+
+struct ServerOptions {
+  std::string state_dir;
+  std::string listen = "127.0.0.1:7070";
+  std::string http_listen = "127.0.0.1:7071";
+  std::string port_file;  // "" = none; JSON {"grpc_port":N,"http_port":N}, once serving
+  int64_t lease_ms = limits::kLeaseMs;
+  int64_t worker_lost_ms = limits::kWorkerLostMs;
+  int64_t sync_hold_ms = limits::kSyncHoldMs;
+  int64_t heartbeat_ms = limits::kWatchHeartbeatMs;
+};
+
+class Server {
+ public:
+  // Opens the state folder and serves. `clock` must outlive the server. Errors, each one clear line: LOCKED,
+  // SCHEMA_TOO_NEW, PERMISSION_DENIED, PORT_TAKEN, TLS_REQUIRED, INVALID_ARGUMENT for the options.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, const Clock* clock);
+  ~Server();  // Stop
+
+  int grpc_port() const;
+  int http_port() const;
+
+  // Ends watches and parked Syncs with UNAVAILABLE, answers what is in flight, closes the state. Trainers go on.
+  void Stop();
+
+ private:
+  struct Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace longhaul::server

@@ -1,0 +1,167 @@
+#include "storage/job_store.h"
+
+#include <condition_variable>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "server/core/codec.h"
+#include "storage/job_query.h"
+#include "storage/job_writer.h"
+#include "storage/migrations.h"
+#include "storage/sqlite_db.h"
+
+namespace longhaul::storage {
+namespace {
+
+using namespace server;  // NOLINT: the domain's values are this file's subject
+
+// Read-only connections, opened when first needed, at most limits::kMaxStoreReaders. Thread-safe.
+class ReaderPool {
+ public:
+  explicit ReaderPool(std::string path) : path_(std::move(path)) {}
+
+  class Lease {
+   public:
+    Lease(ReaderPool* pool, std::unique_ptr<Db> db) : pool_(pool), db_(std::move(db)) {}
+    Lease(Lease&&) = default;
+    Lease& operator=(Lease&&) = delete;
+    ~Lease() {
+      if (db_ != nullptr) pool_->Return(std::move(db_));
+    }
+    Db* operator->() const { return db_.get(); }
+    Db* get() const { return db_.get(); }
+
+   private:
+    ReaderPool* pool_;
+    std::unique_ptr<Db> db_;
+  };
+
+  absl::StatusOr<Lease> Take() {
+    {
+      std::unique_lock lock(mutex_);
+      returned_.wait(lock, [this] { return !idle_.empty() || open_ < limits::kMaxStoreReaders; });
+      if (!idle_.empty()) {
+        std::unique_ptr<Db> db = std::move(idle_.back());
+        idle_.pop_back();
+        return Lease(this, std::move(db));
+      }
+      ++open_;
+    }
+    absl::StatusOr<std::unique_ptr<Db>> db = Db::Open(path_, Db::Mode::kReadOnly);
+    if (db.ok()) return Lease(this, *std::move(db));
+    {
+      std::lock_guard lock(mutex_);
+      --open_;
+    }
+    returned_.notify_one();
+    return db.status();
+  }
+
+ private:
+  void Return(std::unique_ptr<Db> db) {
+    {
+      std::lock_guard lock(mutex_);
+      idle_.push_back(std::move(db));
+    }
+    returned_.notify_one();
+  }
+
+  const std::string path_;
+  std::mutex mutex_;  // guards idle_, open_
+  std::condition_variable returned_;
+  std::vector<std::unique_ptr<Db>> idle_;
+  int open_ = 0;
+};
+
+class JobStore final : public Store {
+ public:
+  JobStore(std::string state_dir, FileLock lock, std::unique_ptr<Db> writer)
+      : state_dir_(std::move(state_dir)),
+        lock_(std::move(lock)),
+        writer_(std::move(writer)),
+        readers_(JoinPath(state_dir_, "state.db")) {}
+
+  absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override { return BeginJobTransaction(writer_.get()); }
+
+  absl::StatusOr<Job> GetJob(const std::string& id) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryJob(db.get(), id);
+  }
+  absl::StatusOr<JobPage> ListJobs(const JobFilter& filter) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryJobs(db.get(), filter);
+  }
+  absl::StatusOr<std::optional<RequestKey>> GetRequestKey(const std::string& project,
+                                                          const std::string& request_id) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryRequestKey(db.get(), project, request_id);
+  }
+  absl::StatusOr<std::vector<JobEvent>> ListEvents(const std::string& job_id, int64_t after_sequence,
+                                                   int most) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryEvents(db.get(), job_id, after_sequence, most);
+  }
+  absl::StatusOr<std::vector<Attempt>> ListAttempts(const std::string& job_id) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryAttempts(db.get(), job_id);
+  }
+  absl::StatusOr<std::vector<Checkpoint>> ListCheckpoints(const std::string& job_id) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryCheckpoints(db.get(), job_id);
+  }
+  absl::StatusOr<std::vector<MetricPoint>> ListMetrics(const std::string& job_id, int64_t after_step,
+                                                       int most) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryMetrics(db.get(), job_id, after_step, most);
+  }
+  absl::StatusOr<std::vector<Worker>> ListWorkers() override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryWorkers(db.get());
+  }
+  absl::StatusOr<bool> HasBlob(const BlobRef& blob) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryHasBlob(db.get(), blob);
+  }
+  absl::StatusOr<std::vector<Job>> LoadLiveJobs() override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryLiveJobs(db.get());
+  }
+  absl::StatusOr<uint64_t> MaxCreateNumber() override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    LH_ASSIGN_OR_RETURN(const int64_t number, db->QueryInt("SELECT IFNULL(MAX(create_number), 0) FROM jobs"));
+    return static_cast<uint64_t>(number);
+  }
+  Sizes GetSizes() override {
+    Sizes sizes;
+    sizes.db_bytes = FileSize(JoinPath(state_dir_, "state.db")).value_or(0);
+    sizes.wal_bytes = FileSize(JoinPath(state_dir_, "state.db-wal")).value_or(0);
+    const absl::StatusOr<ReaderPool::Lease> db = readers_.Take();
+    if (db.ok()) sizes.blob_bytes = (*db)->QueryInt("SELECT IFNULL(SUM(size_bytes), 0) FROM blobs").value_or(0);
+    return sizes;
+  }
+
+ private:
+  const std::string state_dir_;
+  const FileLock lock_;
+  const std::unique_ptr<Db> writer_;  // the dispatcher's thread only
+  ReaderPool readers_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Store>> OpenJobStore(const std::string& state_dir) {
+  LH_RETURN_IF_ERROR(CreateDirs(state_dir));
+  absl::StatusOr<FileLock> lock = FileLock::Acquire(JoinPath(state_dir, "lock"));
+  if (!lock.ok()) return Annotate(lock.status(), "the state folder " + state_dir);
+  LH_ASSIGN_OR_RETURN(std::unique_ptr<Db> db, Db::Open(JoinPath(state_dir, "state.db"), Db::Mode::kReadWrite));
+  const absl::Status migrated = Migrate(db.get());
+  if (!migrated.ok()) return Annotate(migrated, "the state folder " + state_dir);
+  return std::make_unique<JobStore>(state_dir, *std::move(lock), std::move(db));
+}
+
+}  // namespace longhaul::storage

@@ -1,0 +1,271 @@
+#include "storage/job_writer.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "server/core/codec.h"
+
+namespace longhaul::storage {
+namespace {
+
+using namespace server;  // NOLINT: the domain's values are this file's subject
+
+constexpr int64_t kJobSource = -1;  // blob_refs.source of inputs and artifact
+
+class JobTransaction final : public StoreTransaction {
+ public:
+  JobTransaction(Db* db, Transaction transaction) : db_(db), transaction_(std::move(transaction)) {}
+
+  absl::Status BeginCommand() override { return db_->Exec("SAVEPOINT command"); }
+  absl::Status EndCommand(bool keep) override {
+    return db_->Exec(keep ? "RELEASE command" : "ROLLBACK TO command; RELEASE command");
+  }
+
+  absl::Status PutJob(const Job& job) override;
+  absl::Status DeleteJob(const std::string& id) override;
+  absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) override;
+  absl::Status AddEvent(const std::string& job_id, const JobEvent& event) override;
+  absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) override;
+  absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) override;
+  absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) override;
+  absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) override;
+  absl::Status PutRequestKey(const RequestKey& key) override;
+  absl::Status DeleteRequestKeysBefore(int64_t wall_micros) override;
+  absl::Status PutWorker(const Worker& worker) override;
+  absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override;
+  absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override;
+  absl::Status Commit() override { return transaction_.Commit(); }
+
+ private:
+  absl::Status PutLabels(const Job& job);
+  absl::Status PutRefs(const std::string& job_id, int64_t source, const std::vector<const BlobRef*>& blobs);
+  absl::Status WriteChunk(const std::string& job_id, int64_t first_step, const std::vector<MetricPoint>& points);
+
+  Db* db_;
+  Transaction transaction_;
+};
+
+absl::Status JobTransaction::PutJob(const Job& job) {
+  const std::string body = EncodeJob(job);
+  LH_ASSIGN_OR_RETURN(Statement known, db_->Prepare("SELECT 1 FROM jobs WHERE id=?1"));
+  LH_ASSIGN_OR_RETURN(const bool exists, known.BindText(1, job.id).Step());
+  if (exists) {
+    // Project, model, labels and numbers are set at Create and constant.
+    LH_ASSIGN_OR_RETURN(Statement update, db_->Prepare("UPDATE jobs SET state=?2, body=?3 WHERE id=?1"));
+    update.BindText(1, job.id).Bind(2, static_cast<int64_t>(job.state)).BindBlob(3, body);
+    LH_RETURN_IF_ERROR(update.Run());
+  } else {
+    LH_ASSIGN_OR_RETURN(
+        Statement insert,
+        db_->Prepare("INSERT INTO jobs(id, project, state, model, create_number, create_wall_micros, body) "
+                     "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)"));
+    insert.BindText(1, job.id).BindText(2, job.project).Bind(3, static_cast<int64_t>(job.state));
+    insert.BindText(4, job.model).Bind(5, static_cast<int64_t>(job.create_number)).Bind(6, job.create_wall_micros);
+    LH_RETURN_IF_ERROR(insert.BindBlob(7, body).Run());
+    LH_RETURN_IF_ERROR(PutLabels(job));
+  }
+  std::vector<const BlobRef*> blobs;
+  for (const BlobRef& input : job.inputs) blobs.push_back(&input);
+  for (const NamedBlob& file : job.artifact) blobs.push_back(&file.blob);
+  // Inputs are constant and the artifact comes once: rewriting a running job's row writes no references.
+  return exists && job.artifact.empty() ? absl::OkStatus() : PutRefs(job.id, kJobSource, blobs);
+}
+
+absl::Status JobTransaction::PutLabels(const Job& job) {
+  for (const auto& [key, value] : job.labels) {
+    LH_ASSIGN_OR_RETURN(Statement insert, db_->Prepare("INSERT INTO job_labels(key, value, job_id) VALUES(?1, ?2, ?3)"));
+    LH_RETURN_IF_ERROR(insert.BindText(1, key).BindText(2, value).BindText(3, job.id).Run());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status JobTransaction::PutRefs(const std::string& job_id, int64_t source,
+                                     const std::vector<const BlobRef*>& blobs) {
+  for (const BlobRef* blob : blobs) {
+    LH_ASSIGN_OR_RETURN(Statement insert,
+                        db_->Prepare("INSERT OR IGNORE INTO blob_refs(sha256, job_id, source) VALUES(?1, ?2, ?3)"));
+    LH_RETURN_IF_ERROR(insert.BindText(1, blob->sha256).BindText(2, job_id).Bind(3, source).Run());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status JobTransaction::DeleteJob(const std::string& id) {
+  LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("DELETE FROM jobs WHERE id=?1"));
+  return statement.BindText(1, id).Run();  // the rest cascades
+}
+
+absl::Status JobTransaction::PutAttempt(const std::string& job_id, const Attempt& attempt) {
+  const std::string body = EncodeAttempt(attempt);
+  LH_ASSIGN_OR_RETURN(Statement statement,
+                      db_->Prepare("INSERT INTO attempts(job_id, number, body) VALUES(?1, ?2, ?3) "
+                                   "ON CONFLICT(job_id, number) DO UPDATE SET body=excluded.body"));
+  return statement.BindText(1, job_id).Bind(2, attempt.number).BindBlob(3, body).Run();
+}
+
+absl::Status JobTransaction::AddEvent(const std::string& job_id, const JobEvent& event) {
+  LH_ASSIGN_OR_RETURN(Statement last, db_->Prepare("SELECT IFNULL(MAX(sequence), 0) FROM events WHERE job_id=?1"));
+  LH_RETURN_IF_ERROR(last.BindText(1, job_id).Step().status());
+  if (event.sequence != last.Int(0) + 1) {
+    return MakeError(absl::StatusCode::kAborted, "SEQUENCE_NOT_DENSE",
+                     "event " + std::to_string(event.sequence) + " of " + job_id + " after " +
+                         std::to_string(last.Int(0)));
+  }
+  const std::string body = EncodeEvent(event);
+  LH_ASSIGN_OR_RETURN(Statement insert, db_->Prepare("INSERT INTO events(job_id, sequence, body) VALUES(?1, ?2, ?3)"));
+  return insert.BindText(1, job_id).Bind(2, event.sequence).BindBlob(3, body).Run();
+}
+
+absl::Status JobTransaction::PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) {
+  LH_RETURN_IF_ERROR(DeleteCheckpoint(job_id, checkpoint.step));
+  const std::string body = EncodeCheckpoint(checkpoint);
+  LH_ASSIGN_OR_RETURN(Statement insert, db_->Prepare("INSERT INTO checkpoints(job_id, step, body) VALUES(?1, ?2, ?3)"));
+  LH_RETURN_IF_ERROR(insert.BindText(1, job_id).Bind(2, checkpoint.step).BindBlob(3, body).Run());
+  std::vector<const BlobRef*> blobs;
+  for (const NamedBlob& file : checkpoint.files) blobs.push_back(&file.blob);
+  return PutRefs(job_id, checkpoint.step, blobs);
+}
+
+absl::Status JobTransaction::DeleteCheckpoint(const std::string& job_id, int64_t step) {
+  LH_ASSIGN_OR_RETURN(Statement refs, db_->Prepare("DELETE FROM blob_refs WHERE job_id=?1 AND source=?2"));
+  LH_RETURN_IF_ERROR(refs.BindText(1, job_id).Bind(2, step).Run());
+  LH_ASSIGN_OR_RETURN(Statement row, db_->Prepare("DELETE FROM checkpoints WHERE job_id=?1 AND step=?2"));
+  return row.BindText(1, job_id).Bind(2, step).Run();
+}
+
+absl::Status JobTransaction::WriteChunk(const std::string& job_id, int64_t first_step,
+                                        const std::vector<MetricPoint>& points) {
+  const std::string body = EncodeMetrics(points);
+  LH_ASSIGN_OR_RETURN(Statement put,
+                      db_->Prepare("INSERT INTO metrics(job_id, first_step, last_step, points, body) "
+                                   "VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(job_id, first_step) DO UPDATE SET "
+                                   "last_step=excluded.last_step, points=excluded.points, body=excluded.body"));
+  put.BindText(1, job_id).Bind(2, first_step).Bind(3, points.back().step);
+  return put.Bind(4, static_cast<int64_t>(points.size())).BindBlob(5, body).Run();
+}
+
+// A chunk holds the points of 256 consecutive steps, so that a resumed attempt's points replace the earlier ones in place.
+absl::Status JobTransaction::PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) {
+  std::map<int64_t, std::vector<const MetricPoint*>> by_chunk;
+  for (const MetricPoint& point : points) {
+    const int64_t chunk = point.step / limits::kMetricsChunkPoints * limits::kMetricsChunkPoints;
+    by_chunk[chunk].push_back(&point);
+  }
+  for (const auto& [first_step, added] : by_chunk) {
+    std::map<int64_t, MetricPoint> merged;
+    {
+      LH_ASSIGN_OR_RETURN(Statement read, db_->Prepare("SELECT body FROM metrics WHERE job_id=?1 AND first_step=?2"));
+      LH_ASSIGN_OR_RETURN(const bool row, read.BindText(1, job_id).Bind(2, first_step).Step());
+      if (row) {
+        LH_ASSIGN_OR_RETURN(std::vector<MetricPoint> old, DecodeMetrics(read.Bytes(0)));
+        for (MetricPoint& point : old) merged[point.step] = std::move(point);
+      }
+    }
+    for (const MetricPoint* point : added) {
+      const auto found = merged.find(point->step);
+      if (found == merged.end() || found->second.attempt <= point->attempt) merged[point->step] = *point;
+    }
+    std::vector<MetricPoint> chunk;
+    for (auto& [step, point] : merged) chunk.push_back(std::move(point));
+    LH_RETURN_IF_ERROR(WriteChunk(job_id, first_step, chunk));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status JobTransaction::ThinMetrics(const std::string& job_id, int64_t most_points) {
+  std::map<int64_t, MetricPoint> all;
+  {
+    LH_ASSIGN_OR_RETURN(Statement read, db_->Prepare("SELECT body FROM metrics WHERE job_id=?1 ORDER BY first_step"));
+    read.BindText(1, job_id);
+    while (true) {
+      LH_ASSIGN_OR_RETURN(const bool row, read.Step());
+      if (!row) break;
+      LH_ASSIGN_OR_RETURN(std::vector<MetricPoint> points, DecodeMetrics(read.Bytes(0)));
+      for (MetricPoint& point : points) all[point.step] = std::move(point);
+    }
+  }
+  const int64_t count = static_cast<int64_t>(all.size());
+  if (count <= most_points || most_points < 2) return absl::OkStatus();
+  LH_ASSIGN_OR_RETURN(Statement clear, db_->Prepare("DELETE FROM metrics WHERE job_id=?1"));
+  LH_RETURN_IF_ERROR(clear.BindText(1, job_id).Run());
+  // Evenly over the run, the first and the last always kept: point i stays where its share of the picks moves on.
+  std::vector<MetricPoint> chunk;
+  int64_t index = 0;
+  int64_t picked = 0;
+  for (auto& [step, point] : all) {
+    if (index == picked * (count - 1) / (most_points - 1)) {
+      ++picked;
+      chunk.push_back(std::move(point));
+    }
+    ++index;
+    if (static_cast<int>(chunk.size()) == limits::kMetricsChunkPoints || (index == count && !chunk.empty())) {
+      LH_RETURN_IF_ERROR(WriteChunk(job_id, chunk.front().step, chunk));
+      chunk.clear();
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status JobTransaction::PutRequestKey(const RequestKey& key) {
+  LH_ASSIGN_OR_RETURN(
+      Statement statement,
+      db_->Prepare("INSERT OR REPLACE INTO request_keys(project, request_id, body_sha256, job_id, create_wall_micros) "
+                   "VALUES(?1, ?2, ?3, ?4, ?5)"));
+  statement.BindText(1, key.project).BindText(2, key.request_id).BindText(3, key.body_sha256);
+  return statement.BindText(4, key.job_id).Bind(5, key.create_wall_micros).Run();
+}
+
+absl::Status JobTransaction::DeleteRequestKeysBefore(int64_t wall_micros) {
+  LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("DELETE FROM request_keys WHERE create_wall_micros<?1"));
+  return statement.Bind(1, wall_micros).Run();
+}
+
+absl::Status JobTransaction::PutWorker(const Worker& worker) {
+  const std::string body = EncodeWorker(worker);
+  LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("INSERT INTO workers(id, body) VALUES(?1, ?2) "
+                                                        "ON CONFLICT(id) DO UPDATE SET body=excluded.body"));
+  return statement.BindText(1, worker.id).BindBlob(2, body).Run();
+}
+
+absl::Status JobTransaction::PutBlob(const BlobRef& blob, int64_t wall_micros) {
+  LH_ASSIGN_OR_RETURN(
+      Statement statement,
+      db_->Prepare("INSERT INTO blobs(sha256, size_bytes, grace_wall_micros) VALUES(?1, ?2, ?3) "
+                   "ON CONFLICT(sha256) DO UPDATE SET size_bytes=excluded.size_bytes, "
+                   "grace_wall_micros=MAX(grace_wall_micros, excluded.grace_wall_micros)"));
+  return statement.BindText(1, blob.sha256).Bind(2, blob.size_bytes).Bind(3, wall_micros).Run();
+}
+
+absl::StatusOr<std::vector<BlobRef>> JobTransaction::DropUnreferencedBlobs(int64_t wall_micros, int most) {
+  std::vector<BlobRef> dropped;
+  {
+    LH_ASSIGN_OR_RETURN(
+        Statement find,
+        db_->Prepare("SELECT sha256, size_bytes FROM blobs WHERE grace_wall_micros<?1 AND NOT EXISTS "
+                     "(SELECT 1 FROM blob_refs WHERE blob_refs.sha256=blobs.sha256) "
+                     "ORDER BY grace_wall_micros LIMIT ?2"));
+    find.Bind(1, wall_micros).Bind(2, most);
+    while (true) {
+      LH_ASSIGN_OR_RETURN(const bool row, find.Step());
+      if (!row) break;
+      dropped.push_back({find.Text(0), find.Int(1)});
+    }
+  }
+  for (const BlobRef& blob : dropped) {
+    LH_ASSIGN_OR_RETURN(Statement erase, db_->Prepare("DELETE FROM blobs WHERE sha256=?1"));
+    LH_RETURN_IF_ERROR(erase.BindText(1, blob.sha256).Run());
+  }
+  return dropped;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StoreTransaction>> BeginJobTransaction(Db* db) {
+  LH_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(db));
+  return std::make_unique<JobTransaction>(db, std::move(transaction));
+}
+
+}  // namespace longhaul::storage

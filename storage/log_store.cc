@@ -1,0 +1,106 @@
+#include "storage/log_store.h"
+
+#include <algorithm>
+#include <cctype>
+#include <functional>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/failpoints.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+
+namespace longhaul::storage {
+namespace {
+
+constexpr char kCompleteSuffix[] = ".complete";
+
+bool PlainName(const std::string& name) {
+  return !name.empty() && name.size() <= 128 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '-' || c == '_';
+  });
+}
+
+std::string FolderOf(const std::string& path) { return path.substr(0, path.rfind('/')); }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LogStore>> LogStore::Open(const std::string& state_dir) {
+  const std::string logs_dir = JoinPath(state_dir, "logs");
+  LH_RETURN_IF_ERROR(CreateDirs(logs_dir));
+  return std::unique_ptr<LogStore>(new LogStore(logs_dir));
+}
+
+absl::StatusOr<std::string> LogStore::LogPath(const std::string& job_id, int attempt) const {
+  if (!PlainName(job_id)) return InvalidField("job_id", "is not a job's id");
+  if (attempt < 1) return InvalidField("attempt", "is " + std::to_string(attempt) + "; the first attempt is 1");
+  return JoinPath(JoinPath(logs_dir_, job_id), std::to_string(attempt) + ".log");
+}
+
+std::mutex& LogStore::MutexOf(const std::string& path) {
+  return mutexes_[std::hash<std::string>()(path) % mutexes_.size()];
+}
+
+absl::StatusOr<int64_t> LogStore::Append(const std::string& job_id, int attempt, int64_t offset, std::string_view data,
+                                         bool complete) {
+  LH_ASSIGN_OR_RETURN(const std::string path, LogPath(job_id, attempt));
+  std::lock_guard lock(MutexOf(path));
+  LH_RETURN_IF_ERROR(CreateDirs(FolderOf(path)));
+  LH_ASSIGN_OR_RETURN(AppendFile file, AppendFile::Open(path));
+  const int64_t size = file.size();
+  if (offset < 0 || offset > size) {
+    return MakeError(absl::StatusCode::kOutOfRange, "LOG_GAP",
+                     "log data at offset " + std::to_string(offset) + " of " + job_id + ", whose log has " +
+                         std::to_string(size) + " bytes: continue from there");
+  }
+  data.remove_prefix(std::min<size_t>(data.size(), static_cast<size_t>(size - offset)));
+  if (size + static_cast<int64_t>(data.size()) > limits::kMaxStoredLogBytes) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "LOG_FULL",
+                     "the log of " + job_id + " has reached " + std::to_string(limits::kMaxStoredLogBytes) +
+                         " bytes, the most that is kept");
+  }
+  if (!data.empty()) {
+    LH_RETURN_IF_ERROR(Failpoint("log_append"));
+    LH_RETURN_IF_ERROR(file.Append(data));
+  }
+  if (complete) {
+    LH_RETURN_IF_ERROR(file.Sync());
+    LH_RETURN_IF_ERROR(WriteFileAtomic(path + kCompleteSuffix, ""));
+  }
+  return file.size();
+}
+
+absl::Status LogStore::MarkComplete(const std::string& job_id, int attempt) {
+  LH_ASSIGN_OR_RETURN(const std::string path, LogPath(job_id, attempt));
+  std::lock_guard lock(MutexOf(path));
+  if (FileExists(path + kCompleteSuffix)) return absl::OkStatus();
+  LH_RETURN_IF_ERROR(CreateDirs(FolderOf(path)));
+  return WriteFileAtomic(path + kCompleteSuffix, "");
+}
+
+absl::StatusOr<LogStore::Chunk> LogStore::Read(const std::string& job_id, int attempt, int64_t offset,
+                                               int64_t most_bytes) {
+  LH_ASSIGN_OR_RETURN(const std::string path, LogPath(job_id, attempt));
+  if (offset < 0) return InvalidField("offset", "is " + std::to_string(offset) + "; must be 0 or more");
+  std::lock_guard lock(MutexOf(path));
+  Chunk chunk;
+  chunk.offset = offset;
+  const bool marked = FileExists(path + kCompleteSuffix);
+  if (!FileExists(path)) {
+    chunk.complete = marked;
+    return chunk;
+  }
+  LH_ASSIGN_OR_RETURN(const int64_t size, FileSize(path));
+  if (offset < size && most_bytes > 0) {
+    LH_ASSIGN_OR_RETURN(chunk.data, ReadFileRange(path, offset, std::min(most_bytes, size - offset)));
+  }
+  chunk.complete = marked && offset + static_cast<int64_t>(chunk.data.size()) >= size;
+  return chunk;
+}
+
+absl::Status LogStore::Delete(const std::string& job_id) {
+  LH_RETURN_IF_ERROR(LogPath(job_id, 1).status());
+  return RemoveTree(JoinPath(logs_dir_, job_id));
+}
+
+}  // namespace longhaul::storage

@@ -1,0 +1,47 @@
+// What attempts printed: logs/<job>/<attempt>.log of the state folder, appended in order as agents ship it, and an empty
+// <attempt>.log.complete once nothing follows. Not fsynced at each append: a log is for people, and the agent keeps its
+// own until the attempt is acknowledged.
+// Job ids are checked to be plain names. Thread-safe.
+// Errors: OUT_OF_RANGE LOG_GAP names the size to continue from; RESOURCE_EXHAUSTED LOG_FULL past
+// limits::kMaxStoredLogBytes, DISK_FULL; INVALID_ARGUMENT for a bad name.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace longhaul::storage {
+
+class LogStore {
+ public:
+  struct Chunk {
+    std::string data;
+    int64_t offset = 0;     // of data's first byte
+    bool complete = false;  // the log is complete and data reaches its end
+  };
+
+  static absl::StatusOr<std::unique_ptr<LogStore>> Open(const std::string& state_dir);
+
+  // Appends what of `data` at `offset` is not there yet; repeated calls change nothing. Returns the log's size.
+  absl::StatusOr<int64_t> Append(const std::string& job_id, int attempt, int64_t offset, std::string_view data,
+                                 bool complete);
+  absl::Status MarkComplete(const std::string& job_id, int attempt);
+  // Up to `most_bytes` at `offset`; empty at or past the end, and where nothing was written yet.
+  absl::StatusOr<Chunk> Read(const std::string& job_id, int attempt, int64_t offset, int64_t most_bytes);
+  absl::Status Delete(const std::string& job_id);
+
+ private:
+  explicit LogStore(std::string logs_dir) : logs_dir_(std::move(logs_dir)) {}
+  absl::StatusOr<std::string> LogPath(const std::string& job_id, int attempt) const;
+  std::mutex& MutexOf(const std::string& path);
+
+  const std::string logs_dir_;
+  std::array<std::mutex, 64> mutexes_;  // each guards the files whose path hashes to it
+};
+
+}  // namespace longhaul::storage

@@ -1,0 +1,122 @@
+#include "storage/migrations.h"
+
+#include <array>
+#include <string>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+
+namespace longhaul::storage {
+namespace {
+
+constexpr int64_t kApplicationId = 0x4c48'4a53;  // "LHJS"
+
+// Values are in `body` (server/core/codec.h); a column beside it exists only because a query needs it.
+constexpr std::array kSteps = {
+    // 1
+    R"sql(
+CREATE TABLE jobs(
+  id TEXT PRIMARY KEY,
+  project TEXT NOT NULL,
+  state INTEGER NOT NULL,
+  model TEXT NOT NULL,
+  create_number INTEGER NOT NULL UNIQUE,
+  create_wall_micros INTEGER NOT NULL,
+  body BLOB NOT NULL);
+CREATE INDEX jobs_by_project ON jobs(project, create_number);
+CREATE INDEX jobs_by_state ON jobs(state, create_number);
+CREATE INDEX jobs_by_project_state ON jobs(project, state, create_number);
+CREATE INDEX jobs_by_model ON jobs(model, create_number);
+CREATE INDEX jobs_live ON jobs(create_number) WHERE state < 10;
+
+CREATE TABLE job_labels(
+  key TEXT NOT NULL,
+  value TEXT NOT NULL,
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+  PRIMARY KEY(key, value, job_id)) WITHOUT ROWID;
+CREATE INDEX job_labels_by_job ON job_labels(job_id);
+
+CREATE TABLE attempts(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+  number INTEGER NOT NULL,
+  body BLOB NOT NULL,
+  PRIMARY KEY(job_id, number)) WITHOUT ROWID;
+
+CREATE TABLE events(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+  sequence INTEGER NOT NULL,
+  body BLOB NOT NULL,
+  PRIMARY KEY(job_id, sequence)) WITHOUT ROWID;
+
+CREATE TABLE checkpoints(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+  step INTEGER NOT NULL,
+  body BLOB NOT NULL,
+  PRIMARY KEY(job_id, step)) WITHOUT ROWID;
+
+CREATE TABLE metrics(
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+  first_step INTEGER NOT NULL,
+  last_step INTEGER NOT NULL,
+  points INTEGER NOT NULL,
+  body BLOB NOT NULL,
+  PRIMARY KEY(job_id, first_step));
+
+CREATE TABLE request_keys(
+  project TEXT NOT NULL,
+  request_id TEXT NOT NULL,
+  body_sha256 TEXT NOT NULL,
+  job_id TEXT NOT NULL,
+  create_wall_micros INTEGER NOT NULL,
+  PRIMARY KEY(project, request_id)) WITHOUT ROWID;
+CREATE INDEX request_keys_by_time ON request_keys(create_wall_micros);
+
+CREATE TABLE workers(
+  id TEXT PRIMARY KEY,
+  body BLOB NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE blobs(
+  sha256 TEXT PRIMARY KEY,
+  size_bytes INTEGER NOT NULL,
+  grace_wall_micros INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX blobs_by_grace ON blobs(grace_wall_micros);
+
+-- Who keeps a blob: a job (source -1: its inputs and its artifact) or one of its checkpoints (source = step).
+CREATE TABLE blob_refs(
+  sha256 TEXT NOT NULL,
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+  source INTEGER NOT NULL,
+  PRIMARY KEY(sha256, job_id, source)) WITHOUT ROWID;
+CREATE INDEX blob_refs_by_job ON blob_refs(job_id, source);
+)sql",
+};
+
+}  // namespace
+
+int SchemaVersion() { return static_cast<int>(kSteps.size()); }
+
+absl::Status Migrate(Db* db) {
+  LH_ASSIGN_OR_RETURN(int64_t version, db->QueryInt("PRAGMA user_version"));
+  LH_ASSIGN_OR_RETURN(const int64_t application, db->QueryInt("PRAGMA application_id"));
+  LH_ASSIGN_OR_RETURN(const int64_t tables, db->QueryInt("SELECT COUNT(*) FROM sqlite_master"));
+  if (application != kApplicationId && (version != 0 || tables != 0)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "NOT_OURS",
+                     "state.db is not a database of Longhaul: choose another state folder");
+  }
+  if (version > SchemaVersion()) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "SCHEMA_TOO_NEW",
+                     "the database has schema " + std::to_string(version) + ", this build knows up to " +
+                         std::to_string(SchemaVersion()) + ": run the newer build that wrote it, or restore a backup");
+  }
+  for (; version < SchemaVersion(); ++version) {
+    LH_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(db));
+    LH_RETURN_IF_ERROR(db->Exec(kSteps[static_cast<size_t>(version)]));
+    const std::string mark = "PRAGMA application_id=" + std::to_string(kApplicationId) +
+                             "; PRAGMA user_version=" + std::to_string(version + 1);
+    LH_RETURN_IF_ERROR(db->Exec(mark.c_str()));
+    LH_RETURN_IF_ERROR(transaction.Commit());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace longhaul::storage

@@ -1,0 +1,151 @@
+#include "storage/sqlite_db.h"
+
+#include <sqlite3.h>
+
+#include <utility>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+
+namespace longhaul::storage {
+
+Statement::Statement(Statement&& other) noexcept
+    : db_(other.db_), statement_(std::exchange(other.statement_, nullptr)), bind_error_(other.bind_error_) {}
+
+Statement::~Statement() {
+  if (statement_ == nullptr) return;
+  sqlite3_reset(statement_);
+  sqlite3_clear_bindings(statement_);
+  db_->idle_.emplace(db_->sql_of_[statement_], statement_);
+}
+
+Statement& Statement::Bind(int index, int64_t value) {
+  const int code = sqlite3_bind_int64(statement_, index, value);
+  if (code != SQLITE_OK) bind_error_ = code;
+  return *this;
+}
+
+Statement& Statement::BindText(int index, std::string_view value) {
+  const int code = sqlite3_bind_text64(statement_, index, value.data() == nullptr ? "" : value.data(), value.size(),
+                                       SQLITE_STATIC, SQLITE_UTF8);
+  if (code != SQLITE_OK) bind_error_ = code;
+  return *this;
+}
+
+Statement& Statement::BindBlob(int index, std::string_view value) {
+  const int code = sqlite3_bind_blob64(statement_, index, value.data() == nullptr ? "" : value.data(), value.size(),
+                                       SQLITE_STATIC);
+  if (code != SQLITE_OK) bind_error_ = code;
+  return *this;
+}
+
+absl::StatusOr<bool> Statement::Step() {
+  if (bind_error_ != 0) return db_->Error(bind_error_, "bind a value");
+  const int code = sqlite3_step(statement_);
+  if (code == SQLITE_ROW) return true;
+  if (code == SQLITE_DONE) return false;
+  return db_->Error(code, "run a statement");
+}
+
+absl::Status Statement::Run() {
+  const absl::StatusOr<bool> row = Step();
+  if (row.ok()) LH_CHECK(!*row, "a statement without rows gave one");
+  return row.status();
+}
+
+int64_t Statement::Int(int column) const { return sqlite3_column_int64(statement_, column); }
+bool Statement::IsNull(int column) const { return sqlite3_column_type(statement_, column) == SQLITE_NULL; }
+
+std::string_view Statement::Bytes(int column) const {
+  const void* data = sqlite3_column_blob(statement_, column);
+  const int size = sqlite3_column_bytes(statement_, column);
+  return data == nullptr ? std::string_view() : std::string_view(static_cast<const char*>(data), size_t(size));
+}
+
+absl::StatusOr<std::unique_ptr<Db>> Db::Open(const std::string& path, Mode mode) {
+  const int flags = mode == Mode::kReadWrite ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY;
+  sqlite3* handle = nullptr;
+  const int code = sqlite3_open_v2(path.c_str(), &handle, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, nullptr);
+  std::unique_ptr<Db> db(new Db(handle, path));
+  if (code != SQLITE_OK) return db->Error(code, "open the database");
+  sqlite3_busy_timeout(handle, int(limits::kStoreBusyMs));
+  if (mode == Mode::kReadWrite) {
+    LH_RETURN_IF_ERROR(db->Exec("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"));
+  } else {
+    LH_RETURN_IF_ERROR(db->Exec("PRAGMA query_only=ON;"));
+  }
+  return db;
+}
+
+Db::~Db() {
+  for (const auto& [statement, sql] : sql_of_) sqlite3_finalize(statement);
+  sqlite3_close(db_);
+}
+
+absl::StatusOr<Statement> Db::Prepare(const char* sql) { return PrepareText(sql); }
+
+absl::StatusOr<Statement> Db::PrepareText(const std::string& sql) {
+  const auto found = idle_.find(sql);
+  if (found != idle_.end()) {
+    sqlite3_stmt* statement = found->second;
+    idle_.erase(found);
+    return Statement(this, statement);
+  }
+  sqlite3_stmt* statement = nullptr;
+  const int code = sqlite3_prepare_v3(db_, sql.c_str(), int(sql.size()) + 1, SQLITE_PREPARE_PERSISTENT, &statement,
+                                      nullptr);
+  if (code != SQLITE_OK) return Error(code, "prepare a statement");
+  sql_of_[statement] = sql;
+  return Statement(this, statement);
+}
+
+absl::Status Db::Exec(const char* sql) {
+  const int code = sqlite3_exec(db_, sql, nullptr, nullptr, nullptr);
+  return code == SQLITE_OK ? absl::OkStatus() : Error(code, "run a statement");
+}
+
+absl::StatusOr<int64_t> Db::QueryInt(const char* sql) {
+  LH_ASSIGN_OR_RETURN(Statement statement, Prepare(sql));
+  LH_ASSIGN_OR_RETURN(const bool row, statement.Step());
+  if (!row) return MakeError(absl::StatusCode::kInternal, "STORE_ERROR", path_ + ": a query gave no row");
+  return statement.Int(0);
+}
+
+absl::Status Db::Error(int code, const std::string& doing) const {
+  const std::string text = db_ == nullptr ? sqlite3_errstr(code) : sqlite3_errmsg(db_);
+  const std::string message = "cannot " + doing + " in " + path_ + ": " + text;
+  switch (code & 0xff) {
+    case SQLITE_FULL: return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL", message);
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED: return MakeError(absl::StatusCode::kUnavailable, "STORE_BUSY", message);
+    case SQLITE_IOERR:
+    case SQLITE_READONLY:
+    case SQLITE_CANTOPEN:
+    case SQLITE_PERM:
+    case SQLITE_AUTH: return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", message);
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB: return MakeError(absl::StatusCode::kDataLoss, "STORE_CORRUPT", message);
+    case SQLITE_CONSTRAINT: return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", message);
+    default: return MakeError(absl::StatusCode::kInternal, "STORE_ERROR", message);
+  }
+}
+
+absl::StatusOr<Transaction> Transaction::Begin(Db* db) {
+  LH_RETURN_IF_ERROR(db->Exec("BEGIN IMMEDIATE"));
+  return Transaction(db);
+}
+
+Transaction::~Transaction() {
+  // An error may have rolled back already: then there is nothing to undo, and SQLite's refusal says just that.
+  if (db_ != nullptr) db_->Exec("ROLLBACK").IgnoreError();
+}
+
+absl::Status Transaction::Commit() {
+  LH_RETURN_IF_ERROR(db_->Exec("COMMIT"));
+  db_ = nullptr;
+  return absl::OkStatus();
+}
+
+}  // namespace longhaul::storage

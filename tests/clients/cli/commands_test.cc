@@ -1,0 +1,301 @@
+#include <gmock/gmock.h>
+
+#include "base/hash.h"
+#include "nlohmann/json.hpp"
+#include "tests/clients/cli/cli_fixture.h"
+#include "yaml-cpp/yaml.h"
+
+namespace longhaul::cli {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+using CommandTest = CliTest;
+
+TEST_F(CommandTest, HelpNamesTheExitCodes) {
+  EXPECT_EQ(Run({"--help"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("Exit codes:"));
+  EXPECT_THAT(out_.str(), HasSubstr("6  wait --timeout ran out"));
+  EXPECT_EQ(Run({"submit", "--help"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("--lora-rank"));
+}
+
+TEST_F(CommandTest, UsageErrors) {
+  EXPECT_EQ(Run({}), kInvalid);
+  EXPECT_EQ(Run({"no-such-command"}), kInvalid);
+  EXPECT_EQ(Run({"get"}), kInvalid);
+  EXPECT_EQ(Run({"list", "-o", "xml"}), kInvalid);
+  EXPECT_EQ(Run({"list", "--state", "flying"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("--state"));
+}
+
+TEST_F(CommandTest, UnreachableSchedulerIsNamedWithWhatToDo) {
+  scheduler_.Stop();
+  EXPECT_EQ(Run({"list"}), kUnreachable);
+  EXPECT_EQ(out_.str(), "");
+  EXPECT_THAT(err_.str(), HasSubstr("the scheduler at " + scheduler_.address() + " cannot be reached"));
+  EXPECT_THAT(err_.str(), HasSubstr("what to do: start the scheduler"));
+}
+
+TEST_F(CommandTest, SubmitUploadsThenCreates) {
+  const std::string data(3'000'000, 'x');
+  const std::string path = Write("train.jsonl", data);
+  ASSERT_EQ(Run({"submit", "--model", "m", "--data", path, "--rank", "8", "--name", "n"}), kOk) << err_.str();
+  EXPECT_EQ(scheduler_.blobs.blobs.at(Sha256Hex(data)), data);
+  ASSERT_EQ(scheduler_.jobs.created.size(), 1u);
+  const v1::CreateFineTuneJobRequest& request = scheduler_.jobs.created[0];
+  EXPECT_EQ(request.spec().dataset().file_name(), "train.jsonl");
+  EXPECT_EQ(request.spec().dataset().size_bytes(), 3'000'000);
+  EXPECT_NE(request.request_id(), "");
+  EXPECT_EQ(out_.str(), scheduler_.jobs.jobs[0].id() + "\n");
+  EXPECT_THAT(err_.str(), HasSubstr("next: longhaul watch " + scheduler_.jobs.jobs[0].id()));
+  // Present by now: nothing is sent again.
+  ASSERT_EQ(Run({"submit", "--model", "m", "--data", path, "-o", "name"}), kOk);
+  EXPECT_EQ(scheduler_.blobs.write_offsets.size(), 1u);
+  EXPECT_EQ(err_.str(), "");
+}
+
+TEST_F(CommandTest, BrokenUploadGoesOnWhereItBroke) {
+  const std::string data(5 << 20, 'y');
+  scheduler_.blobs.break_writes = 2;
+  ASSERT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", data)}), kOk) << err_.str();
+  EXPECT_THAT(scheduler_.blobs.write_offsets, ::testing::ElementsAre(0, 1 << 20, 2 << 20));
+  EXPECT_EQ(scheduler_.blobs.blobs.at(Sha256Hex(data)), data);
+  EXPECT_THAT(err_.str(), HasSubstr("connection lost, continuing"));
+}
+
+TEST_F(CommandTest, InvalidSpecIsRefusedBeforeTheUpload) {
+  const std::string path = Write("d.jsonl", "{}");
+  EXPECT_EQ(Run({"submit", "--model", "m", "--data", path, "--rank", "0", "--lr", "-1"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("spec.hyperparameters.lora_rank"));
+  EXPECT_THAT(err_.str(), HasSubstr("spec.hyperparameters.learning_rate"));
+  EXPECT_TRUE(scheduler_.blobs.blobs.empty());
+  EXPECT_TRUE(scheduler_.jobs.created.empty());
+}
+
+TEST_F(CommandTest, DatasetThatCannotBeUsed) {
+  EXPECT_EQ(Run({"submit", "--model", "m", "--data", (dir_ / "absent").string()}), kInternal);
+  EXPECT_THAT(err_.str(), HasSubstr("absent"));
+  EXPECT_EQ(Run({"submit", "--model", "m", "--data", Write("empty.jsonl", "")}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("is empty"));
+  EXPECT_EQ(Run({"submit", "--model", "m", "--data", dir_.string()}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("is a folder"));
+}
+
+TEST_F(CommandTest, ServerErrorShowsReasonViolationsAndHint) {
+  scheduler_.jobs.create_status =
+      DetailedError(grpc::StatusCode::INVALID_ARGUMENT, "MODEL_UNKNOWN", "no worker has the model",
+                    {{"spec.model", "is 'm'; did you mean 'mm'?"}});
+  EXPECT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}")}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("[MODEL_UNKNOWN]"));
+  EXPECT_THAT(err_.str(), HasSubstr("spec.model: is 'm'; did you mean 'mm'?"));
+  EXPECT_THAT(err_.str(), HasSubstr("longhaul workers -o wide"));
+  scheduler_.jobs.create_status =
+      DetailedError(grpc::StatusCode::FAILED_PRECONDITION, "EXCEEDS_EVERY_DEVICE", "needs 9 GiB, has 2 GiB");
+  EXPECT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}")}), kJobFailed);
+}
+
+TEST_F(CommandTest, DryRunStoresNothing) {
+  ASSERT_EQ(Run({"submit", "--dry-run", "--model", "m", "--data", Write("d.jsonl", "{}")}), kOk) << err_.str();
+  EXPECT_TRUE(scheduler_.jobs.created[0].validate_only());
+  EXPECT_EQ(scheduler_.jobs.created[0].request_id(), "");
+  EXPECT_THAT(err_.str(), HasSubstr("nothing was stored"));
+}
+
+TEST_F(CommandTest, JobFileWithFlagsOverIt) {
+  Write("train.jsonl", "{}");
+  const std::string file =
+      Write("job.yaml", "model: m\ndataset: {file_name: train.jsonl}\nhyperparameters: {epochs: 2}\n");
+  ASSERT_EQ(Run({"submit", "-f", file, "--epochs", "3", "--request-id", "r1"}), kOk) << err_.str();
+  EXPECT_DOUBLE_EQ(scheduler_.jobs.created[0].spec().hyperparameters().epochs(), 3);
+  EXPECT_EQ(scheduler_.jobs.created[0].request_id(), "r1");
+}
+
+TEST_F(CommandTest, IdsByUniquePrefix) {
+  AddJob("ftjob-abc1", v1::QUEUED);
+  AddJob("ftjob-abd2", v1::RUNNING);
+  EXPECT_EQ(Run({"get", "ftjob-abc"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("ftjob-abc1"));
+  EXPECT_EQ(Run({"get", "abd"}), kOk);
+  EXPECT_EQ(Run({"get", "ab"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("ftjob-abc1, ftjob-abd2"));
+  EXPECT_EQ(Run({"get", "zz"}), kNotFound);
+  EXPECT_THAT(err_.str(), HasSubstr("longhaul list"));
+}
+
+TEST_F(CommandTest, ListFormatsAndPages) {
+  for (int i = 0; i < 5; ++i) {
+    v1::Job& job = AddJob("ftjob-" + std::to_string(i), v1::RUNNING);
+    job.set_suffix("a-name-that-nobody-truncates-" + std::to_string(i));
+    job.mutable_progress()->set_step(3);
+    job.mutable_progress()->set_total_steps(9);
+    job.mutable_progress()->set_loss(2.5);
+  }
+  ASSERT_EQ(Run({"list", "-o", "name", "--limit", "3"}), kOk);
+  EXPECT_EQ(out_.str(), "ftjob-0\nftjob-1\nftjob-2\n");
+  EXPECT_THAT(err_.str(), HasSubstr("there are more"));
+  ASSERT_EQ(Run({"-o", "table", "list"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("a-name-that-nobody-truncates-4  RUNNING  -       3/9       2.500"));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("\x1b")));
+  ASSERT_EQ(Run({"list", "-o", "json", "--limit", "2"}), kOk);
+  const auto json = nlohmann::json::parse(out_.str());
+  EXPECT_EQ(json["jobs"].size(), 2u);
+  EXPECT_EQ(json["jobs"][0]["state"], "RUNNING");
+  ASSERT_EQ(Run({"list", "--state", "queued"}), kOk);
+  EXPECT_THAT(out_.str(), Not(HasSubstr("ftjob-")));
+}
+
+TEST_F(CommandTest, GetShowsBadLinesAndFailure) {
+  v1::Job& job = AddJob("ftjob-bad", v1::FAILED);
+  job.mutable_failure()->set_reason(v1::INVALID_DATASET);
+  job.mutable_failure()->set_message("3 bad lines");
+  job.mutable_failure()->set_user_can_fix(true);
+  job.mutable_failure()->set_log_tail("one\ntwo\n");
+  job.mutable_data_report()->set_error_count(3);
+  v1::DataError* error = job.mutable_data_report()->add_errors();
+  error->set_line(7);
+  error->set_field("messages[1].role");
+  error->set_reason("is 'robot'");
+  ASSERT_EQ(Run({"get", "bad"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("line 7: messages[1].role: is 'robot'"));
+  EXPECT_THAT(out_.str(), HasSubstr("... and 2 more"));
+  EXPECT_THAT(out_.str(), HasSubstr("INVALID_DATASET  3 bad lines"));
+  EXPECT_THAT(out_.str(), HasSubstr("  | two"));
+}
+
+TEST_F(CommandTest, YamlOfAJobIsAJobFile) {
+  v1::Job& job = AddJob("ftjob-y", v1::RUNNING);
+  job.set_suffix("007");
+  job.mutable_spec()->set_model("true");
+  job.mutable_spec()->mutable_hyperparameters()->set_lora_rank(8);
+  job.mutable_spec()->mutable_hyperparameters()->set_max_steps(60);
+  ASSERT_EQ(Run({"get", "y", "-o", "yaml"}), kOk);
+  const YAML::Node yaml = YAML::Load(out_.str());
+  EXPECT_EQ(yaml["suffix"].Scalar(), "007");
+  EXPECT_THAT(out_.str(), HasSubstr("suffix: \"007\""));
+  EXPECT_THAT(out_.str(), HasSubstr("model: \"true\""));
+  EXPECT_EQ(yaml["spec"]["hyperparameters"]["max_steps"].as<int>(), 60);
+}
+
+TEST_F(CommandTest, CancelAndItsRefusal) {
+  AddJob("ftjob-run", v1::RUNNING);
+  AddJob("ftjob-done", v1::SUCCEEDED);
+  EXPECT_EQ(Run({"cancel", "run"}), kOk);
+  EXPECT_EQ(out_.str(), "ftjob-run CANCELLING\n");
+  EXPECT_EQ(Run({"cancel", "done"}), kRefused);
+  EXPECT_THAT(err_.str(), HasSubstr("ILLEGAL_TRANSITION"));
+}
+
+TEST_F(CommandTest, EstimateExitCodes) {
+  EXPECT_EQ(Run({"estimate", "--model", "m"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("cannot tell"));
+  v1::DeviceClassEstimate* entry = scheduler_.jobs.estimate.add_classes();
+  entry->set_device_class("cpu-avx2-2t");
+  entry->set_why("needs 3 GiB, has 2 GiB");
+  entry->set_longest_sequence_length(12'345);
+  v1::MemoryPart* part = entry->mutable_estimate()->add_host_parts();
+  part->set_name("weights");
+  part->set_bytes(1 << 30);
+  EXPECT_EQ(Run({"estimate", "--model", "m", "--max-seq-len", "100000"}), kJobFailed);
+  EXPECT_THAT(out_.str(), HasSubstr("12,345"));
+  EXPECT_THAT(out_.str(), HasSubstr("weights 1.00 GiB"));
+  EXPECT_THAT(out_.str(), HasSubstr("why: needs 3 GiB, has 2 GiB"));
+  entry->set_fits(true);
+  scheduler_.jobs.estimate.set_fits_somewhere(true);
+  EXPECT_EQ(Run({"estimate", "--model", "m"}), kOk);
+}
+
+TEST_F(CommandTest, DownloadVerifiesAndGoesOn) {
+  const std::string content(10'000, 'a');
+  v1::Job& job = AddJob("ftjob-ok", v1::SUCCEEDED);
+  v1::BlobFile* file = job.mutable_artifact()->add_files();
+  file->set_path("adapter_model.safetensors");
+  file->set_sha256(Sha256Hex(content));
+  file->set_size_bytes(10'000);
+  scheduler_.blobs.blobs[file->sha256()] = content;
+  scheduler_.blobs.break_reads = 1;
+  const std::string target = (dir_ / "adapter").string();
+  ASSERT_EQ(Run({"download", "ok", "-d", target}), kOk) << err_.str();
+  EXPECT_EQ(out_.str(), target + "\n");
+  EXPECT_EQ(ReadAll(target + "/adapter_model.safetensors"), content);
+  EXPECT_THAT(scheduler_.blobs.read_offsets, ::testing::ElementsAre(0, 5000));
+  // There already: not read again. Wrong on disk: replaced.
+  ASSERT_EQ(Run({"download", "ok", "-d", target}), kOk);
+  EXPECT_EQ(scheduler_.blobs.read_offsets.size(), 2u);
+  std::ofstream(target + "/adapter_model.safetensors") << "torn";
+  ASSERT_EQ(Run({"download", "ok", "-d", target}), kOk);
+  EXPECT_EQ(ReadAll(target + "/adapter_model.safetensors"), content);
+}
+
+TEST_F(CommandTest, DownloadRefusesWrongContentAndPaths) {
+  v1::Job& job = AddJob("ftjob-ok", v1::SUCCEEDED);
+  v1::BlobFile* file = job.mutable_artifact()->add_files();
+  file->set_path("a.bin");
+  file->set_sha256(Sha256Hex("right"));
+  file->set_size_bytes(5);
+  scheduler_.blobs.blobs[file->sha256()] = "wrong";
+  const std::string target = (dir_ / "adapter").string();
+  EXPECT_EQ(Run({"download", "ok", "-d", target}), kInternal);
+  EXPECT_TRUE(std::filesystem::is_empty(target));
+  for (const char* path : {"../a.bin", "/etc/a", "..", "", "a/b"}) {
+    scheduler_.jobs.jobs[0].mutable_artifact()->mutable_files(0)->set_path(path);
+    EXPECT_EQ(Run({"download", "ok", "-d", target}), kInternal) << path;
+    EXPECT_THAT(err_.str(), HasSubstr("BAD_FILE_NAME"));
+  }
+  scheduler_.jobs.jobs[0].set_state(v1::RUNNING);
+  EXPECT_EQ(Run({"download", "ok", "-d", target}), kRefused);
+}
+
+TEST_F(CommandTest, LogsAndMetrics) {
+  AddJob("ftjob-l", v1::SUCCEEDED).mutable_attempt()->set_number(1);
+  scheduler_.jobs.log = "line one\nline two\nline three\n";
+  ASSERT_EQ(Run({"logs", "l"}), kOk);
+  EXPECT_EQ(out_.str(), scheduler_.jobs.log);
+  ASSERT_EQ(Run({"logs", "-f", "l"}), kOk);
+  EXPECT_EQ(out_.str(), scheduler_.jobs.log);
+  for (int step = 1; step <= 7; ++step) {
+    scheduler_.jobs.points.emplace_back();
+    scheduler_.jobs.points.back().set_step(step);
+  }
+  ASSERT_EQ(Run({"metrics", "l", "-o", "json"}), kOk);
+  EXPECT_EQ(nlohmann::json::parse(out_.str())["points"].size(), 7u);
+}
+
+TEST_F(CommandTest, WorkersAndDrain) {
+  EXPECT_EQ(Run({"workers"}), kOk);
+  EXPECT_THAT(err_.str(), HasSubstr("no worker has registered"));
+  v1::Worker* worker = scheduler_.workers.workers.add_workers();
+  worker->set_id("worker-one");
+  worker->set_state(v1::WORKER_ONLINE);
+  v1::Model* model = worker->mutable_inventory()->add_models();
+  model->set_name("SmolLM2");
+  EXPECT_EQ(Run({"workers", "-o", "wide"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("worker-one  ONLINE"));
+  EXPECT_THAT(out_.str(), HasSubstr("SmolLM2"));
+  EXPECT_EQ(Run({"drain", "work"}), kOk);
+  EXPECT_EQ(out_.str(), "worker-one ONLINE (draining)\n");
+  EXPECT_EQ(Run({"drain", "none"}), kNotFound);
+}
+
+TEST_F(CommandTest, ToolCommandsPassEverythingOn) {
+  env_.tool_dirs = {(dir_ / "nothing").string(), dir_.string()};
+  EXPECT_EQ(Run({"chat", "--model", "m.gguf"}), kRefused);
+  EXPECT_THAT(err_.str(), HasSubstr("longhaul-worker"));
+  const std::string tool = Write("longhaul-tool", "#!/bin/sh\n");
+  Run({"chat", "--model", "m.gguf", "--prompt", "two words", "--max-tokens", "5"});
+  EXPECT_THAT(exec_argv_,
+              ::testing::ElementsAre(tool, "chat", "--model", "m.gguf", "--prompt", "two words", "--max-tokens", "5"));
+  Run({"data", "preview", "--data", "d", "--help"});
+  EXPECT_THAT(exec_argv_, ::testing::ElementsAre(tool, "data-preview", "--data", "d", "--help"));
+  Run({"data", "preview", "--data", "d", "-o", "json"});
+  EXPECT_THAT(exec_argv_, ::testing::ElementsAre(tool, "data-preview", "--data", "d", "-o", "json"));
+}
+
+TEST_F(CommandTest, Version) {
+  EXPECT_EQ(Run({"version"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("longhaul 0."));
+}
+
+}  // namespace
+}  // namespace longhaul::cli

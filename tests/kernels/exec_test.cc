@@ -1,0 +1,47 @@
+#include "base/error.h"
+#include "kernels/cuda/cuda_exec.h"
+#include "tests/kernels/test_support.h"
+
+namespace longhaul::kernels {
+namespace {
+
+TEST(ExecTest, ProbesTheCpu) {
+  const CpuFacts facts = ProbeCpu();
+  EXPECT_FALSE(facts.isa.empty());
+  EXPECT_FALSE(facts.model_name.empty());
+  EXPECT_EQ(facts.gemm_library.rfind("oneDNN ", 0), 0u);
+  EXPECT_EQ(facts.has_bf16, facts.isa == "avx512_bf16" || facts.isa == "avx512_amx");
+}
+
+TEST(ExecTest, Bf16IsRefusedWhereTheCpuHasNone) {
+  const auto exec = Exec::CreateCpu(1, GemmType::kBF16, false);
+  EXPECT_EQ(exec.ok(), ProbeCpu().has_bf16);
+  if (exec.ok()) {
+    EXPECT_EQ((*exec)->gemm_type(), GemmType::kBF16);
+    return;
+  }
+  EXPECT_EQ(exec.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ErrorReason(exec.status()), "NO_BF16");
+  EXPECT_NE(std::string(exec.status().message()).find(ProbeCpu().isa), std::string::npos);
+}
+
+TEST(ExecTest, RefusesThreadCountsThatCannotBe) {
+  EXPECT_EQ(Exec::CreateCpu(0, GemmType::kF32, false).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ErrorReason(Exec::CreateCpu(4096, GemmType::kF32, true).status()), "TOO_FEW_PROCESSORS");
+}
+
+TEST(ExecTest, MeasuresAPlausibleRate) {
+  const double flops = MeasureGemmFlops(1, GemmType::kF32);
+  EXPECT_GT(flops, 1e8);
+  EXPECT_LT(flops, 1e13);
+}
+
+TEST(ExecTest, ABuildWithoutCudaSaysSo) {
+  if (BuiltWithCuda()) return;
+  const auto exec = CreateCudaExec(0);
+  EXPECT_EQ(exec.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ErrorReason(exec.status()), "NO_CUDA");
+}
+
+}  // namespace
+}  // namespace longhaul::kernels

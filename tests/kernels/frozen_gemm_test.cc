@@ -1,0 +1,171 @@
+// FrozenForward and FrozenBackward over the plain and the packed layouts. The packed f32 path runs on every CPU: where
+// the library wants no layout of its own, it packs into the plain one. bf16 runs where the CPU has it.
+#include "kernels/cpu/packed_gemm.h"
+#include "tests/kernels/test_support.h"
+
+namespace longhaul::kernels {
+namespace {
+
+enum class Layout { kPlainF32, kPlainF64, kPackedF32, kPackedBF16 };
+
+bool CpuHas(Layout layout) { return layout != Layout::kPackedBF16 || ProbeCpu().has_bf16; }
+
+std::vector<Layout> Layouts() {
+  std::vector<Layout> layouts;
+  for (const Layout layout : {Layout::kPlainF32, Layout::kPlainF64, Layout::kPackedF32, Layout::kPackedBF16}) {
+    if (CpuHas(layout)) layouts.push_back(layout);
+  }
+  return layouts;
+}
+
+int64_t RoundUp64(int64_t value) { return (value + 63) / 64 * 64; }
+
+// A weight with everything that it points to.
+struct Weight {
+  Weight(const Exec& exec, Layout layout, int64_t out, int64_t in)
+      : values(Buffer::Random(layout == Layout::kPlainF64 ? DType::kF64 : DType::kF32, out, in, 7)) {
+    frozen.out = out;
+    frozen.in = in;
+    frozen.dtype = values.dtype();
+    frozen.forward = frozen.backward = values.view().data;
+    if (layout == Layout::kPlainF32 || layout == Layout::kPlainF64) return;
+    bf16 = layout == Layout::kPackedBF16;
+    frozen.dtype = bf16 ? DType::kBF16 : DType::kF32;
+    frozen.packed = true;
+    // As much as the memory plan gives it, and a canary.
+    bytes = RoundUp64(out) * RoundUp64(in) * DTypeBytes(frozen.dtype);
+    forward.assign(static_cast<size_t>(bytes) + 64, 0xA5);
+    backward = forward;
+    frozen.forward = Aligned(forward);
+    frozen.backward = Aligned(backward);
+    EXPECT_LE(cpu::LibraryPackedBytes(exec, out, in, false, bf16), bytes);
+    EXPECT_LE(cpu::LibraryPackedBytes(exec, out, in, true, bf16), bytes);
+    PackWeight(exec, values.view(), frozen);
+  }
+
+  static void* Aligned(std::vector<uint8_t>& storage) {
+    const auto address = reinterpret_cast<uintptr_t>(storage.data());
+    return storage.data() + (64 - address % 64) % 64;
+  }
+
+  Buffer values;
+  FrozenWeight frozen;
+  bool bf16 = false;
+  int64_t bytes = 0;
+  std::vector<uint8_t> forward, backward;
+};
+
+std::unique_ptr<Exec> ExecFor(Layout layout, int threads) {
+  return MakeExec(threads, layout == Layout::kPackedBF16 ? GemmType::kBF16 : GemmType::kF32);
+}
+
+void Multiply(const Exec& exec, const Weight& weight, bool backward, const Tensor& from, double beta,
+              const Tensor& to) {
+  std::vector<uint8_t> scratch(
+      static_cast<size_t>(FrozenGemmScratchBytes(exec.gemm_type(), from.rows, weight.frozen.out, weight.frozen.in)));
+  (backward ? FrozenBackward : FrozenForward)(exec, from, weight.frozen, beta, to, scratch.data());
+}
+
+void CheckAgainstDefinition(Layout layout, int threads, int64_t rows, int64_t out, int64_t in, bool backward,
+                            double beta, int64_t gap) {
+  const auto exec = ExecFor(layout, threads);
+  const Weight weight(*exec, layout, out, in);
+  const DType dtype = weight.values.dtype();
+  const int64_t from_cols = backward ? out : in, to_cols = backward ? in : out;
+  const Buffer x = Buffer::Random(dtype, rows, from_cols, 8, gap);
+  const Buffer before = Buffer::Random(dtype, rows, to_cols, 9, gap);
+  Buffer y = beta == 0 ? Buffer(dtype, rows, to_cols, gap) : before;
+  Multiply(*exec, weight, backward, x.view(), beta, y.view());
+  const auto sum = [&](int64_t i, int64_t j, bool absolute) {
+    double total = 0;
+    for (int64_t k = 0; k < from_cols; ++k) {
+      const double product = x(i, k) * (backward ? weight.values(k, j) : weight.values(j, k));
+      total += absolute ? std::abs(product) : product;
+    }
+    return total;
+  };
+  // f32: from_cols + 2 roundings of the sum of magnitudes. bf16: both factors rounded, 2^-8 each, on top.
+  const double roundings = static_cast<double>(from_cols + 2) * Epsilon(dtype) + (weight.bf16 ? 0x1p-7 : 0);
+  ExpectNear(
+      y, [&](int64_t i, int64_t j) { return sum(i, j, false) + (beta == 0 ? 0 : before(i, j)); },
+      [&](int64_t i, int64_t j) { return roundings * (sum(i, j, true) + std::abs(beta * before(i, j))); },
+      "layout " + std::to_string(static_cast<int>(layout)) + (backward ? " backward" : " forward"));
+}
+
+TEST(FrozenGemmTest, EqualsTheDefinition) {
+  for (const Layout layout : Layouts()) {
+    for (const bool backward : {false, true}) {
+      for (const double beta : {0.0, 1.0}) {
+        for (const int64_t gap : {0, 5}) {
+          CheckAgainstDefinition(layout, 2, 150, 96, 64, backward, beta, gap);
+          CheckAgainstDefinition(layout, 1, 67, 97, 33, backward, beta, gap);
+          CheckAgainstDefinition(layout, 2, 1, 1, 1, backward, beta, gap);
+          CheckAgainstDefinition(layout, 2, 16, 130, 65, backward, beta, gap);
+        }
+      }
+    }
+  }
+}
+
+TEST(FrozenGemmTest, HasTheSameBitsHoweverTheRowsAreCut) {
+  constexpr int64_t kRows = 300, kOut = 192, kIn = 576;
+  for (const Layout layout : Layouts()) {
+    const auto exec = ExecFor(layout, 2);
+    const Weight weight(*exec, layout, kOut, kIn);
+    for (const bool backward : {false, true}) {
+      const Buffer x = Buffer::Random(weight.values.dtype(), kRows, backward ? kOut : kIn, 8);
+      Buffer whole(weight.values.dtype(), kRows, backward ? kIn : kOut);
+      Multiply(*exec, weight, backward, x.view(), 0, whole.view());
+      for (const int64_t cut : {1, 15, 16, 17, 63, 64, 65, 100, 128, 172, 299}) {
+        Buffer parts(weight.values.dtype(), kRows, backward ? kIn : kOut);
+        Multiply(*exec, weight, backward, x.view().Rows(0, cut), 0, parts.view().Rows(0, cut));
+        Multiply(*exec, weight, backward, x.view().Rows(cut, kRows), 0, parts.view().Rows(cut, kRows));
+        EXPECT_TRUE(parts.bytes() == whole.bytes())
+            << "layout " << static_cast<int>(layout) << " backward " << backward << " cut at " << cut;
+      }
+    }
+  }
+}
+
+TEST(FrozenGemmTest, HasTheSameBitsForAnyThreadCountAndStride) {
+  for (const Layout layout : Layouts()) {
+    std::vector<Buffer> results;
+    for (const int threads : {1, 2, 3}) {
+      const auto exec = ExecFor(layout, threads);
+      const Weight weight(*exec, layout, 200, 136);
+      const DType dtype = weight.values.dtype();
+      const Buffer x = Buffer::Random(dtype, 147, 136, 8);
+      Buffer y = Buffer::Random(dtype, 147, 200, 9);
+      Multiply(*exec, weight, false, x.view(), 1, y.view());
+      results.push_back(y);
+
+      // A column range of wider buffers, as q, k and v are.
+      Buffer wide_x(dtype, 147, 150), wide_y(dtype, 147, 220);
+      Copy(*exec, x.view(), wide_x.view().Cols(3, 139));
+      Copy(*exec, Buffer::Random(dtype, 147, 200, 9).view(), wide_y.view().Cols(11, 211));
+      Multiply(*exec, weight, false, wide_x.view().Cols(3, 139), 1, wide_y.view().Cols(11, 211));
+      Buffer narrow(dtype, 147, 200);
+      Copy(*exec, wide_y.view().Cols(11, 211), narrow.view());
+      results.push_back(narrow);
+    }
+    for (const Buffer& result : results) {
+      EXPECT_TRUE(result.bytes() == results[0].bytes()) << "layout " << static_cast<int>(layout);
+    }
+  }
+}
+
+TEST(FrozenGemmTest, PackedBytesFollowTheCpu) {
+  const auto exec = MakeExec(1);
+  const int64_t bytes = PackedWeightBytes(*exec, 192, 576, false);
+  if (ProbeCpu().packs_weights) {
+    EXPECT_GE(bytes, 192 * 576 * 4);
+    EXPECT_LE(bytes, 192 * 576 * 4);  // both are multiples of 64: nothing is padded
+  } else {
+    EXPECT_EQ(bytes, 0);
+  }
+  EXPECT_EQ(FrozenGemmScratchBytes(GemmType::kF32, 100, 30, 50), 0);
+  EXPECT_EQ(FrozenGemmScratchBytes(GemmType::kBF16, 100, 30, 50), 128 * 50 * 2);
+}
+
+}  // namespace
+}  // namespace longhaul::kernels

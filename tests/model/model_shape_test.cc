@@ -1,0 +1,187 @@
+#include "model/model_shape.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "base/error.h"
+#include "model/family.h"
+#include "nlohmann/json.hpp"
+#include "tests/model/shapes.h"
+
+namespace longhaul {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+json LlamaConfig() {
+  return json::parse(R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576,
+    "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+    "rms_norm_eps": 1e-05, "rope_theta": 100000, "max_position_embeddings": 8192, "vocab_size": 49152,
+    "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": true})");
+}
+
+std::string Message(const json& config) {
+  const auto shape = ModelShapeFromConfigJson(config.dump());
+  return shape.ok() ? "" : std::string(shape.status().message());
+}
+
+TEST(ModelConfig, ReadsSmolLm2) {
+  const auto shape = ModelShapeFromConfigJson(LlamaConfig().dump());
+  ASSERT_TRUE(shape.ok()) << shape.status();
+  EXPECT_EQ(ModelShapeToJson(*shape), [] {
+    json expected = ModelShapeToJson(SmolLm2Shape());
+    expected["rope"]["original_max_position_embeddings"] = 8192;
+    return expected;
+  }());
+  EXPECT_EQ(shape->TotalParams(), 134515008);
+}
+
+TEST(ModelConfig, KvHeadsNullMeansHeadsAndHeadDimIsItsOwn) {
+  json config = LlamaConfig();
+  config["num_key_value_heads"] = nullptr;
+  config["head_dim"] = 128;
+  const auto shape = ModelShapeFromConfigJson(config.dump());
+  ASSERT_TRUE(shape.ok()) << shape.status();
+  EXPECT_EQ(shape->kv_heads, 9);
+  EXPECT_EQ(shape->head_dim, 128);
+  EXPECT_EQ(shape->q_dim(), 9 * 128);
+}
+
+TEST(ModelConfig, ReadsRopeInItsThreeSpellings) {
+  const json scaling = {{"factor", 32.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
+                        {"original_max_position_embeddings", 8192}};
+  for (const char* spelling : {"rope_type", "type", "rope_parameters"}) {
+    json config = LlamaConfig();
+    json rope = scaling;
+    if (std::string(spelling) == "rope_parameters") {
+      rope["rope_type"] = "llama3";
+      rope["rope_theta"] = 500000.0;
+      config.erase("rope_theta");
+      config["rope_parameters"] = rope;
+    } else {
+      rope[spelling] = "llama3";
+      config["rope_theta"] = 500000.0;
+      config["rope_scaling"] = rope;
+    }
+    const auto shape = ModelShapeFromConfigJson(config.dump());
+    ASSERT_TRUE(shape.ok()) << spelling << shape.status();
+    EXPECT_EQ(shape->rope.scaling, RopeScaling::kLlama3);
+    EXPECT_EQ(shape->rope.factor, 32.0);
+    EXPECT_EQ(shape->rope.theta, 500000.0);
+  }
+}
+
+TEST(ModelConfig, RefusesWhatTheEngineLacksByName) {
+  const std::pair<const char*, json> cases[] = {
+      {"sliding_window", 4096},
+      {"attention_bias", true},
+      {"mlp_bias", true},
+      {"hidden_act", "gelu"},
+      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}},
+      {"model_type", "qwen2"},
+      {"model_type", "mamba"},
+  };
+  for (const auto& [key, value] : cases) {
+    json config = LlamaConfig();
+    config[key] = value;
+    const auto shape = ModelShapeFromConfigJson(config.dump());
+    ASSERT_FALSE(shape.ok()) << key;
+    EXPECT_EQ(shape.status().code(), absl::StatusCode::kUnimplemented) << shape.status();
+    EXPECT_EQ(ErrorReason(shape.status()), "MODEL_UNSUPPORTED");
+  }
+  json mistral = LlamaConfig();
+  mistral["model_type"] = "mistral";
+  mistral["sliding_window"] = nullptr;
+  EXPECT_EQ(Message(mistral), "");
+  json qwen2 = LlamaConfig();
+  qwen2["model_type"] = "qwen2";
+  EXPECT_THAT(Message(qwen2), HasSubstr("biases of q, k and v"));
+}
+
+TEST(ModelConfig, NamesTheKeyAtFault) {
+  for (const char* key : {"hidden_size", "num_hidden_layers", "vocab_size", "rms_norm_eps", "intermediate_size"}) {
+    json config = LlamaConfig();
+    config.erase(key);
+    EXPECT_THAT(Message(config), HasSubstr(key));
+    for (const json& bad : {json("many"), json(-3), json(1e300), json(json::array()), json(2.5)}) {
+      config[key] = bad;
+      EXPECT_NE(Message(config), "") << key << bad;
+    }
+  }
+  json heads = LlamaConfig();
+  heads["num_key_value_heads"] = 4;
+  EXPECT_THAT(Message(heads), HasSubstr("must divide heads"));
+}
+
+TEST(ModelConfig, RefusesDeepNestingAndBrokenJson) {
+  EXPECT_THAT(std::string(ModelShapeFromConfigJson(std::string(100000, '[')).status().message()), HasSubstr("nested"));
+  EXPECT_THAT(std::string(ModelShapeFromConfigJson("{\"a\":").status().message()), HasSubstr("not valid JSON"));
+  EXPECT_FALSE(ModelShapeFromConfigJson("[]").ok());
+}
+
+TEST(ModelShapeJson, RoundTripsExactly) {
+  for (ModelShape shape : {SmolLm2Shape(), Llama8bShape(), Llama70bShape()}) {
+    shape.rms_norm_eps = 1.0 / 3e5;
+    const json written = ModelShapeToJson(shape);
+    const auto read = ModelShapeFromJson(json::parse(written.dump()));
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(ModelShapeToJson(*read), written);
+  }
+}
+
+TEST(Family, EveryGgufArchitectureIsFound) {
+  ASSERT_NE(FindFamilyByGgufArchitecture("llama"), nullptr);
+  EXPECT_TRUE(FindFamilyByGgufArchitecture("llama")->gguf_permutes_qk);
+  EXPECT_FALSE(FindFamilyByGgufArchitecture("qwen3")->gguf_permutes_qk);
+  EXPECT_TRUE(FindFamily("qwen3")->qk_norm);
+  EXPECT_EQ(FindFamilyByGgufArchitecture(""), nullptr);
+  EXPECT_EQ(FindFamily("nothing"), nullptr);
+  EXPECT_EQ(SupportedFamilies(), "llama, mistral, qwen3");
+}
+
+TEST(Rope, PlainLinearAndLlama3FollowTheirFormulas) {
+  RopeFacts rope;
+  rope.theta = 10000;
+  std::vector<double> plain(32), linear(32), llama3(32);
+  RopeInverseFrequencies(rope, 64, plain.data());
+  EXPECT_EQ(plain[0], 1.0);
+  EXPECT_NEAR(plain[16], 0.01, 1e-15);
+  rope.scaling = RopeScaling::kLinear;
+  rope.factor = 4;
+  RopeInverseFrequencies(rope, 64, linear.data());
+  for (int i = 0; i < 32; ++i) EXPECT_EQ(linear[i], plain[i] / 4);
+
+  rope = {500000.0, RopeScaling::kLlama3, 8.0, 1.0, 4.0, 8192};
+  RopeFacts unscaled = rope;
+  unscaled.scaling = RopeScaling::kNone;
+  RopeInverseFrequencies(rope, 64, llama3.data());
+  RopeInverseFrequencies(unscaled, 64, plain.data());
+  int kept = 0, divided = 0, between = 0;
+  for (int i = 0; i < 32; ++i) {
+    const double wavelength = 2 * std::numbers::pi / plain[i];
+    if (wavelength < 8192.0 / 4) {
+      EXPECT_EQ(llama3[i], plain[i]);
+      ++kept;
+    } else if (wavelength > 8192.0) {
+      EXPECT_EQ(llama3[i], plain[i] / 8);
+      ++divided;
+    } else {
+      EXPECT_LT(llama3[i], plain[i]);
+      EXPECT_GT(llama3[i], plain[i] / 8);
+      ++between;
+    }
+  }
+  EXPECT_GT(kept, 0);
+  EXPECT_GT(divided, 0);
+  EXPECT_GT(between, 0);
+}
+
+}  // namespace
+}  // namespace longhaul

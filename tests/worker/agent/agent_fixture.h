@@ -1,0 +1,132 @@
+// An agent on a temporary state folder with a fake scheduler, real files, real child processes and real threads.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+#include "base/clock.h"
+#include "base/process.h"
+#include "tests/worker/agent/fake_scheduler.h"
+#include "tests/worker/attempt/temp_dir.h"
+#include "worker/agent/agent_core.h"
+#include "worker/agent/task_pool.h"
+
+namespace longhaul::agent {
+
+class AgentTest : public ::testing::Test {
+ protected:
+  AgentTest() { StartAgent(); }
+
+  // A new agent over the same folders; the old one is gone as after a kill: nothing is told to trainers or scheduler.
+  void StartAgent() {
+    StopAgent();
+    mailbox_ = std::make_unique<Mailbox>();
+    transfers_ = std::make_unique<TaskPool>(2);
+    logs_ = std::make_unique<TaskPool>(1);
+    AgentOptions options;
+    options.worker_id = "worker";
+    options.state_dir = temp_.path();
+    options.trainer_path = FAKE_TRAINER_PATH;
+    options.model_paths["digest"] = "/models/tiny";
+    core_ = std::make_unique<AgentCore>(
+        options, AgentParts{&clock_, &scheduler_, mailbox_.get(), transfers_.get(), logs_.get(), [this](const std::string& line) {
+                              log_ += line + "\n";
+                            }});
+    ASSERT_TRUE(core_->Recover().ok());
+  }
+  void StopAgent() {
+    scheduler_.CloseSessions();  // no answer comes any more
+    transfers_.reset();
+    logs_.reset();
+    if (mailbox_ != nullptr) mailbox_->Drain();
+    core_.reset();
+    mailbox_.reset();
+  }
+  ~AgentTest() override {
+    StopAgent();
+    for (const ProcessId& process : trainers_) (void)SignalProcess(process, SIGKILL, true);
+  }
+
+  v1::AttemptKey Key(const std::string& job, int attempt = 1, int64_t epoch = 1) {
+    v1::AttemptKey key;
+    key.set_job_id(job);
+    key.set_attempt(attempt);
+    key.set_lease_epoch(epoch);
+    return key;
+  }
+
+  v1::WorkerCommand StartCommand(const std::string& job, const std::string& script, int attempt = 1) {
+    v1::WorkerCommand command;
+    *command.mutable_start()->mutable_key() = Key(job, attempt);
+    v1::AttemptSpec* spec = command.mutable_start()->mutable_spec();
+    spec->set_kind(v1::ATTEMPT_KIND_TRAIN);
+    spec->set_model_digest("digest");
+    const v1::BlobName blob = scheduler_.AddBlob(script);
+    spec->mutable_spec()->mutable_dataset()->set_sha256(blob.sha256());
+    spec->mutable_spec()->mutable_dataset()->set_size_bytes(blob.size_bytes());
+    return command;
+  }
+  v1::AttemptKey Start(const std::string& job, const std::string& script) {
+    scheduler_.Command(StartCommand(job, script));
+    return Key(job);
+  }
+
+  attempt::AttemptDir Dir(const v1::AttemptKey& key) const {
+    return attempt::AttemptDir(temp_.path() + "/attempts/" + key.job_id() + "." + std::to_string(key.attempt()) + "." +
+                               std::to_string(key.lease_epoch()));
+  }
+
+  // Turns the loop until it holds; fails the test after a time that only a bug takes.
+  template <typename Condition>
+  bool Until(Condition condition) {
+    const int64_t give_up = clock_.BootNanos() + int64_t{30} * 1'000'000'000;
+    while (true) {
+      mailbox_->Drain();
+      core_->Poll();
+      if (condition()) return true;
+      if (clock_.BootNanos() > give_up) break;
+      const int64_t next_ms = (core_->NextWakeNanos() - clock_.BootNanos()) / 1'000'000 + 1;
+      mailbox_->Wait(std::clamp<int64_t>(next_ms, 0, 50));
+    }
+    ADD_FAILURE() << "did not come about; the agent said:\n" << log_;
+    return false;
+  }
+  bool UntilPhase(const std::string& job, v1::AttemptPhase phase) {
+    return Until([&] { return Last(job).phase() == phase; });
+  }
+  bool UntilStep(const std::string& job, int64_t step) {
+    return Until([&] {
+      const auto steps = scheduler_.seen().steps[job];
+      return !steps.empty() && steps.back() >= step;
+    });
+  }
+  bool UntilForgotten() {
+    return Until([&] { return core_->attempts() == 0; });
+  }
+  v1::AttemptStatus Last(const std::string& job) { return scheduler_.seen().last[job]; }
+
+  // The trainer's process, once it has written its pid; killed when the test ends.
+  ProcessId Trainer(const v1::AttemptKey& key) {
+    Until([&] { return Dir(key).ReadPid().ok(); });
+    trainers_.push_back(Dir(key).ReadPid().value_or(ProcessId()));
+    return trainers_.back();
+  }
+  // Lets the script's `wait FILE` go on.
+  void Release(const v1::AttemptKey& key, const std::string& file) {
+    ASSERT_TRUE(WriteFileAtomic(Dir(key).path() + "/" + file, "").ok());
+  }
+
+  RealClock clock_;
+  TempDir temp_;
+  FakeScheduler scheduler_;
+  std::string log_;  // the core thread's
+  std::unique_ptr<Mailbox> mailbox_;
+  std::unique_ptr<TaskPool> transfers_;
+  std::unique_ptr<TaskPool> logs_;
+  std::unique_ptr<AgentCore> core_;
+  std::vector<ProcessId> trainers_;
+};
+
+}  // namespace longhaul::agent

@@ -1,0 +1,129 @@
+// An agent that is killed and started again finds what the one before it left.
+#include <gtest/gtest.h>
+
+#include <csignal>
+
+#include "base/env.h"
+#include "tests/worker/agent/agent_fixture.h"
+
+namespace longhaul::agent {
+namespace {
+
+TEST_F(AgentTest, ARestartedAgentFindsALiveTrainer) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\nwait go\nprogress 2\nfinal 2\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  const ProcessId trainer = Trainer(key);
+  StartAgent();
+  EXPECT_EQ(core_->attempts(), 1u);
+  EXPECT_TRUE(ProcessAlive(trainer));
+  const size_t opens = scheduler_.seen().opens.size();
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().opens.size() > opens; }));
+  EXPECT_EQ(scheduler_.seen().opens.back().attempts(0).key().job_id(), "job");
+  Release(key, "go");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
+  EXPECT_EQ(Last("job").exit().signal(), 0);
+  EXPECT_EQ(scheduler_.seen().artifacts.size(), 1u);
+}
+
+TEST_F(AgentTest, ARestartedAgentReportsWhatEndedWithoutIt) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\nwait go\nfinal 2\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  const ProcessId trainer = Trainer(key);
+  StopAgent();
+  Release(key, "go");
+  // Our child still: it ends while no agent looks.
+  while (!ReapProcess(trainer).exited) ::usleep(1'000);
+  StartAgent();
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
+  EXPECT_EQ(scheduler_.seen().artifacts.size(), 1u);
+  EXPECT_EQ(scheduler_.seen().checkpoints.back().checkpoint().step(), 2);
+}
+
+TEST_F(AgentTest, ATrainerThatDiedWithoutItsAgentHasCrashed) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\ndeaf\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  const ProcessId trainer = Trainer(key);
+  StopAgent();
+  ASSERT_TRUE(SignalProcess(trainer, SIGKILL).ok());
+  while (!ReapProcess(trainer).exited) ::usleep(1'000);
+  StartAgent();
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_CRASHED);
+}
+
+TEST_F(AgentTest, WhatIsCommittedIsNotCommittedAgain) {
+  scheduler_.set_acknowledge(false);
+  const v1::AttemptKey key = Start("job", "started\nstderr one\ncheckpoint 1\nwait go\nartifact\nexit 1\n");
+  ASSERT_TRUE(Until([&] { return Dir(key).ReadAgentNote().ok(); }));
+  Trainer(key);
+  StartAgent();
+  ASSERT_TRUE(UntilPhase("job", v1::ATTEMPT_PHASE_RUNNING));
+  EXPECT_EQ(scheduler_.seen().checkpoints.size(), 1u);
+  Release(key, "go");
+  ASSERT_TRUE(UntilPhase("job", v1::ATTEMPT_PHASE_ENDED));
+  StartAgent();
+  scheduler_.set_acknowledge(true);
+  ASSERT_TRUE(UntilForgotten());
+  const auto seen = scheduler_.seen();
+  EXPECT_EQ(seen.checkpoints.size(), 1u);
+  EXPECT_EQ(seen.artifacts.size(), 1u);
+  EXPECT_EQ(seen.logs.at("job"), "one\n");  // once, though each agent begins at its first byte
+  EXPECT_TRUE(Last("job").artifact_committed());
+}
+
+TEST_F(AgentTest, ARestartDuringTheFetchBeginsItAgain) {
+  v1::AttemptSpec spec = StartCommand("job", "started\nartifact\nexit 1\n").start().spec();
+  spec.set_job_id("job");
+  spec.set_attempt(1);
+  spec.set_lease_epoch(1);
+  ASSERT_TRUE(Dir(Key("job")).Create().ok());
+  ASSERT_TRUE(Dir(Key("job")).WriteSpec(spec).ok());
+  ASSERT_TRUE(WriteFileAtomic(Dir(Key("job")).DatasetPath() + ".part", "star").ok());
+  StartAgent();
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
+}
+
+TEST_F(AgentTest, AnAttemptFencedWhileTheAgentWasAwayIsKilled) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\ndeaf\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  const ProcessId trainer = Trainer(key);
+  scheduler_.Fence(key);
+  StartAgent();
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_FALSE(ProcessAlive(trainer));
+  EXPECT_FALSE(FileExists(Dir(key).path()));
+}
+
+TEST_F(AgentTest, ASecondTrainerInAFolderLeadsToTheFirst) {
+  // The agent died after the spawn and before the trainer wrote its pid; its successor spawns again.
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\nwait go\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  const ProcessId first = Trainer(key);
+  StopAgent();
+  const std::string pid = *ReadFile(Dir(key).PidPath(), 100);
+  ASSERT_TRUE(RemoveFile(Dir(key).PidPath()).ok());
+  StartAgent();
+  // It is back before the second one has looked at the lock.
+  ASSERT_TRUE(WriteFileAtomic(Dir(key).PidPath(), pid).ok());
+  ASSERT_TRUE(UntilPhase("job", v1::ATTEMPT_PHASE_RUNNING));
+  EXPECT_TRUE(ProcessAlive(first));
+  Release(key, "go");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
+}
+
+TEST_F(AgentTest, FoldersThatNameNoAttemptAreRemoved) {
+  StopAgent();
+  ASSERT_TRUE(CreateDirs(temp_.At("attempts/half/inputs")).ok());
+  ASSERT_TRUE(CreateDirs(temp_.At("attempts/bad")).ok());
+  ASSERT_TRUE(WriteFileAtomic(temp_.At("attempts/bad/spec.textproto"), "no such field: 1").ok());
+  StartAgent();
+  EXPECT_EQ(core_->attempts(), 0u);
+  EXPECT_TRUE(ListDir(temp_.At("attempts"))->empty());
+}
+
+}  // namespace
+}  // namespace longhaul::agent

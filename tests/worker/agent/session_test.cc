@@ -1,0 +1,226 @@
+#include "worker/agent/session.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <vector>
+
+#include "base/error.h"
+#include "base/limits.h"
+
+namespace longhaul::agent {
+namespace {
+
+// Hands every call to the test, which answers when it likes.
+class ManualClient final : public SchedulerClient {
+ public:
+  using OpenDone = std::function<void(absl::StatusOr<v1::OpenSessionResponse>)>;
+  using SyncDone = std::function<void(absl::StatusOr<v1::SyncResponse>)>;
+  void OpenSession(const v1::OpenSessionRequest&, OpenDone done) override { opens.push_back(std::move(done)); }
+  void Sync(const v1::SyncRequest& request, int64_t deadline_ms, SyncDone done) override {
+    syncs.push_back({request, std::move(done)});
+    last_deadline_ms = deadline_ms;
+  }
+  absl::Status CommitCheckpoint(const v1::CommitCheckpointRequest&) override { return Unused(); }
+  absl::Status CommitArtifact(const v1::CommitArtifactRequest&) override { return Unused(); }
+  absl::StatusOr<int64_t> AppendLog(const v1::AppendLogRequest&) override { return Unused(); }
+  absl::StatusOr<std::vector<v1::BlobName>> FindMissing(const std::vector<v1::BlobName>&) override { return Unused(); }
+  absl::Status WriteBlob(const v1::BlobName&, const std::string&, const CancelFlag&) override { return Unused(); }
+  absl::Status ReadBlob(const v1::BlobName&, int64_t, const std::function<absl::Status(std::string_view)>&,
+                        const CancelFlag&) override {
+    return Unused();
+  }
+
+  struct Call {
+    v1::SyncRequest request;
+    SyncDone done;
+  };
+  std::deque<OpenDone> opens;
+  std::deque<Call> syncs;
+  int64_t last_deadline_ms = 0;
+
+ private:
+  static absl::Status Unused() { return absl::InternalError("a session makes no such call"); }
+};
+
+class SessionTest : public ::testing::Test, public SessionDelegate {
+ protected:
+  void FillOpen(v1::OpenSessionRequest*) override {}
+  void OnOpened(const v1::OpenSessionResponse&) override { ++opened_; }
+  void FillSync(v1::SyncRequest* request) override { filled_.push_back(request->sync_number()); }
+  void OnSynced(int64_t number, const v1::SyncResponse&, int64_t sent) override { synced_.emplace_back(number, sent); }
+  void Log(const std::string& line) override { lines_.push_back(line); }
+
+  void Turn(int64_t advance_ms = 50) {
+    clock_.AdvanceMillis(advance_ms);
+    mailbox_.Drain();
+    session_.Poll();
+  }
+  void Open() {
+    session_.Poll();
+    ASSERT_EQ(client_.opens.size(), 1u);
+    v1::OpenSessionResponse response;
+    response.set_session_id("s" + std::to_string(opened_ + 1));
+    response.set_hold_ms(10'000);
+    client_.opens.front()(response);
+    client_.opens.pop_front();
+    Turn();
+  }
+  void Answer(absl::StatusOr<v1::SyncResponse> response = v1::SyncResponse(), size_t index = 0) {
+    client_.syncs[index].done(std::move(response));
+    client_.syncs.erase(client_.syncs.begin() + static_cast<int64_t>(index));
+    Turn();
+  }
+  std::vector<int64_t> InFlight() const {
+    std::vector<int64_t> numbers;
+    for (const auto& call : client_.syncs) numbers.push_back(call.request.sync_number());
+    return numbers;
+  }
+
+  FakeClock clock_;
+  Mailbox mailbox_;
+  ManualClient client_;
+  Session session_{1, this, &client_, &clock_, &mailbox_};
+  int opened_ = 0;
+  std::vector<int64_t> filled_;
+  std::vector<std::pair<int64_t, int64_t>> synced_;
+  std::vector<std::string> lines_;
+};
+
+TEST_F(SessionTest, KeepsOneSyncParked) {
+  Open();
+  EXPECT_EQ(InFlight(), std::vector<int64_t>{1});
+  EXPECT_EQ(client_.last_deadline_ms, 20'000);
+  Turn();
+  EXPECT_EQ(InFlight(), std::vector<int64_t>{1});
+  Answer();
+  EXPECT_EQ(InFlight(), std::vector<int64_t>{2});
+}
+
+TEST_F(SessionTest, NewsGoesOutBesideTheParkedOneAndNeverAThird) {
+  Open();
+  session_.MarkNews();
+  Turn();
+  EXPECT_EQ(InFlight(), (std::vector<int64_t>{1, 2}));
+  session_.MarkNews();
+  Turn();
+  EXPECT_EQ(InFlight(), (std::vector<int64_t>{1, 2}));
+  Answer();  // of 1: room for the news
+  EXPECT_EQ(InFlight(), (std::vector<int64_t>{2, 3}));
+}
+
+TEST_F(SessionTest, NewsIsBundledOverTheShortestInterval) {
+  Open();
+  session_.MarkNews();
+  clock_.AdvanceMillis(-40);  // ten milliseconds after the first one left
+  session_.Poll();
+  const int64_t wake = session_.NextWakeNanos();
+  EXPECT_EQ(InFlight().size(), 1u);
+  EXPECT_GT(wake, clock_.BootNanos());
+  EXPECT_LE(wake, clock_.BootNanos() + limits::kMinSyncIntervalMs * 1'000'000 + 40'000'000);
+  Turn(60);
+  EXPECT_EQ(InFlight().size(), 2u);
+}
+
+TEST_F(SessionTest, AnswersComeInAnyOrderWithTheirOwnSendTimes) {
+  Open();
+  const int64_t first = clock_.BootNanos();
+  session_.MarkNews();
+  Turn(100);
+  const int64_t second = clock_.BootNanos();
+  Answer(v1::SyncResponse(), 1);
+  Answer(v1::SyncResponse(), 0);
+  ASSERT_EQ(synced_.size(), 2u);
+  EXPECT_EQ(synced_[0], (std::pair<int64_t, int64_t>{2, second}));
+  EXPECT_EQ(synced_[1], (std::pair<int64_t, int64_t>{1, first}));
+}
+
+TEST_F(SessionTest, AFailedSyncIsRepeatedUnderItsNumberAfterAWait) {
+  Open();
+  session_.MarkNews();
+  Turn();
+  client_.syncs[0].done(absl::UnavailableError("gone"));
+  client_.syncs[1].done(absl::UnavailableError("gone"));
+  client_.syncs.clear();
+  mailbox_.Drain();
+  session_.Poll();
+  EXPECT_TRUE(client_.syncs.empty());
+  EXPECT_GT(session_.NextWakeNanos(), clock_.BootNanos());
+  Turn(limits::kMaxBackoffMs);
+  EXPECT_EQ(InFlight(), (std::vector<int64_t>{1}));
+  Turn();
+  EXPECT_EQ(InFlight(), (std::vector<int64_t>{1, 2}));
+  EXPECT_EQ(lines_.size(), 2u);  // opened; and one complaint, not one a failure
+  EXPECT_EQ(opened_, 1);
+}
+
+TEST_F(SessionTest, AClosedSessionIsOpenedAgainAndItsAnswersAreDropped) {
+  Open();
+  session_.MarkNews();
+  Turn(2'000);
+  ASSERT_EQ(client_.syncs.size(), 2u);
+  const auto late = client_.syncs[1].done;
+  client_.syncs[0].done(MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED", "closed"));
+  client_.syncs.clear();
+  mailbox_.Drain();
+  EXPECT_EQ(session_.id(), "");
+  Open();
+  EXPECT_EQ(session_.id(), "s2");
+  EXPECT_EQ(InFlight(), std::vector<int64_t>{1});  // numbers begin again
+  late(v1::SyncResponse());
+  Turn();
+  EXPECT_TRUE(synced_.empty());
+}
+
+TEST_F(SessionTest, ASessionTakenAtOnceIsNotFoughtFor) {
+  Open();
+  client_.syncs[0].done(MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED", "closed"));
+  mailbox_.Drain();
+  session_.Poll();
+  EXPECT_TRUE(client_.opens.empty());
+  Turn(limits::kMaxBackoffMs);
+  EXPECT_EQ(client_.opens.size(), 1u);
+}
+
+TEST_F(SessionTest, AnAbsentSchedulerIsAskedAgain) {
+  session_.Poll();
+  client_.opens.front()(absl::UnavailableError("connection refused"));
+  client_.opens.pop_front();
+  mailbox_.Drain();
+  session_.Poll();
+  EXPECT_TRUE(client_.opens.empty());
+  Turn(limits::kMaxBackoffMs);
+  EXPECT_EQ(client_.opens.size(), 1u);
+  EXPECT_TRUE(session_.fatal().ok());
+}
+
+TEST_F(SessionTest, ATooOldWorkerGivesUp) {
+  session_.Poll();
+  client_.opens.front()(MakeError(absl::StatusCode::kFailedPrecondition, "WORKER_TOO_OLD", "protocol 1; this scheduler speaks 2 and 3"));
+  client_.opens.pop_front();
+  Turn(limits::kMaxBackoffMs);
+  EXPECT_EQ(ErrorReason(session_.fatal()), "WORKER_TOO_OLD");
+  EXPECT_TRUE(client_.opens.empty());
+}
+
+TEST(SessionLifeTest, AnAnswerAfterItsEndFindsNobody) {
+  FakeClock clock;
+  Mailbox mailbox;
+  ManualClient client;
+  struct Nobody final : SessionDelegate {
+    void FillOpen(v1::OpenSessionRequest*) override {}
+    void OnOpened(const v1::OpenSessionResponse&) override { ADD_FAILURE(); }
+    void FillSync(v1::SyncRequest*) override {}
+    void OnSynced(int64_t, const v1::SyncResponse&, int64_t) override {}
+    void Log(const std::string&) override {}
+  } nobody;
+  {
+    Session session(1, &nobody, &client, &clock, &mailbox);
+    session.Poll();
+  }
+  client.opens.front()(v1::OpenSessionResponse());
+  mailbox.Drain();
+}
+
+}  // namespace
+}  // namespace longhaul::agent

@@ -1,0 +1,131 @@
+#include "wire/model_values.h"
+
+#include "base/error.h"
+#include "base/status_macros.h"
+
+namespace longhaul::wire {
+namespace {
+
+const char* ScalingName(RopeScaling scaling) {
+  switch (scaling) {
+    case RopeScaling::kNone: return "none";
+    case RopeScaling::kLinear: return "linear";
+    case RopeScaling::kLlama3: return "llama3";
+  }
+  return "none";
+}
+
+}  // namespace
+
+v1::RopeFacts ToProto(const RopeFacts& rope) {
+  v1::RopeFacts out;
+  out.set_theta(rope.theta);
+  out.set_scaling(ScalingName(rope.scaling));
+  out.set_factor(rope.factor);
+  out.set_low_freq_factor(rope.low_freq_factor);
+  out.set_high_freq_factor(rope.high_freq_factor);
+  out.set_original_max_position_embeddings(rope.original_max_position_embeddings);
+  return out;
+}
+
+v1::ModelShape ToProto(const ModelShape& shape) {
+  v1::ModelShape out;
+  out.set_family(shape.family);
+  out.set_layers(shape.layers);
+  out.set_hidden(shape.hidden);
+  out.set_intermediate(shape.intermediate);
+  out.set_heads(shape.heads);
+  out.set_kv_heads(shape.kv_heads);
+  out.set_head_dim(shape.head_dim);
+  out.set_vocab(shape.vocab);
+  out.set_max_position_embeddings(shape.max_position_embeddings);
+  out.set_rms_norm_eps(shape.rms_norm_eps);
+  out.set_tied_embeddings(shape.tied_embeddings);
+  out.set_qk_norm(shape.qk_norm);
+  *out.mutable_rope() = ToProto(shape.rope);
+  return out;
+}
+
+v1::DeviceFacts ToProto(const DeviceFacts& facts) {
+  v1::DeviceFacts out;
+  out.set_device_class(facts.device_class);
+  out.set_kind(facts.kind == DeviceKind::kCuda ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU);
+  out.set_device_bytes(facts.device_bytes);
+  out.set_host_bytes(facts.host_bytes);
+  out.set_disk_bytes(facts.disk_bytes);
+  out.set_cpu_threads(facts.cpu_threads);
+  out.set_isa(facts.isa);
+  out.set_has_bf16(facts.has_bf16);
+  out.set_context_bytes(facts.context_bytes);
+  out.set_gemm_flops(facts.gemm_flops);
+  out.set_copy_bytes_per_second(facts.copy_bytes_per_second);
+  out.set_compute_capability(facts.compute_capability);
+  out.set_runtime_host_bytes(facts.runtime_host_bytes);
+  return out;
+}
+
+absl::StatusOr<RopeFacts> FromProto(const v1::RopeFacts& rope) {
+  RopeFacts out;
+  out.theta = rope.theta();
+  if (rope.scaling() == "none" || rope.scaling().empty()) {
+    out.scaling = RopeScaling::kNone;
+  } else if (rope.scaling() == "linear") {
+    out.scaling = RopeScaling::kLinear;
+  } else if (rope.scaling() == "llama3") {
+    out.scaling = RopeScaling::kLlama3;
+  } else {
+    return InvalidField("model_shape.rope.scaling", "is \"" + rope.scaling() + "\"; one of none, linear, llama3");
+  }
+  // A message without scaling need not carry the factors of one.
+  if (out.scaling != RopeScaling::kNone) out.factor = rope.factor();
+  if (out.scaling == RopeScaling::kLlama3) {
+    out.low_freq_factor = rope.low_freq_factor();
+    out.high_freq_factor = rope.high_freq_factor();
+    out.original_max_position_embeddings = rope.original_max_position_embeddings();
+  }
+  return out;
+}
+
+absl::StatusOr<ModelShape> FromProto(const v1::ModelShape& shape) {
+  ModelShape out;
+  out.family = shape.family();
+  out.layers = shape.layers();
+  out.hidden = shape.hidden();
+  out.intermediate = shape.intermediate();
+  out.heads = shape.heads();
+  out.kv_heads = shape.kv_heads();
+  out.head_dim = shape.head_dim();
+  out.vocab = shape.vocab();
+  out.max_position_embeddings = shape.max_position_embeddings();
+  out.rms_norm_eps = shape.rms_norm_eps();
+  out.tied_embeddings = shape.tied_embeddings();
+  out.qk_norm = shape.qk_norm();
+  LH_ASSIGN_OR_RETURN(out.rope, FromProto(shape.rope()));
+  LH_RETURN_IF_ERROR(ValidateModelShape(out));
+  return out;
+}
+
+absl::StatusOr<DeviceFacts> FromProto(const v1::DeviceFacts& facts) {
+  DeviceFacts out;
+  out.device_class = facts.device_class();
+  switch (facts.kind()) {
+    case v1::DEVICE_KIND_CPU: out.kind = DeviceKind::kCpu; break;
+    case v1::DEVICE_KIND_CUDA: out.kind = DeviceKind::kCuda; break;
+    default: return InvalidField("device.kind", "is " + std::to_string(facts.kind()) + "; must be CPU or CUDA");
+  }
+  out.device_bytes = facts.device_bytes();
+  out.host_bytes = facts.host_bytes();
+  out.disk_bytes = facts.disk_bytes();
+  out.cpu_threads = facts.cpu_threads();
+  out.isa = facts.isa();
+  out.has_bf16 = facts.has_bf16();
+  out.context_bytes = facts.context_bytes();
+  out.gemm_flops = facts.gemm_flops();
+  out.copy_bytes_per_second = facts.copy_bytes_per_second();
+  out.compute_capability = facts.compute_capability();
+  out.runtime_host_bytes = facts.runtime_host_bytes();
+  LH_RETURN_IF_ERROR(ValidateDeviceFacts(out));
+  return out;
+}
+
+}  // namespace longhaul::wire

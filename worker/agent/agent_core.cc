@@ -1,0 +1,191 @@
+#include "worker/agent/agent_core.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "model/memory_plan.h"
+#include "worker/attempt/attempt_dir.h"
+
+namespace longhaul::agent {
+namespace {
+
+constexpr int64_t kNanosPerMs = 1'000'000;
+constexpr int64_t kLongestWaitMs = 1'000;
+constexpr const char* kAttemptsDir = "/attempts";
+
+std::string FolderName(const v1::AttemptKey& key) {
+  return key.job_id() + "." + std::to_string(key.attempt()) + "." + std::to_string(key.lease_epoch());
+}
+
+}  // namespace
+
+AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
+    : options_(std::move(options)),
+      session_(Crc32c(options_.worker_id), this, parts.client, parts.clock, parts.mailbox) {
+  env_.clock = parts.clock;
+  env_.client = parts.client;
+  env_.mailbox = parts.mailbox;
+  env_.transfers = parts.transfers;
+  env_.logs = parts.logs;
+  env_.log = parts.log;
+  env_.trainer_path = options_.trainer_path;
+  env_.cache_dir = options_.state_dir + "/cache";
+  env_.session_id = [this] { return session_.id(); };
+  env_.on_news = [this] { session_.MarkNews(); };
+  env_.model_path = [this](const std::string& digest) -> absl::StatusOr<std::string> {
+    const auto found = options_.model_paths.find(digest);
+    if (found != options_.model_paths.end()) return found->second;
+    return MakeError(absl::StatusCode::kNotFound, "MODEL_UNKNOWN", "this worker has no model of digest " + digest);
+  };
+}
+
+absl::Status AgentCore::Recover() {
+  const std::string root = options_.state_dir + kAttemptsDir;
+  LH_RETURN_IF_ERROR(CreateDirs(root));
+  LH_RETURN_IF_ERROR(CreateDirs(env_.cache_dir));
+  LH_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(root));
+  for (const std::string& name : names) {
+    const std::string dir = JoinPath(root, name);
+    auto runner = AttemptRunner::Recover(&env_, dir);
+    // No trainer was ever started without a spec, so nothing runs in a folder that lacks it.
+    if (!runner.ok()) {
+      env_.log("removing " + dir + ": " + std::string(runner.status().message()));
+      LH_RETURN_IF_ERROR(RemoveTree(dir));
+      continue;
+    }
+    attempts_[name] = *std::move(runner);
+  }
+  return absl::OkStatus();
+}
+
+void AgentCore::Poll() {
+  // A copy: nothing that an attempt does may invalidate the walk.
+  std::vector<std::shared_ptr<AttemptRunner>> all;
+  for (const auto& [name, runner] : attempts_) all.push_back(runner);
+  for (const auto& runner : all) runner->Poll();
+  DropGone();
+  session_.Poll();
+}
+
+int64_t AgentCore::NextWakeNanos() const {
+  int64_t next = session_.NextWakeNanos();
+  for (const auto& [name, runner] : attempts_) next = std::min(next, runner->NextWakeNanos());
+  return next;
+}
+
+void AgentCore::Drain() {
+  if (draining_) return;
+  draining_ = true;
+  env_.log("draining: " + std::to_string(attempts_.size()) + " attempts are asked for a checkpoint");
+  for (const auto& [name, runner] : attempts_) runner->Stop(v1::STOP_MODE_CHECKPOINT);
+}
+
+absl::Status AgentCore::Run(const std::atomic<bool>& stop, const std::atomic<bool>& drain) {
+  while (!stop.load()) {
+    env_.mailbox->Drain();
+    if (drain.load()) Drain();
+    Poll();
+    if (!session_.fatal().ok()) return session_.fatal();
+    if (draining_ && attempts_.empty()) return absl::OkStatus();
+    const int64_t now = env_.clock->BootNanos();
+    const int64_t next = NextWakeNanos();
+    const int64_t wait_ms = next <= now ? 0 : std::min(kLongestWaitMs, (next - now + kNanosPerMs - 1) / kNanosPerMs);
+    env_.mailbox->Wait(wait_ms);
+  }
+  return absl::OkStatus();
+}
+
+void AgentCore::FillOpen(v1::OpenSessionRequest* request) {
+  marks_.clear();
+  request->set_worker_id(options_.worker_id);
+  request->set_protocol_version(kProtocolVersion);
+  request->set_build(options_.build);
+  request->set_plan_version(kPlanVersion);
+  *request->mutable_inventory() = options_.inventory;
+  for (const auto& [name, runner] : attempts_) {
+    // What the session's Syncs will tell in full; here it matters which attempts there are.
+    ReportMark mark;
+    *request->add_attempts() = runner->Status(&mark);
+  }
+}
+
+void AgentCore::OnOpened(const v1::OpenSessionResponse& response) {
+  for (const v1::AttemptKey& key : response.fenced()) {
+    if (const auto runner = Find(key)) runner->Stop(v1::STOP_MODE_FENCED);
+  }
+  DropGone();
+}
+
+void AgentCore::FillSync(v1::SyncRequest* request) {
+  std::map<std::string, ReportMark>& marks = marks_[request->sync_number()];
+  marks.clear();
+  for (const auto& [name, runner] : attempts_) *request->add_attempts() = runner->Status(&marks[name]);
+  request->set_host_bytes_available(std::min(options_.inventory.host_bytes_total(), HostMemAvailableBytes()));
+  request->set_disk_bytes_available(DiskFreeBytes(options_.state_dir).value_or(0));
+}
+
+void AgentCore::OnSynced(int64_t sync_number, const v1::SyncResponse& response, int64_t sent_boot_nanos) {
+  const auto told = marks_.find(sync_number);
+  if (told != marks_.end()) {
+    for (const auto& [name, mark] : told->second) {
+      const auto runner = attempts_.find(name);
+      if (runner != attempts_.end()) runner->second->Acknowledge(mark);
+    }
+    marks_.erase(told);
+  }
+  // Counted from when we asked: the scheduler counts from when it answered, which is later.
+  const int64_t deadline = sent_boot_nanos + response.lease_ms() * kNanosPerMs;
+  for (const v1::AttemptKey& key : response.leases()) {
+    if (const auto runner = Find(key)) runner->ExtendLease(deadline);
+  }
+  for (const v1::WorkerCommand& command : response.commands()) {
+    if (command.has_start()) {
+      StartAttempt(command.start(), deadline);
+    } else if (command.has_stop()) {
+      if (const auto runner = Find(command.stop().key())) runner->Stop(command.stop().mode());
+    }
+  }
+  for (const v1::AttemptKey& key : response.acknowledged()) {
+    if (const auto runner = Find(key)) runner->AcknowledgeEnd();
+  }
+  DropGone();
+}
+
+void AgentCore::StartAttempt(const v1::StartAttempt& start, int64_t lease_deadline_nanos) {
+  const v1::AttemptKey& key = start.key();
+  const std::string name = FolderName(key);
+  if (attempts_.count(name) > 0) return;  // a repeated answer
+  if (const absl::Status valid = attempt::ValidateFileName(name); !valid.ok()) {
+    env_.log("not starting an attempt: " + std::string(valid.message()));
+    return;
+  }
+  if (draining_) {
+    attempts_[name] =
+        AttemptRunner::Refuse(&env_, DirOf(key), key, v1::TRAINER_EXIT_CHECKPOINTED, "the worker is draining");
+    return;
+  }
+  attempts_[name] = AttemptRunner::Start(&env_, DirOf(key), start, lease_deadline_nanos);
+}
+
+std::shared_ptr<AttemptRunner> AgentCore::Find(const v1::AttemptKey& key) const {
+  const auto found = attempts_.find(FolderName(key));
+  return found == attempts_.end() ? nullptr : found->second;
+}
+
+std::string AgentCore::DirOf(const v1::AttemptKey& key) const {
+  return JoinPath(options_.state_dir + kAttemptsDir, FolderName(key));
+}
+
+void AgentCore::DropGone() {
+  for (auto it = attempts_.begin(); it != attempts_.end();) {
+    it = it->second->gone() ? attempts_.erase(it) : std::next(it);
+  }
+}
+
+}  // namespace longhaul::agent

@@ -1,0 +1,85 @@
+// The agent without its transport: the session with the scheduler and the attempts of this machine, found again after a
+// restart. One thread calls everything here; Run is its loop.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "longhaul/v1/worker_service.pb.h"
+#include "worker/agent/attempt_runner.h"
+#include "worker/agent/mailbox.h"
+#include "worker/agent/scheduler_client.h"
+#include "worker/agent/session.h"
+
+namespace longhaul::agent {
+
+inline constexpr int kProtocolVersion = 1;
+
+struct AgentOptions {
+  std::string worker_id;
+  std::string build;
+  std::string state_dir;     // attempts/ and cache/ are below it
+  std::string trainer_path;  // longhaul-train
+  v1::WorkerInventory inventory;
+  std::map<std::string, std::string> model_paths;  // by content digest
+};
+
+// Threads that run the transfers, and where the agent's lines go.
+struct AgentParts {
+  const Clock* clock = nullptr;
+  SchedulerClient* client = nullptr;
+  Mailbox* mailbox = nullptr;
+  TaskRunner* transfers = nullptr;
+  TaskRunner* logs = nullptr;
+  std::function<void(const std::string&)> log;
+};
+
+class AgentCore final : private SessionDelegate {
+ public:
+  // The parts outlive it, and answers of the client come through the mailbox only while it lives.
+  AgentCore(AgentOptions options, const AgentParts& parts);
+
+  // Finds the attempts that an earlier agent left. Folders that name no attempt are removed.
+  absl::Status Recover();
+
+  void Poll();
+  int64_t NextWakeNanos() const;
+  // Takes no more attempts, asks every trainer for a checkpoint, and hands them back.
+  void Drain();
+
+  // Polls and waits until `stop` is set (whoever sets it wakes the mailbox), or the scheduler refuses this worker: its
+  // error then. While draining it also ends, OK, once there is no attempt left.
+  absl::Status Run(const std::atomic<bool>& stop, const std::atomic<bool>& drain);
+
+  size_t attempts() const { return attempts_.size(); }
+  const std::string& session_id() const { return session_.id(); }
+
+ private:
+  void FillOpen(v1::OpenSessionRequest* request) override;
+  void OnOpened(const v1::OpenSessionResponse& response) override;
+  void FillSync(v1::SyncRequest* request) override;
+  void OnSynced(int64_t sync_number, const v1::SyncResponse& response, int64_t sent_boot_nanos) override;
+  void Log(const std::string& line) override { env_.log(line); }
+
+  void StartAttempt(const v1::StartAttempt& start, int64_t lease_deadline_nanos);
+  std::shared_ptr<AttemptRunner> Find(const v1::AttemptKey& key) const;
+  std::string DirOf(const v1::AttemptKey& key) const;
+  void DropGone();
+
+  AgentOptions options_;
+  AttemptEnv env_;
+  Session session_;
+  bool draining_ = false;
+  std::map<std::string, std::shared_ptr<AttemptRunner>> attempts_;  // by folder name
+  // What each Sync told, until it is answered.
+  std::map<int64_t, std::map<std::string, ReportMark>> marks_;
+};
+
+}  // namespace longhaul::agent

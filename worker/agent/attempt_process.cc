@@ -1,0 +1,168 @@
+// AttemptRunner's view of the trainer: its events and its process.
+#include <signal.h>
+
+#include <algorithm>
+#include <csignal>
+#include <string>
+
+#include "base/env.h"
+#include "base/limits.h"
+#include "worker/agent/attempt_runner.h"
+#include "worker/agent/oom_watch.h"
+#include "worker/attempt/exit_codes.h"
+
+namespace longhaul::agent {
+namespace {
+
+constexpr int64_t kNanosPerMs = 1'000'000;
+// A live process is looked at this often: its end without an Exit event wakes nobody.
+constexpr int64_t kLookMs = 100;
+
+}  // namespace
+
+void AttemptRunner::ReadEvents() {
+  while (true) {
+    const auto events = events_.ReadNew();
+    if (!events.ok()) {
+      env_->log(key_.job_id() + ": its events cannot be read: " + std::string(events.status().message()));
+      return;
+    }
+    if (events->empty()) return;
+    for (const v1::TrainerEvent& event : *events) Apply(event);
+    env_->on_news();
+  }
+}
+
+void AttemptRunner::Apply(const v1::TrainerEvent& event) {
+  switch (event.event_case()) {
+    case v1::TrainerEvent::kStarted:
+      started_ = true;
+      device_bytes_peak_ = std::max(device_bytes_peak_, event.started().device_bytes_arena());
+      break;
+    case v1::TrainerEvent::kProgress: {
+      v1::TrainingProgress point = event.progress();
+      point.set_attempt(key_.attempt());
+      host_bytes_peak_ = std::max(host_bytes_peak_, point.host_bytes_used());
+      device_bytes_peak_ = std::max(device_bytes_peak_, point.device_bytes_used());
+      step_seconds_ = point.step_seconds();
+      progress_.push_back(std::move(point));
+      break;
+    }
+    case v1::TrainerEvent::kCheckpoint:
+      finalizing_ = finalizing_ || event.checkpoint().final();
+      if (event.checkpoint().step() > note_.committed_step && stop_ <= v1::STOP_MODE_CHECKPOINT) {
+        checkpoints_.push_back(event.checkpoint());
+      }
+      break;
+    case v1::TrainerEvent::kDataReport: data_report_ = event.data_report(); break;
+    case v1::TrainerEvent::kWarning: warnings_.push_back(event.warning().message()); break;
+    case v1::TrainerEvent::kArtifact:
+      finalizing_ = true;
+      if (stop_ <= v1::STOP_MODE_CHECKPOINT) artifact_ = event.artifact();
+      break;
+    case v1::TrainerEvent::kHold:
+      held_ = event.hold().held();
+      // A lease that came while it ran freely may have been thought not worth writing.
+      if (held_) ExtendLease(lease_deadline_nanos_ + 1);
+      break;
+    case v1::TrainerEvent::kExit:
+      exit_ = event.exit();
+      // Its process should be gone in a moment; one that hangs on its way out is helped.
+      if (kill_at_nanos_ == 0) kill_at_nanos_ = env_->clock->BootNanos() + limits::kTrainerKillGraceMs * kNanosPerMs;
+      break;
+    case v1::TrainerEvent::EVENT_NOT_SET: break;  // of a newer trainer
+  }
+}
+
+void AttemptRunner::WatchProcess() {
+  const int64_t now = env_->clock->BootNanos();
+  const bool due = now >= next_look_nanos_;
+  if (!due && !exit_.has_value()) return;
+  next_look_nanos_ = now + kLookMs * kNanosPerMs;
+  const int64_t peak = ProcessRssBytes(process_->pid, true);
+  const ExitState state = ReapProcess(*process_);
+  if (!state.exited) {
+    host_bytes_peak_ = std::max(host_bytes_peak_, peak);
+    return;
+  }
+  if (AttachToLockHolder(state.exit_code)) return;
+  OnProcessGone(state);
+}
+
+// Our trainer found another in its folder: an earlier agent had spawned it and died before it saw its pid.
+bool AttemptRunner::AttachToLockHolder(int exit_code) {
+  if (exit_code != attempt::kExitFolderLocked) return false;
+  const auto holder = dir_.ReadPid();
+  if (!holder.ok() || !ProcessAlive(*holder)) return false;
+  process_ = *holder;
+  if (stop_ != v1::STOP_MODE_UNSPECIFIED) {
+    const v1::StopMode mode = stop_;
+    stop_ = v1::STOP_MODE_UNSPECIFIED;
+    Stop(mode);
+  }
+  return true;
+}
+
+void AttemptRunner::OnProcessGone(const ExitState& state) {
+  ReadEvents();  // what it wrote last
+  if (stop_ == v1::STOP_MODE_FENCED) return BeGone();
+  if (!exit_.has_value()) exit_ = ExitWithoutEvent(state);
+  // It was through before the cancel reached it, but nothing of it has left this machine.
+  if (stop_ == v1::STOP_MODE_CANCEL && exit_->reason() == v1::TRAINER_EXIT_SUCCEEDED && !note_.artifact_committed) {
+    exit_->set_reason(v1::TRAINER_EXIT_CANCELLED);
+  }
+  if (exit_->reason() == v1::TRAINER_EXIT_SUCCEEDED && spec_.kind() == v1::ATTEMPT_KIND_TRAIN && !artifact_.has_value()) {
+    exit_->set_reason(v1::TRAINER_EXIT_FAILED);
+    exit_->set_failure(v1::INTERNAL);
+    exit_->set_message("the trainer reported success without an adapter");
+  }
+  // A cancelled attempt keeps nothing, and one without a lease may commit nothing.
+  if (exit_->reason() == v1::TRAINER_EXIT_CANCELLED || exit_->reason() == v1::TRAINER_EXIT_LEASE_LOST) DropUploads();
+  held_ = false;
+  env_->log(key_.job_id() + ": the trainer has ended" + (exit_->message().empty() ? "" : ": " + exit_->message()));
+  stage_ = Stage::kSettling;
+  log_at_nanos_ = 0;
+  env_->on_news();
+}
+
+v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
+  v1::TrainerExit exit;
+  if (stop_ == v1::STOP_MODE_CANCEL && (killed_ || state.signal == SIGUSR1)) {
+    exit.set_reason(v1::TRAINER_EXIT_CANCELLED);
+    exit.set_message("cancelled; the trainer had to be killed");
+    return exit;
+  }
+  exit.set_reason(v1::TRAINER_EXIT_CRASHED);
+  exit.set_signal(state.signal);
+  if (state.signal == SIGKILL && !killed_ && OomKills() > oom_kills_before_) {
+    exit.set_failure(v1::HOST_OOM);
+    exit.set_message("the kernel killed the trainer for lack of memory: it used more than its plan, which is a bug");
+    return exit;
+  }
+  exit.set_failure(v1::TRAINER_CRASHED);
+  if (state.signal != 0) {
+    exit.set_message("the trainer was ended by signal " + std::to_string(state.signal) + " (" + ::strsignal(state.signal) + ")");
+  } else if (state.exit_code >= 0) {
+    exit.set_message("the trainer ended with code " + std::to_string(state.exit_code) + " without saying why");
+  } else {
+    exit.set_message("the trainer is gone without saying why");
+  }
+  return exit;
+}
+
+void AttemptRunner::EnforceDeadlines() {
+  if (stage_ != Stage::kTraining || kill_at_nanos_ == 0 || env_->clock->BootNanos() < kill_at_nanos_ || killed_) return;
+  env_->log(key_.job_id() + ": the trainer did not stop in time; killing it");
+  Signal(SIGKILL);
+}
+
+void AttemptRunner::Signal(int signal) {
+  if (!process_.has_value()) return;
+  killed_ = killed_ || signal == SIGKILL;
+  // Only the kill is for the whole group: helpers of the trainer need not know our signals.
+  const absl::Status sent = SignalProcess(*process_, signal, /*group=*/signal == SIGKILL);
+  if (!sent.ok()) env_->log(key_.job_id() + ": " + std::string(sent.message()));
+  next_look_nanos_ = 0;
+}
+
+}  // namespace longhaul::agent

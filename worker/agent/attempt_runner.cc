@@ -1,0 +1,296 @@
+#include "worker/agent/attempt_runner.h"
+
+#include <algorithm>
+#include <csignal>
+#include <limits>
+#include <utility>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/failpoints.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "worker/agent/attempt_tasks.h"
+#include "worker/agent/oom_watch.h"
+#include "worker/agent/transfers.h"
+
+namespace longhaul::agent {
+namespace {
+
+constexpr int64_t kNanosPerMs = 1'000'000;
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+// A lease is written again once it is extended by this much: Syncs may come twenty milliseconds apart.
+constexpr int64_t kLeaseWriteMs = 500;
+
+// No secrecy, only spread: the same attempt waits the same times in every run.
+uint64_t JitterKey(const v1::AttemptKey& key) {
+  return Crc32c(key.job_id(), static_cast<uint32_t>(key.attempt()));
+}
+
+}  // namespace
+
+AttemptRunner::AttemptRunner(AttemptEnv* env, const std::string& dir, v1::AttemptKey key)
+    : env_(env), dir_(dir), key_(std::move(key)), backoff_(JitterKey(key_)), events_(dir_.EventsPath()) {}
+
+std::shared_ptr<AttemptRunner> AttemptRunner::Start(AttemptEnv* env, const std::string& dir, const v1::StartAttempt& start,
+                                                    int64_t lease_deadline_nanos) {
+  std::shared_ptr<AttemptRunner> runner(new AttemptRunner(env, dir, start.key()));
+  if (const absl::Status status = runner->TakeSpec(start.spec()); !status.ok()) {
+    const bool no_model = status.code() == absl::StatusCode::kNotFound;
+    const bool full = ErrorReason(status) == "DISK_FULL";
+    runner->Fail(no_model ? v1::INVALID_MODEL : full ? v1::DISK_FULL : v1::INTERNAL, std::string(status.message()), false);
+    return runner;
+  }
+  runner->ExtendLease(lease_deadline_nanos);
+  env->mailbox->WatchDir(dir);
+  runner->StartFetch();
+  return runner;
+}
+
+absl::StatusOr<std::shared_ptr<AttemptRunner>> AttemptRunner::Recover(AttemptEnv* env, const std::string& dir) {
+  LH_ASSIGN_OR_RETURN(v1::AttemptSpec spec, attempt::AttemptDir(dir).ReadSpec());
+  v1::AttemptKey key;
+  key.set_job_id(spec.job_id());
+  key.set_attempt(spec.attempt());
+  key.set_lease_epoch(spec.lease_epoch());
+  std::shared_ptr<AttemptRunner> runner(new AttemptRunner(env, dir, std::move(key)));
+  runner->spec_ = std::move(spec);
+  env->mailbox->WatchDir(dir);
+  runner->Recovered();
+  return runner;
+}
+
+std::shared_ptr<AttemptRunner> AttemptRunner::Refuse(AttemptEnv* env, const std::string& dir, const v1::AttemptKey& key,
+                                                     v1::TrainerExitReason reason, const std::string& message) {
+  std::shared_ptr<AttemptRunner> runner(new AttemptRunner(env, dir, key));
+  runner->exit_.emplace();
+  runner->exit_->set_reason(reason);
+  runner->exit_->set_message(message);
+  runner->has_folder_ = false;
+  runner->log_complete_ = true;
+  runner->stage_ = Stage::kEnded;
+  env->on_news();
+  return runner;
+}
+
+// The spec is the first thing on disk: with it a restarted agent can say of which attempt the folder is.
+absl::Status AttemptRunner::TakeSpec(const v1::AttemptSpec& spec) {
+  spec_ = spec;
+  spec_.set_job_id(key_.job_id());
+  spec_.set_attempt(key_.attempt());
+  spec_.set_lease_epoch(key_.lease_epoch());
+  LH_ASSIGN_OR_RETURN(const std::string model_path, env_->model_path(spec_.model_digest()));
+  spec_.set_model_path(model_path);
+  spec_.set_cache_dir(env_->cache_dir);
+  LH_RETURN_IF_ERROR(dir_.Create());
+  return dir_.WriteSpec(spec_);
+}
+
+// Finds the stage again from what is on disk.
+void AttemptRunner::Recovered() {
+  note_ = dir_.ReadAgentNote().value_or(attempt::AgentNote());
+  if (const auto lease = dir_.ReadLease(); lease.ok()) {
+    lease_deadline_nanos_ = lease_written_nanos_ = lease->deadline_boot_nanos();
+  }
+  const auto process = dir_.ReadPid();
+  if (!process.ok()) {
+    env_->log(key_.job_id() + ": found before its trainer had started; starting it");
+    StartFetch();
+    return;
+  }
+  process_ = *process;
+  stage_ = Stage::kTraining;
+  oom_kills_before_ = OomKills();
+  env_->log(key_.job_id() + ": found its trainer, process " + std::to_string(process->pid) +
+            (ProcessAlive(*process) ? ", at work" : ", which has ended"));
+}
+
+void AttemptRunner::StartFetch() {
+  stage_ = Stage::kFetching;
+  fetching_ = true;
+  RunTask<absl::Status>(
+      env_->transfers,
+      [client = env_->client, dir = dir_, spec = spec_, cancelled = cancelled_] { return FetchInputs(client, dir, spec, cancelled); },
+      [](AttemptRunner* self, const absl::Status& status) { self->OnFetched(status); });
+}
+
+void AttemptRunner::OnFetched(const absl::Status& status) {
+  fetching_ = false;
+  if (stop_ == v1::STOP_MODE_FENCED) return BeGone();
+  if (stop_ != v1::STOP_MODE_UNSPECIFIED) {
+    exit_.emplace();
+    exit_->set_reason(stop_ == v1::STOP_MODE_CANCEL ? v1::TRAINER_EXIT_CANCELLED : v1::TRAINER_EXIT_CHECKPOINTED);
+    exit_->set_message("stopped before its trainer started");
+    stage_ = Stage::kSettling;
+    return SettleIfDone();
+  }
+  if (!status.ok()) {
+    if (ErrorReason(status) == "DISK_FULL") return Fail(v1::DISK_FULL, std::string(status.message()), false);
+    if (!IsRetryable(status)) return Fail(v1::INTERNAL, "fetching the inputs: " + std::string(status.message()), false);
+    return RetryAt(&fetch_at_nanos_);
+  }
+  backoff_.Reset();
+  if (const absl::Status spawned = SpawnTrainer(); !spawned.ok()) Fail(v1::INTERNAL, std::string(spawned.message()), false);
+}
+
+absl::Status AttemptRunner::SpawnTrainer() {
+  SpawnOptions options;
+  options.argv = {env_->trainer_path, dir_.path()};
+  options.working_dir = dir_.path();
+  options.stdout_path = dir_.StderrPath();
+  options.stderr_path = dir_.StderrPath();
+  oom_kills_before_ = OomKills();
+  LH_ASSIGN_OR_RETURN(process_, Spawn(options));
+  LH_RETURN_IF_ERROR(Failpoint("agent_trainer_spawned"));
+  stage_ = Stage::kTraining;
+  next_look_nanos_ = 0;
+  env_->log(key_.job_id() + ": attempt " + std::to_string(key_.attempt()) + " runs as process " + std::to_string(process_->pid));
+  return absl::OkStatus();
+}
+
+// Ends an attempt whose trainer never ran.
+void AttemptRunner::Fail(v1::Reason reason, const std::string& message, bool user_can_fix) {
+  exit_.emplace();
+  exit_->set_reason(v1::TRAINER_EXIT_FAILED);
+  exit_->set_failure(reason);
+  exit_->set_message(message);
+  exit_->set_user_can_fix(user_can_fix);
+  stage_ = Stage::kSettling;
+  SettleIfDone();
+}
+
+void AttemptRunner::Poll() {
+  switch (stage_) {
+    case Stage::kFetching:
+      if (!fetching_ && env_->clock->BootNanos() >= fetch_at_nanos_) StartFetch();
+      break;
+    case Stage::kTraining:
+      ReadEvents();
+      WatchProcess();
+      if (stage_ == Stage::kGone) return;
+      EnforceDeadlines();
+      StartUploads();
+      ShipLog();
+      break;
+    case Stage::kSettling:
+      StartUploads();
+      ShipLog();
+      SettleIfDone();
+      break;
+    case Stage::kEnded:
+    case Stage::kGone:
+      break;
+  }
+}
+
+int64_t AttemptRunner::NextWakeNanos() const {
+  int64_t next = kNever;
+  if (stage_ == Stage::kFetching && !fetching_) next = fetch_at_nanos_;
+  if (stage_ == Stage::kTraining) next = next_look_nanos_;
+  if (stage_ == Stage::kSettling && !env_->session_id().empty()) {
+    if (!uploading_ && (!checkpoints_.empty() || artifact_.has_value())) next = std::min(next, upload_at_nanos_);
+    if (!shipping_log_ && !log_complete_) next = std::min(next, log_at_nanos_);
+  }
+  return next;
+}
+
+void AttemptRunner::Stop(v1::StopMode mode) {
+  if (stage_ == Stage::kGone || mode == v1::STOP_MODE_UNSPECIFIED) return;
+  // Fenced outranks cancel, cancel outranks checkpoint (their numbers do): a milder one later changes nothing.
+  if (mode <= stop_) return;
+  stop_ = mode;
+  if (mode != v1::STOP_MODE_CHECKPOINT) DropUploads();
+  if (mode == v1::STOP_MODE_FENCED) {
+    cancelled_->store(true);
+    if (stage_ == Stage::kTraining) {
+      Signal(SIGKILL);
+    } else if (!fetching_) {
+      BeGone();
+    }
+    return;
+  }
+  if (stage_ == Stage::kFetching) {
+    cancelled_->store(true);
+    if (!fetching_) OnFetched(absl::OkStatus());
+    return;
+  }
+  if (stage_ != Stage::kTraining) return;
+  const double steps_ms = mode == v1::STOP_MODE_CHECKPOINT ? 3'000.0 * step_seconds_ : 0;
+  kill_at_nanos_ =
+      env_->clock->BootNanos() + (limits::kTrainerKillGraceMs + static_cast<int64_t>(std::min(steps_ms, 3.6e7))) * kNanosPerMs;
+  Signal(mode == v1::STOP_MODE_CANCEL ? SIGUSR1 : SIGTERM);
+}
+
+void AttemptRunner::ExtendLease(int64_t deadline_boot_nanos) {
+  if (stage_ > Stage::kTraining || deadline_boot_nanos <= lease_deadline_nanos_) return;
+  lease_deadline_nanos_ = deadline_boot_nanos;
+  if (!held_ && lease_written_nanos_ != 0 && deadline_boot_nanos - lease_written_nanos_ < kLeaseWriteMs * kNanosPerMs) return;
+  v1::LeaseFile lease;
+  lease.set_lease_epoch(key_.lease_epoch());
+  lease.set_deadline_boot_nanos(deadline_boot_nanos);
+  if (const absl::Status written = dir_.WriteLease(lease); !written.ok()) {
+    env_->log(key_.job_id() + ": the lease is not written: " + std::string(written.message()));
+    return;
+  }
+  lease_written_nanos_ = deadline_boot_nanos;
+}
+
+v1::AttemptStatus AttemptRunner::Status(ReportMark* mark) const {
+  v1::AttemptStatus status;
+  *status.mutable_key() = key_;
+  if (stage_ == Stage::kEnded) {
+    status.set_phase(v1::ATTEMPT_PHASE_ENDED);
+  } else if (held_) {
+    status.set_phase(v1::ATTEMPT_PHASE_HELD);
+  } else if (finalizing_) {
+    status.set_phase(v1::ATTEMPT_PHASE_FINALIZING);
+  } else {
+    status.set_phase(started_ ? v1::ATTEMPT_PHASE_RUNNING : v1::ATTEMPT_PHASE_STARTING);
+  }
+  const size_t points = std::min<size_t>(progress_.size(), limits::kMaxProgressPerSync);
+  for (size_t i = 0; i < points; ++i) *status.add_progress() = progress_[i];
+  const size_t lines = std::min<size_t>(warnings_.size(), limits::kMaxWarningsPerSync);
+  for (size_t i = 0; i < lines; ++i) status.add_warnings(warnings_[i]);
+  mark->progress = progress_begin_ + static_cast<int64_t>(points);
+  mark->warnings = warnings_begin_ + static_cast<int64_t>(lines);
+  if (data_report_.has_value()) *status.mutable_data_report() = *data_report_;
+  status.set_host_bytes_peak(host_bytes_peak_);
+  status.set_device_bytes_peak(device_bytes_peak_);
+  status.set_artifact_committed(note_.artifact_committed);
+  if (stage_ == Stage::kEnded) {
+    *status.mutable_exit() = *exit_;
+    if (artifact_.has_value()) *status.mutable_result() = artifact_->result();
+    if (has_folder_) status.set_log_tail(attempt::StderrTail(dir_, limits::kFailureLogTailBytes));
+  }
+  return status;
+}
+
+void AttemptRunner::Acknowledge(const ReportMark& mark) {
+  const int64_t points = std::clamp<int64_t>(mark.progress - progress_begin_, 0, static_cast<int64_t>(progress_.size()));
+  progress_.erase(progress_.begin(), progress_.begin() + points);
+  progress_begin_ += points;
+  const int64_t lines = std::clamp<int64_t>(mark.warnings - warnings_begin_, 0, static_cast<int64_t>(warnings_.size()));
+  warnings_.erase(warnings_.begin(), warnings_.begin() + lines);
+  warnings_begin_ += lines;
+  if (!progress_.empty() || !warnings_.empty()) env_->on_news();  // more than one Sync may carry
+}
+
+void AttemptRunner::AcknowledgeEnd() {
+  if (stage_ == Stage::kEnded) BeGone();
+}
+
+void AttemptRunner::BeGone() {
+  stage_ = Stage::kGone;
+  cancelled_->store(true);
+  if (!has_folder_) return;
+  if (const absl::Status removed = RemoveTree(dir_.path()); !removed.ok()) {
+    env_->log(key_.job_id() + ": its folder stays: " + std::string(removed.message()));
+  }
+}
+
+void AttemptRunner::RetryAt(int64_t* at_nanos) {
+  *at_nanos = env_->clock->BootNanos() + backoff_.NextMs() * kNanosPerMs;
+}
+
+}  // namespace longhaul::agent

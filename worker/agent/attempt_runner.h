@@ -1,0 +1,177 @@
+// One attempt, from the command that starts it to the acknowledgement of its end: fetches its inputs, spawns the trainer,
+// tails its events, uploads what it writes, ships its log, stops it, and finds out how it ended.
+//
+//   fetching -> training -> settling (process gone; uploads and log go on) -> ended (reported until acknowledged) -> gone
+//
+// Everything that must outlive the agent is in the attempt directory, so that Recover finds any of these stages again. An
+// end is reported only once what the trainer left is in the store: a SUCCEEDED attempt has its artifact committed, a
+// CHECKPOINTED one its checkpoint.
+//
+// All on the core thread. Transfers run on task threads and come back through the mailbox; nothing here waits.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/process.h"
+#include "longhaul/v1/worker_service.pb.h"
+#include "worker/agent/backoff.h"
+#include "worker/agent/mailbox.h"
+#include "worker/agent/scheduler_client.h"
+#include "worker/attempt/attempt_dir.h"
+#include "worker/attempt/event_log.h"
+#include "worker/attempt/stderr_log.h"
+
+namespace longhaul::agent {
+
+// What an attempt needs of its surroundings. All outlive it.
+struct AttemptEnv {
+  const Clock* clock = nullptr;
+  SchedulerClient* client = nullptr;
+  Mailbox* mailbox = nullptr;
+  TaskRunner* transfers = nullptr;
+  TaskRunner* logs = nullptr;  // apart, so that a large upload holds up no log
+  std::string trainer_path;    // longhaul-train
+  std::string cache_dir;
+  // Where the model of this digest lies; NOT_FOUND where this worker lacks it.
+  std::function<absl::StatusOr<std::string>(const std::string& digest)> model_path;
+  std::function<std::string()> session_id;  // "" while there is none: commits wait
+  std::function<void()> on_news;            // a Sync should leave soon
+  std::function<void(const std::string&)> log;
+};
+
+// How far a Sync told of an attempt; handed back once that Sync is answered.
+struct ReportMark {
+  int64_t progress = 0;
+  int64_t warnings = 0;
+};
+
+class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
+ public:
+  // A new attempt. An error here is reported as its end.
+  static std::shared_ptr<AttemptRunner> Start(AttemptEnv* env, const std::string& dir, const v1::StartAttempt& start,
+                                              int64_t lease_deadline_nanos);
+  // One that an earlier agent left. DATA_LOSS where its spec cannot be read: nothing can be reported of it.
+  static absl::StatusOr<std::shared_ptr<AttemptRunner>> Recover(AttemptEnv* env, const std::string& dir);
+  // An attempt that ends before it began, with nothing on disk.
+  static std::shared_ptr<AttemptRunner> Refuse(AttemptEnv* env, const std::string& dir, const v1::AttemptKey& key,
+                                               v1::TrainerExitReason reason, const std::string& message);
+
+  // Looks at the events, the process, the transfers and the clock.
+  void Poll();
+  int64_t NextWakeNanos() const;
+
+  void Stop(v1::StopMode mode);
+  // The lease lasts until then, if that is later than before.
+  void ExtendLease(int64_t deadline_boot_nanos);
+
+  v1::AttemptStatus Status(ReportMark* mark) const;
+  void Acknowledge(const ReportMark& mark);  // progress and warnings up to there are with the scheduler
+  void AcknowledgeEnd();                     // the end is: the folder goes
+
+  const v1::AttemptKey& key() const { return key_; }
+  bool ended() const { return stage_ == Stage::kEnded; }
+  bool gone() const { return stage_ == Stage::kGone; }
+  const attempt::AttemptDir& dir() const { return dir_; }
+
+ private:
+  enum class Stage { kFetching, kTraining, kSettling, kEnded, kGone };
+
+  AttemptRunner(AttemptEnv* env, const std::string& dir, v1::AttemptKey key);
+
+  // attempt_runner.cc
+  void StartFetch();
+  void OnFetched(const absl::Status& status);
+  absl::Status SpawnTrainer();
+  void Fail(v1::Reason reason, const std::string& message, bool user_can_fix);
+  absl::Status TakeSpec(const v1::AttemptSpec& spec);
+  void Recovered();
+  void BeGone();
+  void RetryAt(int64_t* at_nanos);
+
+  // attempt_process.cc
+  void ReadEvents();
+  void Apply(const v1::TrainerEvent& event);
+  void WatchProcess();
+  bool AttachToLockHolder(int exit_code);
+  void OnProcessGone(const ExitState& state);
+  v1::TrainerExit ExitWithoutEvent(const ExitState& state) const;
+  void EnforceDeadlines();
+  void Signal(int signal);
+
+  // attempt_uploads.cc
+  void StartUploads();
+  void StartCheckpointUpload();
+  void StartArtifactUpload();
+  void OnCheckpointUploaded(const v1::CheckpointWritten& written, const absl::Status& status);
+  void OnArtifactUploaded(const absl::Status& status);
+  bool NoteTransferFailure(const absl::Status& status);
+  void DropUploads();
+  void PruneCheckpoints();
+  void ShipLog();
+  void OnLogShipped(int64_t offset, int64_t bytes, bool complete, const absl::StatusOr<int64_t>& committed);
+  void SettleIfDone();
+  // Runs `work` on a task thread and `then` with its result here, unless we are gone by then.
+  template <typename Result>
+  void RunTask(TaskRunner* runner, std::function<Result()> work, std::function<void(AttemptRunner*, const Result&)> then);
+
+  AttemptEnv* env_;
+  attempt::AttemptDir dir_;
+  v1::AttemptKey key_;
+  v1::AttemptSpec spec_;
+  Stage stage_ = Stage::kFetching;
+  Backoff backoff_;
+  CancelFlag cancelled_ = MakeCancelFlag();
+
+  // The lease, as the trainer's file says it.
+  int64_t lease_deadline_nanos_ = 0;
+  int64_t lease_written_nanos_ = 0;
+
+  // The process.
+  std::optional<ProcessId> process_;
+  int64_t oom_kills_before_ = 0;
+  v1::StopMode stop_ = v1::STOP_MODE_UNSPECIFIED;
+  int64_t kill_at_nanos_ = 0;  // 0 = never
+  bool killed_ = false;        // by us
+  int64_t next_look_nanos_ = 0;
+  int64_t host_bytes_peak_ = 0;
+  int64_t device_bytes_peak_ = 0;
+
+  // What its events said.
+  attempt::EventLogReader events_;
+  bool started_ = false;
+  bool held_ = false;
+  bool finalizing_ = false;
+  double step_seconds_ = 0;
+  std::optional<v1::TrainerExit> exit_;
+  std::optional<v1::DataReport> data_report_;
+  std::optional<v1::ArtifactWritten> artifact_;
+
+  // Told and not yet acknowledged; the counters are of the first of each.
+  std::vector<v1::TrainingProgress> progress_;
+  int64_t progress_begin_ = 0;
+  std::vector<std::string> warnings_;
+  int64_t warnings_begin_ = 0;
+
+  // Transfers. At most one of each kind runs.
+  bool fetching_ = false;
+  bool uploading_ = false;
+  int64_t fetch_at_nanos_ = 0;
+  int64_t upload_at_nanos_ = 0;
+  std::vector<v1::CheckpointWritten> checkpoints_;  // not yet committed, oldest first
+  attempt::AgentNote note_;
+  bool shipping_log_ = false;
+  bool log_complete_ = false;
+  int64_t log_at_nanos_ = 0;
+  int64_t log_offset_ = 0;
+  bool has_folder_ = true;
+};
+
+}  // namespace longhaul::agent

@@ -1,0 +1,224 @@
+// AttemptRunner's uploads: checkpoints, the adapter, the log.
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
+#include <utility>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "worker/agent/attempt_runner.h"
+#include "worker/agent/attempt_tasks.h"
+#include "worker/agent/transfers.h"
+
+namespace longhaul::agent {
+namespace {
+
+constexpr int64_t kNanosPerMs = 1'000'000;
+// A log line is with the scheduler this long after it is written, at the latest.
+constexpr int64_t kLogEveryMs = 200;
+constexpr int64_t kLogChunkBytes = 256 << 10;
+
+absl::Status UploadCheckpoint(SchedulerClient* client, const attempt::AttemptDir& dir, const v1::AttemptKey& key,
+                              const std::string& session_id, const v1::CheckpointWritten& written, const CancelFlag& cancelled) {
+  const std::vector<std::string> names(written.files().begin(), written.files().end());
+  LH_ASSIGN_OR_RETURN(const std::vector<v1::BlobFile> files,
+                      UploadFiles(client, dir.CheckpointDir(written.step()), names, cancelled));
+  v1::CommitCheckpointRequest commit;
+  commit.set_session_id(session_id);
+  *commit.mutable_key() = key;
+  v1::Checkpoint* checkpoint = commit.mutable_checkpoint();
+  checkpoint->set_step(written.step());
+  checkpoint->set_attempt(key.attempt());
+  checkpoint->set_final(written.final());
+  checkpoint->set_plan_signature(written.plan_signature());
+  if (written.has_eval_loss()) checkpoint->set_eval_loss(written.eval_loss());
+  for (const v1::BlobFile& file : files) *checkpoint->add_files() = file;
+  return client->CommitCheckpoint(commit);
+}
+
+absl::Status UploadArtifact(SchedulerClient* client, const attempt::AttemptDir& dir, const v1::AttemptKey& key,
+                            const std::string& session_id, const v1::ArtifactWritten& written, const CancelFlag& cancelled) {
+  const std::vector<std::string> names(written.files().begin(), written.files().end());
+  LH_ASSIGN_OR_RETURN(const std::vector<v1::BlobFile> files, UploadFiles(client, dir.ArtifactDir(), names, cancelled));
+  v1::CommitArtifactRequest commit;
+  commit.set_session_id(session_id);
+  *commit.mutable_key() = key;
+  for (const v1::BlobFile& file : files) *commit.mutable_artifact()->add_files() = file;
+  *commit.mutable_result() = written.result();
+  return client->CommitArtifact(commit);
+}
+
+}  // namespace
+
+void AttemptRunner::StartUploads() {
+  if (uploading_ || env_->session_id().empty() || env_->clock->BootNanos() < upload_at_nanos_) return;
+  if (stage_ != Stage::kTraining && stage_ != Stage::kSettling) return;
+  if (!checkpoints_.empty()) {
+    StartCheckpointUpload();
+  } else if (artifact_.has_value() && !note_.artifact_committed) {
+    StartArtifactUpload();
+  }
+}
+
+void AttemptRunner::StartCheckpointUpload() {
+  // The newest is worth most, and where uploads are slower than the training it overtakes those between.
+  const v1::CheckpointWritten written = checkpoints_.back();
+  uploading_ = true;
+  RunTask<absl::Status>(
+      env_->transfers,
+      [client = env_->client, dir = dir_, key = key_, session = env_->session_id(), written, cancelled = cancelled_] {
+        return UploadCheckpoint(client, dir, key, session, written, cancelled);
+      },
+      [written](AttemptRunner* self, const absl::Status& status) { self->OnCheckpointUploaded(written, status); });
+}
+
+void AttemptRunner::StartArtifactUpload() {
+  uploading_ = true;
+  RunTask<absl::Status>(
+      env_->transfers,
+      [client = env_->client, dir = dir_, key = key_, session = env_->session_id(), written = *artifact_, cancelled = cancelled_] {
+        return UploadArtifact(client, dir, key, session, written, cancelled);
+      },
+      [](AttemptRunner* self, const absl::Status& status) { self->OnArtifactUploaded(status); });
+}
+
+// True where the transfer is settled one way or the other and the caller need not care; it comes again later.
+bool AttemptRunner::NoteTransferFailure(const absl::Status& status) {
+  if (ErrorReason(status) == "LEASE_FENCED") {
+    env_->log(key_.job_id() + ": attempt " + std::to_string(key_.attempt()) + " is fenced: " + std::string(status.message()));
+    Stop(v1::STOP_MODE_FENCED);
+    return true;
+  }
+  if (IsRetryable(status)) {
+    if (status.code() == absl::StatusCode::kResourceExhausted) env_->log(key_.job_id() + ": " + std::string(status.message()));
+    RetryAt(&upload_at_nanos_);
+    return true;
+  }
+  return false;
+}
+
+void AttemptRunner::OnCheckpointUploaded(const v1::CheckpointWritten& written, const absl::Status& status) {
+  uploading_ = false;
+  if (stop_ == v1::STOP_MODE_FENCED) {
+    if (stage_ != Stage::kTraining) BeGone();
+    return;
+  }
+  if (!status.ok() && NoteTransferFailure(status)) return;
+  // Done with this one and, because it is newer, with those before it.
+  checkpoints_.erase(std::remove_if(checkpoints_.begin(), checkpoints_.end(),
+                                    [&](const v1::CheckpointWritten& c) { return c.step() <= written.step(); }),
+                     checkpoints_.end());
+  if (status.ok()) {
+    backoff_.Reset();
+    note_.committed_step = std::max(note_.committed_step, written.step());
+    if (const absl::Status noted = dir_.WriteAgentNote(note_); !noted.ok()) {
+      env_->log(key_.job_id() + ": " + std::string(noted.message()));
+    }
+    PruneCheckpoints();
+  } else {
+    warnings_.push_back("the checkpoint of step " + std::to_string(written.step()) +
+                        " is not stored: " + std::string(status.message()));
+  }
+  env_->on_news();
+  StartUploads();
+  SettleIfDone();
+}
+
+void AttemptRunner::OnArtifactUploaded(const absl::Status& status) {
+  uploading_ = false;
+  if (stop_ == v1::STOP_MODE_FENCED) {
+    if (stage_ != Stage::kTraining) BeGone();
+    return;
+  }
+  if (!status.ok() && NoteTransferFailure(status)) return;
+  if (status.ok()) {
+    backoff_.Reset();
+    note_.artifact_committed = true;
+    if (const absl::Status noted = dir_.WriteAgentNote(note_); !noted.ok()) {
+      env_->log(key_.job_id() + ": " + std::string(noted.message()));
+    }
+  } else {
+    artifact_.reset();
+    exit_.emplace();
+    exit_->set_reason(v1::TRAINER_EXIT_FAILED);
+    exit_->set_failure(v1::INTERNAL);
+    exit_->set_message("the adapter is not stored: " + std::string(status.message()));
+  }
+  env_->on_news();
+  SettleIfDone();
+}
+
+void AttemptRunner::DropUploads() {
+  checkpoints_.clear();
+  if (!note_.artifact_committed) artifact_.reset();
+}
+
+// The store has this checkpoint; older local ones are of no use. Those of newer steps are still to be uploaded.
+void AttemptRunner::PruneCheckpoints() {
+  const auto names = ListDir(dir_.CheckpointsDir());
+  if (!names.ok()) return;
+  constexpr std::string_view kPrefix = "step-";
+  for (const std::string& name : *names) {
+    if (name.compare(0, kPrefix.size(), kPrefix) != 0) continue;
+    const int64_t step = std::strtoll(name.c_str() + kPrefix.size(), nullptr, 10);
+    if (dir_.CheckpointDir(step) != JoinPath(dir_.CheckpointsDir(), name) || step >= note_.committed_step) continue;
+    if (const absl::Status removed = RemoveTree(dir_.CheckpointDir(step)); !removed.ok()) {
+      env_->log(key_.job_id() + ": " + std::string(removed.message()));
+    }
+  }
+}
+
+void AttemptRunner::ShipLog() {
+  if (shipping_log_ || log_complete_ || env_->session_id().empty()) return;
+  const int64_t now = env_->clock->BootNanos();
+  if (now < log_at_nanos_) return;
+  log_at_nanos_ = now + kLogEveryMs * kNanosPerMs;
+  auto chunk = attempt::ReadStderr(dir_, log_offset_, kLogChunkBytes);
+  if (!chunk.ok()) {
+    env_->log(key_.job_id() + ": its log cannot be read: " + std::string(chunk.status().message()));
+    chunk = attempt::LogChunk{log_offset_, ""};
+  }
+  const bool complete = chunk->data.empty() && stage_ == Stage::kSettling;
+  if (chunk->data.empty() && !complete) return;
+  v1::AppendLogRequest request;
+  request.set_session_id(env_->session_id());
+  *request.mutable_key() = key_;
+  request.set_offset(chunk->offset);
+  request.set_data(chunk->data);
+  request.set_complete(complete);
+  const int64_t bytes = static_cast<int64_t>(chunk->data.size());
+  shipping_log_ = true;
+  RunTask<absl::StatusOr<int64_t>>(
+      env_->logs, [client = env_->client, request = std::move(request)] { return client->AppendLog(request); },
+      [offset = chunk->offset, bytes, complete](AttemptRunner* self, const absl::StatusOr<int64_t>& committed) {
+        self->OnLogShipped(offset, bytes, complete, committed);
+      });
+}
+
+void AttemptRunner::OnLogShipped(int64_t offset, int64_t bytes, bool complete, const absl::StatusOr<int64_t>& committed) {
+  shipping_log_ = false;
+  if (committed.ok()) {
+    // After a restart we begin at 0 and learn here what is there already.
+    log_offset_ = *committed > offset ? *committed : offset + bytes;
+    log_complete_ = log_complete_ || complete;
+    if (bytes == kLogChunkBytes || stage_ == Stage::kSettling) log_at_nanos_ = 0;
+  } else if (IsRetryable(committed.status())) {
+    RetryAt(&log_at_nanos_);
+  } else {
+    env_->log(key_.job_id() + ": its log is not taken any more: " + std::string(committed.status().message()));
+    log_complete_ = true;
+  }
+  ShipLog();
+  SettleIfDone();
+}
+
+void AttemptRunner::SettleIfDone() {
+  if (stage_ != Stage::kSettling || uploading_ || shipping_log_ || !log_complete_) return;
+  if (!checkpoints_.empty() || (artifact_.has_value() && !note_.artifact_committed)) return;
+  stage_ = Stage::kEnded;
+  env_->on_news();
+}
+
+}  // namespace longhaul::agent

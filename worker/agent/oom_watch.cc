@@ -1,0 +1,49 @@
+#include "worker/agent/oom_watch.h"
+
+#include <algorithm>
+#include <sstream>
+
+#include "base/env.h"
+
+namespace longhaul::agent {
+namespace {
+
+constexpr int64_t kMaxProcFileBytes = 1 << 16;
+
+int64_t Counter(const std::string& path) {
+  const auto text = ReadFile(path, kMaxProcFileBytes);
+  if (!text.ok()) return 0;
+  std::istringstream words(*text);
+  std::string key;
+  int64_t value = 0;
+  while (words >> key >> value) {
+    if (key == "oom_kill") return value;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int64_t ReadOomKills(const std::string& proc_self_cgroup, const std::string& cgroup_root) {
+  std::istringstream lines(proc_self_cgroup);
+  std::string line;
+  int64_t kills = 0;
+  while (std::getline(lines, line)) {
+    const size_t first = line.find(':');
+    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const std::string path = line.substr(second + 1);
+    if (controllers.empty()) kills = std::max(kills, Counter(cgroup_root + path + "/memory.events"));
+    if (("," + controllers + ",").find(",memory,") != std::string::npos) {
+      kills = std::max(kills, Counter(cgroup_root + "/memory" + path + "/memory.oom_control"));
+    }
+  }
+  return kills;
+}
+
+int64_t OomKills() {
+  return ReadOomKills(ReadFile("/proc/self/cgroup", kMaxProcFileBytes).value_or(""), "/sys/fs/cgroup");
+}
+
+}  // namespace longhaul::agent

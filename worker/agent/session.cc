@@ -1,0 +1,152 @@
+#include "worker/agent/session.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "base/error.h"
+#include "base/limits.h"
+
+namespace longhaul::agent {
+namespace {
+
+constexpr int64_t kNanosPerMs = 1'000'000;
+// What an answer may take beyond the hold time before the connection is taken for dead.
+constexpr int64_t kAnswerSlackMs = 10'000;
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+bool IsFatal(const absl::Status& status) {
+  return ErrorReason(status) == "WORKER_TOO_OLD" || status.code() == absl::StatusCode::kUnauthenticated ||
+         status.code() == absl::StatusCode::kPermissionDenied || status.code() == absl::StatusCode::kInvalidArgument;
+}
+
+}  // namespace
+
+Session::Session(uint64_t jitter_key, SessionDelegate* delegate, SchedulerClient* client, const Clock* clock, Mailbox* mailbox)
+    : delegate_(delegate),
+      client_(client),
+      clock_(clock),
+      mailbox_(mailbox),
+      self_(std::make_shared<Session*>(this)),
+      backoff_(jitter_key) {}
+
+void Session::Poll() {
+  if (!fatal_.ok() || opening_) return;
+  const int64_t now = clock_->BootNanos();
+  if (id_.empty()) {
+    if (now >= retry_at_nanos_) Open();
+    return;
+  }
+  while (!id_.empty() && static_cast<int>(in_flight_.size()) < kMaxInFlight && now >= NextWakeNanos()) {
+    if (!to_repeat_.empty()) {
+      const int64_t number = *to_repeat_.begin();
+      to_repeat_.erase(to_repeat_.begin());
+      Send(number);
+    } else {
+      Send(next_number_++);
+    }
+  }
+}
+
+int64_t Session::NextWakeNanos() const {
+  if (!fatal_.ok() || opening_) return kNever;
+  if (id_.empty() || !to_repeat_.empty()) return retry_at_nanos_;
+  if (static_cast<int>(in_flight_.size()) >= kMaxInFlight) return kNever;
+  if (!in_flight_.empty() && !news_) return kNever;
+  return last_sent_nanos_ + limits::kMinSyncIntervalMs * kNanosPerMs;
+}
+
+void Session::Open() {
+  opening_ = true;
+  last_open_nanos_ = clock_->BootNanos();
+  v1::OpenSessionRequest request;
+  delegate_->FillOpen(&request);
+  client_->OpenSession(request, [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_](auto answer) {
+    mailbox->Post([weak, answer = std::move(answer)] {
+      if (const auto self = weak.lock()) (*self)->OnOpenAnswer(answer);
+    });
+  });
+}
+
+void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer) {
+  opening_ = false;
+  if (!answer.ok()) {
+    if (IsFatal(answer.status())) {
+      fatal_ = answer.status();
+    } else {
+      WaitBeforeRetry(answer.status());
+    }
+    return;
+  }
+  ++generation_;
+  id_ = answer->session_id();
+  hold_ms_ = answer->hold_ms();
+  next_number_ = 1;
+  in_flight_.clear();
+  to_repeat_.clear();
+  last_sent_nanos_ = 0;
+  retry_at_nanos_ = 0;
+  complained_ = false;
+  delegate_->Log("session " + id_ + " with the scheduler is open");
+  delegate_->OnOpened(*answer);
+}
+
+void Session::Send(int64_t number) {
+  news_ = false;
+  const int64_t now = clock_->BootNanos();
+  last_sent_nanos_ = now;
+  in_flight_[number] = now;
+  v1::SyncRequest request;
+  request.set_session_id(id_);
+  request.set_sync_number(number);
+  delegate_->FillSync(&request);
+  client_->Sync(request, hold_ms_ + kAnswerSlackMs,
+                [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_, generation = generation_, number](auto answer) {
+                  mailbox->Post([weak, generation, number, answer = std::move(answer)] {
+                    if (const auto self = weak.lock()) (*self)->OnSyncAnswer(generation, number, answer);
+                  });
+                });
+}
+
+void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::StatusOr<v1::SyncResponse>& answer) {
+  const auto sent = in_flight_.find(number);
+  if (generation != generation_ || sent == in_flight_.end()) return;
+  const int64_t sent_nanos = sent->second;
+  in_flight_.erase(sent);
+  if (answer.ok()) {
+    backoff_.Reset();
+    complained_ = false;
+    delegate_->OnSynced(number, *answer, sent_nanos);
+    return;
+  }
+  if (ErrorReason(answer.status()) == "SESSION_CLOSED" || answer.status().code() == absl::StatusCode::kNotFound) {
+    Close(answer.status());
+    return;
+  }
+  to_repeat_.insert(number);
+  news_ = true;  // what it carried is not acknowledged
+  WaitBeforeRetry(answer.status());
+}
+
+void Session::Close(const absl::Status& why) {
+  delegate_->Log("the scheduler closed session " + id_ + ": " + std::string(why.message()));
+  ++generation_;
+  id_.clear();
+  in_flight_.clear();
+  to_repeat_.clear();
+  // Two agents under one id would take the session from each other as fast as they can.
+  retry_at_nanos_ = 0;
+  if (clock_->BootNanos() - last_open_nanos_ < 1'000 * kNanosPerMs) {
+    retry_at_nanos_ = clock_->BootNanos() + backoff_.NextMs() * kNanosPerMs;
+  }
+}
+
+void Session::WaitBeforeRetry(const absl::Status& why) {
+  const int64_t wait_ms = backoff_.NextMs();
+  retry_at_nanos_ = std::max(retry_at_nanos_, clock_->BootNanos() + wait_ms * kNanosPerMs);
+  if (complained_) return;
+  complained_ = true;
+  delegate_->Log("the scheduler does not answer (" + std::string(why.message()) + "); trainers go on, trying again");
+}
+
+}  // namespace longhaul::agent

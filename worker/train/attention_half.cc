@@ -1,0 +1,134 @@
+// x_mid = x + attention(rope(headnorm(norm1(x) Wqkv^T))) Wo^T, and its backward pass.
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/ops.h"
+#include "worker/train/decoder.h"
+
+namespace longhaul::train {
+namespace {
+
+using kernels::Tensor;
+
+kernels::AttentionShape MakeAttentionShape(const MemoryPlan& plan, const TokenBatch& batch) {
+  const ModelShape& s = plan.shape;
+  kernels::AttentionShape shape;
+  shape.heads = s.heads;
+  shape.kv_heads = s.kv_heads;
+  shape.head_dim = s.head_dim;
+  shape.scale = 1.0 / std::sqrt(static_cast<double>(s.head_dim));
+  shape.doc_offsets = batch.doc_offsets;
+  shape.docs = batch.docs;
+  shape.longest_doc = plan.train.longest();
+  return shape;
+}
+
+// Column ranges of a [rows, q + 2 kv] buffer.
+struct Qkv {
+  Tensor q, k, v;
+  Qkv(const ModelShape& s, const Tensor& all)
+      : q(all.Cols(0, s.q_dim())),
+        k(all.Cols(s.q_dim(), s.q_dim() + s.kv_dim())),
+        v(all.Cols(s.q_dim() + s.kv_dim(), s.q_dim() + 2 * s.kv_dim())) {}
+};
+
+}  // namespace
+
+void Decoder::ForwardQkvTile(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t begin,
+                             int64_t end) {
+  const ModelShape& s = plan().shape;
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const Tensor h = View(buffers_.tile_h, end - begin, s.hidden);
+  const Tensor qkv = acts[Act::kQkv].Rows(begin, end);
+  const QloraLinear linear = Linear(layer, FusedLinear::kQkv);
+  const bool lora = linear.lora->count > 0;
+  kernels::RmsNorm(exec_, Stream(layer, batch.rows).Rows(begin, end), w.norm1, s.rms_norm_eps, h,
+                   acts[Act::kRstd1].Rows(begin, end));
+  QloraForward(context_, linear, h, begin, 0, qkv, lora ? acts[Act::kUQkv].Rows(begin, end) : Tensor{});
+  const Qkv parts(s, qkv);
+  if (s.qk_norm) {
+    const Tensor raw = acts[Act::kQkRaw].Rows(begin, end);
+    kernels::Copy(exec_, qkv.Cols(0, s.q_dim() + s.kv_dim()), raw);
+    kernels::HeadRmsNorm(exec_, raw.Cols(0, s.q_dim()), w.q_norm, s.heads, s.rms_norm_eps, parts.q,
+                         acts[Act::kRstdQ].Rows(begin, end));
+    kernels::HeadRmsNorm(exec_, raw.Cols(s.q_dim(), raw.cols), w.k_norm, s.kv_heads, s.rms_norm_eps, parts.k,
+                         acts[Act::kRstdK].Rows(begin, end));
+  }
+  kernels::Rope(exec_, parts.q, s.heads, weights_.rope_cos, weights_.rope_sin, batch.positions + begin, false);
+  kernels::Rope(exec_, parts.k, s.kv_heads, weights_.rope_cos, weights_.rope_sin, batch.positions + begin, false);
+}
+
+void Decoder::ForwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts) {
+  const ModelShape& s = plan().shape;
+  const int64_t tile = plan().choices.token_tile_rows;
+  for (int64_t begin = 0; begin < batch.rows; begin += tile) {
+    ForwardQkvTile(batch, layer, acts, begin, std::min(batch.rows, begin + tile));
+  }
+  const Qkv qkv(s, acts[Act::kQkv]);
+  kernels::AttentionForward(exec_, MakeAttentionShape(plan(), batch), qkv.q, qkv.k, qkv.v, acts[Act::kO],
+                            acts[Act::kLse], buffers_.attention_forward);
+  const QloraLinear linear = Linear(layer, FusedLinear::kO);
+  const bool lora = linear.lora->count > 0;
+  const Tensor x = Stream(layer, batch.rows);
+  for (int64_t begin = 0; begin < batch.rows; begin += tile) {
+    const int64_t end = std::min(batch.rows, begin + tile);
+    const Tensor x_mid = acts[Act::kXMid].Rows(begin, end);
+    kernels::Copy(exec_, x.Rows(begin, end), x_mid);
+    QloraForward(context_, linear, acts[Act::kO].Rows(begin, end), begin, 1, x_mid,
+                 lora ? acts[Act::kUO].Rows(begin, end) : Tensor{});
+  }
+}
+
+void Decoder::BackwardQkvTile(const TokenBatch& batch, int64_t layer, const LayerActs& acts, const Tensor& d_qkv,
+                              int64_t begin, int64_t end) {
+  const ModelShape& s = plan().shape;
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const Tensor x = Stream(layer, batch.rows).Rows(begin, end);
+  const Tensor rstd = acts[Act::kRstd1].Rows(begin, end);
+  const Tensor d_tile = d_qkv.Rows(begin, end);
+  const Qkv d(s, d_tile);
+  kernels::Rope(exec_, d.q, s.heads, weights_.rope_cos, weights_.rope_sin, batch.positions + begin, true);
+  kernels::Rope(exec_, d.k, s.kv_heads, weights_.rope_cos, weights_.rope_sin, batch.positions + begin, true);
+  if (s.qk_norm) {
+    const Tensor raw = acts[Act::kQkRaw].Rows(begin, end);
+    kernels::HeadRmsNormBackward(exec_, d.q, raw.Cols(0, s.q_dim()), w.q_norm, s.heads,
+                                 acts[Act::kRstdQ].Rows(begin, end), d.q);
+    kernels::HeadRmsNormBackward(exec_, d.k, raw.Cols(s.q_dim(), raw.cols), w.k_norm, s.kv_heads,
+                                 acts[Act::kRstdK].Rows(begin, end), d.k);
+  }
+  const int64_t rows = end - begin;
+  const QloraLinear linear = Linear(layer, FusedLinear::kQkv);
+  const bool lora = linear.lora->count > 0;
+  const Tensor h = View(buffers_.tile_h, rows, s.hidden);
+  // Nothing below the first layer trains: its input needs no gradient.
+  const Tensor d_h = layer > 0 ? View(buffers_.tile_d_h, rows, s.hidden) : Tensor{};
+  if (lora) kernels::RmsNorm(exec_, x, w.norm1, s.rms_norm_eps, h, {});
+  QloraBackward(context_, linear, d_tile, h, begin, lora ? acts[Act::kUQkv].Rows(begin, end) : Tensor{},
+                TileV(linear, rows), 0, d_h);
+  if (layer > 0) kernels::RmsNormBackward(exec_, d_h, x, w.norm1, rstd, true, DStream(batch.rows).Rows(begin, end));
+}
+
+void Decoder::BackwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts) {
+  const ModelShape& s = plan().shape;
+  const int64_t tile = plan().choices.token_tile_rows;
+  const QloraLinear linear = Linear(layer, FusedLinear::kO);
+  const bool lora = linear.lora->count > 0;
+  const Tensor d_x = DStream(batch.rows);
+  const Tensor d_o = View(buffers_.d_o, batch.rows, s.q_dim());
+  for (int64_t begin = 0; begin < batch.rows; begin += tile) {
+    const int64_t end = std::min(batch.rows, begin + tile);
+    QloraBackward(context_, linear, d_x.Rows(begin, end), acts[Act::kO].Rows(begin, end), begin,
+                  lora ? acts[Act::kUO].Rows(begin, end) : Tensor{}, TileV(linear, end - begin), 0,
+                  d_o.Rows(begin, end));
+  }
+  const Tensor d_qkv = View(buffers_.d_qkv, batch.rows, FusedOut(s, FusedLinear::kQkv));
+  const Qkv qkv(s, acts[Act::kQkv]);
+  const Qkv d(s, d_qkv);
+  kernels::AttentionBackward(exec_, MakeAttentionShape(plan(), batch), d_o, qkv.q, qkv.k, qkv.v, acts[Act::kO],
+                             acts[Act::kLse], d.q, d.k, d.v, buffers_.attention_backward);
+  for (int64_t begin = 0; begin < batch.rows; begin += tile) {
+    BackwardQkvTile(batch, layer, acts, d_qkv, begin, std::min(batch.rows, begin + tile));
+  }
+}
+
+}  // namespace longhaul::train

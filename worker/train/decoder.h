@@ -1,0 +1,121 @@
+// The decoder's forward and backward pass over one micro-batch: a flat list of tokens, documents one after the other,
+// no padding. Only attention sees more than one token; everything else runs in token tiles.
+//
+//   x_0 = embedding[ids]
+//   layer l:  h = norm1(x_l);  q,k,v = h Wqkv^T;  q,k = rope(headnorm(q,k))
+//             x_mid = x_l + attention(q,k,v) Wo^T
+//             g,u = norm2(x_mid) Wgu^T;  x_{l+1} = x_mid + (silu(g) u) Wd^T
+// Every linear carries LoRA where the plan's targets say so.
+//
+// Layers below keep_all_layers keep every activation; the others share one slot, which the backward pass fills again
+// from x_l by the same calls on the same tiles: the same bits. Not thread-safe: one micro-batch at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "kernels/exec.h"
+#include "kernels/tensor.h"
+#include "model/plan_layout.h"
+#include "worker/train/adapter.h"
+#include "worker/train/memory.h"
+#include "worker/train/qlora_linear.h"
+#include "worker/train/weights.h"
+
+namespace longhaul::train {
+
+// A micro-batch as the engine sees it. Borrowed.
+struct TokenBatch {
+  int64_t rows = 0;                      // tokens
+  const int32_t* ids = nullptr;          // [rows]
+  const int32_t* labels = nullptr;       // [rows], the target predicted at each position; -100 = not trained
+  const int32_t* positions = nullptr;    // [rows], from 0 in every document
+  const int64_t* doc_offsets = nullptr;  // [docs + 1]
+  int64_t docs = 0;
+};
+
+// Asked between layers; false ends the pass early and its results are void.
+using KeepGoing = std::function<bool()>;
+
+class Decoder {
+ public:
+  // All arguments outlive the decoder.
+  Decoder(const EngineMemory& memory, const kernels::Exec& exec, const ModelWeights& weights, const Adapter& adapter,
+          double lora_scale);
+
+  // Sets the dropout of the following passes; 0 for evaluation.
+  void SetDropout(double probability, uint64_t key);
+
+  // REQUIRES: rows and documents within the plan's; ids below vocab. False where keep_going said so.
+  bool Forward(const TokenBatch& batch, const KeepGoing& keep_going);
+  // From d_x (written by the loss) down to the first layer; adds to the adapter's gradients. REQUIRES: Forward before,
+  // on the same batch.
+  bool Backward(const TokenBatch& batch, const KeepGoing& keep_going);
+
+  // Layer by layer, for generation: from stream l to stream l + 1. `k_and_v` [rows, 2 kv] receives keys and values
+  // after RoPE where its data is not null.
+  void ForwardLayer(const TokenBatch& batch, int64_t layer, const kernels::Tensor& k_and_v);
+  void Embed(const TokenBatch& batch);
+
+  // x_l [rows, hidden]; l = layers is the last layer's output, before the final norm.
+  kernels::Tensor Stream(int64_t l, int64_t rows) const;
+  // d loss / d x of the layer at hand [rows, hidden].
+  kernels::Tensor DStream(int64_t rows) const;
+
+  // The parts of a layer that generation shares, on rows of an existing slot.
+  const LinearContext& context() const { return context_; }
+  QloraLinear Linear(int64_t layer, FusedLinear linear) const;
+
+ private:
+  // Activations of one layer. Fields of the MLP half have null data where the layer keeps nothing.
+  struct LayerActs {
+    kernels::Tensor fields[kActs];
+    const kernels::Tensor& operator[](Act act) const { return fields[static_cast<int>(act)]; }
+  };
+
+  bool Keeps(int64_t layer) const { return layer < plan().choices.keep_all_layers; }
+  const MemoryPlan& plan() const { return memory_.plan(); }
+  LayerActs Acts(int64_t layer, int64_t rows) const;
+  // Rows [begin, end) of a field of the MLP half: kept, or in the tile that all layers share.
+  kernels::Tensor MlpField(const LayerActs& acts, Act act, int64_t begin, int64_t end) const;
+  kernels::Tensor View(void* data, int64_t rows, int64_t cols) const {
+    return kernels::MakeTensor(data, memory_.dtype(), rows, cols);
+  }
+  kernels::Tensor TileV(const QloraLinear& linear, int64_t rows) const;
+  void CarveBuffers();
+
+  // attention_half.cc
+  void ForwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
+  void ForwardQkvTile(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t begin, int64_t end);
+  void BackwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
+  void BackwardQkvTile(const TokenBatch& batch, int64_t layer, const LayerActs& acts, const kernels::Tensor& d_qkv,
+                       int64_t begin, int64_t end);
+  // mlp_half.cc
+  void ForwardMlp(int64_t layer, const LayerActs& acts, int64_t rows);
+  void BackwardMlp(int64_t layer, const LayerActs& acts, int64_t rows);
+
+  const EngineMemory& memory_;
+  const kernels::Exec& exec_;
+  const ModelWeights& weights_;
+  const Adapter& adapter_;
+  LinearContext context_;
+  // Regions by name, looked up (and their sizes checked) once. Null where the plan has none.
+  struct Buffers {
+    void* stream;       // [layers + 1][tokens, hidden]; two of them to generate
+    void* kept;         // [keep_all_layers] of every field
+    void* slot[kActs];  // one layer's fields of the attention half, [tokens, ...]
+    void* tile[kActs];  // one tile's fields of the MLP half, [tile rows, ...]
+    void* tile_h;       // [tile rows, hidden]
+    void* tile_act;     // [tile rows, intermediate]
+    void* tile_d_act;   // [tile rows, intermediate]
+    void* tile_d_h;     // [tile rows, hidden]
+    void* tile_v;       // [tile rows, targets of a linear x rank]
+    void* d_x;          // [tokens, hidden]
+    void* d_o;          // [tokens, q]
+    void* d_qkv;        // [tokens, q + 2 kv]
+    void* attention_forward;
+    void* attention_backward;
+  } buffers_ = {};
+};
+
+}  // namespace longhaul::train

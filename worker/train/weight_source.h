@@ -1,0 +1,53 @@
+// Where frozen weights come from: a model on disk, or a named shape with made-up weights (benchmarks and tests).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "model/model_shape.h"
+#include "worker/formats/model_source.h"
+
+namespace longhaul::train {
+
+// What a weight was stored as decides what NF4 dequantises to (FORMATS.md section 2) and whether it is quantised at
+// all.
+enum class StoredAs { kF32, kF16, kBF16, kNf4 };
+
+// Thread-safe: immutable.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  virtual const ModelShape& shape() const = 0;
+  // Rows [begin, end) of a tensor under its Hugging Face name, f32, row-major.
+  virtual absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const = 0;
+  virtual StoredAs Type(const std::string& name) const = 0;
+};
+
+// A model on disk. Borrows `source`.
+class ModelWeightSource final : public WeightSource {
+ public:
+  explicit ModelWeightSource(const formats::ModelSource& source) : source_(source) {}
+  const ModelShape& shape() const override { return source_.shape(); }
+  absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const override;
+  StoredAs Type(const std::string& name) const override;
+
+ private:
+  const formats::ModelSource& source_;
+};
+
+// Linears uniform with standard deviation 1/sqrt(columns), embeddings uniform in +-0.5, norms in [0.5, 1.5): a model
+// that computes like a real one. The same shape and seed give the same values.
+class SyntheticWeightSource final : public WeightSource {
+ public:
+  SyntheticWeightSource(ModelShape shape, uint64_t seed) : shape_(std::move(shape)), seed_(seed) {}
+  const ModelShape& shape() const override { return shape_; }
+  absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const override;
+  StoredAs Type(const std::string&) const override { return StoredAs::kF32; }
+
+ private:
+  ModelShape shape_;
+  uint64_t seed_;
+};
+
+}  // namespace longhaul::train

@@ -1,0 +1,280 @@
+#include "worker/train/weights.h"
+
+#include <malloc.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "model/plan_layout.h"
+#include "nlohmann/json.hpp"
+#include "worker/formats/bnb_nf4.h"
+#include "worker/formats/half.h"
+
+namespace longhaul::train {
+namespace {
+
+using kernels::DType;
+using kernels::Exec;
+using kernels::FrozenWeight;
+using kernels::Tensor;
+
+constexpr int64_t kChunkElements = 1 << 16;
+
+// Walks a region and hands out frozen weights one after the other, as plan_layout sized them.
+class FrozenCarver {
+ public:
+  FrozenCarver(const EngineMemory& memory, const std::string& region)
+      : memory_(memory), next_(static_cast<uint8_t*>(memory.arena().Get(region))) {}
+
+  FrozenWeight Take(int64_t out, int64_t in) {
+    const MemoryPlan& plan = memory_.plan();
+    const FrozenBytes bytes = FrozenWeightBytes(plan.train, plan.choices.packed_weights, out, in, plan.kind);
+    FrozenWeight w;
+    w.out = out;
+    w.in = in;
+    w.packed = plan.choices.packed_weights;
+    w.dtype = !w.packed ? memory_.dtype() : plan.train.compute == ComputeType::kBF16 ? DType::kBF16 : DType::kF32;
+    w.forward = next_;
+    w.backward = !w.packed ? w.forward : bytes.backward > 0 ? next_ + bytes.forward : nullptr;
+    next_ += bytes.total();
+    return w;
+  }
+
+ private:
+  const EngineMemory& memory_;
+  uint8_t* next_;
+};
+
+struct Nf4Scratch {
+  std::vector<uint8_t> packed;
+  std::vector<float> absmax;
+  std::vector<uint8_t> absmax_codes;
+  std::vector<float> nested;
+};
+
+void RoundTo(StoredAs type, float* w, int64_t n) {
+  if (type == StoredAs::kBF16) {
+    for (int64_t i = 0; i < n; ++i) w[i] = formats::Bf16ToFloat(formats::FloatToBf16(w[i]));
+  } else if (type == StoredAs::kF16) {
+    for (int64_t i = 0; i < n; ++i) w[i] = formats::F16ToFloat(formats::FloatToF16(w[i]));
+  }
+}
+
+class Loader {
+ public:
+  Loader(const WeightSource& source, const EngineMemory& memory, const Exec& exec)
+      : source_(source), memory_(memory), exec_(exec) {}
+
+  struct Part {
+    std::string name;
+    int64_t rows;
+  };
+
+  // The parts, stacked by rows, into w.
+  absl::Status Linear(const std::vector<Part>& parts, const FrozenWeight& w, bool may_quantise) {
+    const bool direct = !w.packed && w.dtype == DType::kF32;
+    float* const rows = direct ? static_cast<float*>(w.forward)
+                               : memory_.arena().Matrix("load.staging", DType::kF32, w.out, w.in).as<float>();
+    float* next = rows;
+    for (const Part& part : parts) {
+      LH_RETURN_IF_ERROR(Matrix(part.name, part.rows, w.in, may_quantise, next));
+      next += part.rows * w.in;
+    }
+    const Tensor staged = kernels::MakeTensor(rows, DType::kF32, w.out, w.in);
+    if (w.packed) {
+      // The blocks' padding is read by the library and must not be whatever lay there.
+      const MemoryPlan& plan = memory_.plan();
+      const FrozenBytes bytes = FrozenWeightBytes(plan.train, true, w.out, w.in, plan.kind);
+      std::memset(w.forward, 0, static_cast<size_t>(bytes.forward));
+      if (w.backward != nullptr) std::memset(w.backward, 0, static_cast<size_t>(bytes.backward));
+      kernels::PackWeight(exec_, staged, w);
+    } else if (!direct) {
+      kernels::Copy(exec_, staged, kernels::MakeTensor(w.forward, w.dtype, w.out, w.in));
+    }
+    return absl::OkStatus();
+  }
+
+  // A table or vector that is never quantised.
+  absl::Status Plain(const std::string& name, const Tensor& to) {
+    if (to.dtype == DType::kF32) return Matrix(name, to.rows, to.cols, false, to.as<float>());
+    std::vector<float> row_block;
+    const int64_t rows = std::clamp<int64_t>(kChunkElements / to.cols, 1, to.rows);
+    row_block.resize(static_cast<size_t>(rows * to.cols));
+    for (int64_t begin = 0; begin < to.rows; begin += rows) {
+      const int64_t end = std::min(to.rows, begin + rows);
+      LH_RETURN_IF_ERROR(source_.ReadRows(name, begin, end, row_block.data()));
+      kernels::Copy(exec_, kernels::MakeTensor(row_block.data(), DType::kF32, end - begin, to.cols),
+                    to.Rows(begin, end));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  // body(first element, end element) over chunks of whole rows that are also whole NF4 blocks; the first error wins.
+  template <typename Body>
+  absl::Status Chunks(int64_t rows, int64_t cols, const Body& body) {
+    const int64_t granule = formats::kNf4DefaultBlock / std::gcd(cols, formats::kNf4DefaultBlock);
+    const int64_t step = RoundUp(std::max<int64_t>(1, kChunkElements / cols), granule);
+    const int64_t chunks = (rows + step - 1) / step;
+    absl::Status first;
+    std::mutex mutex;  // guards first
+#pragma omp parallel for schedule(dynamic, 1) num_threads(exec_.threads())
+    for (int64_t i = 0; i < chunks; ++i) {
+      const absl::Status status = body(i * step, std::min(rows, (i + 1) * step));
+      if (!status.ok()) {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (first.ok()) first = status;
+      }
+    }
+    return first;
+  }
+
+  absl::Status Matrix(const std::string& name, int64_t rows, int64_t cols, bool may_quantise, float* out) {
+    const StoredAs type = source_.Type(name);
+    const bool quantise = may_quantise && memory_.plan().train.base == BaseWeights::kNf4 && type != StoredAs::kNf4;
+    if (!quantise) {
+      return Chunks(rows, cols,
+                    [&](int64_t begin, int64_t end) { return source_.ReadRows(name, begin, end, out + begin * cols); });
+    }
+    const int64_t n = rows * cols;
+    const int64_t block = formats::kNf4DefaultBlock;
+    const int64_t blocks = formats::Nf4Blocks(n, block);
+    nf4_.packed.resize(static_cast<size_t>(formats::Nf4PackedBytes(n)));
+    nf4_.absmax.resize(static_cast<size_t>(blocks));
+    nf4_.absmax_codes.resize(static_cast<size_t>(blocks));
+    nf4_.nested.resize(static_cast<size_t>(formats::Nf4Blocks(blocks, formats::kNf4NestedBlock)));
+    absl::Status quantised = Chunks(rows, cols, [&](int64_t begin, int64_t end) -> absl::Status {
+      float* const w = out + begin * cols;
+      LH_RETURN_IF_ERROR(source_.ReadRows(name, begin, end, w));
+      return Annotate(formats::QuantizeNf4(w, (end - begin) * cols, block, nf4_.packed.data() + begin * cols / 2,
+                                           nf4_.absmax.data() + begin * cols / block),
+                      name);
+    });
+    LH_RETURN_IF_ERROR(quantised);
+    const float offset = formats::MeanAbsmax(nf4_.absmax.data(), blocks);
+    formats::QuantizeAbsmax(nf4_.absmax.data(), blocks, offset, nf4_.absmax_codes.data(), nf4_.nested.data());
+    formats::DequantizeAbsmax(nf4_.absmax_codes.data(), formats::kNf4NestedCodes.data(), nf4_.nested.data(), offset, 0,
+                              blocks, formats::kNf4NestedBlock, nf4_.absmax.data());
+    return Chunks(rows, cols, [&](int64_t begin, int64_t end) {
+      formats::DequantizeNf4(nf4_.packed.data(), nf4_.absmax.data(), begin * cols, end * cols, block,
+                             out + begin * cols);
+      RoundTo(type, out + begin * cols, (end - begin) * cols);
+      return absl::OkStatus();
+    });
+  }
+
+  const WeightSource& source_;
+  const EngineMemory& memory_;
+  const Exec& exec_;
+  Nf4Scratch nf4_;
+};
+
+template <typename T>
+void FillRope(const ModelShape& shape, const Tensor& cos, const Tensor& sin) {
+  std::vector<double> frequencies(static_cast<size_t>(shape.head_dim / 2));
+  RopeInverseFrequencies(shape.rope, shape.head_dim, frequencies.data());
+  for (int64_t position = 0; position < cos.rows; ++position) {
+    for (int64_t i = 0; i < cos.cols; ++i) {
+      const double angle = static_cast<double>(position) * frequencies[static_cast<size_t>(i)];
+      cos.as<T>()[position * cos.stride + i] = static_cast<T>(std::cos(angle));
+      sin.as<T>()[position * sin.stride + i] = static_cast<T>(std::sin(angle));
+    }
+  }
+}
+
+absl::Status LoadLayer(const ModelShape& s, const std::string& prefix, const LayerWeights& w, Loader* loader) {
+  const std::string attention = prefix + "self_attn.";
+  const std::string mlp = prefix + "mlp.";
+  LH_RETURN_IF_ERROR(loader->Linear({{attention + "q_proj.weight", s.q_dim()},
+                                     {attention + "k_proj.weight", s.kv_dim()},
+                                     {attention + "v_proj.weight", s.kv_dim()}},
+                                    w.qkv, true));
+  LH_RETURN_IF_ERROR(loader->Linear({{attention + "o_proj.weight", s.hidden}}, w.o, true));
+  LH_RETURN_IF_ERROR(loader->Linear(
+      {{mlp + "gate_proj.weight", s.intermediate}, {mlp + "up_proj.weight", s.intermediate}}, w.gate_up, true));
+  LH_RETURN_IF_ERROR(loader->Linear({{mlp + "down_proj.weight", s.hidden}}, w.down, true));
+  LH_RETURN_IF_ERROR(loader->Plain(prefix + "input_layernorm.weight", w.norm1));
+  LH_RETURN_IF_ERROR(loader->Plain(prefix + "post_attention_layernorm.weight", w.norm2));
+  if (s.qk_norm) {
+    LH_RETURN_IF_ERROR(loader->Plain(attention + "q_norm.weight", w.q_norm));
+    LH_RETURN_IF_ERROR(loader->Plain(attention + "k_norm.weight", w.k_norm));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+ModelWeights CarveWeights(const EngineMemory& memory) {
+  const MemoryPlan& plan = memory.plan();
+  const ModelShape& s = plan.shape;
+  const DType dtype = memory.dtype();
+  const int64_t elt = plan.element_bytes();
+  ModelWeights weights;
+  FrozenCarver layers(memory, "weights.layers");
+  int64_t norm_offset = 0;
+  const auto norm = [&](int64_t cols) {
+    const Tensor t = memory.Matrix("weights.norms", 1, cols, norm_offset);
+    norm_offset += cols * elt;
+    return t;
+  };
+  for (int64_t i = 0; i < s.layers; ++i) {
+    LayerWeights w;
+    w.qkv = layers.Take(FusedOut(s, FusedLinear::kQkv), FusedIn(s, FusedLinear::kQkv));
+    w.o = layers.Take(FusedOut(s, FusedLinear::kO), FusedIn(s, FusedLinear::kO));
+    w.gate_up = layers.Take(FusedOut(s, FusedLinear::kGateUp), FusedIn(s, FusedLinear::kGateUp));
+    w.down = layers.Take(FusedOut(s, FusedLinear::kDown), FusedIn(s, FusedLinear::kDown));
+    w.norm1 = norm(s.hidden);
+    w.norm2 = norm(s.hidden);
+    if (s.qk_norm) {
+      w.q_norm = norm(s.head_dim);
+      w.k_norm = norm(s.head_dim);
+    }
+    weights.layers.push_back(w);
+  }
+  weights.final_norm = norm(s.hidden);
+  weights.head = FrozenCarver(memory, "weights.head").Take(s.vocab, s.hidden);
+  const DType table = plan.train.compute == ComputeType::kBF16 ? DType::kBF16 : dtype;
+  weights.embedding = SharesHeadWithEmbedding(plan)
+                          ? kernels::MakeTensor(weights.head.forward, dtype, s.vocab, s.hidden)
+                          : memory.arena().Matrix("weights.embedding", table, s.vocab, s.hidden);
+  const int64_t half = s.head_dim / 2;
+  weights.rope_cos = memory.Matrix("rope", plan.train.longest(), half);
+  weights.rope_sin = memory.Matrix("rope", plan.train.longest(), half, plan.train.longest() * half * elt);
+  return weights;
+}
+
+absl::Status LoadWeights(const WeightSource& source, const EngineMemory& memory, const Exec& exec,
+                         const ModelWeights& weights) {
+  const MemoryPlan& plan = memory.plan();
+  if (ModelShapeToJson(source.shape()) != ModelShapeToJson(plan.shape)) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "PLAN_MISMATCH",
+                     "the model's shape is " + ModelShapeToJson(source.shape()).dump() + ", the memory plan's is " +
+                         ModelShapeToJson(plan.shape).dump());
+  }
+  Loader loader(source, memory, exec);
+  for (int64_t i = 0; i < plan.shape.layers; ++i) {
+    LH_RETURN_IF_ERROR(LoadLayer(plan.shape, "model.layers." + std::to_string(i) + ".",
+                                 weights.layers[static_cast<size_t>(i)], &loader));
+  }
+  LH_RETURN_IF_ERROR(loader.Plain("model.norm.weight", weights.final_norm));
+  const char* const embedding = "model.embed_tokens.weight";
+  const std::string head = plan.shape.tied_embeddings ? embedding : "lm_head.weight";
+  LH_RETURN_IF_ERROR(loader.Linear({{head, plan.shape.vocab}}, weights.head, /*may_quantise=*/false));
+  if (!SharesHeadWithEmbedding(plan)) LH_RETURN_IF_ERROR(loader.Plain(embedding, weights.embedding));
+  if (memory.dtype() == DType::kF64) {
+    FillRope<double>(plan.shape, weights.rope_cos, weights.rope_sin);
+  } else {
+    FillRope<float>(plan.shape, weights.rope_cos, weights.rope_sin);
+  }
+  malloc_trim(0);  // the 4-bit scratch is not part of the plan
+  return absl::OkStatus();
+}
+
+}  // namespace longhaul::train
