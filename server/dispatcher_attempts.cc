@@ -132,9 +132,21 @@ absl::Status DispatcherCore::RequestStop(JobRecord& record, StopMode mode) {
     hold->stop = mode;
     hold->stop_sent_in = 0;
   }
-  // A job that is over needs no attempt any more; what is left is the worker's memory, which the hold counts.
-  if (IsTerminal(record.job.state)) return CloseAttempt(record, AttemptOutcome::kStopped, Reason::kNone, "cancelled");
   return absl::OkStatus();
+}
+
+// For a job that is about to end: the attempt is over now, and the worker is told to stop it. Until it has, its hold
+// counts its memory.
+absl::Status DispatcherCore::ReleaseAttempt(JobRecord& record, const std::string& message) {
+  if (!HasOpenAttempt(record.job)) return absl::OkStatus();
+  Hold* hold = FindHold(record.job);
+  if (hold != nullptr && !hold->confirmed && !hold->offered) {
+    EraseHold(*hold, record.job.attempt.worker_id);
+  } else if (hold != nullptr && hold->stop != StopMode::kCancel) {
+    hold->stop = StopMode::kCancel;
+    hold->stop_sent_in = 0;
+  }
+  return CloseAttempt(record, AttemptOutcome::kStopped, Reason::kNone, message);
 }
 
 // The attempt has ended as it was asked to: not a failure.

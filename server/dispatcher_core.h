@@ -193,6 +193,7 @@ class DispatcherCore {
   absl::Status StartAttempt(const Action& action);
   absl::Status CloseAttempt(JobRecord& record, AttemptOutcome outcome, Reason reason, const std::string& message);
   absl::Status RequestStop(JobRecord& record, StopMode mode);
+  absl::Status ReleaseAttempt(JobRecord& record, const std::string& message);
   absl::Status StoppedAttempt(JobRecord& record, const std::string& message);
   absl::Status FailAttempt(JobRecord& record, AttemptOutcome outcome, Failure failure);
   absl::Status LoseAttempt(JobRecord& record, const std::string& message, bool counts);

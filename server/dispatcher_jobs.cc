@@ -207,6 +207,8 @@ absl::StatusOr<Job> DispatcherCore::Cancel(const std::string& id) {
     if (rule.kind == RequestRule::Kind::kInForce) return seen;
     if (rule.kind != RequestRule::Kind::kMove) return RefusedRequest("cancel", seen.state);
     JobRecord& record = TouchJob(id);
+    // The terminal event is a job's last one: its attempt ends before it.
+    if (IsTerminal(rule.to)) LH_RETURN_IF_ERROR(ReleaseAttempt(record, "cancelled by the user"));
     LH_RETURN_IF_ERROR(SetState(record, rule.to, Reason::kNone, "cancelled by the user"));
     if (HasOpenAttempt(record.job)) LH_RETURN_IF_ERROR(RequestStop(record, StopMode::kCancel));
     return record.job;

@@ -211,6 +211,7 @@ def make_nf4_subset(path):
         elements = rows * facts["shape"][1]
         blocks = -(-elements // facts["blocksize"])
         assert rows == facts["shape"][0] or blocks % 256 == 0
+        facts["cut"] = rows != facts["shape"][0]
         facts["shape"][0] = rows
         kept_metadata[case] = json.dumps(facts)
         for part, count in (("input", rows), ("dequant", rows), ("dq_dequant", rows), ("packed", (elements + 1) // 2),

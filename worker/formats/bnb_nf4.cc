@@ -15,7 +15,7 @@ constexpr int64_t kMinBlock = 32;
 constexpr int64_t kMaxBlock = 4096;
 
 // codes[i] = thresholds strictly below w[i] * inverse, for i < n.
-void CodesOfBlock(const float* w, int64_t n, float inverse, uint8_t* codes) {
+[[gnu::always_inline]] inline void CodesOfBlock(const float* w, int64_t n, float inverse, uint8_t* codes) {
   // Sixteen elements at a time against all thresholds: the compiler keeps them in vector registers.
   constexpr int64_t kLanes = 16;
   int64_t i = 0;
@@ -34,6 +34,27 @@ void CodesOfBlock(const float* w, int64_t n, float inverse, uint8_t* codes) {
     for (float threshold : kNf4Thresholds) count += scaled > threshold ? 1 : 0;
     codes[i] = static_cast<uint8_t>(count);
   }
+}
+
+[[gnu::target("avx2")]] void CodesOfBlockAvx2(const float* w, int64_t n, float inverse, uint8_t* codes) {
+  CodesOfBlock(w, n, inverse, codes);
+}
+
+void CodesOfBlockBaseline(const float* w, int64_t n, float inverse, uint8_t* codes) {
+  CodesOfBlock(w, n, inverse, codes);
+}
+
+// max |w|, and whether all are finite. NaN compares false and so is not finite.
+float LargestMagnitude(const float* w, int64_t n, bool* finite) {
+  float largest = 0.0f;
+  int bad = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float magnitude = std::fabs(w[i]);
+    bad += magnitude <= FLT_MAX ? 0 : 1;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  *finite = bad == 0;
+  return largest;
 }
 
 // bitsandbytes' 8-bit search, step for step: the last pivot may be off the neighbours, and the midpoint rule settles
@@ -71,16 +92,13 @@ bool IsNf4BlockSize(int64_t block_size) {
 
 absl::Status QuantizeNf4(const float* w, int64_t n, int64_t block_size, uint8_t* packed, float* absmax) {
   LH_CHECK(IsNf4BlockSize(block_size), std::to_string(block_size));
+  static const bool has_avx2 = __builtin_cpu_supports("avx2");
+  const auto codes_of_block = has_avx2 ? CodesOfBlockAvx2 : CodesOfBlockBaseline;
   uint8_t codes[kMaxBlock + 1];
   for (int64_t begin = 0; begin < n; begin += block_size) {
     const int64_t count = std::min(block_size, n - begin);
-    float largest = 0.0f;
     bool finite = true;
-    for (int64_t i = 0; i < count; ++i) {
-      const float magnitude = std::fabs(w[begin + i]);
-      finite = finite && magnitude <= FLT_MAX;
-      largest = std::max(largest, magnitude);
-    }
+    const float largest = LargestMagnitude(w + begin, count, &finite);
     if (!finite) {
       const float* bad = std::find_if(w + begin, w + begin + count, [](float x) { return !std::isfinite(x); });
       return MakeError(absl::StatusCode::kInvalidArgument, "WEIGHT_NOT_FINITE",
@@ -92,7 +110,7 @@ absl::Status QuantizeNf4(const float* w, int64_t n, int64_t block_size, uint8_t*
     if (zeros) {
       std::memset(codes, 0, static_cast<size_t>(count));
     } else {
-      CodesOfBlock(w + begin, count, 1.0f / largest, codes);
+      codes_of_block(w + begin, count, 1.0f / largest, codes);
     }
     // An odd count can only end the whole tensor: its last low nibble is 0 * (1 / absmax), code 7 as on CUDA.
     codes[count] = zeros ? 0 : 7;

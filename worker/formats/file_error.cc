@@ -12,11 +12,10 @@ absl::Status Unsupported(const std::string& file, const std::string& what) {
   return MakeError(absl::StatusCode::kUnimplemented, "MODEL_UNSUPPORTED", file + ": " + what);
 }
 
-std::string Printable(std::string_view text) {
-  constexpr size_t kMaxShownBytes = 80;
+std::string Printable(std::string_view text, size_t max_bytes) {
   static constexpr char kHex[] = "0123456789abcdef";
   std::string out;
-  for (unsigned char c : text.substr(0, kMaxShownBytes)) {
+  for (unsigned char c : text.substr(0, max_bytes)) {
     if (c >= 0x20 && c < 0x7f) {
       out += static_cast<char>(c);
     } else {
@@ -25,7 +24,7 @@ std::string Printable(std::string_view text) {
       out += kHex[c & 15];
     }
   }
-  if (text.size() > kMaxShownBytes) out += "...";
+  if (text.size() > max_bytes) out += "...";
   return out;
 }
 

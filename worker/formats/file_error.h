@@ -13,7 +13,7 @@ absl::Status BadFile(const std::string& file, const std::string& what);
 // UNIMPLEMENTED, reason MODEL_UNSUPPORTED: "<file>: <what>".
 absl::Status Unsupported(const std::string& file, const std::string& what);
 
-// Text from a file, fit for a message: at most 80 bytes, everything outside printable ASCII as \xHH.
-std::string Printable(std::string_view text);
+// Text from a file, fit for a message: at most max_bytes of it, everything outside printable ASCII as \xHH.
+std::string Printable(std::string_view text, size_t max_bytes = 80);
 
 }  // namespace longhaul::formats

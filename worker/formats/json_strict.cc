@@ -69,7 +69,7 @@ absl::StatusOr<nlohmann::json> ParseJsonStrict(std::string_view text, const std:
         },
         /*allow_exceptions=*/true);
   } catch (const nlohmann::json::exception& e) {
-    if (rules.broken().empty()) return BadFile(file, "is not valid JSON: " + Printable(e.what()));
+    if (rules.broken().empty()) return BadFile(file, "is not valid JSON: " + Printable(e.what(), /*max_bytes=*/300));
   }
   if (!rules.broken().empty()) return BadFile(file, rules.broken());
   return parsed;

@@ -126,8 +126,8 @@ absl::Status ModelSource::ReadRows(const std::string& hf_name, int64_t row_begin
       const int64_t stop = std::min(end, (first_block + kBlocksAtOnce) * block);
       const int64_t last_block = Nf4Blocks(stop, block);
       if (parts.state.nested) {
-        DequantizeAbsmax(parts.absmax, parts.nested_map.data(), parts.nested_absmax.data(), parts.state.nested_offset, first_block,
-                         last_block, parts.state.nested_block_size, scales);
+        DequantizeAbsmax(parts.absmax, parts.nested_map.data(), parts.nested_absmax.data(), parts.state.nested_offset,
+                         first_block, last_block, parts.state.nested_block_size, scales);
       } else {
         std::memcpy(scales, parts.absmax + static_cast<size_t>(first_block) * sizeof(float),
                     static_cast<size_t>(last_block - first_block) * sizeof(float));

@@ -37,7 +37,8 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
 
   bool number_unsigned(number_unsigned_t value) override {
     if (place_ != Place::kShape && place_ != Place::kOffsets) return Unexpected("a number");
-    if (value > static_cast<uint64_t>(INT64_MAX) - static_cast<uint64_t>(data_begin_)) {
+    const int64_t limit = place_ == Place::kShape ? INT64_MAX : INT64_MAX - data_begin_;
+    if (value > static_cast<uint64_t>(limit)) {
       return Fail("has the number " + std::to_string(value) + " for tensor \"" + Printable(tensor_.name) +
                   "\", past int64");
     }
@@ -135,7 +136,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool parse_error(std::size_t position, const std::string&, const nlohmann::json::exception& e) override {
-    return Fail("byte " + std::to_string(position + 7) + ": " + Printable(e.what()));
+    return Fail("byte " + std::to_string(position + 7) + ": " + Printable(e.what(), /*max_bytes=*/300));
   }
 
  private:

@@ -34,6 +34,7 @@ class Nf4Test : public testing::TestWithParam<const char*> {
     name_ = GetParam();
     const auto facts = nlohmann::json::parse(golden_->metadata().at(name_));
     case_ = {Floats(*golden_, name_ + ".input"), golden_->Find(name_ + ".input")->entry->type, facts["blocksize"]};
+    cut_ = facts["cut"];
   }
   int64_t n() const { return static_cast<int64_t>(case_.input.size()); }
   int64_t blocks() const { return Nf4Blocks(n(), case_.block); }
@@ -47,6 +48,7 @@ class Nf4Test : public testing::TestWithParam<const char*> {
   std::unique_ptr<SafetensorsSet> golden_;
   std::string name_;
   Case case_;
+  bool cut_ = false;
 };
 
 uint8_t CodeAt(const std::vector<uint8_t>& packed, size_t i) {
@@ -96,8 +98,10 @@ TEST_P(Nf4Test, DequantisesAsCudaDoes) {
 TEST_P(Nf4Test, DoubleQuantisesAsCudaDoes) {
   const std::vector<float> absmax = Floats(*golden_, name_ + ".absmax");
   const float offset = Floats(*golden_, name_ + ".dq_offset")[0];
-  // torch.mean adds in another order: a few ulp.
-  EXPECT_NEAR(MeanAbsmax(absmax.data(), blocks()), offset, 4e-7f * offset);
+  // torch.mean adds in another order: a few ulp. Of a cut case the file has too few absmaxes for its mean.
+  if (!cut_) {
+    EXPECT_NEAR(MeanAbsmax(absmax.data(), blocks()), offset, 4e-7f * offset);
+  }
   std::vector<uint8_t> codes(absmax.size(), 0xee);
   std::vector<float> nested(static_cast<size_t>(Nf4Blocks(blocks(), kNf4NestedBlock)), std::nanf(""));
   QuantizeAbsmax(absmax.data(), blocks(), offset, codes.data(), nested.data());

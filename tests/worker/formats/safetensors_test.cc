@@ -111,7 +111,7 @@ TEST(SafetensorsTest, RefusesSizesThatDoNotFitTheShape) {
   EXPECT_THAT(ErrorOf("{" + Tensor("t", "F4", "[3]", 0, 2) + "}", 2), HasSubstr("impossible"));
   EXPECT_EQ(ErrorOf("{" + Tensor("t", "F4", "[4]", 0, 2) + "}", 2), "OK");
   EXPECT_THAT(ErrorOf("{" + Tensor("t", "F32", "[4294967296,4294967296]", 0, 4) + "}", 4), HasSubstr("impossible"));
-  EXPECT_THAT(ErrorOf("{" + Tensor("t", "F32", "[9223372036854775807,0]", 0, 0) + "}", 0), HasSubstr("OK"));
+  EXPECT_THAT(ErrorOf("{" + Tensor("t", "F32", "[9223372036854775807,0]", 0, 0) + "}", 0), testing::StrEq("OK"));
   EXPECT_THAT(ErrorOf("{" + Tensor("t", "F32", "[18446744073709551615]", 0, 4) + "}", 4), HasSubstr("past int64"));
   std::string ones = "[1";
   for (int i = 1; i < 65; ++i) ones += ",1";

@@ -184,8 +184,6 @@ const std::unordered_map<std::string, FilterFunction>& Filters() {
 
 }  // namespace
 
-bool IsKnownFilter(const std::string& name) { return Filters().count(name) > 0; }
-
 absl::StatusOr<Value> ApplyFilter(const std::string& name, const Value& value, const Arguments& arguments,
                                   Budget* budget) {
   auto it = Filters().find(name);

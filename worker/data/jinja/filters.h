@@ -14,7 +14,4 @@ absl::StatusOr<Value> ApplyFilter(const std::string& name, const Value& value, c
 // value is name(arguments). The same for tests.
 absl::StatusOr<bool> ApplyTest(const std::string& name, const Value& value, const Arguments& arguments, Budget* budget);
 
-bool IsKnownFilter(const std::string& name);
-bool IsKnownTest(const std::string& name);
-
 }  // namespace longhaul::data::jinja

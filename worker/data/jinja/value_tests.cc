@@ -56,11 +56,6 @@ absl::StatusOr<bool> Divides(const Value& value, int64_t by) {
 
 }  // namespace
 
-bool IsKnownTest(const std::string& name) {
-  return PlainTests().count(name) > 0 || ComparisonTests().count(name) > 0 || name == "odd" || name == "even" ||
-         name == "divisibleby" || name == "lower" || name == "upper";
-}
-
 absl::StatusOr<bool> ApplyTest(const std::string& name, const Value& value, const Arguments& arguments,
                                Budget* budget) {
   LH_RETURN_IF_ERROR(budget->Step());

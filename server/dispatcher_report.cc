@@ -1,0 +1,254 @@
+// What an agent says about one attempt, turned into transitions. Reports repeat and may come late: everything here is
+// idempotent, and what a stale epoch says changes nothing but its own hold.
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "server/dispatcher_command.h"
+#include "server/dispatcher_core.h"
+
+namespace longhaul::server {
+namespace {
+
+// A trainer that succeeded still has its artifact to upload: it ends with phase ENDED.
+bool Ended(const AttemptReport& report, AttemptKind kind) {
+  if (report.phase == AttemptPhase::kEnded) return true;
+  if (report.exit == ExitReason::kNone) return false;
+  return report.exit != ExitReason::kSucceeded || kind == AttemptKind::kValidate;
+}
+
+Failure FailureOf(const AttemptReport& report) {
+  Failure failure = report.exit_failure;
+  switch (report.exit) {
+    case ExitReason::kFailed:
+      if (failure.reason == Reason::kNone) failure.reason = Reason::kInternal;
+      break;
+    case ExitReason::kCrashed:
+      // The agent may know more: the kernel's OOM killer, a full disk.
+      if (failure.reason == Reason::kNone) failure.reason = Reason::kTrainerCrashed;
+      if (failure.message.empty()) failure.message = "the trainer died without a word";
+      break;
+    case ExitReason::kLeaseLost:
+      failure.reason = Reason::kWorkerLost;
+      if (failure.message.empty()) failure.message = "the trainer was without a lease for too long";
+      break;
+    default:
+      failure.reason = Reason::kInternal;
+      if (failure.message.empty()) failure.message = "the attempt ended without its artifact";
+  }
+  if (static_cast<int64_t>(failure.log_tail.size()) > limits::kFailureLogTailBytes) {
+    failure.log_tail.erase(0, failure.log_tail.size() - limits::kFailureLogTailBytes);
+  }
+  return failure;
+}
+
+}  // namespace
+
+absl::Status DispatcherCore::ApplyReport(const std::string& worker_id, const AttemptReport& report) {
+  WorkerRecord& worker = TouchWorker(worker_id);
+  const auto found = worker.holds.find({report.key.job_id, report.key.attempt});
+  if (found == worker.holds.end() || found->second.key.lease_epoch != report.key.lease_epoch) {
+    return ApplyStrangeReport(worker_id, report);
+  }
+  Hold& hold = found->second;
+  hold.confirmed = true;
+  hold.memory_plan_json.reset();
+  hold.phase = report.phase;
+  hold.host_bytes_peak = std::max(hold.host_bytes_peak, report.host_bytes_peak);
+  hold.device_bytes_peak = std::max(hold.device_bytes_peak, report.device_bytes_peak);
+  const bool ended = Ended(report, hold.kind);
+  const auto done = [&] {
+    worker.acknowledged.push_back(report.key);
+    effects_.push_back(LogCompleteEffect{report.key.job_id, report.key.attempt});
+    EraseHold(Hold(hold), worker_id);
+  };
+  if (hold.fenced) {
+    if (ended) done();
+    return absl::OkStatus();
+  }
+  JobRecord& record = TouchJob(report.key.job_id);
+  Attempt& attempt = record.job.attempt;
+  attempt.host_bytes_peak = hold.host_bytes_peak;
+  attempt.device_bytes_peak = hold.device_bytes_peak;
+  if (HasOpenAttempt(record.job)) LH_RETURN_IF_ERROR(ApplyLiveReport(record, hold, report));
+  if (!ended) return absl::OkStatus();
+  if (HasOpenAttempt(record.job)) {
+    LH_RETURN_IF_ERROR(EndedAttempt(record, report));
+  } else {
+    // Closed before, when the job ended: what is new are the peaks.
+    LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutAttempt(record.job.id, record.job.attempt); }));
+    command_undo_.dirty.insert(record.job.id);
+  }
+  if (hold.kind == AttemptKind::kTrain && hold.host_bytes > 0 && hold.host_bytes_peak > 0) {
+    const double ratio = static_cast<double>(hold.host_bytes_peak) / static_cast<double>(hold.host_bytes) - 1;
+    OnCommit([this, ratio] {
+      stats_.estimate_error_ratio.Add(ratio < 0 ? -ratio : ratio);
+      stats_.last_estimate_error_ratio = ratio;
+      if (ratio > 0) ++stats_.estimates_exceeded_total;
+    });
+  }
+  done();
+  return absl::OkStatus();
+}
+
+// Of an attempt that we hold nothing for, or under another epoch.
+absl::Status DispatcherCore::ApplyStrangeReport(const std::string& worker_id, const AttemptReport& report) {
+  WorkerRecord& worker = TouchWorker(worker_id);
+  if (report.phase == AttemptPhase::kEnded || report.exit != ExitReason::kNone) {
+    worker.acknowledged.push_back(report.key);  // recorded before, or of no use to anybody: its folder may go
+    return absl::OkStatus();
+  }
+  const std::pair<std::string, int> at{report.key.job_id, report.key.attempt};
+  if (const auto held = worker.holds.find(at); held != worker.holds.end()) {
+    // The right attempt under an epoch that is over: told to stop, below its own key.
+    ++stats_.fenced_writes_total;
+    if (held->second.fenced) held->second.key = report.key;
+    return absl::OkStatus();
+  }
+  Hold hold;
+  hold.key = report.key;
+  hold.confirmed = true;
+  hold.offered = true;
+  hold.fenced = true;
+  hold.host_bytes_peak = report.host_bytes_peak;
+  hold.device_bytes_peak = report.device_bytes_peak;
+  hold.host_bytes = report.host_bytes_peak;
+  // What it may hold of the worker's memory is what was planned for it.
+  const absl::StatusOr<std::vector<Attempt>> attempts = store_->ListAttempts(report.key.job_id);
+  for (const Attempt& attempt : attempts.ok() ? *attempts : std::vector<Attempt>()) {
+    if (attempt.number != report.key.attempt || attempt.worker_id != worker_id) continue;
+    hold.kind = attempt.kind;
+    hold.device_id = attempt.device_id;
+    hold.device_bytes = attempt.device_bytes_planned;
+    hold.host_bytes = std::max(hold.host_bytes, attempt.host_bytes_planned);
+    hold.disk_bytes = attempt.disk_bytes_planned;
+    hold.cpu_threads = attempt.cpu_threads_planned;
+  }
+  // A job that ended just before the scheduler restarted: its attempt is in order and is told to stop, or, after a success,
+  // left to ship its log.
+  const absl::StatusOr<Job> job = FindJob(report.key.job_id);
+  if (job.ok() && IsTerminal(job->state) && !jobs_.contains(job->id) && job->attempt.number == report.key.attempt &&
+      job->attempt.lease_epoch == report.key.lease_epoch && job->lease_epoch == report.key.lease_epoch &&
+      job->attempt.worker_id == worker_id) {
+    hold.fenced = false;
+    if (job->state != JobState::kSucceeded) hold.stop = StopMode::kCancel;
+    TouchJob(job->id).job = *job;
+  } else {
+    ++stats_.fenced_writes_total;
+  }
+  worker.holds[at] = std::move(hold);
+  schedule_wanted_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status DispatcherCore::ApplyLiveReport(JobRecord& record, Hold& hold, const AttemptReport& report) {
+  for (const std::string& warning : report.warnings) {
+    if (static_cast<int>(hold.warnings.size()) >= limits::kMaxWarningsPerAttempt) break;
+    if (!hold.warnings.insert(warning).second) continue;
+    LH_RETURN_IF_ERROR(AddEvent(record, EventType::kWarning, record.job.state, Reason::kNone, warning, hold.last_step));
+  }
+  if (!report.data_report.empty() && report.data_report != record.job.data_report) {
+    record.job.data_report = report.data_report;
+    command_undo_.dirty.insert(record.job.id);
+  }
+  if (hold.kind != AttemptKind::kTrain) return absl::OkStatus();
+  LH_RETURN_IF_ERROR(ApplyPhase(record, report));
+  return ApplyProgress(record, hold, report);
+}
+
+absl::Status DispatcherCore::ApplyPhase(JobRecord& record, const AttemptReport& report) {
+  const bool succeeded = report.exit == ExitReason::kSucceeded;
+  const bool runs = report.phase == AttemptPhase::kRunning || report.phase == AttemptPhase::kHeld ||
+                    report.phase == AttemptPhase::kFinalizing || !report.progress.empty() || succeeded;
+  if (runs && record.job.state == JobState::kStarting) {
+    LH_RETURN_IF_ERROR(SetState(record, JobState::kRunning, Reason::kNone, "training"));
+  }
+  const bool finalizes = report.phase == AttemptPhase::kFinalizing || succeeded;
+  if (finalizes && (record.job.state == JobState::kRunning || record.job.state == JobState::kPausing)) {
+    LH_RETURN_IF_ERROR(SetState(record, JobState::kFinalizing, Reason::kNone, "stores its adapter"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DispatcherCore::ApplyProgress(JobRecord& record, Hold& hold, const AttemptReport& report) {
+  for (const MetricPoint& told : report.progress) {
+    if (told.step <= hold.last_step) continue;
+    hold.last_step = told.step;
+    MetricPoint point = told;
+    point.attempt = hold.key.attempt;
+    record.job.progress = point.progress;
+    const int64_t tokens = std::max<int64_t>(0, point.trained_tokens - record.trained_tokens);
+    record.trained_tokens += tokens;
+    OnCommit([this, tokens, seconds = point.step_seconds] {
+      stats_.training_tokens_total += static_cast<uint64_t>(tokens);
+      if (seconds > 0) stats_.step_seconds.Add(seconds);
+    });
+    effects_.push_back(ProgressEffect{record.job.id, point});
+    if (record.pending_metrics.empty()) record.pending_since_boot_nanos = clock_->BootNanos();
+    record.pending_metrics.push_back(std::move(point));
+    metric_jobs_.insert(record.job.id);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DispatcherCore::EndedAttempt(JobRecord& record, const AttemptReport& report) {
+  if (record.job.attempt.kind == AttemptKind::kValidate) return EndedValidation(record, report);
+  const bool asked = report.exit == ExitReason::kCheckpointed || report.exit == ExitReason::kCancelled;
+  if (asked || record.job.state == JobState::kCancelling) {
+    return StoppedAttempt(record, report.exit == ExitReason::kCheckpointed ? "stopped at a checkpoint" : "stopped");
+  }
+  const AttemptOutcome outcome =
+      report.exit == ExitReason::kLeaseLost ? AttemptOutcome::kLost : AttemptOutcome::kFailed;
+  return FailAttempt(record, outcome, FailureOf(report));
+}
+
+absl::Status DispatcherCore::EndedValidation(JobRecord& record, const AttemptReport& report) {
+  Job& job = record.job;
+  if (report.exit == ExitReason::kCheckpointed || report.exit == ExitReason::kCancelled) {
+    return StoppedAttempt(record, "its worker stops and hands it back");
+  }
+  if (report.exit != ExitReason::kSucceeded) {
+    const AttemptOutcome outcome =
+        report.exit == ExitReason::kLeaseLost ? AttemptOutcome::kLost : AttemptOutcome::kFailed;
+    return FailAttempt(record, outcome, FailureOf(report));
+  }
+  if (report.report_error_count > 0 || report.report_examples <= 0) {
+    Failure failure;
+    failure.reason = Reason::kInvalidDataset;
+    failure.user_can_fix = true;
+    failure.message = report.report_examples <= 0
+                          ? "the dataset has no example to train on"
+                          : std::to_string(report.report_error_count) + " lines of the dataset are not valid";
+    return FailAttempt(record, AttemptOutcome::kFailed, std::move(failure));
+  }
+  LH_RETURN_IF_ERROR(CloseAttempt(record, AttemptOutcome::kSucceeded, Reason::kNone, ""));
+  job.validated = true;
+  job.not_before_wall_micros = 0;
+  job.total_steps = report.report_total_steps;
+  if (report.report_longest_tokens > 0) {
+    job.train_shape.longest_document = std::min(report.report_longest_tokens, job.train_shape.sequence_length);
+  }
+  if (report.report_tokens > 0) job.train_shape.dataset_tokens = report.report_tokens;
+  record.demands.reset();
+  const JobDemands* demands = DemandsOf(record);
+  bool fits = demands->empty();  // no device is registered: wait for one
+  std::string why;
+  for (const auto& [device_class, points] : *demands) {
+    for (const Demand& demand : points) {
+      fits = fits || demand.fits;
+      if (!demand.fits && !demand.why.empty() && why.empty()) why = "on device class " + device_class + " it " + demand.why;
+    }
+  }
+  if (fits) {
+    return SetState(record, JobState::kQueued, Reason::kNone,
+                    "its dataset is valid: " + std::to_string(report.report_examples) + " examples");
+  }
+  Failure failure;
+  failure.reason = Reason::kExceedsEveryDevice;
+  failure.user_can_fix = true;
+  failure.message = "with this dataset it fits no registered device: " + why;
+  return FailJob(record, std::move(failure));
+}
+
+}  // namespace longhaul::server

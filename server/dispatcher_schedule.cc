@@ -1,0 +1,270 @@
+// What the clock asks for, and placing.
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "model/memory_plan.h"
+#include "server/core/codec.h"
+#include "server/dispatcher_command.h"
+#include "server/dispatcher_core.h"
+
+namespace longhaul::server {
+namespace {
+
+constexpr int64_t kNanosPerMilli = 1'000'000;
+constexpr int64_t kKeySweepNanos = int64_t{3600} * 1'000'000'000;
+constexpr int64_t kDayMicros = int64_t{24} * 3600 * 1'000'000;
+
+}  // namespace
+
+void DispatcherCore::RunCommand(const std::function<absl::Status()>& body) {
+  const absl::Status status = Command(body);
+  if (!status.ok() && broken_.ok()) InternalError(status);
+}
+
+void DispatcherCore::Tick() {
+  if (retry_boot_nanos_ > clock_->BootNanos()) return;
+  TickWorkers();
+  TickRecoveries();
+  TickDeadlines();
+  TickMetrics();
+  TickKeys();
+  if (next_wall_timer_micros_ != 0 && clock_->WallMicros() >= next_wall_timer_micros_) schedule_wanted_ = true;
+  if (schedule_wanted_) Schedule();
+}
+
+// Lost: no Sync for worker_lost_ms, which is longer than any lease that an answer gave. What such a worker held is fenced.
+void DispatcherCore::TickWorkers() {
+  const int64_t now = clock_->BootNanos();
+  std::vector<std::string> lost;
+  for (const auto& [id, record] : workers_) {
+    if (now - record.last_sync_boot_nanos < options_.worker_lost_ms * kNanosPerMilli) continue;
+    const bool leases = std::any_of(record.holds.begin(), record.holds.end(),
+                                    [](const auto& entry) { return !entry.second.fenced; });
+    if (record.online || leases) lost.push_back(id);
+  }
+  for (const std::string& id : lost) {
+    RunCommand([&]() -> absl::Status {
+      WorkerRecord& record = TouchWorker(id);
+      record.online = false;
+      if (!record.session_id.empty()) SetSession(record.session_id, std::nullopt);
+      record.session_id.clear();
+      std::vector<std::string> jobs;
+      for (auto& [key, hold] : record.holds) {
+        if (hold.fenced) continue;
+        hold.fenced = true;
+        jobs.push_back(hold.key.job_id);
+      }
+      for (const std::string& job_id : jobs) {
+        JobRecord& job = TouchJob(job_id);
+        OnCommit([this] { ++stats_.lease_expirations_total; });
+        if (!HasOpenAttempt(job.job) || job.job.attempt.worker_id != id) continue;
+        LH_RETURN_IF_ERROR(
+            LoseAttempt(job, "worker " + id + " has not been heard of for " +
+                                 std::to_string(options_.worker_lost_ms / 1000) + " s",
+                        true));
+      }
+      schedule_wanted_ = true;
+      return absl::OkStatus();
+    });
+  }
+}
+
+void DispatcherCore::TickRecoveries() {
+  const std::set<std::string> due = std::exchange(recovering_, {});
+  for (const std::string& id : due) {
+    if (!jobs_.contains(id)) continue;
+    RunCommand([&] { return FinishRecovery(TouchJob(id)); });
+    // A reading that failed is tried again with the next tick.
+    if (jobs_.at(id).job.state == JobState::kRecovering) recovering_.insert(id);
+  }
+}
+
+void DispatcherCore::TickDeadlines() {
+  const int64_t now = clock_->WallMicros();
+  if (next_wall_timer_micros_ == 0 || now < next_wall_timer_micros_) return;
+  std::vector<std::string> due;
+  for (const auto& [id, record] : jobs_) {
+    const Job& job = record.job;
+    const bool over = job.deadline_wall_micros != 0 && now >= job.deadline_wall_micros;
+    if (over && !IsTerminal(job.state) && job.state != JobState::kCancelling) due.push_back(id);
+  }
+  for (const std::string& id : due) {
+    RunCommand([&]() -> absl::Status {
+      JobRecord& record = TouchJob(id);
+      Failure failure;
+      failure.reason = Reason::kDeadlineExceeded;
+      failure.user_can_fix = true;
+      failure.message = "its deadline passed while it was " + std::string(Name(record.job.state));
+      LH_RETURN_IF_ERROR(ReleaseAttempt(record, "the job's deadline passed"));
+      return FailJob(record, std::move(failure));
+    });
+  }
+}
+
+void DispatcherCore::TickMetrics() {
+  const int64_t now = clock_->BootNanos();
+  std::vector<std::string> due;
+  for (auto it = metric_jobs_.begin(); it != metric_jobs_.end();) {
+    const auto found = jobs_.find(*it);
+    if (found == jobs_.end() || found->second.pending_metrics.empty()) {
+      it = metric_jobs_.erase(it);
+      continue;
+    }
+    if (now - found->second.pending_since_boot_nanos >= limits::kMetricsFlushMs * kNanosPerMilli) due.push_back(*it);
+    ++it;
+  }
+  for (const std::string& id : due) {
+    RunCommand([&] { return FlushMetrics(TouchJob(id)); });
+  }
+}
+
+void DispatcherCore::TickKeys() {
+  if (clock_->BootNanos() < next_key_sweep_boot_nanos_) return;
+  next_key_sweep_boot_nanos_ = clock_->BootNanos() + kKeySweepNanos;
+  const int64_t oldest = clock_->WallMicros() - limits::kRequestIdTtlDays * kDayMicros;
+  RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(oldest); }); });
+}
+
+int64_t DispatcherCore::NextTimerBootNanos() const {
+  const int64_t now = clock_->BootNanos();
+  int64_t next = next_key_sweep_boot_nanos_;
+  const auto at_most = [&next](int64_t boot_nanos) { next = std::min(next, boot_nanos); };
+  for (const auto& [id, record] : workers_) {
+    const bool leases = std::any_of(record.holds.begin(), record.holds.end(),
+                                    [](const auto& entry) { return !entry.second.fenced; });
+    if (record.online || leases) at_most(record.last_sync_boot_nanos + options_.worker_lost_ms * kNanosPerMilli);
+  }
+  for (const std::string& id : metric_jobs_) {
+    const auto found = jobs_.find(id);
+    if (found == jobs_.end() || found->second.pending_metrics.empty()) continue;
+    at_most(found->second.pending_since_boot_nanos + limits::kMetricsFlushMs * kNanosPerMilli);
+  }
+  if (next_wall_timer_micros_ != 0) at_most(now + (next_wall_timer_micros_ - clock_->WallMicros()) * 1000);
+  if (schedule_wanted_ || !recovering_.empty()) next = now;
+  return std::max(next, retry_boot_nanos_);
+}
+
+void DispatcherCore::RefreshFleet() {
+  std::map<std::string, DeviceFacts> classes;
+  const auto size = [](const DeviceFacts& facts) {
+    return facts.kind == DeviceKind::kCpu ? facts.host_bytes : facts.device_bytes;
+  };
+  for (const auto& [id, record] : workers_) {
+    for (const DeviceEntry& device : record.worker->devices) {
+      const auto [at, added] = classes.emplace(device.facts.device_class, device.facts);
+      if (!added && size(device.facts) > size(at->second)) at->second = device.facts;
+    }
+  }
+  const bool same = std::equal(classes.begin(), classes.end(), classes_.begin(), classes_.end(),
+                               [](const auto& a, const auto& b) {
+                                 return a.first == b.first && EncodeFacts(a.second) == EncodeFacts(b.second);
+                               });
+  if (same) return;
+  classes_ = std::move(classes);
+  demands_by_shape_.clear();
+  ++fleet_;
+}
+
+const JobDemands* DispatcherCore::DemandsOf(JobRecord& record) {
+  if (record.demands != nullptr && record.demands_fleet == fleet_) return record.demands.get();
+  const PlanRequest request = PlanRequestOf(record.job);
+  std::shared_ptr<const JobDemands>& shared =
+      demands_by_shape_[EncodeShapes(request.model, request.train) + "/" +
+                        std::to_string(static_cast<int>(request.share)) + "/" + std::to_string(request.share_bytes) +
+                        "/" + std::to_string(request.total_steps)];
+  if (shared == nullptr) {
+    JobDemands demands;
+    for (const auto& [device_class, facts] : classes_) {
+      demands[device_class] = DemandsOn(planner_, request, facts);
+    }
+    shared = std::make_shared<const JobDemands>(std::move(demands));
+  }
+  record.demands = shared;
+  record.demands_fleet = fleet_;
+  return shared.get();
+}
+
+Snapshot DispatcherCore::MakeSnapshot() {
+  Snapshot snapshot;
+  next_wall_timer_micros_ = 0;
+  const int64_t now = clock_->WallMicros();
+  const auto timer = [&](int64_t wall_micros) {
+    if (wall_micros <= now) return;
+    if (next_wall_timer_micros_ == 0 || wall_micros < next_wall_timer_micros_) next_wall_timer_micros_ = wall_micros;
+  };
+  for (auto& [id, record] : jobs_) {
+    const Job& job = record.job;
+    if (IsTerminal(job.state)) continue;
+    timer(job.deadline_wall_micros);
+    const bool validation = job.state == JobState::kValidating && !HasOpenAttempt(job);
+    if (!validation && job.state != JobState::kQueued) continue;
+    timer(job.not_before_wall_micros);
+    snapshot.waiting.push_back({&job, validation ? nullptr : DemandsOf(record)});
+  }
+  for (const auto& [id, record] : workers_) {
+    const Worker& worker = *record.worker;
+    WorkerSlot slot;
+    slot.worker = &worker;
+    slot.reachable = record.online && !Suspect(record);
+    slot.plan_matches = worker.plan_version == kPlanVersion;
+    slot.host_bytes_free = worker.host_bytes_total;
+    slot.disk_bytes_free = worker.disk_bytes_total;
+    slot.cpu_threads_free = worker.cpu_threads_total;
+    for (const DeviceEntry& device : worker.devices) {
+      // A CPU device's memory is its host's, which is counted there.
+      slot.device_bytes_free.push_back(device.facts.device_bytes);
+    }
+    for (const auto& [key, hold] : record.holds) {
+      slot.host_bytes_free -= hold.host_bytes;
+      slot.disk_bytes_free -= hold.disk_bytes;
+      slot.cpu_threads_free -= hold.cpu_threads;
+      if (hold.kind == AttemptKind::kValidate) ++slot.validations;
+      for (size_t i = 0; i < worker.devices.size(); ++i) {
+        if (worker.devices[i].id == hold.device_id) slot.device_bytes_free[i] -= hold.device_bytes;
+      }
+    }
+    snapshot.workers.push_back(std::move(slot));
+  }
+  return snapshot;
+}
+
+void DispatcherCore::Schedule() {
+  const int64_t begin = clock_->BootNanos();
+  schedule_wanted_ = false;
+  const std::vector<Action> actions = Plan(MakeSnapshot(), clock_->WallMicros());
+  stats_.scheduler_cycle_seconds.Add(static_cast<double>(clock_->BootNanos() - begin) / 1e9);
+  int writes_left = limits::kMaxReasonWritesPerPass;
+  bool started = false;
+  for (const Action& action : actions) {
+    if (action.kind == Action::Kind::kStart) {
+      RunCommand([&] { return StartAttempt(action); });
+      started = true;
+    } else {
+      const auto found = jobs_.find(action.job_id);
+      if (found == jobs_.end()) continue;
+      found->second.position = action.position;
+      const Job& job = found->second.job;
+      if (job.reason == action.reason && job.reason_detail == action.detail) continue;
+      RunCommand([&] { return ApplyWait(action, &writes_left); });
+    }
+  }
+  // A start raises schedule_wanted_ through SetState, yet this pass has seen everything.
+  if (started && broken_.ok()) schedule_wanted_ = false;
+}
+
+// Why it waits is written when its kind changes; new figures alone only for the head of the queue, so that a pass over a
+// long queue writes a bounded number of rows.
+absl::Status DispatcherCore::ApplyWait(const Action& action, int* writes_left) {
+  if (jobs_.at(action.job_id).job.reason == action.reason && --*writes_left < 0) return absl::OkStatus();
+  JobRecord& record = TouchJob(action.job_id);
+  record.position = action.position;
+  record.job.reason = action.reason;
+  record.job.reason_detail = action.detail;
+  command_undo_.dirty.insert(action.job_id);
+  return absl::OkStatus();
+}
+
+}  // namespace longhaul::server

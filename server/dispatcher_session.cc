@@ -1,0 +1,263 @@
+// Workers' sessions: opened, synced, told what to do.
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/random.h"
+#include "base/status_macros.h"
+#include "model/memory_plan.h"
+#include "server/dispatcher_command.h"
+#include "server/dispatcher_core.h"
+
+namespace longhaul::server {
+namespace {
+
+// An answer with a start may still be on its way when the next Sync or two are sent. A Sync that many numbers later that
+// does not list the attempt shows that the start never arrived.
+constexpr int64_t kSyncsUntilUnheard = 3;
+
+bool Lists(const std::vector<AttemptReport>& reports, const Hold& hold) {
+  return std::any_of(reports.begin(), reports.end(), [&](const AttemptReport& report) {
+    return report.key.job_id == hold.key.job_id && report.key.attempt == hold.key.attempt;
+  });
+}
+
+absl::Status TooMany(const char* what, size_t count, int most) {
+  return MakeError(absl::StatusCode::kInvalidArgument, "LIMIT_EXCEEDED",
+                   std::to_string(count) + " " + what + "; at most " + std::to_string(most));
+}
+
+}  // namespace
+
+absl::Status DispatcherCore::CheckWorker(const SessionInput& input) const {
+  const Worker& worker = input.worker;
+  const bool plain = !worker.id.empty() && worker.id.size() <= 128 &&
+                     std::all_of(worker.id.begin(), worker.id.end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; });
+  if (!plain) return InvalidField("worker_id", "must be 1 to 128 printable characters without spaces");
+  if (input.protocol_version < kWorkerProtocolVersion - 1 || input.protocol_version < 1) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "WORKER_TOO_OLD",
+                     "worker " + worker.id + " speaks protocol " + std::to_string(input.protocol_version) +
+                         "; this scheduler accepts " + std::to_string(std::max(1, kWorkerProtocolVersion - 1)) +
+                         " to " + std::to_string(kWorkerProtocolVersion) + ": upgrade the worker");
+  }
+  if (input.protocol_version > kWorkerProtocolVersion) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "WORKER_TOO_NEW",
+                     "worker " + worker.id + " speaks protocol " + std::to_string(input.protocol_version) +
+                         "; this scheduler knows up to " + std::to_string(kWorkerProtocolVersion) +
+                         ": upgrade the scheduler first");
+  }
+  if (!workers_.contains(worker.id) && workers_.size() >= static_cast<size_t>(limits::kMaxWorkers)) {
+    return TooMany("workers", workers_.size() + 1, limits::kMaxWorkers);
+  }
+  if (worker.models.size() > static_cast<size_t>(limits::kMaxModelsPerWorker)) {
+    return TooMany("models", worker.models.size(), limits::kMaxModelsPerWorker);
+  }
+  if (input.attempts.size() > static_cast<size_t>(limits::kMaxReportsPerSync)) {
+    return TooMany("attempts", input.attempts.size(), limits::kMaxReportsPerSync);
+  }
+  std::set<std::string> devices;
+  for (const DeviceEntry& device : worker.devices) {
+    if (device.id.empty() || !devices.insert(device.id).second) {
+      return InvalidField("inventory.devices.id", "\"" + device.id + "\" is empty or comes twice");
+    }
+    const absl::Status facts = ValidateDeviceFacts(device.facts);
+    if (!facts.ok()) return Annotate(facts, "inventory.devices[" + device.id + "]");
+  }
+  if (worker.host_bytes_total < 0 || worker.disk_bytes_total < 0 || worker.cpu_threads_total < 0) {
+    return InvalidField("inventory", "has a negative size");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
+  return Command([&]() -> absl::StatusOr<SessionReply> {
+    LH_RETURN_IF_ERROR(CheckWorker(input));
+    const std::string id = input.worker.id;
+    WorkerRecord& record = TouchWorker(id);
+    if (!record.session_id.empty()) SetSession(record.session_id, std::nullopt);
+    auto worker = std::make_shared<Worker>(std::move(input.worker));
+    worker->draining = record.worker != nullptr && record.worker->draining;  // an operator's word outlives sessions
+    record.worker = worker;
+    record.session_id = "s-" + RandomId();
+    record.online = true;
+    record.sync_number = 0;
+    record.last_sync_boot_nanos = clock_->BootNanos();
+    record.last_sync_wall_micros = clock_->WallMicros();
+    record.registered = next_registration_++;
+    record.acknowledged.clear();
+    for (auto& [key, hold] : record.holds) {
+      hold.start_sent_in = 0;
+      hold.stop_sent_in = 0;
+    }
+    SetSession(record.session_id, id);
+    LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutWorker(*worker); }));
+    for (const AttemptReport& report : input.attempts) LH_RETURN_IF_ERROR(ApplyReport(id, report));
+    LH_RETURN_IF_ERROR(NoteUnlisted(id, input.attempts, true, 0));
+    SessionReply reply;
+    reply.session_id = record.session_id;
+    reply.hold_ms = hold_ms();
+    reply.lease_ms = options_.lease_ms;
+    for (const auto& [key, hold] : record.holds) {
+      if (hold.fenced) reply.fenced.push_back(hold.key);
+    }
+    RefreshFleet();
+    schedule_wanted_ = true;
+    return reply;
+  });
+}
+
+absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
+  return Command([&]() -> absl::StatusOr<std::string> {
+    const auto session = sessions_.find(input.session_id);
+    if (session == sessions_.end()) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED",
+                       "the session is not open any more: open a new one");
+    }
+    if (input.attempts.size() > static_cast<size_t>(limits::kMaxReportsPerSync)) {
+      return TooMany("attempts", input.attempts.size(), limits::kMaxReportsPerSync);
+    }
+    const std::string id = session->second;
+    WorkerRecord& record = TouchWorker(id);
+    const bool was_suspect = Suspect(record);
+    record.last_sync_boot_nanos = clock_->BootNanos();
+    record.last_sync_wall_micros = clock_->WallMicros();
+    if (was_suspect) schedule_wanted_ = true;
+    for (auto& [key, hold] : record.holds) {
+      // Asked again: the answer that carried the command was lost.
+      if (hold.start_sent_in == input.sync_number) hold.start_sent_in = 0;
+      if (hold.stop_sent_in == input.sync_number) hold.stop_sent_in = 0;
+    }
+    for (const AttemptReport& report : input.attempts) LH_RETURN_IF_ERROR(ApplyReport(id, report));
+    if (input.sync_number >= record.sync_number) {
+      record.sync_number = input.sync_number;
+      LH_RETURN_IF_ERROR(NoteUnlisted(id, input.attempts, false, input.sync_number));
+    }
+    return id;
+  });
+}
+
+// What the worker was believed to hold and does not name.
+absl::Status DispatcherCore::NoteUnlisted(const std::string& worker_id, const std::vector<AttemptReport>& listed,
+                                          bool new_session, int64_t sync_number) {
+  std::vector<Hold> unlisted;
+  for (const auto& [key, hold] : TouchWorker(worker_id).holds) {
+    if (!Lists(listed, hold)) unlisted.push_back(hold);
+  }
+  for (const Hold& hold : unlisted) {
+    if (hold.fenced) {
+      EraseHold(hold, worker_id);  // gone, as it was told
+      continue;
+    }
+    if (new_session) {
+      LH_RETURN_IF_ERROR(UnlistedInNewSession(worker_id, hold));
+      continue;
+    }
+    const bool unheard = hold.start_sent_in == 0 || sync_number >= hold.start_sent_in + kSyncsUntilUnheard;
+    if (hold.confirmed || !hold.stop.has_value() || !unheard) continue;
+    EraseHold(hold, worker_id);
+    JobRecord& record = TouchJob(hold.key.job_id);
+    if (HasOpenAttempt(record.job)) LH_RETURN_IF_ERROR(StoppedAttempt(record, "stopped before it began"));
+  }
+  return absl::OkStatus();
+}
+
+// A new session lists every attempt that the agent's folder has. One that is not there never arrived, or is gone.
+absl::Status DispatcherCore::UnlistedInNewSession(const std::string& worker_id, const Hold& hold) {
+  JobRecord& record = TouchJob(hold.key.job_id);
+  Job& job = record.job;
+  if (!HasOpenAttempt(job) || job.attempt.number != hold.key.attempt) {
+    EraseHold(hold, worker_id);
+    return absl::OkStatus();
+  }
+  if (hold.stop.has_value()) {
+    EraseHold(hold, worker_id);
+    return StoppedAttempt(record, "gone from its worker");
+  }
+  const bool never_ran = job.state == JobState::kStarting || job.state == JobState::kValidating;
+  if (!never_ran) {
+    LH_RETURN_IF_ERROR(
+        LoseAttempt(record, "worker " + worker_id + " came back without attempt " + std::to_string(hold.key.attempt),
+                    true));
+    EraseHold(hold, worker_id);
+    return absl::OkStatus();
+  }
+  // The same attempt is sent again, under the same epoch and the same plan.
+  Hold& kept = TouchWorker(worker_id).holds.at({hold.key.job_id, hold.key.attempt});
+  kept.confirmed = false;
+  kept.offered = false;
+  if (hold.kind != AttemptKind::kTrain || kept.memory_plan_json != nullptr) return absl::OkStatus();
+  const Worker& worker = *TouchWorker(worker_id).worker;
+  for (const DeviceEntry& device : worker.devices) {
+    if (device.id != hold.device_id || device.facts.device_class != job.attempt.device_class) continue;
+    const Demand demand = planner_.Evaluate(PlanRequestOf(job), device.facts, job.attempt.plan_point, false);
+    if (!demand.fits || demand.host_bytes != hold.host_bytes || demand.device_bytes != hold.device_bytes) break;
+    LH_ASSIGN_OR_RETURN(std::string plan, planner_.PlanJson(PlanRequestOf(job), device.facts, job.attempt.plan_point));
+    kept.memory_plan_json = std::make_shared<const std::string>(std::move(plan));
+    return absl::OkStatus();
+  }
+  // The worker's device or our planner has changed since: not the job's fault, and not counted.
+  LH_RETURN_IF_ERROR(LoseAttempt(record, "its plan cannot be made again on worker " + worker_id, false));
+  EraseHold(hold, worker_id);
+  return absl::OkStatus();
+}
+
+int64_t DispatcherCore::hold_ms() const {
+  // Two Syncs at least within a lease, so that one lost answer costs nothing.
+  return std::max<int64_t>(1, std::min(options_.sync_hold_ms, options_.lease_ms / 3));
+}
+
+bool DispatcherCore::Suspect(const WorkerRecord& record) const {
+  const int64_t age_ms = (clock_->BootNanos() - record.last_sync_boot_nanos) / 1'000'000;
+  return age_ms > hold_ms() + options_.lease_ms / 4;
+}
+
+bool DispatcherCore::Urgent(const std::string& worker_id) const {
+  const auto found = workers_.find(worker_id);
+  if (found == workers_.end()) return false;
+  if (!found->second.acknowledged.empty()) return true;
+  for (const auto& [key, hold] : found->second.holds) {
+    if (hold.fenced || hold.stop.has_value()) {
+      if (hold.stop_sent_in == 0) return true;
+    } else if (!hold.confirmed && hold.start_sent_in == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_number) {
+  SyncReply reply;
+  reply.lease_ms = options_.lease_ms;
+  const auto found = workers_.find(worker_id);
+  if (found == workers_.end()) return reply;
+  reply.acknowledged = std::exchange(found->second.acknowledged, {});
+  for (auto& [key, hold] : found->second.holds) {
+    if (hold.fenced) {
+      reply.stops.push_back({hold.key, StopMode::kFenced});
+      hold.stop_sent_in = sync_number;
+      continue;
+    }
+    const auto job = jobs_.find(hold.key.job_id);
+    if (job == jobs_.end()) continue;
+    reply.leases.push_back(hold.key);
+    if (hold.stop.has_value()) {
+      reply.stops.push_back({hold.key, *hold.stop});
+      hold.stop_sent_in = sync_number;
+    } else if (!hold.confirmed) {
+      StartCommand start;
+      start.key = hold.key;
+      start.job = job->second.job;
+      start.kind = hold.kind;
+      start.device_id = hold.device_id;
+      if (hold.memory_plan_json != nullptr) start.memory_plan_json = *hold.memory_plan_json;
+      if (hold.kind == AttemptKind::kTrain) start.resume_from = job->second.job.last_checkpoint;
+      hold.start_sent_in = sync_number;
+      hold.offered = true;
+      reply.starts.push_back(std::move(start));
+    }
+  }
+  return reply;
+}
+
+}  // namespace longhaul::server

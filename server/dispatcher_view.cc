@@ -1,0 +1,185 @@
+// Copies of committed memory, for people and metrics; draining; blobs.
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "server/dispatcher_command.h"
+#include "server/dispatcher_core.h"
+
+namespace longhaul::server {
+namespace {
+
+constexpr int64_t kHourMicros = int64_t{3600} * 1'000'000;
+
+Worker ViewOf(const WorkerRecord& record) {
+  Worker worker = *record.worker;
+  worker.online = record.online;
+  worker.session_id = record.session_id;
+  worker.last_sync_boot_nanos = record.last_sync_boot_nanos;
+  worker.last_sync_wall_micros = record.last_sync_wall_micros;
+  return worker;
+}
+
+}  // namespace
+
+absl::StatusOr<Worker> DispatcherCore::SetDraining(const std::string& worker_id, bool draining) {
+  return Command([&]() -> absl::StatusOr<Worker> {
+    if (!workers_.contains(worker_id)) {
+      return MakeError(absl::StatusCode::kNotFound, "WORKER_NOT_FOUND", "there is no worker " + worker_id);
+    }
+    WorkerRecord& record = TouchWorker(worker_id);
+    auto worker = std::make_shared<Worker>(*record.worker);
+    worker->draining = draining;
+    record.worker = worker;
+    LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutWorker(*worker); }));
+    schedule_wanted_ = true;
+    std::vector<std::string> jobs;
+    for (const auto& [key, hold] : record.holds) {
+      if (draining && !hold.fenced && hold.kind == AttemptKind::kTrain) jobs.push_back(hold.key.job_id);
+    }
+    for (const std::string& id : jobs) {
+      JobRecord& job = TouchJob(id);
+      if (job.job.state != JobState::kStarting && job.job.state != JobState::kRunning) continue;
+      job.job.pause_cause = PauseCause::kDrain;
+      LH_RETURN_IF_ERROR(SetState(job, JobState::kPausing, Reason::kNone, "worker " + worker_id + " is draining"));
+      LH_RETURN_IF_ERROR(RequestStop(job, StopMode::kCheckpoint));
+    }
+    return ViewOf(record);
+  });
+}
+
+absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
+  return Command([&]() -> absl::Status {
+    const int64_t now = clock_->WallMicros();
+    for (const BlobRef& blob : blobs) {
+      // On this thread, which also deletes collected blobs: a row never outlives its file.
+      LH_ASSIGN_OR_RETURN(const bool present, blobs_->Present(blob));
+      if (!present) {
+        return MakeError(absl::StatusCode::kUnavailable, "BLOB_GONE",
+                         "blob " + blob.sha256 + " was collected in this moment: upload it again");
+      }
+      LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
+    }
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<int> DispatcherCore::CollectBlobs() {
+  return Command([&]() -> absl::StatusOr<int> {
+    const int64_t now = clock_->WallMicros();
+    constexpr char kHex[] = "0123456789abcdef";
+    const int prefix = next_collect_prefix_;
+    next_collect_prefix_ = (next_collect_prefix_ + 1) % 256;
+    LH_ASSIGN_OR_RETURN(const std::vector<BlobRef> there, blobs_->List({kHex[prefix / 16], kHex[prefix % 16]}));
+    for (const BlobRef& blob : there) {
+      LH_ASSIGN_OR_RETURN(const bool known, store_->HasBlob(blob));
+      if (!known) LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
+    }
+    std::vector<BlobRef> dropped;
+    LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) -> absl::Status {
+      LH_ASSIGN_OR_RETURN(dropped, tx.DropUnreferencedBlobs(now - limits::kBlobGraceHours * kHourMicros,
+                                                            limits::kMaxBlobsCollectedPerCommit));
+      return absl::OkStatus();
+    }));
+    const int count = static_cast<int>(dropped.size());
+    // A file that cannot be deleted now is found again by its folder's next turn.
+    OnCommit([this, gone = std::move(dropped)] {
+      for (const BlobRef& blob : gone) {
+        const absl::Status removed = blobs_->Remove(blob);
+        if (!removed.ok()) InternalError(removed);
+      }
+    });
+    return count;
+  });
+}
+
+std::vector<WorkerView> DispatcherCore::Workers() const {
+  std::vector<WorkerView> views;
+  for (const auto& [id, record] : workers_) {
+    WorkerView view;
+    view.worker = ViewOf(record);
+    view.suspect = record.online && Suspect(record);
+    for (const auto& [key, hold] : record.holds) {
+      view.attempts.push_back({hold.key, hold.host_bytes, hold.device_bytes, hold.cpu_threads});
+      view.host_bytes_reserved += hold.host_bytes;
+      view.device_bytes_reserved += hold.device_bytes;
+      view.cpu_threads_reserved += hold.cpu_threads;
+    }
+    views.push_back(std::move(view));
+  }
+  return views;
+}
+
+FleetView DispatcherCore::Fleet() const {
+  FleetView fleet;
+  for (const auto& [device_class, facts] : classes_) {
+    FleetView::Class entry;
+    entry.facts = facts;
+    for (const auto& [id, record] : workers_) {
+      const auto& devices = record.worker->devices;
+      entry.workers += std::any_of(devices.begin(), devices.end(), [&](const DeviceEntry& device) {
+        return device.facts.device_class == device_class;
+      });
+    }
+    fleet.classes.push_back(std::move(entry));
+  }
+  std::map<std::string, std::pair<uint64_t, const ModelEntry*>> models;
+  for (const auto& [id, record] : workers_) {
+    for (const ModelEntry& model : record.worker->models) {
+      auto& newest = models[model.name];
+      if (newest.second == nullptr || record.registered > newest.first) newest = {record.registered, &model};
+    }
+  }
+  for (const auto& [name, entry] : models) fleet.models.push_back(*entry.second);
+  return fleet;
+}
+
+std::map<std::string, int> DispatcherCore::Positions() const {
+  std::map<std::string, int> positions;
+  for (const auto& [id, record] : jobs_) {
+    if (record.position > 0) positions[id] = record.position;
+  }
+  return positions;
+}
+
+DispatcherStats DispatcherCore::Stats() const {
+  DispatcherStats stats = stats_;
+  stats.jobs_by_state.fill(0);
+  for (const auto& [id, record] : jobs_) {
+    if (IsTerminal(record.job.state)) continue;
+    ++stats.jobs_by_state[static_cast<size_t>(record.job.state)];
+    if (record.position > 0) ++stats.waiting_by_reason[record.job.reason];
+  }
+  for (const auto& [end, count] : stats.finished_total) {
+    stats.jobs_by_state[static_cast<size_t>(end.first)] += static_cast<int64_t>(count);
+  }
+  for (const auto& [id, record] : workers_) {
+    const Worker& worker = *record.worker;
+    WorkerStats entry;
+    entry.worker_id = id;
+    entry.online = record.online;
+    entry.draining = worker.draining;
+    entry.heartbeat_age_seconds = static_cast<double>(clock_->BootNanos() - record.last_sync_boot_nanos) / 1e9;
+    entry.attempts = static_cast<int>(record.holds.size());
+    entry.host_bytes_total = worker.host_bytes_total;
+    entry.cpu_threads_total = worker.cpu_threads_total;
+    for (const DeviceEntry& device : worker.devices) {
+      entry.devices.push_back({device.id, device.facts.device_class, device.facts.device_bytes, 0, 0});
+    }
+    for (const auto& [key, hold] : record.holds) {
+      entry.host_bytes_reserved += hold.host_bytes;
+      entry.host_bytes_used += hold.host_bytes_peak;
+      entry.cpu_threads_reserved += hold.cpu_threads;
+      for (WorkerStats::Device& device : entry.devices) {
+        if (device.device_id != hold.device_id) continue;
+        device.bytes_reserved += hold.device_bytes;
+        device.bytes_used += hold.device_bytes_peak;
+      }
+    }
+    stats.workers.push_back(std::move(entry));
+  }
+  return stats;
+}
+
+}  // namespace longhaul::server

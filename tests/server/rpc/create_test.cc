@@ -1,0 +1,240 @@
+#include <set>
+#include <thread>
+
+#include "base/limits.h"
+#include "tests/server/rpc/rpc_test_support.h"
+
+namespace longhaul::server {
+namespace {
+
+class CreateTest : public RpcTest {
+ protected:
+  void SetUp() override {
+    RpcTest::SetUp();
+    agent_.emplace(&*stubs_);
+    ASSERT_TRUE(agent_->Open().ok());
+  }
+  std::optional<FakeAgent> agent_;
+};
+
+TEST_F(CreateTest, ResolvesEveryDefaultOnce) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  request.set_suffix("first");
+  (*request.mutable_labels())["team"] = "blue";
+  const v1::Job job = MustCreate(request);
+  EXPECT_EQ(job.id().rfind("ftjob-", 0), 0u) << job.id();
+  EXPECT_EQ(job.project(), "default");
+  EXPECT_EQ(job.suffix(), "first");
+  EXPECT_EQ(job.labels().at("team"), "blue");
+  EXPECT_EQ(job.state(), v1::VALIDATING);
+  EXPECT_EQ(job.model_digest(), Sha256Hex("tiny-llama"));
+  EXPECT_FALSE(job.spec().hyperparameters().has_lora_rank());
+  EXPECT_EQ(job.resolved_spec().hyperparameters().lora_rank(), 16);
+  EXPECT_EQ(job.resolved_spec().hyperparameters().target_modules_size(), 7);
+  EXPECT_GT(job.estimate().host_bytes(), 0);
+  EXPECT_EQ(job.estimate().device_class(), "cpu-avx2-2t");
+  EXPECT_GT(job.create_time().seconds(), 0);
+  EXPECT_EQ(Get(job.id()).resolved_spec().SerializeAsString(), job.resolved_spec().SerializeAsString());
+}
+
+TEST_F(CreateTest, NamesEveryFaultAtOnceAndStoresNothing) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  v1::Hyperparameters* hyper = request.mutable_spec()->mutable_hyperparameters();
+  hyper->set_lora_rank(0);
+  hyper->set_learning_rate(-1);
+  hyper->set_max_sequence_length(100'000);
+  request.set_suffix(std::string(limits::kMaxSuffixBytes + 1, 's'));
+  v1::Job job;
+  const grpc::Status status = Create(request, &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  const ErrorDetails details = DetailsOf(status);
+  EXPECT_EQ(details.reason, "INVALID_FIELD");
+  EXPECT_NE(details.Of("spec.hyperparameters.lora_rank"), "");
+  EXPECT_NE(details.Of("spec.hyperparameters.learning_rate"), "");
+  EXPECT_NE(details.Of("spec.hyperparameters.max_sequence_length"), "");
+  EXPECT_NE(details.Of("suffix"), "");
+  EXPECT_EQ(CountJobs(), 0u);
+}
+
+TEST_F(CreateTest, RefusesUnknownFields) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  auto* hyper = request.mutable_spec()->mutable_hyperparameters();
+  hyper->GetReflection()->MutableUnknownFields(hyper)->AddVarint(900, 1);
+  request.GetReflection()->MutableUnknownFields(&request)->AddVarint(901, 1);
+  v1::Job job;
+  const grpc::Status status = Create(request, &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_NE(status.error_message().find("900"), std::string::npos) << status.error_message();
+  EXPECT_NE(status.error_message().find("901"), std::string::npos) << status.error_message();
+  EXPECT_EQ(CountJobs(), 0u);
+}
+
+TEST_F(CreateTest, SuggestsTheNearestModel) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  request.mutable_spec()->set_model("tiny-lama");
+  v1::Job job;
+  const grpc::Status status = Create(request, &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(DetailsOf(status).reason, "MODEL_UNKNOWN");
+  EXPECT_NE(DetailsOf(status).Of("spec.model").find("did you mean \"tiny-llama\""), std::string::npos);
+  EXPECT_EQ(CountJobs(), 0u);
+}
+
+TEST_F(CreateTest, WantsTheDatasetFirst) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  request.mutable_spec()->mutable_dataset()->set_sha256(Sha256Hex("never uploaded"));
+  v1::Job job;
+  const grpc::Status status = Create(request, &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(DetailsOf(status).reason, "DATASET_NOT_UPLOADED");
+  EXPECT_NE(DetailsOf(status).Of("spec.dataset"), "");
+}
+
+TEST_F(CreateTest, ValidateOnlyStoresNothing) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  request.set_validate_only(true);
+  request.set_request_id("dry");
+  const v1::Job job = MustCreate(request);
+  EXPECT_EQ(job.id(), "");
+  EXPECT_EQ(job.resolved_spec().hyperparameters().lora_rank(), 16);
+  EXPECT_GT(job.estimate().host_bytes(), 0);
+  EXPECT_EQ(CountJobs(), 0u);
+}
+
+TEST_F(CreateTest, OneRequestIdIsOneJobFromManyThreads) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  request.set_request_id("same");
+  (*request.mutable_labels())["a"] = "1";
+  (*request.mutable_labels())["b"] = "2";
+  std::vector<std::string> ids(64);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < ids.size(); ++i) threads.emplace_back([&, i] { ids[i] = MustCreate(request).id(); });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(std::set<std::string>(ids.begin(), ids.end()).size(), 1u);
+  EXPECT_EQ(CountJobs(), 1u);
+
+  request.set_suffix("another body");
+  v1::Job job;
+  const grpc::Status status = Create(request, &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_EQ(DetailsOf(status).reason, "REQUEST_ID_REUSED");
+}
+
+TEST_F(CreateTest, ARequestIdOutlivesItsJob) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  request.set_request_id("once");
+  const v1::Job job = MustCreate(request);
+  v1::Job cancelled;
+  ASSERT_TRUE(Cancel(job.id(), &cancelled).ok());
+  ASSERT_EQ(Get(job.id()).state(), v1::CANCELLED);
+  ASSERT_TRUE(Delete(job.id()).ok());
+  v1::Job again;
+  EXPECT_EQ(Create(request, &again).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(CountJobs(), 0u);
+}
+
+TEST_F(CreateTest, RefusesWhatFitsNowhereWithTheBytesByPart) {
+  FakeAgent small(&*stubs_);  // the same worker, come back smaller: 70 MiB, of which 64 are the runtime
+  ASSERT_TRUE(small.Open(int64_t{70} << 20).ok());
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  request.mutable_spec()->mutable_hyperparameters()->set_max_sequence_length(512);
+  request.mutable_spec()->mutable_hyperparameters()->set_batch_size(64);
+  v1::Job job;
+  const grpc::Status status = Create(request, &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION) << status.error_message();
+  EXPECT_EQ(DetailsOf(status).reason, "EXCEEDS_EVERY_DEVICE");
+  const std::string& message = status.error_message();
+  for (const char* part : {"cpu-avx2-2t", "needs", "weights", "MiB", "longest sequence that would fit is"}) {
+    EXPECT_NE(message.find(part), std::string::npos) << part << " in: " << message;
+  }
+  EXPECT_EQ(CountJobs(), 0u);
+
+  // The length that the refusal names is the truth: it fits, and one more does not.
+  const std::string marker = "longest sequence that would fit is ";
+  const int64_t longest = std::stoll(message.substr(message.find(marker) + marker.size()));
+  ASSERT_GT(longest, 0);
+  request.set_validate_only(true);
+  request.mutable_spec()->mutable_hyperparameters()->set_max_sequence_length(longest + 1);
+  EXPECT_EQ(Create(request, &job).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  request.mutable_spec()->mutable_hyperparameters()->set_max_sequence_length(longest);
+  EXPECT_TRUE(Create(request, &job).ok());
+}
+
+TEST_F(CreateTest, EstimateAnswersByClassAndTakesABareShape) {
+  v1::EstimateFineTuneJobRequest request;
+  request.mutable_spec()->set_model("tiny-llama");
+  request.mutable_spec()->mutable_hyperparameters()->set_max_steps(10);
+  v1::EstimateFineTuneJobResponse by_name;
+  grpc::Status status = Call(*stubs_->jobs, &v1::FineTuneService::Stub::EstimateFineTuneJob, request, &by_name);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(by_name.fits_somewhere());
+  ASSERT_EQ(by_name.classes_size(), 1);
+  const v1::DeviceClassEstimate& one = by_name.classes(0);
+  EXPECT_TRUE(one.fits());
+  EXPECT_EQ(one.workers(), 1);
+  EXPECT_EQ(one.longest_sequence_length(), 512);
+  EXPECT_GT(one.estimate().step_seconds(), 0);
+  EXPECT_NEAR(one.estimate().total_seconds(), 10 * one.estimate().step_seconds(), 1e-9);
+  int64_t parts = 0;
+  for (const auto& part : one.estimate().host_parts()) parts += part.bytes();
+  EXPECT_EQ(parts, one.estimate().host_bytes());
+
+  v1::EstimateFineTuneJobRequest bare;
+  *bare.mutable_model_shape() = TinyShape();
+  bare.mutable_spec()->mutable_hyperparameters()->set_max_steps(10);
+  v1::EstimateFineTuneJobResponse by_shape;
+  status = Call(*stubs_->jobs, &v1::FineTuneService::Stub::EstimateFineTuneJob, bare, &by_shape);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(by_shape.classes(0).estimate().host_bytes(), one.estimate().host_bytes());
+
+  request.mutable_spec()->set_model("nobody-has-it");
+  EXPECT_EQ(DetailsOf(Call(*stubs_->jobs, &v1::FineTuneService::Stub::EstimateFineTuneJob, request, &by_name)).reason,
+            "MODEL_UNKNOWN");
+}
+
+TEST_F(CreateTest, ListPagesFilterAndRefuseForeignTokens) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  std::vector<std::string> ids;
+  for (int i = 0; i < 5; ++i) {
+    (*request.mutable_labels())["even"] = i % 2 == 0 ? "yes" : "no";
+    ids.push_back(MustCreate(request).id());
+  }
+  v1::ListFineTuneJobsRequest list;
+  list.set_page_size(2);
+  list.set_oldest_first(true);
+  std::vector<std::string> seen;
+  do {
+    v1::ListFineTuneJobsResponse page;
+    ASSERT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, list, &page).ok());
+    for (const v1::Job& job : page.jobs()) seen.push_back(job.id());
+    list.set_page_token(page.next_page_token());
+  } while (!list.page_token().empty());
+  EXPECT_EQ(seen, ids);
+
+  v1::ListFineTuneJobsRequest even;
+  (*even.mutable_labels())["even"] = "yes";
+  v1::ListFineTuneJobsResponse page;
+  ASSERT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, even, &page).ok());
+  EXPECT_EQ(page.jobs_size(), 3);
+
+  even.set_page_token("made up");
+  EXPECT_EQ(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, even, &page).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  even.clear_page_token();
+  even.set_page_size(-1);
+  EXPECT_EQ(DetailsOf(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, even, &page)).reason,
+            "INVALID_FIELD");
+}
+
+TEST_F(CreateTest, UnknownJobsAreNotFound) {
+  v1::GetFineTuneJobRequest request;
+  request.set_id("ftjob-nothere");
+  v1::Job job;
+  const grpc::Status status = Call(*stubs_->jobs, &v1::FineTuneService::Stub::GetFineTuneJob, request, &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(DetailsOf(status).reason, "JOB_NOT_FOUND");
+  EXPECT_NE(status.error_message().find("ftjob-nothere"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace longhaul::server
