@@ -95,6 +95,7 @@ inline constexpr int64_t kFailureLogTailBytes = 4096;
 inline constexpr int64_t kTrainerKillGraceMs = 30'000;
 inline constexpr int kMaxNonFiniteStepsInARow = 10;
 inline constexpr int64_t kMaxAttemptSpecBytes = 64 << 20;
+inline constexpr int64_t kMaxTrainerMessageBytes = 4096;
 inline constexpr int kMaxEventsPerRead = 1000;
 inline constexpr int kMaxProgressPerSync = 1000;
 inline constexpr int kMaxWarningsPerSync = 100;

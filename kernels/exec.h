@@ -16,11 +16,13 @@ enum class GemmType { kF32, kBF16 };
 
 // Facts of this CPU that the plan and a bit-identical resume depend on.
 struct CpuFacts {
-  std::string isa;             // "avx2", "avx512", "avx512_bf16": what oneDNN will use
-  bool has_bf16 = false;       // bf16 GEMMs are faster than f32 here
-  bool packs_weights = false;  // frozen weights are kept in the library's blocked layout, one copy a direction
-  std::string model_name;      // "AMD EPYC ..."
-  std::string gemm_library;    // "oneDNN 2.6.3"
+  std::string isa;        // "sse41", "avx", "avx2", "avx512", "avx512_bf16", "avx512_amx": what oneDNN uses
+  bool has_bf16 = false;  // bf16 GEMMs are faster than f32 here
+  // Frozen weights are fastest in a packed layout, one copy a direction (the library's blocks, or our panels; see
+  // FrozenWeight). The plain layout, one copy for both, always works too and costs 4 to 40% of the GEMMs' rate.
+  bool packs_weights = false;
+  std::string model_name;    // "AMD EPYC ..."
+  std::string gemm_library;  // "oneDNN 2.6.3"
 };
 CpuFacts ProbeCpu();
 
@@ -32,6 +34,9 @@ struct CpuExec;  // kernels/cpu/cpu_exec.h: oneDNN engine, stream and cached pri
 class Exec {
  public:
   // `threads` worker threads, pinned to the first `threads` processors of our affinity mask if `pin`.
+  // The calling thread is the first of them: it must be the one that calls the ops. Threads that it starts later
+  // inherit its pin. INVALID_ARGUMENT: threads < 1. FAILED_PRECONDITION: reason NO_BF16 where the CPU has no bf16
+  // GEMMs, TOO_FEW_PROCESSORS where `pin` asks for more than the mask has.
   static absl::StatusOr<std::unique_ptr<Exec>> CreateCpu(int threads, GemmType gemm_type, bool pin);
   ~Exec();
 

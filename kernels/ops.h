@@ -21,8 +21,8 @@ void Gemm(const Exec& exec, bool transpose_a, bool transpose_b, double alpha, co
           double beta, const Tensor& c);
 
 // A frozen weight W [out, in] laid out once for y = x W^T (forward) and dx = dy W (backward).
-// Plain: both pointers are the same [out, in] matrix of f32 (f64 for the oracle). Packed: the library's blocked
-// layouts, f32 or bf16, one copy a direction.
+// Plain: both pointers are the same [out, in] matrix of f32 (f64 for the oracle). Packed: a layout of this CPU's (the
+// library's blocks or our column panels, kernels/README.md), f32 or bf16, one copy a direction; 64-byte aligned.
 struct FrozenWeight {
   int64_t out = 0;
   int64_t in = 0;
@@ -32,9 +32,11 @@ struct FrozenWeight {
   void* backward = nullptr;
 };
 
-// Bytes of one direction's packed copy; what PackWeight writes. 0 where the library asks for the plain layout.
+// Bytes of one direction's packed copy, in the Exec's GEMM type; what PackWeight writes. At most
+// RoundUp(out, 64) * RoundUp(in, 64) * element bytes, the memory plan's formula.
 int64_t PackedWeightBytes(const Exec& exec, int64_t out, int64_t in, bool backward);
-// rows: W [out, in] f32, contiguous. Writes w.forward and w.backward as w says (bf16 rounds to nearest even).
+// rows: W [out, in] f32, contiguous. Writes w.forward and w.backward, each unless null, as w says (bf16 rounds to
+// nearest even). REQUIRES: w.packed.
 void PackWeight(const Exec& exec, const Tensor& rows, const FrozenWeight& w);
 
 // y = beta * y + x W^T. x [n, in], y [n, out], f32 or f64 (W of the same; packed bf16 with f32 x: x is rounded into
@@ -44,7 +46,7 @@ void FrozenForward(const Exec& exec, const Tensor& x, const FrozenWeight& w, dou
 // dx = beta * dx + dy W. dy [n, out], dx [n, in].
 void FrozenBackward(const Exec& exec, const Tensor& dy, const FrozenWeight& w, double beta, const Tensor& dx,
                     void* scratch);
-// Scratch for either direction over at most `rows` rows.
+// Scratch for either direction over at most `rows` rows: bf16 RoundUp(rows, 64) * max(out, in) * 2, f32 0.
 int64_t FrozenGemmScratchBytes(GemmType type, int64_t rows, int64_t out, int64_t in);
 
 // ---- Normalisation, positions, activation (cpu/elementwise) ----
@@ -98,6 +100,7 @@ struct AttentionShape {
   int64_t docs = 0;
   int64_t longest_doc = 0;  // the plan's bound; sizes the scratch
 };
+// A thread needs min(128, longest_doc) x RoundUp(longest_doc, 16) elements, twice that backward.
 int64_t AttentionScratchBytes(DType dtype, int threads, int64_t heads, int64_t kv_heads, int64_t head_dim,
                               int64_t longest_doc, bool backward);
 void AttentionForward(const Exec& exec, const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v,

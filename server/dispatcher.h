@@ -1,8 +1,8 @@
-// The one thread that commits and acts (API.md section 6). Handlers call in from any thread; each call is a command in the
-// mailbox. The loop drains up to limits::kMaxCommandsPerCommit, applies each as a pure transition written under a savepoint,
-// commits once, and only then updates memory, publishes events, wakes parked Syncs and answers, in order. A failed commit
-// changes nothing in memory and answers every command of the batch UNAVAILABLE.
-// Acting never waits on a network.
+// The one thread that commits and acts (API.md section 6). Handlers call in from any thread; each call is a command in
+// the mailbox. The loop drains up to limits::kMaxCommandsPerCommit, applies each as a pure transition written under a
+// savepoint, commits once, and only then updates memory, publishes events, wakes parked Syncs and answers, in order. A
+// failed commit changes nothing in memory and answers every command of the batch UNAVAILABLE. Acting never waits on a
+// network.
 #pragma once
 
 #include <functional>
@@ -26,7 +26,15 @@ struct AttemptKey {
 };
 
 enum class AttemptPhase { kStarting = 1, kRunning = 2, kFinalizing = 3, kHeld = 4, kEnded = 5 };
-enum class ExitReason { kNone = 0, kSucceeded = 1, kFailed = 2, kCheckpointed = 3, kCancelled = 4, kLeaseLost = 5, kCrashed = 6 };
+enum class ExitReason {
+  kNone = 0,
+  kSucceeded = 1,
+  kFailed = 2,
+  kCheckpointed = 3,
+  kCancelled = 4,
+  kLeaseLost = 5,
+  kCrashed = 6
+};
 enum class StopMode { kCheckpoint = 1, kCancel = 2, kFenced = 3 };
 
 // What an agent reports of one attempt. Serialised protos stay opaque.
@@ -35,12 +43,12 @@ struct AttemptReport {
   AttemptPhase phase = AttemptPhase::kStarting;
   std::vector<MetricPoint> progress;
   std::vector<std::string> warnings;
-  std::string data_report;     // serialised DataReport, "" = none
+  std::string data_report;  // serialised DataReport, "" = none
   int64_t report_longest_tokens = 0;
   int64_t report_total_steps = 0;
   int64_t report_error_count = 0;
   int64_t report_examples = 0;
-  int64_t report_tokens = 0;   // of the dataset; kept in the trainer's RAM
+  int64_t report_tokens = 0;  // of the dataset; kept in the trainer's RAM
   ExitReason exit = ExitReason::kNone;
   Failure exit_failure;
   int64_t host_bytes_peak = 0;
@@ -50,10 +58,10 @@ struct AttemptReport {
 
 struct StartCommand {
   AttemptKey key;
-  Job job;                        // as committed: spec, shape, train_shape, model digest
+  Job job;  // as committed: spec, shape, train_shape, model digest
   AttemptKind kind = AttemptKind::kNone;
   std::string device_id;
-  std::string memory_plan_json;   // kind kTrain
+  std::string memory_plan_json;  // kind kTrain
   std::optional<Checkpoint> resume_from;
 };
 
@@ -152,7 +160,8 @@ class Dispatcher {
   absl::Status Start();
   void Stop();  // answers everything waiting UNAVAILABLE
 
-  // Blocking until committed. Errors carry reasons (base/error.h): JOB_NOT_FOUND, ILLEGAL_TRANSITION, REQUEST_ID_REUSED, ...
+  // Blocking until committed. Errors carry reasons (base/error.h): JOB_NOT_FOUND, ILLEGAL_TRANSITION,
+  // REQUEST_ID_REUSED, ...
   absl::StatusOr<Job> Create(CreateInput input);
   absl::StatusOr<Job> Cancel(const std::string& id);
   absl::StatusOr<Job> Pause(const std::string& id);

@@ -154,7 +154,8 @@ absl::Status DispatcherCore::StoppedAttempt(JobRecord& record, const std::string
   Job& job = record.job;
   LH_RETURN_IF_ERROR(CloseAttempt(record, AttemptOutcome::kStopped, Reason::kNone, message));
   switch (job.state) {
-    case JobState::kCancelling: return SetState(record, JobState::kCancelled, Reason::kNone, "cancelled by the user");
+    case JobState::kCancelling:
+      return SetState(record, JobState::kCancelled, Reason::kNone, "cancelled by the user");
     case JobState::kStarting:
     case JobState::kRunning:
       job.pause_cause = PauseCause::kDrain;
@@ -166,16 +167,16 @@ absl::Status DispatcherCore::StoppedAttempt(JobRecord& record, const std::string
                                    : "starts again";
       return SetState(record, JobState::kRecovering, Reason::kNone, "its worker stopped before the upload; " + from);
     }
-    default: break;
+    default:
+      break;
   }
   if (job.state != JobState::kPausing) return absl::OkStatus();  // VALIDATING: placed again; terminal: done
   if (job.pause_cause == PauseCause::kUser) {
     return SetState(record, JobState::kPaused, Reason::kPausedByUser, "paused by the user");
   }
-  return SetState(record, JobState::kQueued, Reason::kNone,
-                  job.last_checkpoint.has_value()
-                      ? "moves on from step " + std::to_string(job.last_checkpoint->step)
-                      : "moves on");
+  return SetState(
+      record, JobState::kQueued, Reason::kNone,
+      job.last_checkpoint.has_value() ? "moves on from step " + std::to_string(job.last_checkpoint->step) : "moves on");
 }
 
 absl::Status DispatcherCore::FailAttempt(JobRecord& record, AttemptOutcome outcome, Failure failure) {
@@ -238,8 +239,8 @@ absl::Status DispatcherCore::LoseAttempt(JobRecord& record, const std::string& m
   return SetState(record, JobState::kRecovering, Reason::kWorkerLost, message);
 }
 
-// The old epoch is fenced by a commit. The checkpoint to continue from is verified, an earlier one taken where its bytes
-// are gone, and the job waits again.
+// The old epoch is fenced by a commit. The checkpoint to continue from is verified, an earlier one taken where its
+// bytes are gone, and the job waits again.
 absl::Status DispatcherCore::FinishRecovery(JobRecord& record) {
   Job& job = record.job;
   if (job.state != JobState::kRecovering) return absl::OkStatus();
@@ -360,9 +361,10 @@ absl::Status DispatcherCore::CommitCheckpoint(const std::string& session_id, con
         stats_.checkpoint_interval_seconds.Add(seconds);
       });
     }
-    return AddEvent(record, EventType::kCheckpoint, job.state, Reason::kNone,
-                    "checkpoint of step " + std::to_string(checkpoint.step) + (checkpoint.final ? ", the final one" : ""),
-                    checkpoint.step);
+    return AddEvent(
+        record, EventType::kCheckpoint, job.state, Reason::kNone,
+        "checkpoint of step " + std::to_string(checkpoint.step) + (checkpoint.final ? ", the final one" : ""),
+        checkpoint.step);
   });
 }
 

@@ -1,4 +1,5 @@
-// Undo, batches, loading. The other parts of DispatcherCore are in dispatcher_{jobs,attempts,session,report,schedule,view}.
+// Undo, batches, loading. The other parts of DispatcherCore are in
+// dispatcher_{jobs,attempts,session,report,schedule,view}.
 #include "server/dispatcher_core.h"
 
 #include <algorithm>
@@ -155,8 +156,7 @@ WorkerRecord& DispatcherCore::TouchWorker(const std::string& id) {
 void DispatcherCore::SetSession(const std::string& session_id, std::optional<std::string> worker_id) {
   LH_CHECK(in_command_);
   const auto found = sessions_.find(session_id);
-  command_undo_.sessions.emplace(session_id,
-                                 found == sessions_.end() ? std::optional<std::string>() : found->second);
+  command_undo_.sessions.emplace(session_id, found == sessions_.end() ? std::optional<std::string>() : found->second);
   if (worker_id.has_value()) {
     sessions_[session_id] = *std::move(worker_id);
   } else {

@@ -1,12 +1,12 @@
-// The dispatcher's state machine without its thread: commands change memory and write to one store transaction; a batch is
-// committed or undone as a whole (API.md section 6). dispatcher.cc runs it on its thread; tests run it directly.
+// The dispatcher's state machine without its thread: commands change memory and write to one store transaction; a batch
+// is committed or undone as a whole (API.md section 6). dispatcher.cc runs it on its thread; tests run it directly.
 //
 //   core.Create(...); core.Sync(...); core.Tick();   // any number, each kept or undone alone
 //   absl::Status status = core.CommitBatch();        // not OK: nothing of the batch has happened
 //   for (effect : core.TakeEffects()) ...            // only then: publish, wake, answer
 //
-// Memory is changed in place and an undo log keeps what was there before, so that a command and a batch can be taken back.
-// Not thread-safe.
+// Memory is changed in place and an undo log keeps what was there before, so that a command and a batch can be taken
+// back. Not thread-safe.
 #pragma once
 
 #include <functional>
@@ -32,8 +32,8 @@ namespace longhaul::server {
 
 inline constexpr int kWorkerProtocolVersion = 1;
 
-// What a worker may still run for us, and what it is told about it. One for every attempt that was placed there until its
-// end is reported, or until a new session shows that it is gone. Its memory is counted all that time.
+// What a worker may still run for us, and what it is told about it. One for every attempt that was placed there until
+// its end is reported, or until a new session shows that it is gone. Its memory is counted all that time.
 struct Hold {
   AttemptKey key;
   AttemptKind kind = AttemptKind::kNone;
@@ -65,7 +65,7 @@ struct WorkerRecord {
   int64_t sync_number = 0;  // highest seen
   int64_t last_sync_boot_nanos = 0;
   int64_t last_sync_wall_micros = 0;
-  uint64_t registered = 0;  // order of OpenSession
+  uint64_t registered = 0;                            // order of OpenSession
   std::map<std::pair<std::string, int>, Hold> holds;  // by job, attempt
   std::vector<AttemptKey> acknowledged;               // for the next answer
 };
@@ -116,7 +116,8 @@ class DispatcherCore {
   absl::Status Delete(const std::string& id);
   absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining);
   absl::StatusOr<SessionReply> OpenSession(SessionInput input);
-  absl::StatusOr<std::string> Sync(const SyncInput& input);  // the worker's id; ask Urgent and MakeReply after the commit
+  absl::StatusOr<std::string> Sync(
+      const SyncInput& input);  // the worker's id; ask Urgent and MakeReply after the commit
   absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint);
   absl::Status CommitArtifact(const std::string& session_id, const AttemptKey& key, std::vector<NamedBlob> files,
                               std::string result);
@@ -261,9 +262,9 @@ class DispatcherCore {
   bool schedule_wanted_ = true;
   int64_t next_wall_timer_micros_ = 0;  // the earliest backoff or deadline; 0 = none
   int64_t next_key_sweep_boot_nanos_ = 0;
-  int64_t retry_boot_nanos_ = 0;  // after a failed commit Tick rests until then
-  std::set<std::string> metric_jobs_;    // with pending metrics
-  std::set<std::string> recovering_;     // RECOVERING by a commit: FinishRecovery is due
+  int64_t retry_boot_nanos_ = 0;       // after a failed commit Tick rests until then
+  std::set<std::string> metric_jobs_;  // with pending metrics
+  std::set<std::string> recovering_;   // RECOVERING by a commit: FinishRecovery is due
 
   DispatcherStats stats_;
 };

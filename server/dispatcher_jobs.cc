@@ -179,8 +179,7 @@ absl::Status DispatcherCore::FailJob(JobRecord& record, Failure failure) {
 
 absl::Status DispatcherCore::FlushMetrics(JobRecord& record) {
   if (record.pending_metrics.empty()) return absl::OkStatus();
-  LH_RETURN_IF_ERROR(
-      Write([&](StoreTransaction& tx) { return tx.PutMetrics(record.job.id, record.pending_metrics); }));
+  LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutMetrics(record.job.id, record.pending_metrics); }));
   record.pending_metrics.clear();
   command_undo_.dirty.insert(record.job.id);  // its progress
   return absl::OkStatus();

@@ -125,8 +125,8 @@ absl::Status DispatcherCore::ApplyStrangeReport(const std::string& worker_id, co
     hold.disk_bytes = attempt.disk_bytes_planned;
     hold.cpu_threads = attempt.cpu_threads_planned;
   }
-  // A job that ended just before the scheduler restarted: its attempt is in order and is told to stop, or, after a success,
-  // left to ship its log.
+  // A job that ended just before the scheduler restarted: its attempt is in order and is told to stop, or, after a
+  // success, left to ship its log.
   const absl::StatusOr<Job> job = FindJob(report.key.job_id);
   if (job.ok() && IsTerminal(job->state) && !jobs_.contains(job->id) && job->attempt.number == report.key.attempt &&
       job->attempt.lease_epoch == report.key.lease_epoch && job->lease_epoch == report.key.lease_epoch &&
@@ -237,7 +237,8 @@ absl::Status DispatcherCore::EndedValidation(JobRecord& record, const AttemptRep
   for (const auto& [device_class, points] : *demands) {
     for (const Demand& demand : points) {
       fits = fits || demand.fits;
-      if (!demand.fits && !demand.why.empty() && why.empty()) why = "on device class " + device_class + " it " + demand.why;
+      if (!demand.fits && !demand.why.empty() && why.empty())
+        why = "on device class " + device_class + " it " + demand.why;
     }
   }
   if (fits) {

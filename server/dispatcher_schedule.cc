@@ -35,14 +35,15 @@ void DispatcherCore::Tick() {
   if (schedule_wanted_) Schedule();
 }
 
-// Lost: no Sync for worker_lost_ms, which is longer than any lease that an answer gave. What such a worker held is fenced.
+// Lost: no Sync for worker_lost_ms, which is longer than any lease that an answer gave. What such a worker held is
+// fenced.
 void DispatcherCore::TickWorkers() {
   const int64_t now = clock_->BootNanos();
   std::vector<std::string> lost;
   for (const auto& [id, record] : workers_) {
     if (now - record.last_sync_boot_nanos < options_.worker_lost_ms * kNanosPerMilli) continue;
-    const bool leases = std::any_of(record.holds.begin(), record.holds.end(),
-                                    [](const auto& entry) { return !entry.second.fenced; });
+    const bool leases =
+        std::any_of(record.holds.begin(), record.holds.end(), [](const auto& entry) { return !entry.second.fenced; });
     if (record.online || leases) lost.push_back(id);
   }
   for (const std::string& id : lost) {
@@ -61,10 +62,9 @@ void DispatcherCore::TickWorkers() {
         JobRecord& job = TouchJob(job_id);
         OnCommit([this] { ++stats_.lease_expirations_total; });
         if (!HasOpenAttempt(job.job) || job.job.attempt.worker_id != id) continue;
-        LH_RETURN_IF_ERROR(
-            LoseAttempt(job, "worker " + id + " has not been heard of for " +
-                                 std::to_string(options_.worker_lost_ms / 1000) + " s",
-                        true));
+        LH_RETURN_IF_ERROR(LoseAttempt(
+            job, "worker " + id + " has not been heard of for " + std::to_string(options_.worker_lost_ms / 1000) + " s",
+            true));
       }
       schedule_wanted_ = true;
       return absl::OkStatus();
@@ -133,8 +133,8 @@ int64_t DispatcherCore::NextTimerBootNanos() const {
   int64_t next = next_key_sweep_boot_nanos_;
   const auto at_most = [&next](int64_t boot_nanos) { next = std::min(next, boot_nanos); };
   for (const auto& [id, record] : workers_) {
-    const bool leases = std::any_of(record.holds.begin(), record.holds.end(),
-                                    [](const auto& entry) { return !entry.second.fenced; });
+    const bool leases =
+        std::any_of(record.holds.begin(), record.holds.end(), [](const auto& entry) { return !entry.second.fenced; });
     if (record.online || leases) at_most(record.last_sync_boot_nanos + options_.worker_lost_ms * kNanosPerMilli);
   }
   for (const std::string& id : metric_jobs_) {
@@ -158,10 +158,10 @@ void DispatcherCore::RefreshFleet() {
       if (!added && size(device.facts) > size(at->second)) at->second = device.facts;
     }
   }
-  const bool same = std::equal(classes.begin(), classes.end(), classes_.begin(), classes_.end(),
-                               [](const auto& a, const auto& b) {
-                                 return a.first == b.first && EncodeFacts(a.second) == EncodeFacts(b.second);
-                               });
+  const bool same =
+      std::equal(classes.begin(), classes.end(), classes_.begin(), classes_.end(), [](const auto& a, const auto& b) {
+        return a.first == b.first && EncodeFacts(a.second) == EncodeFacts(b.second);
+      });
   if (same) return;
   classes_ = std::move(classes);
   demands_by_shape_.clear();
@@ -255,8 +255,8 @@ void DispatcherCore::Schedule() {
   if (started && broken_.ok()) schedule_wanted_ = false;
 }
 
-// Why it waits is written when its kind changes; new figures alone only for the head of the queue, so that a pass over a
-// long queue writes a bounded number of rows.
+// Why it waits is written when its kind changes; new figures alone only for the head of the queue, so that a pass over
+// a long queue writes a bounded number of rows.
 absl::Status DispatcherCore::ApplyWait(const Action& action, int* writes_left) {
   if (jobs_.at(action.job_id).job.reason == action.reason && --*writes_left < 0) return absl::OkStatus();
   JobRecord& record = TouchJob(action.job_id);

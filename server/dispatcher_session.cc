@@ -13,8 +13,8 @@
 namespace longhaul::server {
 namespace {
 
-// An answer with a start may still be on its way when the next Sync or two are sent. A Sync that many numbers later that
-// does not list the attempt shows that the start never arrived.
+// An answer with a start may still be on its way when the next Sync or two are sent. A Sync that many numbers later
+// that does not list the attempt shows that the start never arrived.
 constexpr int64_t kSyncsUntilUnheard = 3;
 
 bool Lists(const std::vector<AttemptReport>& reports, const Hold& hold) {
@@ -32,8 +32,9 @@ absl::Status TooMany(const char* what, size_t count, int most) {
 
 absl::Status DispatcherCore::CheckWorker(const SessionInput& input) const {
   const Worker& worker = input.worker;
-  const bool plain = !worker.id.empty() && worker.id.size() <= 128 &&
-                     std::all_of(worker.id.begin(), worker.id.end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; });
+  const bool plain =
+      !worker.id.empty() && worker.id.size() <= 128 &&
+      std::all_of(worker.id.begin(), worker.id.end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; });
   if (!plain) return InvalidField("worker_id", "must be 1 to 128 printable characters without spaces");
   if (input.protocol_version < kWorkerProtocolVersion - 1 || input.protocol_version < 1) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "WORKER_TOO_OLD",
@@ -176,9 +177,8 @@ absl::Status DispatcherCore::UnlistedInNewSession(const std::string& worker_id, 
   }
   const bool never_ran = job.state == JobState::kStarting || job.state == JobState::kValidating;
   if (!never_ran) {
-    LH_RETURN_IF_ERROR(
-        LoseAttempt(record, "worker " + worker_id + " came back without attempt " + std::to_string(hold.key.attempt),
-                    true));
+    LH_RETURN_IF_ERROR(LoseAttempt(
+        record, "worker " + worker_id + " came back without attempt " + std::to_string(hold.key.attempt), true));
     EraseHold(hold, worker_id);
     return absl::OkStatus();
   }

@@ -14,8 +14,8 @@ namespace longhaul::server {
 
 // Cumulative when shown: counts[i] is the number of values <= kBounds[i], the last one of all above.
 struct Histogram {
-  static constexpr std::array<double, 14> kBounds = {0.0005, 0.001, 0.005, 0.01, 0.05,  0.1,   0.5,
-                                                     1,      5,     30,    60,   600,   3600, 36'000};
+  static constexpr std::array<double, 14> kBounds = {0.0005, 0.001, 0.005, 0.01, 0.05, 0.1,  0.5,
+                                                     1,      5,     30,    60,   600,  3600, 36'000};
   std::array<uint64_t, kBounds.size() + 1> counts{};  // per bucket, not cumulative
   uint64_t count = 0;
   double sum = 0;
@@ -61,15 +61,15 @@ struct DispatcherStats {
   uint64_t commands_total = 0;
   uint64_t internal_errors_total = 0;
   std::string last_internal_error;
-  Histogram queue_wait_seconds;       // QUEUED to STARTING
-  Histogram start_latency_seconds;    // STARTING to RUNNING
-  Histogram run_seconds;              // create to end, terminal jobs
+  Histogram queue_wait_seconds;     // QUEUED to STARTING
+  Histogram start_latency_seconds;  // STARTING to RUNNING
+  Histogram run_seconds;            // create to end, terminal jobs
   Histogram scheduler_cycle_seconds;
   Histogram commit_seconds;
   Histogram step_seconds;
   Histogram checkpoint_interval_seconds;  // between commits of one attempt
   // Measured host peak / planned - 1 of attempts of kind TRAIN that ended.
-  Histogram estimate_error_ratio;      // of its absolute value
+  Histogram estimate_error_ratio;  // of its absolute value
   double last_estimate_error_ratio = 0;
   uint64_t estimates_exceeded_total = 0;  // measured above planned
   std::vector<WorkerStats> workers;

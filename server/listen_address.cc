@@ -14,7 +14,12 @@
 namespace longhaul::server {
 namespace {
 
-bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
+// By number, not by name: "127.example.org" is somebody else's.
+bool IsLoopback(const std::string& host) {
+  if (host == "localhost" || host == "::1") return true;
+  in_addr v4{};
+  return ::inet_pton(AF_INET, host.c_str(), &v4) == 1 && (ntohl(v4.s_addr) >> 24) == 127;
+}
 
 // The errno of binding there, 0 where it works.
 int TryBind(const ListenAddress& address) {

@@ -32,7 +32,8 @@ int main(int argc, char** argv) {
   app.add_option("--state-dir", options.state_dir, "Folder of the database, blobs and logs; made if absent")
       ->required();
   app.add_option("--listen", options.listen, "gRPC: HOST:PORT on the loopback; port 0 = any")->capture_default_str();
-  app.add_option("--http-listen", options.http_listen, "Page and /metrics: HOST:PORT")->capture_default_str();
+  app.add_option("--http-listen", options.http_listen, "Page and /metrics: HOST:PORT; empty = none")
+      ->capture_default_str();
   app.add_option("--port-file", options.port_file, "Gets {\"grpc_port\":N,\"http_port\":N} once serving");
   app.add_option("--lease-ms", options.lease_ms, "How long a worker's lease lasts")->capture_default_str();
   app.add_option("--worker-lost-ms", options.worker_lost_ms, "Silence after which a worker is lost")

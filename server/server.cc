@@ -3,6 +3,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <stop_token>
 #include <thread>
 #include <utility>
@@ -83,15 +84,16 @@ struct Server::Impl {
     return dispatcher->Start();
   }
 
-  absl::Status StartServing(const ListenAddress& grpc_address, const ListenAddress& http_address) {
+  absl::Status StartServing(const ListenAddress& grpc_address, const std::optional<ListenAddress>& http_address) {
     context = std::make_unique<RpcContext>(RpcContext{Gate(&request_stats, clock), dispatcher.get(), store.get(),
                                                       blobs.get(), logs.get(), hub.get(), &MemoryPlanner()});
     LH_ASSIGN_OR_RETURN(rpc, RpcServer::Start(grpc_address, context.get()));
+    if (!http_address.has_value()) return absl::OkStatus();
     HttpPages pages;
     pages["/"] = [this] { return Page(); };
     pages["/metrics"] = [this] { return Metrics(); };
     pages["/healthz"] = [] { return HttpReply{200, "text/plain; charset=utf-8", "ok\n"}; };
-    LH_ASSIGN_OR_RETURN(http, HttpServer::Start(http_address, std::move(pages)));
+    LH_ASSIGN_OR_RETURN(http, HttpServer::Start(*http_address, std::move(pages)));
     return absl::OkStatus();
   }
 
@@ -149,7 +151,10 @@ struct Server::Impl {
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const Clock* clock) {
   LH_RETURN_IF_ERROR(CheckTimes(options));
   LH_ASSIGN_OR_RETURN(const ListenAddress grpc_address, ParseListenAddress("--listen", options.listen));
-  LH_ASSIGN_OR_RETURN(const ListenAddress http_address, ParseListenAddress("--http-listen", options.http_listen));
+  std::optional<ListenAddress> http_address;
+  if (!options.http_listen.empty()) {
+    LH_ASSIGN_OR_RETURN(http_address, ParseListenAddress("--http-listen", options.http_listen));
+  }
   std::unique_ptr<Server> server(new Server(std::make_unique<Impl>()));
   Impl& impl = *server->impl_;
   impl.clock = clock;
@@ -170,7 +175,7 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() { Stop(); }
 
 int Server::grpc_port() const { return impl_->rpc->port(); }
-int Server::http_port() const { return impl_->http->port(); }
+int Server::http_port() const { return impl_->http == nullptr ? 0 : impl_->http->port(); }
 void Server::Stop() { impl_->Stop(); }
 
 }  // namespace longhaul::server

@@ -18,8 +18,8 @@ namespace longhaul::server {
 struct ServerOptions {
   std::string state_dir;
   std::string listen = "127.0.0.1:7070";
-  std::string http_listen = "127.0.0.1:7071";
-  std::string port_file;  // "" = none; JSON {"grpc_port":N,"http_port":N}, once serving
+  std::string http_listen = "127.0.0.1:7071";  // "" = no page and no /metrics
+  std::string port_file;                       // "" = none; JSON {"grpc_port":N,"http_port":N}, once serving
   int64_t lease_ms = limits::kLeaseMs;
   int64_t worker_lost_ms = limits::kWorkerLostMs;
   int64_t sync_hold_ms = limits::kSyncHoldMs;
@@ -34,7 +34,7 @@ class Server {
   ~Server();  // Stop
 
   int grpc_port() const;
-  int http_port() const;
+  int http_port() const;  // 0 = none
 
   // Ends watches and parked Syncs with UNAVAILABLE, answers what is in flight, closes the state. Trainers go on.
   void Stop();

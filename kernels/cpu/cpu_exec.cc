@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "base/check.h"
-#include "kernels/cpu/packed_gemm.h"
 
 namespace longhaul::kernels {
 namespace {
@@ -60,7 +59,7 @@ CpuFacts ProbeCpu() {
     const auto isa = static_cast<unsigned>(dnnl_get_effective_cpu_isa());
     result.isa = IsaName(isa);
     result.has_bf16 = (isa & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
-    result.packs_weights = cpu::LibraryPacksWeights();
+    result.packs_weights = true;
     result.model_name = CpuModelName();
     const dnnl_version_t* version = dnnl_version();
     result.gemm_library = "oneDNN " + std::to_string(version->major) + "." + std::to_string(version->minor) + "." +
@@ -87,15 +86,10 @@ double MeasureGemmFlops(int threads, GemmType type) {
   for (float& value : x) value = next();
   for (float& value : w) value = next();
 
-  FrozenWeight weight{kOut, kIn, type == GemmType::kBF16 ? DType::kBF16 : DType::kF32, false, w.data(), w.data()};
-  std::vector<uint8_t> forward;
-  if (ProbeCpu().packs_weights || type == GemmType::kBF16) {
-    forward.resize(static_cast<size_t>(cpu::LibraryPackedBytes(exec, kOut, kIn, false, type == GemmType::kBF16)));
-    weight.packed = true;
-    weight.forward = forward.data();
-    weight.backward = nullptr;
-    PackWeight(exec, MakeTensor(w.data(), DType::kF32, kOut, kIn), weight);
-  }
+  const bool bf16 = type == GemmType::kBF16;
+  std::vector<uint8_t> packed(static_cast<size_t>(PackedWeightBytes(exec, kOut, kIn, false)));
+  const FrozenWeight weight{kOut, kIn, bf16 ? DType::kBF16 : DType::kF32, true, packed.data(), nullptr};
+  PackWeight(exec, MakeTensor(w.data(), DType::kF32, kOut, kIn), weight);
   std::vector<uint8_t> scratch(static_cast<size_t>(FrozenGemmScratchBytes(type, kRows, kOut, kIn)));
   const auto run = [&] {
     FrozenForward(exec, MakeTensor(x.data(), DType::kF32, kRows, kIn), weight, 0,

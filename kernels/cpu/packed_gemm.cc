@@ -1,3 +1,5 @@
+// The library's blocks, and the choice between them and panels.
+//
 // Rows go through primitives of fixed sizes (64, and 16 for what is left or where there are few), the last rows padded,
 // so there are at most four primitives a shape, all made on one thread's account, and a row's bits do not depend on the
 // call it is in. Our own threads run the blocks, each with a scratchpad of its own (the library's primitives are
@@ -67,7 +69,7 @@ const PackedPrimitive& Find(CpuExec& state, const PackedKey& key) {
 
   auto entry = std::make_unique<PackedPrimitive>();
   const OneThread one_thread;
-  const dnnl::matmul::primitive_desc described = Describe(state.engine, key, weights);
+  const dnnl::matmul::primitive_desc described = Describe(state.engine, key, weights);  // throws for what it cannot do
   entry->weights = described.weights_desc();
   entry->matmul = dnnl::matmul(described);
   for (CpuExec::Thread& thread : state.threads) {
@@ -132,34 +134,44 @@ void CopyRows(const float* from, int64_t from_stride, float* to, int64_t to_stri
   }
 }
 
-memory::desc WeightDesc(CpuExec& state, int64_t out, int64_t in, bool backward, bool bf16) {
-  return Find(state, {kBigBlock, backward ? out : in, backward ? in : out, bf16, false}).weights;
+const memory::desc& BlocksDesc(CpuExec& state, int64_t k, int64_t n, bool bf16) {
+  return Find(state, {kBigBlock, k, n, bf16, false}).weights;
 }
 
-}  // namespace
-
-bool LibraryPacksWeights() {
+bool LibraryPacksF32() {
   const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   const PackedKey key{kBigBlock, 576, 576, false, false};
   const memory::desc weights = Describe(engine, key, AnyWeights(key)).weights_desc();
   return weights != PlainDesc(key.k, key.n, Type::f32) && weights != memory::desc({key.k, key.n}, Type::f32, Tag::ba);
 }
 
-int64_t LibraryPackedBytes(const Exec& exec, int64_t out, int64_t in, bool backward, bool bf16) {
-  const auto bytes = static_cast<int64_t>(WeightDesc(exec.cpu(), out, in, backward, bf16).get_size());
-  const int64_t bound = RoundUp(out, 64) * RoundUp(in, 64) * (bf16 ? 2 : 4);
+}  // namespace
+
+int64_t LibraryBytes(const Exec& exec, int64_t k, int64_t n, bool bf16) {
+  const auto bytes = static_cast<int64_t>(BlocksDesc(exec.cpu(), k, n, bf16).get_size());
+  const int64_t bound = RoundUp(k, 64) * RoundUp(n, 64) * (bf16 ? 2 : 4);
   LH_CHECK(bytes <= bound, std::to_string(bytes) + " bytes packed, the plan has " + std::to_string(bound));
   return bytes;
 }
 
-void PackedGemm(const Exec& exec, const Tensor& x, const FrozenWeight& w, bool backward, double beta, const Tensor& y,
-                void* scratch) {
+void PackLibrary(const Exec& exec, const Tensor& rows, bool backward, bool bf16, void* blocks) {
   CpuExec& state = exec.cpu();
-  const bool bf16 = w.dtype == DType::kBF16;
+  const int64_t k = backward ? rows.rows : rows.cols;
+  const int64_t n = backward ? rows.cols : rows.rows;
+  memory source({{k, n}, Type::f32, backward ? Tag::ab : Tag::ba}, state.engine, rows.data);
+  memory destination(BlocksDesc(state, k, n, bf16), state.engine, blocks);
+  dnnl::stream& stream = state.threads[0].stream;
+  dnnl::reorder(source, destination).execute(stream, source, destination);
+  stream.wait();
+}
+
+void LibraryGemm(const Exec& exec, const Tensor& x, void* blocks, bool bf16, double beta, const Tensor& y,
+                 void* scratch) {
+  CpuExec& state = exec.cpu();
   const bool accumulate = beta != 0;
   const PackedPrimitive& big = Find(state, {kBigBlock, x.cols, y.cols, bf16, accumulate});
   const PackedPrimitive& small = Find(state, {kSmallBlock, x.cols, y.cols, bf16, accumulate});
-  const memory weights(big.weights, state.engine, backward ? w.backward : w.forward);
+  const memory weights(big.weights, state.engine, blocks);
   for (CpuExec::Thread& thread : state.threads) {
     thread.staging.Reserve(kBigBlock * (x.cols + y.cols) * static_cast<int64_t>(sizeof(float)));
   }
@@ -185,11 +197,31 @@ void PackedGemm(const Exec& exec, const Tensor& x, const FrozenWeight& w, bool b
   });
 }
 
+bool UsesLibraryBlocks(bool bf16) {
+  static const bool library_packs_f32 = LibraryPacksF32();
+  return bf16 || library_packs_f32;
+}
+
+int64_t PackedBytes(const Exec& exec, int64_t out, int64_t in, bool backward, bool bf16) {
+  if (!UsesLibraryBlocks(bf16)) return out * in * 4;
+  return LibraryBytes(exec, backward ? out : in, backward ? in : out, bf16);
+}
+
+void PackedGemm(const Exec& exec, const Tensor& x, const FrozenWeight& w, bool backward, double beta, const Tensor& y,
+                void* scratch) {
+  const bool bf16 = w.dtype == DType::kBF16;
+  void* const packed = backward ? w.backward : w.forward;
+  if (UsesLibraryBlocks(bf16)) {
+    LibraryGemm(exec, x, packed, bf16, beta, y, scratch);
+  } else {
+    PanelGemm(exec, x, static_cast<const float*>(packed), beta, y);
+  }
+}
+
 }  // namespace cpu
 
 int64_t PackedWeightBytes(const Exec& exec, int64_t out, int64_t in, bool backward) {
-  if (!exec.cpu().facts.packs_weights) return 0;
-  return cpu::LibraryPackedBytes(exec, out, in, backward, exec.gemm_type() == GemmType::kBF16);
+  return cpu::PackedBytes(exec, out, in, backward, exec.gemm_type() == GemmType::kBF16);
 }
 
 int64_t FrozenGemmScratchBytes(GemmType type, int64_t rows, int64_t out, int64_t in) {
@@ -199,19 +231,15 @@ int64_t FrozenGemmScratchBytes(GemmType type, int64_t rows, int64_t out, int64_t
 void PackWeight(const Exec& exec, const Tensor& rows, const FrozenWeight& w) {
   LH_CHECK(rows.dtype == DType::kF32 && rows.contiguous() && rows.rows == w.out && rows.cols == w.in);
   LH_CHECK(w.packed && (w.dtype == DType::kF32 || w.dtype == DType::kBF16));
-  CpuExec& state = exec.cpu();
-  using dnnl::memory;
+  const bool bf16 = w.dtype == DType::kBF16;
   for (const bool backward : {false, true}) {
     void* const target = backward ? w.backward : w.forward;
     if (target == nullptr) continue;
-    // As k x n: W itself going backward, its transpose going forward.
-    const memory::desc from(backward ? memory::dims{w.out, w.in} : memory::dims{w.in, w.out}, memory::data_type::f32,
-                            backward ? memory::format_tag::ab : memory::format_tag::ba);
-    memory source(from, state.engine, rows.data);
-    memory destination(cpu::WeightDesc(state, w.out, w.in, backward, w.dtype == DType::kBF16), state.engine, target);
-    dnnl::stream& stream = state.threads[0].stream;
-    dnnl::reorder(source, destination).execute(stream, source, destination);
-    stream.wait();
+    if (cpu::UsesLibraryBlocks(bf16)) {
+      cpu::PackLibrary(exec, rows, backward, bf16, target);
+    } else {
+      cpu::PackPanels(exec, rows, backward, static_cast<float*>(target));
+    }
   }
 }
 

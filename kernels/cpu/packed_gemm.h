@@ -1,4 +1,8 @@
-// GEMMs with a frozen weight in the library's own blocked layout (oneDNN matmul, format_tag::any).
+// GEMMs with a frozen weight laid out for them once. Two layouts, one copy a direction each, chosen by the CPU:
+// - the library's own blocks (oneDNN matmul, format_tag::any): AVX-512, and bf16 always;
+// - f32 elsewhere, where the library has none: column panels, each a plain k x 192 matrix. The same sgemm runs 5 to
+// 100%
+//   faster over them, because rows of the weight lie next to each other instead of a power of two apart (README.md).
 #pragma once
 
 #include <cstdint>
@@ -8,18 +12,31 @@
 
 namespace longhaul::kernels::cpu {
 
-// Whether the library wants weights in a layout of its own on this CPU (AVX-512: yes; AVX2: no).
-bool LibraryPacksWeights();
+// Whether a weight of this type goes into the library's blocks, else into panels.
+bool UsesLibraryBlocks(bool bf16);
 
-// Bytes of one direction's copy in the layout that the library chooses, also where that layout is the plain one. At
-// most
-//   RoundUp(k, 64) * RoundUp(n, 64) * element bytes    (k summed over, n columns of the product),
-// because the blocks are 16, 32, 48 or 64 columns wide and 16 (f32) or 32 (bf16) or, for AMX, 64 deep: that is the
-// formula of the memory plan, and a layout that exceeds it is a CHECK.
-int64_t LibraryPackedBytes(const Exec& exec, int64_t out, int64_t in, bool backward, bool bf16);
-
-// y = beta * y + x op(W) by packed blocks. direction: false y = x W^T, true y = x W. x, y f32.
+// Bytes of one direction's copy in the layout in use.
+int64_t PackedBytes(const Exec& exec, int64_t out, int64_t in, bool backward, bool bf16);
+// y = beta * y + x op(W) in w's packed layout: op(W) is W^T forward, W backward. x, y f32.
 void PackedGemm(const Exec& exec, const Tensor& x, const FrozenWeight& w, bool backward, double beta, const Tensor& y,
                 void* scratch);
+
+// The two layouts, each on every CPU (the tests run both everywhere). In all of them the operand is k x n, summed over
+// k: W [out, in] contiguous f32 going backward, its transpose going forward.
+
+// Columns of a panel: 192 x 576 floats stay in a 512 KiB L2. The last panel of a weight is as narrow as what is left.
+// A weight takes k * n * 4 bytes.
+inline constexpr int64_t kPanelCols = 192;
+void PackPanels(const Exec& exec, const Tensor& rows, bool backward, float* panels);
+// y = beta * y + x times the panels. x [rows, k], y [rows, n], any strides.
+void PanelGemm(const Exec& exec, const Tensor& x, const float* panels, double beta, const Tensor& y);
+
+// At most RoundUp(k, 64) * RoundUp(n, 64) * element bytes, because the library's blocks are 16, 32, 48 or 64 columns
+// wide and at most 64 deep: that is the formula of the memory plan, and a layout that exceeds it is a CHECK.
+int64_t LibraryBytes(const Exec& exec, int64_t k, int64_t n, bool bf16);
+void PackLibrary(const Exec& exec, const Tensor& rows, bool backward, bool bf16, void* blocks);
+// bf16: x is rounded into scratch (FrozenGemmScratchBytes).
+void LibraryGemm(const Exec& exec, const Tensor& x, void* blocks, bool bf16, double beta, const Tensor& y,
+                 void* scratch);
 
 }  // namespace longhaul::kernels::cpu

@@ -19,11 +19,8 @@
 namespace longhaul::server {
 namespace {
 
-// gRPC writes to stderr by itself; ours is one clear line an error, so its own go through our log, one level down.
-void LogOfGrpc(gpr_log_func_args* args) {
-  const auto level = args->severity == GPR_LOG_SEVERITY_ERROR ? spdlog::level::info : spdlog::level::debug;
-  spdlog::log(level, "gRPC {}:{}: {}", args->file, args->line, args->message);
-}
+// gRPC writes to stderr by itself. What matters of it comes back as a status, so its own lines are for debugging.
+void LogOfGrpc(gpr_log_func_args* args) { spdlog::debug("gRPC {}:{}: {}", args->file, args->line, args->message); }
 
 constexpr const char* kServiceNames[] = {"", "longhaul.v1.FineTuneService", "longhaul.v1.BlobService",
                                          "longhaul.v1.WorkerService", "longhaul.v1.WorkerAdminService"};

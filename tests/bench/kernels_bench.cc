@@ -50,8 +50,13 @@ void ReportBytes(benchmark::State& state, double bytes) {
       benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
 }
 
+void* Aligned(std::vector<uint8_t>& storage) {
+  const auto address = reinterpret_cast<uintptr_t>(storage.data());
+  return storage.data() + (64 - address % 64) % 64;
+}
+
 // Arguments: rows, in, out, backward.
-void Frozen(benchmark::State& state, GemmType type) {
+void Frozen(benchmark::State& state, GemmType type, bool packed) {
   const int64_t rows = state.range(0), in = state.range(1), out = state.range(2);
   const bool backward = state.range(3) != 0;
   if (type == GemmType::kBF16 && !ProbeCpu().has_bf16) {
@@ -62,15 +67,15 @@ void Frozen(benchmark::State& state, GemmType type) {
   const Matrix x(rows, backward ? out : in), y(rows, backward ? in : out), w(out, in);
   FrozenWeight weight{out, in, DType::kF32, false, w.view.data, w.view.data};
   std::vector<uint8_t> packed_forward, packed_backward;
-  if (ProbeCpu().packs_weights) {
-    packed_forward.resize(static_cast<size_t>(PackedWeightBytes(*exec, out, in, false)));
-    packed_backward.resize(static_cast<size_t>(PackedWeightBytes(*exec, out, in, true)));
+  if (packed) {
+    packed_forward.resize(static_cast<size_t>(PackedWeightBytes(*exec, out, in, false)) + 64);
+    packed_backward.resize(static_cast<size_t>(PackedWeightBytes(*exec, out, in, true)) + 64);
     weight = {out,
               in,
               type == GemmType::kBF16 ? DType::kBF16 : DType::kF32,
               true,
-              packed_forward.data(),
-              packed_backward.data()};
+              Aligned(packed_forward),
+              Aligned(packed_backward)};
     PackWeight(*exec, w.view, weight);
   }
   std::vector<uint8_t> scratch(static_cast<size_t>(FrozenGemmScratchBytes(type, rows, out, in)));
@@ -90,8 +95,9 @@ void FrozenShapes(benchmark::internal::Benchmark* bench) {
   }
   bench->UseRealTime()->Unit(benchmark::kMicrosecond);
 }
-BENCHMARK_CAPTURE(Frozen, f32, GemmType::kF32)->Apply(FrozenShapes);
-BENCHMARK_CAPTURE(Frozen, bf16, GemmType::kBF16)->Apply(FrozenShapes);
+BENCHMARK_CAPTURE(Frozen, f32_plain, GemmType::kF32, false)->Apply(FrozenShapes);
+BENCHMARK_CAPTURE(Frozen, f32_packed, GemmType::kF32, true)->Apply(FrozenShapes);
+BENCHMARK_CAPTURE(Frozen, bf16_packed, GemmType::kBF16, true)->Apply(FrozenShapes);
 
 // The library's own threading, what the GEMMs above are to be compared with.
 void LibrarySgemm(benchmark::State& state) {

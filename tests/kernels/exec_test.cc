@@ -1,3 +1,5 @@
+#include <sched.h>
+
 #include "base/error.h"
 #include "kernels/cuda/cuda_exec.h"
 #include "tests/kernels/test_support.h"
@@ -28,6 +30,18 @@ TEST(ExecTest, Bf16IsRefusedWhereTheCpuHasNone) {
 TEST(ExecTest, RefusesThreadCountsThatCannotBe) {
   EXPECT_EQ(Exec::CreateCpu(0, GemmType::kF32, false).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ErrorReason(Exec::CreateCpu(4096, GemmType::kF32, true).status()), "TOO_FEW_PROCESSORS");
+}
+
+TEST(ExecTest, PinsTheCallingThreadFirst) {
+  cpu_set_t before, after;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
+  EXPECT_TRUE(Exec::CreateCpu(1, GemmType::kF32, true).ok());
+  ASSERT_EQ(sched_getaffinity(0, sizeof(after), &after), 0);
+  ASSERT_EQ(sched_setaffinity(0, sizeof(before), &before), 0);
+  int first = 0;
+  while (!CPU_ISSET(first, &before)) ++first;
+  EXPECT_EQ(CPU_COUNT(&after), 1);
+  EXPECT_TRUE(CPU_ISSET(first, &after));
 }
 
 TEST(ExecTest, MeasuresAPlausibleRate) {

@@ -1,18 +1,23 @@
 // FrozenForward and FrozenBackward over the plain and the packed layouts. The packed f32 path runs on every CPU: where
 // the library wants no layout of its own, it packs into the plain one. bf16 runs where the CPU has it.
+#include <algorithm>
+#include <tuple>
+
 #include "kernels/cpu/packed_gemm.h"
 #include "tests/kernels/test_support.h"
 
 namespace longhaul::kernels {
 namespace {
 
-enum class Layout { kPlainF32, kPlainF64, kPackedF32, kPackedBF16 };
+// kLibraryF32: the library's blocks, also where panels are in use (the library then "packs" into a plain layout).
+enum class Layout { kPlainF32, kPlainF64, kPackedF32, kLibraryF32, kPackedBF16 };
 
 bool CpuHas(Layout layout) { return layout != Layout::kPackedBF16 || ProbeCpu().has_bf16; }
 
 std::vector<Layout> Layouts() {
   std::vector<Layout> layouts;
-  for (const Layout layout : {Layout::kPlainF32, Layout::kPlainF64, Layout::kPackedF32, Layout::kPackedBF16}) {
+  for (const Layout layout :
+       {Layout::kPlainF32, Layout::kPlainF64, Layout::kPackedF32, Layout::kLibraryF32, Layout::kPackedBF16}) {
     if (CpuHas(layout)) layouts.push_back(layout);
   }
   return layouts;
@@ -34,13 +39,27 @@ struct Weight {
     frozen.packed = true;
     // As much as the memory plan gives it, and a canary.
     bytes = RoundUp64(out) * RoundUp64(in) * DTypeBytes(frozen.dtype);
-    forward.assign(static_cast<size_t>(bytes) + 64, 0xA5);
+    forward.assign(static_cast<size_t>(bytes) + 128, 0xA5);
     backward = forward;
     frozen.forward = Aligned(forward);
     frozen.backward = Aligned(backward);
-    EXPECT_LE(cpu::LibraryPackedBytes(exec, out, in, false, bf16), bytes);
-    EXPECT_LE(cpu::LibraryPackedBytes(exec, out, in, true, bf16), bytes);
-    PackWeight(exec, values.view(), frozen);
+    EXPECT_LE(cpu::PackedBytes(exec, out, in, false, bf16), bytes);
+    EXPECT_LE(cpu::PackedBytes(exec, out, in, true, bf16), bytes);
+    if (layout == Layout::kLibraryF32) {
+      library = true;
+      EXPECT_LE(cpu::LibraryBytes(exec, in, out, false), bytes);
+      cpu::PackLibrary(exec, values.view(), false, false, frozen.forward);
+      cpu::PackLibrary(exec, values.view(), true, false, frozen.backward);
+    } else {
+      PackWeight(exec, values.view(), frozen);
+    }
+    EXPECT_TRUE(CanaryIntact(forward) && CanaryIntact(backward));
+  }
+
+  // The bytes past the plan's size, after which nothing may be written.
+  bool CanaryIntact(std::vector<uint8_t>& storage) const {
+    const uint8_t* const end = storage.data() + storage.size();
+    return std::all_of(static_cast<const uint8_t*>(Aligned(storage)) + bytes, end, [](uint8_t b) { return b == 0xA5; });
   }
 
   static void* Aligned(std::vector<uint8_t>& storage) {
@@ -51,6 +70,7 @@ struct Weight {
   Buffer values;
   FrozenWeight frozen;
   bool bf16 = false;
+  bool library = false;
   int64_t bytes = 0;
   std::vector<uint8_t> forward, backward;
 };
@@ -63,6 +83,10 @@ void Multiply(const Exec& exec, const Weight& weight, bool backward, const Tenso
               const Tensor& to) {
   std::vector<uint8_t> scratch(
       static_cast<size_t>(FrozenGemmScratchBytes(exec.gemm_type(), from.rows, weight.frozen.out, weight.frozen.in)));
+  if (weight.library) {
+    cpu::LibraryGemm(exec, from, backward ? weight.frozen.backward : weight.frozen.forward, false, beta, to, nullptr);
+    return;
+  }
   (backward ? FrozenBackward : FrozenForward)(exec, from, weight.frozen, beta, to, scratch.data());
 }
 
@@ -116,7 +140,7 @@ TEST(FrozenGemmTest, HasTheSameBitsHoweverTheRowsAreCut) {
       const Buffer x = Buffer::Random(weight.values.dtype(), kRows, backward ? kOut : kIn, 8);
       Buffer whole(weight.values.dtype(), kRows, backward ? kIn : kOut);
       Multiply(*exec, weight, backward, x.view(), 0, whole.view());
-      for (const int64_t cut : {1, 15, 16, 17, 63, 64, 65, 100, 128, 172, 299}) {
+      for (const int64_t cut : {1, 15, 16, 17, 24, 63, 64, 65, 100, 128, 172, 241, 299}) {
         Buffer parts(weight.values.dtype(), kRows, backward ? kIn : kOut);
         Multiply(*exec, weight, backward, x.view().Rows(0, cut), 0, parts.view().Rows(0, cut));
         Multiply(*exec, weight, backward, x.view().Rows(cut, kRows), 0, parts.view().Rows(cut, kRows));
@@ -154,15 +178,35 @@ TEST(FrozenGemmTest, HasTheSameBitsForAnyThreadCountAndStride) {
   }
 }
 
-TEST(FrozenGemmTest, PackedBytesFollowTheCpu) {
-  const auto exec = MakeExec(1);
-  const int64_t bytes = PackedWeightBytes(*exec, 192, 576, false);
-  if (ProbeCpu().packs_weights) {
-    EXPECT_GE(bytes, 192 * 576 * 4);
-    EXPECT_LE(bytes, 192 * 576 * 4);  // both are multiples of 64: nothing is padded
-  } else {
-    EXPECT_EQ(bytes, 0);
+TEST(FrozenGemmTest, PanelsGiveTheProductOnEveryCpu) {
+  const auto exec = MakeExec(2);
+  for (const auto& [rows, k, n] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{{150, 65, 400}, {7, 33, 192}}) {
+    const Buffer x = Buffer::Random(DType::kF32, rows, k, 1, 3), w = Buffer::Random(DType::kF32, n, k, 2);
+    Buffer w_transposed(DType::kF32, k, n), y(DType::kF32, rows, n, 1), y_backward(DType::kF32, rows, n);
+    for (int64_t i = 0; i < k; ++i) {
+      for (int64_t j = 0; j < n; ++j) w_transposed.Set(i, j, w(j, i));
+    }
+    std::vector<float> forward(static_cast<size_t>(k * n)), backward(static_cast<size_t>(k * n));
+    cpu::PackPanels(*exec, w.view(), false, forward.data());
+    cpu::PackPanels(*exec, w_transposed.view(), true, backward.data());
+    EXPECT_EQ(forward, backward) << "the same k x n matrix from either side";
+    cpu::PanelGemm(*exec, x.view(), forward.data(), 0, y.view());
+    const auto sum = [&, k = k](int64_t i, int64_t j, bool absolute) {
+      double total = 0;
+      for (int64_t l = 0; l < k; ++l) total += absolute ? std::abs(x(i, l) * w(j, l)) : x(i, l) * w(j, l);
+      return total;
+    };
+    ExpectNear(
+        y, [&](int64_t i, int64_t j) { return sum(i, j, false); },
+        [&, k = k](int64_t i, int64_t j) { return static_cast<double>(k + 2) * 0x1p-24 * sum(i, j, true); }, "panels");
   }
+}
+
+TEST(FrozenGemmTest, PackedBytesAreWithinThePlansFormula) {
+  const auto exec = MakeExec(1);
+  EXPECT_EQ(PackedWeightBytes(*exec, 192, 576, false), 192 * 576 * 4);  // multiples of 64: nothing is padded
+  EXPECT_GE(PackedWeightBytes(*exec, 97, 33, true), 97 * 33 * 4);
+  EXPECT_LE(PackedWeightBytes(*exec, 97, 33, true), 128 * 64 * 4);
   EXPECT_EQ(FrozenGemmScratchBytes(GemmType::kF32, 100, 30, 50), 0);
   EXPECT_EQ(FrozenGemmScratchBytes(GemmType::kBF16, 100, 30, 50), 128 * 50 * 2);
 }

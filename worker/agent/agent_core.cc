@@ -82,6 +82,7 @@ int64_t AgentCore::NextWakeNanos() const {
 void AgentCore::Drain() {
   if (draining_) return;
   draining_ = true;
+  drain_until_nanos_ = env_.clock->BootNanos() + options_.drain_grace_ms * kNanosPerMs;
   env_.log("draining: " + std::to_string(attempts_.size()) + " attempts are asked for a checkpoint");
   for (const auto& [name, runner] : attempts_) runner->Stop(v1::STOP_MODE_CHECKPOINT);
 }
@@ -94,6 +95,10 @@ absl::Status AgentCore::Run(const std::atomic<bool>& stop, const std::atomic<boo
     if (!session_.fatal().ok()) return session_.fatal();
     if (draining_ && attempts_.empty()) return absl::OkStatus();
     const int64_t now = env_.clock->BootNanos();
+    if (draining_ && now >= drain_until_nanos_) {
+      env_.log("the grace time is over; " + std::to_string(attempts_.size()) + " trainers go on without an agent");
+      return absl::OkStatus();
+    }
     const int64_t next = NextWakeNanos();
     const int64_t wait_ms = next <= now ? 0 : std::min(kLongestWaitMs, (next - now + kNanosPerMs - 1) / kNanosPerMs);
     env_.mailbox->Wait(wait_ms);

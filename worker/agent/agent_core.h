@@ -29,6 +29,7 @@ struct AgentOptions {
   std::string trainer_path;  // longhaul-train
   v1::WorkerInventory inventory;
   std::map<std::string, std::string> model_paths;  // by content digest
+  int64_t drain_grace_ms = 60'000;                 // then trainers are left to the next agent
 };
 
 // Threads that run the transfers, and where the agent's lines go.
@@ -55,7 +56,7 @@ class AgentCore final : private SessionDelegate {
   void Drain();
 
   // Polls and waits until `stop` is set (whoever sets it wakes the mailbox), or the scheduler refuses this worker: its
-  // error then. While draining it also ends, OK, once there is no attempt left.
+  // error then. While draining it also ends, OK, once there is no attempt left or the grace time is over.
   absl::Status Run(const std::atomic<bool>& stop, const std::atomic<bool>& drain);
 
   size_t attempts() const { return attempts_.size(); }
@@ -77,6 +78,7 @@ class AgentCore final : private SessionDelegate {
   AttemptEnv env_;
   Session session_;
   bool draining_ = false;
+  int64_t drain_until_nanos_ = 0;
   std::map<std::string, std::shared_ptr<AttemptRunner>> attempts_;  // by folder name
   // What each Sync told, until it is answered.
   std::map<int64_t, std::map<std::string, ReportMark>> marks_;

@@ -132,6 +132,11 @@ v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
     exit.set_message("cancelled; the trainer had to be killed");
     return exit;
   }
+  if (stop_ == v1::STOP_MODE_CHECKPOINT && state.signal == SIGTERM) {
+    exit.set_reason(v1::TRAINER_EXIT_CHECKPOINTED);
+    exit.set_message("stopped before the trainer had begun");
+    return exit;
+  }
   exit.set_reason(v1::TRAINER_EXIT_CRASHED);
   exit.set_signal(state.signal);
   if (state.signal == SIGKILL && !killed_ && OomKills() > oom_kills_before_) {

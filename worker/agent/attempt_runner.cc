@@ -14,6 +14,7 @@
 #include "worker/agent/attempt_tasks.h"
 #include "worker/agent/oom_watch.h"
 #include "worker/agent/transfers.h"
+#include "worker/attempt/utf8.h"
 
 namespace longhaul::agent {
 namespace {
@@ -154,7 +155,7 @@ void AttemptRunner::Fail(v1::Reason reason, const std::string& message, bool use
   exit_.emplace();
   exit_->set_reason(v1::TRAINER_EXIT_FAILED);
   exit_->set_failure(reason);
-  exit_->set_message(message);
+  exit_->set_message(attempt::ToUtf8(message));
   exit_->set_user_can_fix(user_can_fix);
   stage_ = Stage::kSettling;
   SettleIfDone();
@@ -283,6 +284,7 @@ void AttemptRunner::AcknowledgeEnd() {
 void AttemptRunner::BeGone() {
   stage_ = Stage::kGone;
   cancelled_->store(true);
+  env_->on_news();  // that it is no longer listed: its memory is free
   if (!has_folder_) return;
   if (const absl::Status removed = RemoveTree(dir_.path()); !removed.ok()) {
     env_->log(key_.job_id() + ": its folder stays: " + std::string(removed.message()));

@@ -11,6 +11,7 @@
 #include "worker/agent/attempt_runner.h"
 #include "worker/agent/attempt_tasks.h"
 #include "worker/agent/transfers.h"
+#include "worker/attempt/utf8.h"
 
 namespace longhaul::agent {
 namespace {
@@ -118,8 +119,8 @@ void AttemptRunner::OnCheckpointUploaded(const v1::CheckpointWritten& written, c
     }
     PruneCheckpoints();
   } else {
-    warnings_.push_back("the checkpoint of step " + std::to_string(written.step()) +
-                        " is not stored: " + std::string(status.message()));
+    warnings_.push_back(attempt::ToUtf8("the checkpoint of step " + std::to_string(written.step()) +
+                                        " is not stored: " + std::string(status.message())));
   }
   env_->on_news();
   StartUploads();
@@ -144,7 +145,7 @@ void AttemptRunner::OnArtifactUploaded(const absl::Status& status) {
     exit_.emplace();
     exit_->set_reason(v1::TRAINER_EXIT_FAILED);
     exit_->set_failure(v1::INTERNAL);
-    exit_->set_message("the adapter is not stored: " + std::string(status.message()));
+    exit_->set_message(attempt::ToUtf8("the adapter is not stored: " + std::string(status.message())));
   }
   env_->on_news();
   SettleIfDone();

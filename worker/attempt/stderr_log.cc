@@ -14,6 +14,7 @@
 #include "base/errno_status.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
+#include "worker/attempt/utf8.h"
 
 namespace longhaul::attempt {
 namespace {
@@ -43,40 +44,6 @@ absl::StatusOr<Rotated> FindRotated(const AttemptDir& dir) {
     newest.end = newest.begin + bytes;
   }
   return newest;
-}
-
-// Length of the character at the start of `text`, 0 where it is not UTF-8.
-size_t Utf8Length(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  const uint8_t first = byte(0);
-  if (first < 0x80) return 1;
-  const size_t length = first >= 0xf0 && first < 0xf5 ? 4 : first >= 0xe0 && first < 0xf0 ? 3 : first >= 0xc2 && first < 0xe0 ? 2 : 0;
-  if (length == 0 || length > text.size()) return 0;
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return 0;
-  }
-  // Overlong forms, surrogates and what lies past U+10FFFF.
-  if ((first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) >= 0xa0) || (first == 0xf0 && byte(1) < 0x90) ||
-      (first == 0xf4 && byte(1) >= 0x90)) {
-    return 0;
-  }
-  return length;
-}
-
-std::string ToUtf8(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  while (!text.empty()) {
-    const size_t length = text[0] == '\0' ? 0 : Utf8Length(text);
-    if (length == 0) {
-      out.push_back('?');
-      text.remove_prefix(1);
-    } else {
-      out.append(text.substr(0, length));
-      text.remove_prefix(length);
-    }
-  }
-  return out;
 }
 
 }  // namespace

@@ -110,34 +110,37 @@ int64_t ModelSource::SourceRow(size_t index, int64_t row) const {
   return row - within + (within % half) * 2 + within / half;
 }
 
+void ModelSource::ReadNf4Elements(const Location& location, int64_t begin, int64_t end, float* out) {
+  const Nf4Parts& parts = *location.nf4;
+  const int64_t block = parts.state.block_size;
+  // The scales of a few blocks at a time, on the stack.
+  constexpr int64_t kBlocksAtOnce = 256;
+  float scales[kBlocksAtOnce];
+  while (begin < end) {
+    const int64_t first_block = begin / block;
+    const int64_t stop = std::min(end, (first_block + kBlocksAtOnce) * block);
+    const int64_t last_block = Nf4Blocks(stop, block);
+    if (parts.state.nested) {
+      DequantizeAbsmax(parts.absmax, parts.nested_map.data(), parts.nested_absmax.data(), parts.state.nested_offset,
+                       first_block, last_block, parts.state.nested_block_size, scales);
+    } else {
+      std::memcpy(scales, parts.absmax + static_cast<size_t>(first_block) * sizeof(float),
+                  static_cast<size_t>(last_block - first_block) * sizeof(float));
+    }
+    const int64_t base = first_block * block;  // even: block sizes are
+    DequantizeNf4(location.data + base / 2, scales, begin - base, stop - base, block, out);
+    RoundToDtype(parts.state.dtype, stop - begin, out);
+    out += stop - begin;
+    begin = stop;
+  }
+}
+
 absl::Status ModelSource::ReadRows(const std::string& hf_name, int64_t row_begin, int64_t row_end, float* out) const {
   LH_ASSIGN_OR_RETURN(const size_t index, FindRows(hf_name, row_begin, row_end));
   const StoredTensor& tensor = tensors_[index];
   const Location& location = locations_[index];
   if (location.nf4) {
-    const Nf4Parts& parts = *location.nf4;
-    const int64_t block = parts.state.block_size;
-    const int64_t end = row_end * tensor.cols;
-    // The scales of a few blocks at a time, on the stack.
-    constexpr int64_t kBlocksAtOnce = 256;
-    float scales[kBlocksAtOnce];
-    for (int64_t begin = row_begin * tensor.cols; begin < end;) {
-      const int64_t first_block = begin / block;
-      const int64_t stop = std::min(end, (first_block + kBlocksAtOnce) * block);
-      const int64_t last_block = Nf4Blocks(stop, block);
-      if (parts.state.nested) {
-        DequantizeAbsmax(parts.absmax, parts.nested_map.data(), parts.nested_absmax.data(), parts.state.nested_offset,
-                         first_block, last_block, parts.state.nested_block_size, scales);
-      } else {
-        std::memcpy(scales, parts.absmax + static_cast<size_t>(first_block) * sizeof(float),
-                    static_cast<size_t>(last_block - first_block) * sizeof(float));
-      }
-      const int64_t base = first_block * block;  // even: block sizes are
-      DequantizeNf4(location.data + base / 2, scales, begin - base, stop - base, block, out);
-      RoundToDtype(parts.state.dtype, stop - begin, out);
-      out += stop - begin;
-      begin = stop;
-    }
+    ReadNf4Elements(location, row_begin * tensor.cols, row_end * tensor.cols, out);
     return absl::OkStatus();
   }
   const int64_t row_bytes = StorageBytes(tensor.type, tensor.cols);

@@ -91,6 +91,8 @@ class ModelSource {
   absl::Status CheckNoOtherHuggingFaceTensors() const;
   void Add(StoredTensor tensor, Location location);
   absl::StatusOr<size_t> FindRows(const std::string& hf_name, int64_t row_begin, int64_t row_end) const;
+  // Elements [begin, end) of the flattened matrix, rounded to the checkpoint's dtype.
+  static void ReadNf4Elements(const Location& location, int64_t begin, int64_t end, float* out);
   // The row of the file that holds row `row`.
   int64_t SourceRow(size_t index, int64_t row) const;
 

@@ -96,7 +96,7 @@ TEST_F(WatchTest, TerminalRedrawsOneStatusLine) {
   env_.columns = 40;
   Serve({Snapshot(v1::RUNNING, 1), Progress(1), Event(2, v1::RUNNING, v1::SUCCEEDED)});
   EXPECT_EQ(Run({"watch", "w"}), kOk);
-  EXPECT_THAT(out_.str(), HasSubstr("\r\x1b[Kstep 1/60  loss 3.250  lr 5.0e-04  241 t\r\x1b[K"));
+  EXPECT_THAT(out_.str(), HasSubstr("\r\x1b[Kstep 1/60  loss 3.250  lr 5.0e-04  241 \r\x1b[K"));
 }
 
 TEST_F(WatchTest, ResumesAfterALostConnectionWithoutGapOrDuplicate) {

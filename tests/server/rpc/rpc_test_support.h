@@ -161,7 +161,8 @@ class FakeAgent {
 
   grpc::Status Open(int64_t host_bytes = int64_t{8} << 30) {
     v1::OpenSessionResponse response;
-    const grpc::Status status = Call(*stubs_.workers, &v1::WorkerService::Stub::OpenSession, Hello(host_bytes), &response);
+    const grpc::Status status =
+        Call(*stubs_.workers, &v1::WorkerService::Stub::OpenSession, Hello(host_bytes), &response);
     session_id_ = response.session_id();
     sync_number_ = 0;
     return status;
@@ -178,7 +179,9 @@ class FakeAgent {
   }
 
   // Syncs, each parked until there is a command, until one tells to start something.
-  v1::StartAttempt AwaitStart() { return AwaitCommand({}, [](const auto& c) { return c.has_start(); }).start(); }
+  v1::StartAttempt AwaitStart() {
+    return AwaitCommand({}, [](const auto& c) { return c.has_start(); }).start();
+  }
   v1::StopAttempt AwaitStop(const v1::AttemptStatus& status) {
     return AwaitCommand({status}, [](const auto& c) { return c.has_stop(); }).stop();
   }
@@ -249,7 +252,7 @@ class RpcTest : public testing::Test {
     ServerOptions options;
     options.state_dir = dir_.path();
     options.listen = "127.0.0.1:0";
-    options.http_listen = "127.0.0.1:0";
+    options.http_listen = "";
     options.sync_hold_ms = 50;
     return options;
   }
@@ -331,7 +334,9 @@ class RpcTest : public testing::Test {
   }
   size_t CountJobs() {
     v1::ListFineTuneJobsResponse response;
-    EXPECT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, v1::ListFineTuneJobsRequest(), &response).ok());
+    EXPECT_TRUE(
+        Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, v1::ListFineTuneJobsRequest(), &response)
+            .ok());
     return static_cast<size_t>(response.jobs_size());
   }
 

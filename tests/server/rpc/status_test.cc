@@ -29,7 +29,8 @@ TEST(StatusTest, AnErrorWithoutReasonNamesItsCode) {
 
 TEST(StatusTest, EveryCodeIsTheSameNumber) {
   for (int code = 1; code <= 16; ++code) {
-    EXPECT_EQ(static_cast<int>(ToGrpcStatus(absl::Status(static_cast<absl::StatusCode>(code), "x")).error_code()), code);
+    EXPECT_EQ(static_cast<int>(ToGrpcStatus(absl::Status(static_cast<absl::StatusCode>(code), "x")).error_code()),
+              code);
   }
 }
 
@@ -62,7 +63,8 @@ TEST(StatusTest, NeverCutsACharacterInTwo) {
 }
 
 TEST(CallerTest, LoopbackIsTheLocalAdministrator) {
-  for (const char* peer : {"ipv4:127.0.0.1:50000", "ipv4:127.8.8.8:1", "ipv6:[::1]:50000", "ipv6:%5B::1%5D:50000", "unix:/run/x"}) {
+  for (const char* peer :
+       {"ipv4:127.0.0.1:50000", "ipv4:127.8.8.8:1", "ipv6:[::1]:50000", "ipv6:%5B::1%5D:50000", "unix:/run/x"}) {
     const auto caller = CallerOf(peer, Scope::kAdmin);
     ASSERT_TRUE(caller.ok()) << peer;
     EXPECT_EQ(caller->project, "default");
@@ -71,7 +73,8 @@ TEST(CallerTest, LoopbackIsTheLocalAdministrator) {
 }
 
 TEST(CallerTest, OthersAreNobody) {
-  for (const char* peer : {"ipv4:10.0.0.1:50000", "ipv4:128.0.0.1:1", "ipv6:[2001:db8::1]:50000", "ipv6:[::1:2]:1", ""}) {
+  for (const char* peer :
+       {"ipv4:10.0.0.1:50000", "ipv4:128.0.0.1:1", "ipv6:[2001:db8::1]:50000", "ipv6:[::1:2]:1", ""}) {
     const auto caller = CallerOf(peer, Scope::kViewer);
     EXPECT_EQ(caller.status().code(), absl::StatusCode::kUnauthenticated) << peer;
   }

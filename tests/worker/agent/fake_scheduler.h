@@ -70,9 +70,10 @@ class FakeScheduler final : public SchedulerClient {
     const std::lock_guard<std::mutex> lock(mutex_);
     acknowledge_ = acknowledge;
   }
-  void set_hold(bool hold) {  // false: every Sync is answered at once
-    const std::lock_guard<std::mutex> lock(mutex_);
+  void set_hold(bool hold) {  // false: every Sync is answered at once, also the one that is parked
+    std::unique_lock<std::mutex> lock(mutex_);
     hold_ = hold;
+    if (!hold) AnswerParked(lock);
   }
 
   struct Seen {

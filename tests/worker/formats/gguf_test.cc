@@ -113,7 +113,8 @@ TEST(GgufTest, RefusesBadMetadata) {
               HasSubstr("array element type 9"));
   const std::string pair = Str("key") + Le<uint32_t>(0) + "x";
   EXPECT_THAT(ErrorOf(Head(0, 2) + pair + pair), HasSubstr("\"key\" comes twice"));
-  EXPECT_THAT(ErrorOf(Head(0, 1) + Le<uint64_t>((64 << 20) + 1) + std::string(5, 'x')), HasSubstr("the limit is 67108864"));
+  EXPECT_THAT(ErrorOf(Head(0, 1) + Le<uint64_t>((64 << 20) + 1) + std::string(14, 'x')),
+              HasSubstr("the limit is 67108864"));
 }
 
 TEST(GgufTest, RefusesBadTensors) {

@@ -1,0 +1,325 @@
+#include <thread>
+
+#include "tests/server/rpc/rpc_test_support.h"
+
+namespace longhaul::server {
+namespace {
+
+class WorkerTest : public RpcTest {
+ protected:
+  void SetUp() override {
+    RpcTest::SetUp();
+    agent_.emplace(&*stubs_);
+    ASSERT_TRUE(agent_->Open().ok());
+  }
+
+  static v1::AttemptStatus StatusOf(const v1::StartAttempt& start, v1::AttemptPhase phase) {
+    v1::AttemptStatus status;
+    *status.mutable_key() = start.key();
+    status.set_phase(phase);
+    return status;
+  }
+
+  static v1::AttemptStatus Running(const v1::StartAttempt& start, int64_t step) {
+    v1::AttemptStatus status = StatusOf(start, v1::ATTEMPT_PHASE_RUNNING);
+    v1::TrainingProgress* progress = status.add_progress();
+    progress->set_attempt(start.key().attempt());
+    progress->set_step(step);
+    progress->set_total_steps(4);
+    progress->set_loss(4.0 - static_cast<double>(step));
+    progress->set_trained_tokens(100 * step);
+    progress->set_step_seconds(0.5);
+    return status;
+  }
+
+  v1::BlobFile Put(const std::string& path, const std::string& bytes) {
+    EXPECT_TRUE(Upload(bytes).ok());
+    v1::BlobFile file;
+    file.set_path(path);
+    file.set_sha256(Sha256Hex(bytes));
+    file.set_size_bytes(static_cast<int64_t>(bytes.size()));
+    return file;
+  }
+
+  // A validated job whose training attempt has begun.
+  v1::StartAttempt StartTraining(v1::Job* job) {
+    *job = MustCreate(GoodRequest());
+    agent_->Validate();
+    const v1::StartAttempt start = agent_->AwaitStart();
+    EXPECT_EQ(start.spec().kind(), v1::ATTEMPT_KIND_TRAIN);
+    return start;
+  }
+
+  grpc::Status Sync(const v1::AttemptStatus& status) {
+    v1::SyncResponse response;
+    return agent_->Sync({status}, &response);
+  }
+
+  grpc::Status AppendLog(const v1::StartAttempt& start, int64_t offset, const std::string& data, bool complete) {
+    v1::AppendLogRequest request;
+    request.set_session_id(agent_->session_id());
+    *request.mutable_key() = start.key();
+    request.set_offset(offset);
+    request.set_data(data);
+    request.set_complete(complete);
+    v1::AppendLogResponse response;
+    return Call(*stubs_->workers, &v1::WorkerService::Stub::AppendLog, request, &response);
+  }
+
+  std::string Logs(const std::string& id, int attempt, int64_t offset, bool follow) {
+    grpc::ClientContext context;
+    v1::ReadLogsRequest request;
+    request.set_id(id);
+    request.set_attempt(attempt);
+    request.set_offset(offset);
+    request.set_follow(follow);
+    const auto reader = stubs_->jobs->ReadLogs(&context, request);
+    v1::ReadLogsResponse response;
+    std::string text;
+    while (reader->Read(&response)) {
+      EXPECT_EQ(response.offset(), offset + static_cast<int64_t>(text.size()));
+      text += response.data();
+    }
+    const grpc::Status status = reader->Finish();
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return text;
+  }
+
+  std::optional<FakeAgent> agent_;
+};
+
+TEST_F(WorkerTest, AJobSucceedsByHand) {
+  v1::Job job;
+  const v1::StartAttempt start = StartTraining(&job);
+  EXPECT_EQ(start.key().job_id(), job.id());
+  EXPECT_EQ(start.spec().model_digest(), Sha256Hex("tiny-llama"));
+  EXPECT_EQ(start.spec().model_name(), "tiny-llama");
+  EXPECT_EQ(start.spec().data_report().examples(), 10);
+  EXPECT_EQ(start.spec().spec().hyperparameters().lora_rank(), 16);
+  const auto plan = MemoryPlanFromJson(start.spec().memory_plan_json());
+  ASSERT_TRUE(plan.ok()) << plan.status().message();
+  EXPECT_EQ(Get(job.id()).state(), v1::STARTING);
+  EXPECT_EQ(Get(job.id()).attempt().host_bytes_planned(), plan->host_bytes_total);
+
+  ASSERT_TRUE(Sync(Running(start, 1)).ok());
+  EXPECT_EQ(Get(job.id()).state(), v1::RUNNING);
+  ASSERT_TRUE(Sync(Running(start, 2)).ok());
+
+  v1::CommitCheckpointRequest checkpoint;
+  checkpoint.set_session_id(agent_->session_id());
+  *checkpoint.mutable_key() = start.key();
+  checkpoint.mutable_checkpoint()->set_step(2);
+  checkpoint.mutable_checkpoint()->set_plan_signature("signature");
+  *checkpoint.mutable_checkpoint()->add_files() = Put("state.json", "{}");
+  v1::CommitResponse committed;
+  grpc::Status status = Call(*stubs_->workers, &v1::WorkerService::Stub::CommitCheckpoint, checkpoint, &committed);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+
+  ASSERT_TRUE(Sync(Running(start, 4)).ok());
+  ASSERT_TRUE(Sync(StatusOf(start, v1::ATTEMPT_PHASE_FINALIZING)).ok());
+  EXPECT_EQ(Get(job.id()).state(), v1::FINALIZING);
+  v1::CommitArtifactRequest artifact;
+  artifact.set_session_id(agent_->session_id());
+  *artifact.mutable_key() = start.key();
+  *artifact.mutable_artifact()->add_files() = Put("adapter_model.safetensors", "weights");
+  artifact.mutable_result()->set_steps(4);
+  artifact.mutable_result()->set_final_loss(0.5);
+  status = Call(*stubs_->workers, &v1::WorkerService::Stub::CommitArtifact, artifact, &committed);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  v1::AttemptStatus ended = StatusOf(start, v1::ATTEMPT_PHASE_ENDED);
+  ended.mutable_exit()->set_reason(v1::TRAINER_EXIT_SUCCEEDED);
+  ended.set_artifact_committed(true);
+  ended.set_host_bytes_peak(plan->host_bytes_total);
+  agent_->End(ended);
+
+  const v1::Job done = Get(job.id());
+  EXPECT_EQ(done.state(), v1::SUCCEEDED);
+  ASSERT_EQ(done.artifact().files_size(), 1);
+  EXPECT_EQ(done.artifact().files(0).path(), "adapter_model.safetensors");
+  EXPECT_EQ(done.result().final_loss(), 0.5);
+  EXPECT_GT(done.end_time().seconds(), 0);
+
+  v1::ListAttemptsRequest attempts_request;
+  attempts_request.set_id(job.id());
+  v1::ListAttemptsResponse attempts;
+  ASSERT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListAttempts, attempts_request, &attempts).ok());
+  ASSERT_EQ(attempts.attempts_size(), 2);
+  EXPECT_EQ(attempts.attempts(0).kind(), v1::ATTEMPT_KIND_VALIDATE);
+  EXPECT_EQ(attempts.attempts(1).outcome(), v1::ATTEMPT_OUTCOME_SUCCEEDED);
+
+  v1::ListCheckpointsRequest checkpoints_request;
+  checkpoints_request.set_id(job.id());
+  v1::ListCheckpointsResponse checkpoints;
+  ASSERT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListCheckpoints, checkpoints_request, &checkpoints).ok());
+  ASSERT_EQ(checkpoints.checkpoints_size(), 1);
+  EXPECT_EQ(checkpoints.checkpoints(0).step(), 2);
+
+  v1::ListMetricsRequest metrics_request;
+  metrics_request.set_id(job.id());
+  metrics_request.set_page_size(2);
+  v1::ListMetricsResponse metrics;
+  ASSERT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListMetrics, metrics_request, &metrics).ok());
+  ASSERT_EQ(metrics.points_size(), 2);
+  EXPECT_EQ(metrics.points(0).step(), 1);
+  EXPECT_EQ(metrics.points(1).loss(), 2.0);
+  EXPECT_TRUE(metrics.has_more());
+}
+
+TEST_F(WorkerTest, ProgressReachesAWatcher) {
+  v1::Job job;
+  const v1::StartAttempt start = StartTraining(&job);
+  grpc::ClientContext context;
+  v1::WatchFineTuneJobRequest request;
+  request.set_id(job.id());
+  const auto reader = stubs_->jobs->WatchFineTuneJob(&context, request);
+  v1::WatchFineTuneJobResponse message;
+  ASSERT_TRUE(reader->Read(&message));
+  ASSERT_TRUE(message.has_snapshot());
+  ASSERT_TRUE(Sync(Running(start, 3)).ok());
+  while (reader->Read(&message) && !message.has_progress()) {
+  }
+  ASSERT_TRUE(message.has_progress());
+  EXPECT_EQ(message.progress().step(), 3);
+  EXPECT_EQ(message.progress().attempt(), start.key().attempt());
+  context.TryCancel();
+  reader->Finish();
+}
+
+TEST_F(WorkerTest, LogsAreReadAndFollowed) {
+  v1::Job job;
+  const v1::StartAttempt start = StartTraining(&job);
+  ASSERT_TRUE(Sync(Running(start, 1)).ok());
+  ASSERT_TRUE(AppendLog(start, 0, "one\n", false).ok());
+  ASSERT_TRUE(AppendLog(start, 0, "one\ntwo\n", false).ok());  // repeated in part
+  EXPECT_EQ(Logs(job.id(), 0, 0, false), "one\ntwo\n");
+  EXPECT_EQ(Logs(job.id(), start.key().attempt(), 4, false), "two\n");
+  EXPECT_EQ(AppendLog(start, 100, "gap", false).error_code(), grpc::StatusCode::OUT_OF_RANGE);
+
+  std::string followed;
+  std::thread follower([&] { followed = Logs(job.id(), 0, 0, true); });
+  ASSERT_TRUE(AppendLog(start, 8, "three\n", false).ok());
+  ASSERT_TRUE(AppendLog(start, 14, "four\n", true).ok());
+  follower.join();
+  EXPECT_EQ(followed, "one\ntwo\nthree\nfour\n");
+
+  v1::ReadLogsRequest request;
+  request.set_id(job.id());
+  request.set_attempt(99);
+  grpc::ClientContext context;
+  const auto reader = stubs_->jobs->ReadLogs(&context, request);
+  v1::ReadLogsResponse response;
+  EXPECT_FALSE(reader->Read(&response));
+  EXPECT_EQ(DetailsOf(reader->Finish()).reason, "ATTEMPT_NOT_FOUND");
+}
+
+TEST_F(WorkerTest, CancelReachesTheTrainer) {
+  v1::Job job;
+  const v1::StartAttempt start = StartTraining(&job);
+  ASSERT_TRUE(Sync(Running(start, 1)).ok());
+  v1::Job cancelling;
+  ASSERT_TRUE(Cancel(job.id(), &cancelling).ok());
+  EXPECT_EQ(cancelling.state(), v1::CANCELLING);
+  ASSERT_TRUE(Cancel(job.id(), &cancelling).ok());  // in force already
+  EXPECT_EQ(agent_->AwaitStop(Running(start, 1)).mode(), v1::STOP_MODE_CANCEL);
+  v1::AttemptStatus ended = StatusOf(start, v1::ATTEMPT_PHASE_ENDED);
+  ended.mutable_exit()->set_reason(v1::TRAINER_EXIT_CANCELLED);
+  agent_->End(ended);
+  EXPECT_EQ(Get(job.id()).state(), v1::CANCELLED);
+  EXPECT_EQ(Cancel(job.id(), &cancelling).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(WorkerTest, BadDataFailsTheJobWithItsReport) {
+  const v1::Job job = MustCreate(GoodRequest());
+  const v1::StartAttempt start = agent_->AwaitStart();
+  v1::AttemptStatus ended = StatusOf(start, v1::ATTEMPT_PHASE_ENDED);
+  ended.mutable_exit()->set_reason(v1::TRAINER_EXIT_FAILED);
+  ended.mutable_exit()->set_failure(v1::INVALID_DATASET);
+  ended.mutable_exit()->set_message("line 3: messages[1].role is \"robot\"");
+  ended.mutable_exit()->set_user_can_fix(true);
+  ended.mutable_data_report()->set_error_count(1);
+  v1::DataError* error = ended.mutable_data_report()->add_errors();
+  error->set_line(3);
+  error->set_field("messages[1].role");
+  agent_->End(ended);
+  const v1::Job failed = Get(job.id());
+  EXPECT_EQ(failed.state(), v1::FAILED);
+  EXPECT_EQ(failed.failure().reason(), v1::INVALID_DATASET);
+  EXPECT_TRUE(failed.failure().user_can_fix());
+  ASSERT_EQ(failed.data_report().errors_size(), 1);
+  EXPECT_EQ(failed.data_report().errors(0).line(), 3);
+}
+
+TEST_F(WorkerTest, StaleEpochsAndSessionsAreRefused) {
+  v1::Job job;
+  v1::StartAttempt start = StartTraining(&job);
+  start.mutable_key()->set_lease_epoch(start.key().lease_epoch() - 1);
+  const grpc::Status fenced = AppendLog(start, 0, "late", false);
+  EXPECT_EQ(fenced.error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(DetailsOf(fenced).reason, "LEASE_FENCED");
+  EXPECT_EQ(Logs(job.id(), 0, 0, false), "");
+
+  FakeAgent successor(&*stubs_);  // the same worker id
+  ASSERT_TRUE(successor.Open().ok());
+  v1::SyncResponse response;
+  const grpc::Status closed = agent_->Sync({}, &response);
+  EXPECT_EQ(closed.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(DetailsOf(closed).reason, "SESSION_CLOSED");
+}
+
+TEST_F(WorkerTest, CheckpointNamesNeverLeaveTheirFolder) {
+  v1::Job job;
+  const v1::StartAttempt start = StartTraining(&job);
+  for (const std::string path : {"../x", "/etc/passwd", "a/b", "", ".hidden", "a\\b"}) {
+    v1::CommitCheckpointRequest request;
+    request.set_session_id(agent_->session_id());
+    *request.mutable_key() = start.key();
+    request.mutable_checkpoint()->set_step(1);
+    *request.mutable_checkpoint()->add_files() = Put(path, "{}");
+    v1::CommitResponse response;
+    const grpc::Status status = Call(*stubs_->workers, &v1::WorkerService::Stub::CommitCheckpoint, request, &response);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << path;
+    EXPECT_NE(DetailsOf(status).Of("checkpoint.files[0].path"), "") << path;
+  }
+}
+
+TEST_F(WorkerTest, InventoriesAreChecked) {
+  v1::OpenSessionRequest request = FakeAgent(&*stubs_, "worker-2").Hello(int64_t{8} << 30);
+  request.mutable_inventory()->mutable_models(0)->mutable_shape()->set_layers(-1);
+  v1::OpenSessionResponse response;
+  EXPECT_EQ(Call(*stubs_->workers, &v1::WorkerService::Stub::OpenSession, request, &response).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  request = FakeAgent(&*stubs_, "").Hello(int64_t{8} << 30);
+  EXPECT_EQ(Call(*stubs_->workers, &v1::WorkerService::Stub::OpenSession, request, &response).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+  request = FakeAgent(&*stubs_, "worker-2").Hello(int64_t{8} << 30);
+  request.set_protocol_version(-5);
+  EXPECT_EQ(DetailsOf(Call(*stubs_->workers, &v1::WorkerService::Stub::OpenSession, request, &response)).reason,
+            "WORKER_TOO_OLD");
+}
+
+TEST_F(WorkerTest, OperatorsSeeAndDrainWorkers) {
+  v1::ListWorkersResponse list;
+  ASSERT_TRUE(Call(*stubs_->admin, &v1::WorkerAdminService::Stub::ListWorkers, v1::ListWorkersRequest(), &list).ok());
+  ASSERT_EQ(list.workers_size(), 1);
+  EXPECT_EQ(list.workers(0).id(), "worker-1");
+  EXPECT_EQ(list.workers(0).state(), v1::WORKER_ONLINE);
+  EXPECT_EQ(list.workers(0).inventory().models(0).name(), "tiny-llama");
+  EXPECT_EQ(list.workers(0).inventory().devices(0).facts().isa(), "avx2");
+
+  v1::DrainWorkerRequest drain;
+  drain.set_id("worker-1");
+  v1::Worker worker;
+  ASSERT_TRUE(Call(*stubs_->admin, &v1::WorkerAdminService::Stub::DrainWorker, drain, &worker).ok());
+  EXPECT_TRUE(worker.draining());
+  v1::UndrainWorkerRequest undrain;
+  undrain.set_id("worker-1");
+  ASSERT_TRUE(Call(*stubs_->admin, &v1::WorkerAdminService::Stub::UndrainWorker, undrain, &worker).ok());
+  EXPECT_FALSE(worker.draining());
+  v1::GetWorkerRequest get;
+  get.set_id("nobody");
+  EXPECT_EQ(DetailsOf(Call(*stubs_->admin, &v1::WorkerAdminService::Stub::GetWorker, get, &worker)).reason,
+            "WORKER_NOT_FOUND");
+}
+
+}  // namespace
+}  // namespace longhaul::server

@@ -1,0 +1,212 @@
+// The client against real services on a loopback port: what a call carries, what an error keeps, how a transfer resumes.
+#include "worker/agent/grpc_client.h"
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <future>
+#include <mutex>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "grpcpp/grpcpp.h"
+#include "longhaul/v1/blob_service.grpc.pb.h"
+#include "longhaul/v1/worker_service.grpc.pb.h"
+#include "tests/worker/attempt/temp_dir.h"
+
+namespace longhaul::agent {
+namespace {
+
+grpc::Status Fenced() {
+  google::rpc::Status details;
+  google::rpc::ErrorInfo info;
+  info.set_reason("LEASE_FENCED");
+  details.add_details()->PackFrom(info);
+  google::rpc::BadRequest bad;
+  bad.add_field_violations()->set_field("key.lease_epoch");
+  details.add_details()->PackFrom(bad);
+  return grpc::Status(grpc::StatusCode::ABORTED, "a newer epoch has it", details.SerializeAsString());
+}
+
+class Worker final : public v1::WorkerService::Service {
+ public:
+  grpc::Status OpenSession(grpc::ServerContext*, const v1::OpenSessionRequest* request,
+                           v1::OpenSessionResponse* response) override {
+    response->set_session_id("for " + request->worker_id());
+    return grpc::Status::OK;
+  }
+  // Parked until its caller gives up.
+  grpc::Status Sync(grpc::ServerContext* context, const v1::SyncRequest*, v1::SyncResponse*) override {
+    parked.set_value();
+    while (!context->IsCancelled()) std::this_thread::yield();
+    return grpc::Status::CANCELLED;
+  }
+  grpc::Status CommitCheckpoint(grpc::ServerContext*, const v1::CommitCheckpointRequest*, v1::CommitResponse*) override {
+    return Fenced();
+  }
+  grpc::Status AppendLog(grpc::ServerContext*, const v1::AppendLogRequest* request, v1::AppendLogResponse* response) override {
+    response->set_committed_bytes(request->offset() + static_cast<int64_t>(request->data().size()));
+    return grpc::Status::OK;
+  }
+  std::promise<void> parked;
+};
+
+// Keeps one blob; its first write breaks off after one chunk.
+class Blobs final : public v1::BlobService::Service {
+ public:
+  grpc::Status FindMissing(grpc::ServerContext*, const v1::FindMissingRequest* request,
+                           v1::FindMissingResponse* response) override {
+    for (const auto& blob : request->blobs()) *response->add_missing() = blob;
+    return grpc::Status::OK;
+  }
+  grpc::Status QueryWriteStatus(grpc::ServerContext*, const v1::QueryWriteStatusRequest*,
+                                v1::QueryWriteStatusResponse* response) override {
+    response->set_committed_bytes(static_cast<int64_t>(bytes.size()));
+    response->set_complete(complete);
+    return grpc::Status::OK;
+  }
+  grpc::Status Write(grpc::ServerContext*, grpc::ServerReader<v1::WriteBlobRequest>* reader,
+                     v1::WriteBlobResponse* response) override {
+    v1::WriteBlobRequest message;
+    bool first = true;
+    while (reader->Read(&message)) {
+      if (first != message.has_blob()) return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "the first message names the blob");
+      first = false;
+      if (message.offset() != static_cast<int64_t>(bytes.size())) return grpc::Status(grpc::StatusCode::OUT_OF_RANGE, "a gap");
+      if (message.data().size() > static_cast<size_t>(limits::kBlobChunkBytes)) return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "chunk");
+      bytes += message.data();
+      if (!broken_once) {
+        broken_once = true;
+        return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going down");
+      }
+      if (message.finish()) complete = true;
+    }
+    response->set_committed_bytes(static_cast<int64_t>(bytes.size()));
+    return grpc::Status::OK;
+  }
+  grpc::Status Read(grpc::ServerContext*, const v1::ReadBlobRequest* request, grpc::ServerWriter<v1::ReadBlobResponse>* writer) override {
+    for (size_t at = static_cast<size_t>(request->offset()); at < bytes.size(); at += 1000) {
+      v1::ReadBlobResponse response;
+      response.set_data(bytes.substr(at, 1000));
+      if (!writer->Write(response)) break;
+    }
+    return grpc::Status::OK;
+  }
+  std::string bytes;
+  bool complete = false;
+  bool broken_once = false;
+};
+
+class GrpcClientTest : public ::testing::Test {
+ protected:
+  GrpcClientTest() {
+    int port = 0;
+    grpc::ServerBuilder builder;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(&worker_);
+    builder.RegisterService(&blobs_);
+    server_ = builder.BuildAndStart();
+    client_ = std::make_unique<GrpcSchedulerClient>("127.0.0.1:" + std::to_string(port));
+  }
+  ~GrpcClientTest() override {
+    client_->Shutdown();
+    server_->Shutdown();
+  }
+  TempDir temp_;
+  Worker worker_;
+  Blobs blobs_;
+  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<GrpcSchedulerClient> client_;
+  CancelFlag cancelled_ = MakeCancelFlag();
+};
+
+TEST_F(GrpcClientTest, ErrorsKeepTheirReasonAndFields) {
+  const absl::Status status = client_->CommitCheckpoint(v1::CommitCheckpointRequest());
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(ErrorReason(status), "LEASE_FENCED");
+  EXPECT_EQ(ErrorViolations(status).at(0).field, "key.lease_epoch");
+  EXPECT_EQ(status.message(), "a newer epoch has it");
+  EXPECT_EQ(client_->CommitArtifact(v1::CommitArtifactRequest()).code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST_F(GrpcClientTest, CallsCarryTheirMessages) {
+  std::promise<absl::StatusOr<v1::OpenSessionResponse>> opened;
+  v1::OpenSessionRequest open;
+  open.set_worker_id("w");
+  client_->OpenSession(open, [&](auto answer) { opened.set_value(std::move(answer)); });
+  const auto session = opened.get_future().get();
+  ASSERT_TRUE(session.ok()) << session.status();
+  EXPECT_EQ(session->session_id(), "for w");
+  v1::AppendLogRequest log;
+  log.set_offset(10);
+  log.set_data("abc");
+  EXPECT_EQ(*client_->AppendLog(log), 13);
+  v1::BlobName blob;
+  blob.set_sha256("x");
+  EXPECT_EQ(client_->FindMissing({blob, blob})->size(), 2u);
+}
+
+TEST_F(GrpcClientTest, ABrokenUploadGoesOnWhereItEnded) {
+  const std::string bytes(static_cast<size_t>(5 * limits::kBlobChunkBytes / 2), 'b');
+  ASSERT_TRUE(WriteFileAtomic(temp_.At("f"), bytes).ok());
+  v1::BlobName blob;
+  blob.set_sha256(Sha256Hex(bytes));
+  blob.set_size_bytes(static_cast<int64_t>(bytes.size()));
+  EXPECT_EQ(client_->WriteBlob(blob, temp_.At("f"), cancelled_).code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(blobs_.bytes.size(), static_cast<size_t>(limits::kBlobChunkBytes));
+  EXPECT_TRUE(client_->WriteBlob(blob, temp_.At("f"), cancelled_).ok());
+  EXPECT_TRUE(blobs_.complete);
+  EXPECT_EQ(blobs_.bytes, bytes);
+  EXPECT_TRUE(client_->WriteBlob(blob, temp_.At("absent"), cancelled_).ok());  // complete: not even looked at
+}
+
+TEST_F(GrpcClientTest, AnEmptyFileAndACancelledUpload) {
+  blobs_.broken_once = true;
+  ASSERT_TRUE(WriteFileAtomic(temp_.At("empty"), "").ok());
+  v1::BlobName blob;
+  blob.set_sha256(Sha256Hex(""));
+  EXPECT_TRUE(client_->WriteBlob(blob, temp_.At("empty"), cancelled_).ok());
+  EXPECT_TRUE(blobs_.complete);
+  blobs_.complete = false;
+  cancelled_->store(true);
+  EXPECT_EQ(client_->WriteBlob(blob, temp_.At("empty"), cancelled_).code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(GrpcClientTest, ReadsFromAnOffsetAndStopsWhenTheSinkDoes) {
+  blobs_.bytes = std::string(2500, 'a') + "end";
+  v1::BlobName blob;
+  std::string got;
+  const auto sink = [&](std::string_view bytes) {
+    got += bytes;
+    return absl::OkStatus();
+  };
+  EXPECT_TRUE(client_->ReadBlob(blob, 1500, sink, cancelled_).ok());
+  EXPECT_EQ(got, blobs_.bytes.substr(1500));
+  const auto full = [](std::string_view) { return absl::ResourceExhaustedError("full"); };
+  EXPECT_EQ(client_->ReadBlob(blob, 0, full, cancelled_).message(), "full");
+  cancelled_->store(true);
+  EXPECT_EQ(client_->ReadBlob(blob, 0, sink, cancelled_).code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(GrpcClientTest, ShutdownAnswersWhatIsParkedAndRefusesTheRest) {
+  absl::Status answer;
+  client_->Sync(v1::SyncRequest(), 600'000, [&](auto result) { answer = result.status(); });
+  worker_.parked.get_future().wait();
+  client_->Shutdown();
+  EXPECT_EQ(answer.code(), absl::StatusCode::kCancelled);  // before Shutdown returned
+  EXPECT_FALSE(client_->AppendLog(v1::AppendLogRequest()).ok());
+}
+
+TEST(GrpcClientAloneTest, AnAbsentSchedulerIsUnavailable) {
+  GrpcSchedulerClient client("127.0.0.1:1");
+  const absl::Status status = client.CommitCheckpoint(v1::CommitCheckpointRequest());
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_TRUE(IsRetryable(status));
+}
+
+}  // namespace
+}  // namespace longhaul::agent

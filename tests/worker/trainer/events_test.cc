@@ -1,0 +1,63 @@
+#include "worker/trainer/events.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "tests/worker/attempt/temp_dir.h"
+#include "worker/attempt/exit_codes.h"
+
+namespace longhaul::trainer {
+namespace {
+
+TEST(EventsTest, StampsTimeAndSurvivesForeignBytes) {
+  TempDir temp;
+  FakeClock clock;
+  auto events = Events::Open(temp.At("events.log"), &clock);
+  ASSERT_TRUE(events.ok());
+  events->Warn("bytes \xff\xfe from a file");
+  events->Warn(std::string(100'000, 'x'));
+  v1::TrainerEvent event;
+  *event.mutable_exit() = ExitOfError(MakeError(absl::StatusCode::kInvalidArgument, "INVALID_MODEL", "bad \xc3 name"));
+  events->AddDurable(event);
+  ASSERT_TRUE(events->status().ok());
+  attempt::EventLogReader reader(temp.At("events.log"));
+  const auto read = reader.ReadNew();
+  ASSERT_TRUE(read.ok());
+  ASSERT_EQ(read->size(), 3u);
+  EXPECT_EQ(read->at(0).wall_micros(), clock.WallMicros());
+  EXPECT_EQ(read->at(0).warning().message(), "bytes ?? from a file");
+  EXPECT_EQ(static_cast<int64_t>(read->at(1).warning().message().size()), limits::kMaxTrainerMessageBytes);
+  EXPECT_EQ(read->at(2).exit().message(), "bad ? name");
+}
+
+TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
+  const struct {
+    const char* reason;
+    v1::Reason failure;
+    bool user_can_fix;
+  } cases[] = {
+      {"INVALID_DATASET", v1::INVALID_DATASET, true}, {"INVALID_MODEL", v1::INVALID_MODEL, true},
+      {"MODEL_UNSUPPORTED", v1::INVALID_MODEL, true}, {"NON_FINITE_LOSS", v1::NON_FINITE_LOSS, true},
+      {"HOST_OOM", v1::HOST_OOM, false},              {"DISK_FULL", v1::DISK_FULL, false},
+      {"ANYTHING_ELSE", v1::INTERNAL, false},
+  };
+  for (const auto& c : cases) {
+    const v1::TrainerExit exit = ExitOfError(MakeError(absl::StatusCode::kInternal, c.reason, "what happened"));
+    EXPECT_EQ(exit.reason(), v1::TRAINER_EXIT_FAILED);
+    EXPECT_EQ(exit.failure(), c.failure) << c.reason;
+    EXPECT_EQ(exit.user_can_fix(), c.user_can_fix) << c.reason;
+    EXPECT_EQ(exit.message(), "what happened");
+  }
+}
+
+TEST(ExitCodeTest, AreTheDocumentedOnes) {
+  EXPECT_EQ(ExitCodeOf(ExitOf(v1::TRAINER_EXIT_SUCCEEDED, "")), attempt::kExitSucceeded);
+  EXPECT_EQ(ExitCodeOf(ExitOf(v1::TRAINER_EXIT_CHECKPOINTED, "")), attempt::kExitCheckpointed);
+  EXPECT_EQ(ExitCodeOf(ExitOf(v1::TRAINER_EXIT_CANCELLED, "")), attempt::kExitCancelled);
+  EXPECT_EQ(ExitCodeOf(ExitOf(v1::TRAINER_EXIT_LEASE_LOST, "")), attempt::kExitLeaseLost);
+  EXPECT_EQ(ExitCodeOf(ExitOf(v1::TRAINER_EXIT_FAILED, "")), attempt::kExitFailed);
+}
+
+}  // namespace
+}  // namespace longhaul::trainer

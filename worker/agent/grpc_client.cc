@@ -1,0 +1,241 @@
+#include "worker/agent/grpc_client.h"
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <utility>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "grpcpp/grpcpp.h"
+#include "longhaul/v1/blob_service.grpc.pb.h"
+#include "longhaul/v1/worker_service.grpc.pb.h"
+
+namespace longhaul::agent {
+namespace {
+
+constexpr int64_t kUnaryDeadlineMs = 30'000;
+// No whole-stream deadline suits every size, so a stream may take an hour; between chunks it looks at its cancel flag.
+constexpr int64_t kStreamDeadlineMs = 3'600'000;
+constexpr int kMinReconnectMs = 100;
+constexpr int kMaxReconnectMs = 2'000;
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  std::string reason;
+  std::vector<FieldViolation> violations;
+  google::rpc::Status details;
+  if (details.ParseFromString(status.error_details())) {
+    for (const auto& any : details.details()) {
+      google::rpc::ErrorInfo info;
+      google::rpc::BadRequest bad;
+      if (any.UnpackTo(&info)) reason = info.reason();
+      if (!any.UnpackTo(&bad)) continue;
+      for (const auto& v : bad.field_violations()) violations.push_back({v.field(), v.description()});
+    }
+  }
+  return MakeError(static_cast<absl::StatusCode>(status.error_code()), reason, status.error_message(), std::move(violations));
+}
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
+  // A scheduler that comes back should be found at once; our own backoff spreads the fleet.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kMinReconnectMs);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kMinReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+void SetDeadline(grpc::ClientContext* context, int64_t ms) {
+  context->set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(ms));
+}
+
+absl::Status Cancelled() {
+  return MakeError(absl::StatusCode::kCancelled, "TRANSFER_CANCELLED", "the transfer was cancelled");
+}
+
+}  // namespace
+
+struct GrpcSchedulerClient::Impl {
+  explicit Impl(const std::string& address)
+      : channel(MakeChannel(address)),
+        worker(v1::WorkerService::NewStub(channel)),
+        blobs(v1::BlobService::NewStub(channel)) {}
+
+  // A call that Shutdown can reach for as long as it runs.
+  class Live {
+   public:
+    explicit Live(Impl* impl, int64_t deadline_ms) : impl_(impl) {
+      SetDeadline(&context_, deadline_ms);
+      const std::lock_guard<std::mutex> lock(impl->mutex);
+      impl->contexts.insert(&context_);
+      if (impl->shut_down) context_.TryCancel();
+    }
+    ~Live() {
+      const std::lock_guard<std::mutex> lock(impl_->mutex);
+      impl_->contexts.erase(&context_);
+      impl_->idle.notify_all();
+    }
+    Live(const Live&) = delete;
+    Live& operator=(const Live&) = delete;
+    grpc::ClientContext* context() { return &context_; }
+
+   private:
+    Impl* impl_;
+    grpc::ClientContext context_;
+  };
+
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<v1::WorkerService::Stub> worker;
+  std::unique_ptr<v1::BlobService::Stub> blobs;
+  std::mutex mutex;
+  std::condition_variable idle;
+  std::set<grpc::ClientContext*> contexts;  // guarded by mutex
+  bool shut_down = false;                   // guarded by mutex
+};
+
+GrpcSchedulerClient::GrpcSchedulerClient(const std::string& address) : impl_(std::make_unique<Impl>(address)) {}
+
+GrpcSchedulerClient::~GrpcSchedulerClient() { Shutdown(); }
+
+void GrpcSchedulerClient::Shutdown() {
+  std::unique_lock<std::mutex> lock(impl_->mutex);
+  impl_->shut_down = true;
+  for (grpc::ClientContext* context : impl_->contexts) context->TryCancel();
+  impl_->idle.wait(lock, [this] { return impl_->contexts.empty(); });
+}
+
+namespace {
+
+// What an asynchronous call needs until its answer; deletes itself with it.
+template <typename Live, typename Request, typename Response>
+struct AsyncCall {
+  template <typename Impl>
+  AsyncCall(Impl* impl, int64_t deadline_ms, const Request& r, std::function<void(absl::StatusOr<Response>)> d)
+      : live(impl, deadline_ms), request(r), done(std::move(d)) {}
+  void Finish(const grpc::Status& status) {
+    if (status.ok()) {
+      done(std::move(response));
+    } else {
+      done(FromGrpc(status));
+    }
+    delete this;
+  }
+  Live live;
+  Request request;
+  Response response;
+  std::function<void(absl::StatusOr<Response>)> done;
+};
+
+}  // namespace
+
+void GrpcSchedulerClient::OpenSession(const v1::OpenSessionRequest& request,
+                                      std::function<void(absl::StatusOr<v1::OpenSessionResponse>)> done) {
+  auto* call = new AsyncCall<Impl::Live, v1::OpenSessionRequest, v1::OpenSessionResponse>(impl_.get(), kUnaryDeadlineMs, request,
+                                                                                           std::move(done));
+  impl_->worker->async()->OpenSession(call->live.context(), &call->request, &call->response,
+                                      [call](grpc::Status status) { call->Finish(status); });
+}
+
+void GrpcSchedulerClient::Sync(const v1::SyncRequest& request, int64_t deadline_ms,
+                               std::function<void(absl::StatusOr<v1::SyncResponse>)> done) {
+  auto* call = new AsyncCall<Impl::Live, v1::SyncRequest, v1::SyncResponse>(impl_.get(), deadline_ms, request, std::move(done));
+  impl_->worker->async()->Sync(call->live.context(), &call->request, &call->response,
+                               [call](grpc::Status status) { call->Finish(status); });
+}
+
+absl::Status GrpcSchedulerClient::CommitCheckpoint(const v1::CommitCheckpointRequest& request) {
+  Impl::Live live(impl_.get(), kUnaryDeadlineMs);
+  v1::CommitResponse response;
+  return FromGrpc(impl_->worker->CommitCheckpoint(live.context(), request, &response));
+}
+
+absl::Status GrpcSchedulerClient::CommitArtifact(const v1::CommitArtifactRequest& request) {
+  Impl::Live live(impl_.get(), kUnaryDeadlineMs);
+  v1::CommitResponse response;
+  return FromGrpc(impl_->worker->CommitArtifact(live.context(), request, &response));
+}
+
+absl::StatusOr<int64_t> GrpcSchedulerClient::AppendLog(const v1::AppendLogRequest& request) {
+  Impl::Live live(impl_.get(), kUnaryDeadlineMs);
+  v1::AppendLogResponse response;
+  LH_RETURN_IF_ERROR(FromGrpc(impl_->worker->AppendLog(live.context(), request, &response)));
+  return response.committed_bytes();
+}
+
+absl::StatusOr<std::vector<v1::BlobName>> GrpcSchedulerClient::FindMissing(const std::vector<v1::BlobName>& blobs) {
+  Impl::Live live(impl_.get(), kUnaryDeadlineMs);
+  v1::FindMissingRequest request;
+  for (const v1::BlobName& blob : blobs) *request.add_blobs() = blob;
+  v1::FindMissingResponse response;
+  LH_RETURN_IF_ERROR(FromGrpc(impl_->blobs->FindMissing(live.context(), request, &response)));
+  return std::vector<v1::BlobName>(response.missing().begin(), response.missing().end());
+}
+
+absl::Status GrpcSchedulerClient::WriteBlob(const v1::BlobName& blob, const std::string& path, const CancelFlag& cancelled) {
+  v1::QueryWriteStatusResponse there;
+  {
+    Impl::Live live(impl_.get(), kUnaryDeadlineMs);
+    v1::QueryWriteStatusRequest request;
+    *request.mutable_blob() = blob;
+    LH_RETURN_IF_ERROR(FromGrpc(impl_->blobs->QueryWriteStatus(live.context(), request, &there)));
+  }
+  if (there.complete()) return absl::OkStatus();
+  Impl::Live live(impl_.get(), kStreamDeadlineMs);
+  v1::WriteBlobResponse response;
+  const auto writer = impl_->blobs->Write(live.context(), &response);
+  v1::WriteBlobRequest message;
+  *message.mutable_blob() = blob;
+  int64_t offset = there.committed_bytes();
+  absl::Status local;
+  while (true) {
+    auto bytes = ReadFileRange(path, offset, std::min(limits::kBlobChunkBytes, blob.size_bytes() - offset));
+    if (cancelled->load()) bytes = Cancelled();
+    if (bytes.ok() && bytes->empty() && offset < blob.size_bytes()) {
+      bytes = MakeError(absl::StatusCode::kDataLoss, "FILE_TRUNCATED", path + " has become shorter than it was");
+    }
+    if (!bytes.ok()) {
+      local = bytes.status();
+      live.context()->TryCancel();
+      break;
+    }
+    message.set_offset(offset);
+    offset += static_cast<int64_t>(bytes->size());
+    message.set_data(*std::move(bytes));
+    message.set_finish(offset >= blob.size_bytes());
+    if (!writer->Write(message) || message.finish()) break;
+    message.clear_blob();
+  }
+  writer->WritesDone();
+  const grpc::Status status = writer->Finish();
+  if (!local.ok()) return local;
+  LH_RETURN_IF_ERROR(FromGrpc(status));
+  if (response.committed_bytes() == blob.size_bytes()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kUnavailable, "UPLOAD_SHORT", "the upload of " + path + " ended early");
+}
+
+absl::Status GrpcSchedulerClient::ReadBlob(const v1::BlobName& blob, int64_t offset,
+                                           const std::function<absl::Status(std::string_view)>& sink,
+                                           const CancelFlag& cancelled) {
+  Impl::Live live(impl_.get(), kStreamDeadlineMs);
+  v1::ReadBlobRequest request;
+  *request.mutable_blob() = blob;
+  request.set_offset(offset);
+  const auto reader = impl_->blobs->Read(live.context(), request);
+  v1::ReadBlobResponse response;
+  absl::Status local;
+  while (local.ok() && reader->Read(&response)) local = cancelled->load() ? Cancelled() : sink(response.data());
+  if (!local.ok()) live.context()->TryCancel();
+  while (reader->Read(&response)) {
+  }
+  const grpc::Status status = reader->Finish();
+  return local.ok() ? FromGrpc(status) : local;
+}
+
+}  // namespace longhaul::agent

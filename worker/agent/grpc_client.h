@@ -1,0 +1,39 @@
+// The scheduler over gRPC. The one file of the agent that knows it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "worker/agent/scheduler_client.h"
+
+namespace longhaul::agent {
+
+// Thread-safe. Calls that wait for nobody to answer end after thirty seconds with DEADLINE_EXCEEDED.
+class GrpcSchedulerClient final : public SchedulerClient {
+ public:
+  // `address` is host:port. Connects lazily; an absent scheduler is UNAVAILABLE at each call.
+  explicit GrpcSchedulerClient(const std::string& address);
+  // Shutdown first.
+  ~GrpcSchedulerClient() override;
+
+  // Cancels every call, now and from now on, and waits for the asynchronous ones to have given their answers.
+  void Shutdown();
+
+  void OpenSession(const v1::OpenSessionRequest& request,
+                   std::function<void(absl::StatusOr<v1::OpenSessionResponse>)> done) override;
+  void Sync(const v1::SyncRequest& request, int64_t deadline_ms,
+            std::function<void(absl::StatusOr<v1::SyncResponse>)> done) override;
+  absl::Status CommitCheckpoint(const v1::CommitCheckpointRequest& request) override;
+  absl::Status CommitArtifact(const v1::CommitArtifactRequest& request) override;
+  absl::StatusOr<int64_t> AppendLog(const v1::AppendLogRequest& request) override;
+  absl::StatusOr<std::vector<v1::BlobName>> FindMissing(const std::vector<v1::BlobName>& blobs) override;
+  absl::Status WriteBlob(const v1::BlobName& blob, const std::string& path, const CancelFlag& cancelled) override;
+  absl::Status ReadBlob(const v1::BlobName& blob, int64_t offset, const std::function<absl::Status(std::string_view)>& sink,
+                        const CancelFlag& cancelled) override;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace longhaul::agent

@@ -1,0 +1,237 @@
+#include "worker/agent/inventory.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/format.h"
+#include "base/hash.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "kernels/exec.h"
+#include "model/device_facts.h"
+#include "nlohmann/json.hpp"
+#include "wire/model_values.h"
+#include "worker/data/tokenizer.h"
+#include "worker/formats/model_source.h"
+
+namespace longhaul::agent {
+namespace {
+
+using Log = std::function<void(const std::string&)>;
+
+// For the operating system, the agent and a scheduler beside it.
+constexpr int64_t kReserveBytes = int64_t{1} << 30;
+
+// A small file of JSON in the state folder: forgotten where it cannot be read, for everything in it can be found again.
+class Cache {
+ public:
+  explicit Cache(std::string path) : path_(std::move(path)) {
+    const auto text = ReadFile(path_, limits::kMaxJsonFileBytes);
+    if (text.ok()) values_ = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+    if (!values_.is_object()) values_ = nlohmann::json::object();
+  }
+  const nlohmann::json* Find(const std::string& key) {
+    used_.insert(key);
+    const auto found = values_.find(key);
+    return found == values_.end() ? nullptr : &*found;
+  }
+  void Put(const std::string& key, nlohmann::json value) {
+    used_.insert(key);
+    values_[key] = std::move(value);
+    changed_ = true;
+  }
+  // Only what was asked for this time.
+  absl::Status Save() {
+    if (!changed_ && used_.size() == values_.size()) return absl::OkStatus();
+    nlohmann::json kept = nlohmann::json::object();
+    for (const std::string& key : used_) {
+      if (values_.contains(key)) kept[key] = values_[key];
+    }
+    return WriteFileAtomic(path_, kept.dump(1));
+  }
+
+ private:
+  std::string path_;
+  nlohmann::json values_;
+  std::set<std::string> used_;
+  bool changed_ = false;
+};
+
+bool EndsWith(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+bool IsModelFolder(const std::string& path) {
+  if (!IsDirectory(path)) return false;
+  if (FileExists(JoinPath(path, "config.json"))) return true;
+  const auto names = ListDir(path);
+  return names.ok() && std::count_if(names->begin(), names->end(), [](const auto& n) { return EndsWith(n, ".gguf"); }) == 1;
+}
+
+std::string NameOf(const std::string& path) {
+  std::string trimmed = path;
+  while (trimmed.size() > 1 && trimmed.back() == '/') trimmed.pop_back();
+  std::string name = trimmed.substr(trimmed.rfind('/') + 1);
+  if (EndsWith(name, ".gguf")) name.resize(name.size() - 5);
+  return name;
+}
+
+absl::StatusOr<std::vector<std::string>> FindModels(const std::string& dir) {
+  if (!FileExists(dir)) {
+    return MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND", "no model folder " + dir + "; --models names one");
+  }
+  // A folder of several .gguf files is a folder of models; one with a config.json, or a file, is a model.
+  if (!IsDirectory(dir) || FileExists(JoinPath(dir, "config.json"))) return std::vector<std::string>{dir};
+  LH_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(dir));
+  std::vector<std::string> found;
+  for (const std::string& name : names) {
+    const std::string path = JoinPath(dir, name);
+    if ((EndsWith(name, ".gguf") && !IsDirectory(path)) || IsModelFolder(path)) found.push_back(path);
+  }
+  return found;
+}
+
+// Path, and size and modification time of every file: what the digest in the cache is good for.
+absl::StatusOr<std::string> Fingerprint(const std::string& path) {
+  std::vector<std::string> files = {path};
+  if (IsDirectory(path)) {
+    LH_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(path));
+    files.clear();
+    for (const std::string& name : names) files.push_back(JoinPath(path, name));
+  }
+  std::string all = path;
+  for (const std::string& file : files) {
+    struct stat info = {};
+    if (::stat(file.c_str(), &info) != 0) continue;  // a dangling link is no part of a model
+    all += "\n" + file + " " + std::to_string(info.st_size) + " " + std::to_string(info.st_mtim.tv_sec) + "." +
+           std::to_string(info.st_mtim.tv_nsec) + " " + std::to_string(info.st_ino);
+  }
+  return Sha256Hex(all);
+}
+
+// The type that most of the weights' bytes have: "gguf:Q4_1", "safetensors:BF16".
+std::string StorageOf(const formats::ModelSource& source) {
+  std::map<std::string, int64_t> bytes;
+  for (const formats::StoredTensor& tensor : source.tensors()) bytes[StorageTypeName(tensor.type)] += tensor.bytes;
+  std::string main;
+  for (const auto& [name, size] : bytes) {
+    if (main.empty() || size > bytes[main]) main = name;
+  }
+  return std::string(source.gguf() != nullptr ? "gguf:" : "safetensors:") + main;
+}
+
+absl::StatusOr<v1::Model> Describe(const std::string& path, Cache* cache, const Log& log) {
+  LH_ASSIGN_OR_RETURN(const formats::ModelSource source, formats::ModelSource::Open(path));
+  auto tokenizer = source.gguf() != nullptr ? data::Tokenizer::FromGguf(*source.gguf())
+                                            : data::Tokenizer::FromHuggingFaceFolder(source.folder());
+  if (!tokenizer.ok()) return tokenizer.status();
+  v1::Model model;
+  model.set_name(NameOf(path));
+  *model.mutable_shape() = wire::ToProto(source.shape());
+  model.set_tokenizer_digest(tokenizer->digest());
+  model.set_size_bytes(source.bytes());
+  model.set_storage(StorageOf(source));
+  model.set_has_chat_template(!tokenizer->chat_template().empty());
+  LH_ASSIGN_OR_RETURN(const std::string key, Fingerprint(path));
+  if (const auto* cached = cache->Find(key); cached != nullptr && cached->is_string() && IsSha256Hex(cached->get<std::string>())) {
+    model.set_digest(cached->get<std::string>());
+    return model;
+  }
+  log("reading " + path + " (" + FormatBytes(source.bytes()) + ") for its digest");
+  LH_ASSIGN_OR_RETURN(*model.mutable_digest(), source.ComputeDigest());
+  cache->Put(key, model.digest());
+  return model;
+}
+
+absl::Status AddModels(const InventoryOptions& options, const Log& log, Inventory* inventory) {
+  Cache cache(JoinPath(options.state_dir, "models.json"));
+  std::map<std::string, std::string> path_of_name;
+  for (const std::string& dir : options.model_dirs) {
+    LH_ASSIGN_OR_RETURN(const std::vector<std::string> paths, FindModels(dir));
+    for (const std::string& path : paths) {
+      auto model = Describe(path, &cache, log);
+      if (!model.ok()) {
+        log("model " + path + " is left out: " + std::string(model.status().message()));
+        continue;
+      }
+      const auto [at, is_new] = path_of_name.emplace(model->name(), path);
+      if (!is_new) {
+        return MakeError(absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
+                         "two models are called " + model->name() + ": " + at->second + " and " + path + "; rename one");
+      }
+      inventory->model_paths.emplace(model->digest(), path);
+      *inventory->proto.add_models() = *std::move(model);
+    }
+  }
+  if (inventory->proto.models_size() > limits::kMaxModelsPerWorker) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "LIMIT_EXCEEDED",
+                     std::to_string(inventory->proto.models_size()) + " models; at most " +
+                         std::to_string(limits::kMaxModelsPerWorker));
+  }
+  return cache.Save();
+}
+
+double MeasuredFlops(const InventoryOptions& options, const kernels::CpuFacts& cpu, int threads, const Log& log) {
+  Cache cache(JoinPath(options.state_dir, "device.json"));
+  const std::string key = cpu.model_name + "|" + cpu.isa + "|" + cpu.gemm_library + "|" + std::to_string(threads);
+  if (const auto* cached = cache.Find(key); cached != nullptr && cached->is_number() && cached->get<double>() > 0) {
+    return cached->get<double>();
+  }
+  const double flops =
+      kernels::MeasureGemmFlops(threads, cpu.has_bf16 ? kernels::GemmType::kBF16 : kernels::GemmType::kF32);
+  log("measured " + std::to_string(static_cast<int64_t>(flops / 1e9)) + " GFLOP/s on " + std::to_string(threads) + " threads");
+  cache.Put(key, flops);
+  if (const absl::Status saved = cache.Save(); !saved.ok()) log(std::string(saved.message()));
+  return flops;
+}
+
+absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* inventory) {
+  const int threads_there = HostCpuThreads();
+  const int threads = options.cpu_threads == 0 ? threads_there : options.cpu_threads;
+  if (threads < 1 || threads > threads_there) {
+    return InvalidField("--cpu-threads", "is " + std::to_string(threads) + "; this machine gives 1 to " +
+                                             std::to_string(threads_there));
+  }
+  const int64_t total = HostMemTotalBytes();
+  int64_t host_bytes = options.host_bytes;
+  if (host_bytes == 0) host_bytes = std::max(total - kReserveBytes, total / 2);
+  if (host_bytes < 0 || host_bytes > total) {
+    return InvalidField("--host-bytes", "is " + FormatBytes(host_bytes) + "; this machine has " + FormatBytes(total));
+  }
+  LH_ASSIGN_OR_RETURN(const int64_t disk_bytes, DiskFreeBytes(options.state_dir));
+  const kernels::CpuFacts cpu = kernels::ProbeCpu();
+  DeviceFacts facts;
+  facts.device_class = "cpu-" + cpu.isa + "-" + std::to_string(threads) + "t";
+  facts.kind = DeviceKind::kCpu;
+  facts.host_bytes = host_bytes;
+  facts.disk_bytes = disk_bytes;
+  facts.cpu_threads = threads;
+  facts.isa = cpu.isa;
+  facts.has_bf16 = cpu.has_bf16;
+  facts.gemm_flops = MeasuredFlops(options, cpu, threads, log);
+  v1::Device* device = inventory->proto.add_devices();
+  device->set_id("cpu-0");
+  *device->mutable_facts() = wire::ToProto(facts);
+  inventory->proto.set_host_bytes_total(host_bytes);
+  inventory->proto.set_disk_bytes_total(disk_bytes);
+  inventory->proto.set_cpu_threads_total(threads);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const Log& log) {
+  Inventory inventory;
+  inventory.proto.set_host_name(HostName());
+  LH_RETURN_IF_ERROR(AddCpu(options, log, &inventory));
+  LH_RETURN_IF_ERROR(AddModels(options, log, &inventory));
+  return inventory;
+}
+
+}  // namespace longhaul::agent

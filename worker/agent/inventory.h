@@ -1,0 +1,37 @@
+// What this machine offers: its devices and the models under the given folders.
+//
+// A model's content digest and a CPU's measured speed are kept in files of the state folder, so that only what has changed
+// is read again: a digest belongs to (path, files' sizes and modification times), a speed to (CPU model, threads, ISA).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "longhaul/v1/worker_service.pb.h"
+
+namespace longhaul::agent {
+
+struct InventoryOptions {
+  std::vector<std::string> model_dirs;
+  std::string state_dir;
+  int64_t host_bytes = 0;  // 0 = what the machine has, less a reserve for everything else
+  int cpu_threads = 0;     // 0 = all that the affinity mask allows
+};
+
+struct Inventory {
+  v1::WorkerInventory proto;
+  std::map<std::string, std::string> model_paths;  // by digest; of two equal models the first by path
+};
+
+// Models: every .gguf file and every folder with a config.json or a .gguf directly under a model folder, or the model
+// folder itself where it is one. The name is the file's without .gguf, or the folder's; a name that comes twice is an
+// error. One that cannot be used is told to `log` and left out.
+// INVALID_ARGUMENT where an option cannot be met, NOT_FOUND where a model folder is absent.
+absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const std::function<void(const std::string&)>& log);
+
+}  // namespace longhaul::agent

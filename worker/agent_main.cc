@@ -1,0 +1,163 @@
+// longhaul-worker: one host's agent. Signals: the first SIGTERM or SIGINT drains (every attempt writes a checkpoint and is
+// handed back), the second leaves the trainers running for the next agent.
+#include <pthread.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <string>
+#include <thread>
+
+#include "CLI/CLI.hpp"
+#include "base/clock.h"
+#include "base/env.h"
+#include "base/error.h"
+#include "base/format.h"
+#include "base/limits.h"
+#include "base/random.h"
+#include "base/status_macros.h"
+#include "worker/agent/agent_core.h"
+#include "worker/agent/grpc_client.h"
+#include "worker/agent/inventory.h"
+#include "worker/agent/mailbox.h"
+#include "worker/agent/task_pool.h"
+
+namespace longhaul::agent {
+namespace {
+
+struct Flags {
+  std::string scheduler = "127.0.0.1:7070";
+  std::string state_dir;
+  std::string worker_id;
+  std::vector<std::string> models;
+  std::string host_bytes;
+  int cpu_threads = 0;
+  int drain_seconds = 60;
+};
+
+void LogLine(const std::string& line) {
+  std::fprintf(stderr, "%s longhaul-worker: %s\n", FormatTimestamp(RealClock().WallMicros()).c_str(), line.c_str());
+}
+
+// Waits for SIGTERM and SIGINT on a thread of its own; SIGUSR2, from ourselves, ends it. They must be blocked before any
+// other thread starts.
+class SignalThread {
+ public:
+  SignalThread(Mailbox* mailbox, std::atomic<bool>* drain, std::atomic<bool>* stop) {
+    thread_ = std::thread([set = Set(), mailbox, drain, stop] {
+      int signal = 0;
+      while (::sigwait(&set, &signal) == 0 && signal != SIGUSR2) {
+        if (drain->exchange(true)) stop->store(true);
+        mailbox->Wake();
+      }
+    });
+  }
+  ~SignalThread() {
+    ::pthread_kill(thread_.native_handle(), SIGUSR2);
+    thread_.join();
+  }
+  SignalThread(const SignalThread&) = delete;
+  SignalThread& operator=(const SignalThread&) = delete;
+
+  static sigset_t Set() {
+    sigset_t set;
+    ::sigemptyset(&set);
+    for (const int signal : {SIGTERM, SIGINT, SIGUSR2}) ::sigaddset(&set, signal);
+    return set;
+  }
+
+ private:
+  std::thread thread_;
+};
+
+// The id given, else the one of this state folder, made the first time.
+absl::StatusOr<std::string> WorkerId(const Flags& flags) {
+  if (!flags.worker_id.empty()) return flags.worker_id;
+  const std::string path = JoinPath(flags.state_dir, "worker-id");
+  if (FileExists(path)) {
+    LH_ASSIGN_OR_RETURN(std::string id, ReadFile(path, 256));
+    while (!id.empty() && id.back() == '\n') id.pop_back();
+    return id;
+  }
+  const std::string id = HostName() + "-" + RandomId().substr(0, 8);
+  LH_RETURN_IF_ERROR(WriteFileAtomic(path, id + "\n"));
+  return id;
+}
+
+absl::Status CheckAddress(const std::string& address) {
+  const size_t colon = address.rfind(':');
+  if (colon != std::string::npos && colon > 0 && colon + 1 < address.size()) return absl::OkStatus();
+  return InvalidField("--scheduler", "is \"" + address + "\"; must be HOST:PORT");
+}
+
+absl::Status Run(const Flags& flags) {
+  LH_RETURN_IF_ERROR(CheckAddress(flags.scheduler));
+  LH_RETURN_IF_ERROR(CreateDirs(flags.state_dir));
+  const auto lock = FileLock::Acquire(JoinPath(flags.state_dir, "lock"));
+  if (!lock.ok()) return lock.status();
+  AgentOptions options;
+  options.state_dir = flags.state_dir;
+  options.build = LONGHAUL_VERSION;
+  options.drain_grace_ms = int64_t{1'000} * flags.drain_seconds;
+  options.trainer_path = JoinPath(ExecutableDir(), "longhaul-train");
+  if (!FileExists(options.trainer_path)) {
+    return MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND",
+                     options.trainer_path + " is absent; longhaul-train must lie beside longhaul-worker");
+  }
+  LH_ASSIGN_OR_RETURN(options.worker_id, WorkerId(flags));
+  InventoryOptions wanted;
+  wanted.model_dirs = flags.models;
+  wanted.state_dir = flags.state_dir;
+  wanted.cpu_threads = flags.cpu_threads;
+  if (!flags.host_bytes.empty()) {
+    LH_ASSIGN_OR_RETURN(wanted.host_bytes, ParseBytes(flags.host_bytes));
+  }
+  LH_ASSIGN_OR_RETURN(Inventory inventory, TakeInventory(wanted, LogLine));
+  if (inventory.proto.models_size() == 0) LogLine("no models under --models; this worker gets no jobs");
+  for (const v1::Model& model : inventory.proto.models()) {
+    LogLine("model " + model.name() + " (" + model.storage() + ", " + FormatBytes(model.size_bytes()) + ")");
+  }
+  options.inventory = std::move(inventory.proto);
+  options.model_paths = std::move(inventory.model_paths);
+
+  const RealClock clock;
+  Mailbox mailbox;
+  std::atomic<bool> drain = false;
+  std::atomic<bool> stop = false;
+  const SignalThread signals(&mailbox, &drain, &stop);
+  GrpcSchedulerClient client(flags.scheduler);
+  TaskPool transfers(limits::kMaxTransferThreads);
+  TaskPool logs(1);
+  LogLine("worker " + options.worker_id + " for the scheduler at " + flags.scheduler);
+  AgentCore core(std::move(options), AgentParts{&clock, &client, &mailbox, &transfers, &logs, LogLine});
+  absl::Status status = core.Recover();
+  if (status.ok()) status = core.Run(stop, drain);
+  // Ends what blocks the pools' threads, and no answer comes after the mailbox is gone.
+  client.Shutdown();
+  return status;
+}
+
+int Main(int argc, char** argv) {
+  const sigset_t blocked = SignalThread::Set();
+  ::pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
+  Flags flags;
+  CLI::App app("longhaul-worker: offers this machine to a Longhaul scheduler", "longhaul-worker");
+  app.set_version_flag("--version", LONGHAUL_VERSION);
+  app.add_option("--scheduler", flags.scheduler, "HOST:PORT of longhauld")->capture_default_str();
+  app.add_option("--state-dir", flags.state_dir, "Folder of the attempts; survives restarts")->required();
+  app.add_option("--models", flags.models, "A folder of models (.gguf files, Hugging Face folders), or one model");
+  app.add_option("--worker-id", flags.worker_id, "Stable name of this worker; by default made once and kept");
+  app.add_option("--host-bytes", flags.host_bytes, "RAM that attempts may use (\"8GiB\"); by default all but 1 GiB");
+  app.add_option("--cpu-threads", flags.cpu_threads, "Threads that attempts may use; by default all");
+  app.add_option("--drain-seconds", flags.drain_seconds, "How long SIGTERM waits for checkpoints")->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  const absl::Status status = Run(flags);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "longhaul-worker: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace longhaul::agent
+
+int main(int argc, char** argv) { return longhaul::agent::Main(argc, argv); }

@@ -1,0 +1,31 @@
+#include "worker/train/evaluate.h"
+
+namespace longhaul::train {
+
+EvalResult Evaluate(Decoder* decoder, const CutCrossEntropy& loss, BatchSource* batches, int64_t layers,
+                    const KeepGoing& keep_going) {
+  decoder->SetDropout(0, 0);
+  LossSum total;
+  for (int64_t update = 0; update < batches->UpdatesPerEpoch(); ++update) {
+    const Window window = batches->GetWindow(0, update);
+    for (int64_t i = 0; i < window.micro_batches; ++i) {
+      const TokenBatch batch = batches->Get(i);
+      if (batch.rows == 0) continue;
+      if (!decoder->Forward(batch, keep_going)) return {};
+      const LossSum part = loss.Run(batch, decoder->Stream(layers, batch.rows), 0, {});
+      total.nats += part.nats;
+      total.targets += part.targets;
+      total.correct += part.correct;
+    }
+  }
+  EvalResult result;
+  result.complete = true;
+  result.targets = total.targets;
+  if (total.targets > 0) {
+    result.loss = total.nats / static_cast<double>(total.targets);
+    result.accuracy = static_cast<double>(total.correct) / static_cast<double>(total.targets);
+  }
+  return result;
+}
+
+}  // namespace longhaul::train

@@ -1,0 +1,55 @@
+#include "worker/trainer/control.h"
+
+#include "base/env.h"
+#include "base/limits.h"
+
+namespace longhaul::trainer {
+namespace {
+
+constexpr int64_t kNanosPerMs = 1'000'000;
+// An agent that comes back extends the lease; so long may its trainer go on waiting after that.
+constexpr int64_t kHoldPollMs = 200;
+
+}  // namespace
+
+LeaseState EvaluateLease(const std::optional<v1::LeaseFile>& lease, int64_t lease_epoch, int64_t now_boot_nanos) {
+  if (!lease.has_value() || lease->lease_epoch() != lease_epoch) return LeaseState::kLost;
+  const int64_t over_nanos = now_boot_nanos - lease->deadline_boot_nanos();
+  if (over_nanos < 0) return LeaseState::kValid;
+  return over_nanos < limits::kOrphanMs * kNanosPerMs ? LeaseState::kExpired : LeaseState::kOrphaned;
+}
+
+Control::Control(const attempt::AttemptDir& dir, int64_t lease_epoch, const Clock* clock, SignalInbox* signals)
+    : dir_(dir), lease_epoch_(lease_epoch), clock_(clock), signals_(signals), watches_(FileExists(dir.LeasePath())) {}
+
+LeaseState Control::Lease() {
+  if (!watches_) return LeaseState::kValid;
+  const auto lease = dir_.ReadLease();
+  std::optional<v1::LeaseFile> found;
+  if (lease.ok()) found = *lease;
+  return EvaluateLease(found, lease_epoch_, clock_->BootNanos());
+}
+
+Decision Control::AtStepBoundary() {
+  signals_->Poll();
+  if (signals_->cancel_asked()) return Decision::kCancel;
+  const LeaseState lease = Lease();
+  if (lease == LeaseState::kLost || lease == LeaseState::kOrphaned) return Decision::kLeaseLost;
+  if (signals_->stop_asked()) return Decision::kStop;
+  return lease == LeaseState::kExpired ? Decision::kHold : Decision::kContinue;
+}
+
+bool Control::CancelAsked() {
+  signals_->Poll();
+  return signals_->cancel_asked();
+}
+
+Decision Control::Hold() {
+  while (true) {
+    const Decision decision = AtStepBoundary();
+    if (decision != Decision::kHold) return decision;
+    signals_->Wait(kHoldPollMs);
+  }
+}
+
+}  // namespace longhaul::trainer

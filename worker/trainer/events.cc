@@ -1,0 +1,83 @@
+#include "worker/trainer/events.h"
+
+#include <utility>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "worker/attempt/exit_codes.h"
+#include "worker/attempt/utf8.h"
+
+namespace longhaul::trainer {
+namespace {
+
+struct Failure {
+  v1::Reason reason;
+  bool user_can_fix;
+};
+
+Failure FailureOf(const absl::Status& status) {
+  const std::string reason = ErrorReason(status);
+  if (reason == "INVALID_DATASET") return {v1::INVALID_DATASET, true};
+  if (reason == "INVALID_MODEL" || reason == "MODEL_UNSUPPORTED") return {v1::INVALID_MODEL, true};
+  if (reason == "NON_FINITE_LOSS") return {v1::NON_FINITE_LOSS, true};
+  if (reason == "HOST_OOM") return {v1::HOST_OOM, false};
+  if (reason == "DISK_FULL") return {v1::DISK_FULL, false};
+  return {v1::INTERNAL, false};
+}
+
+}  // namespace
+
+absl::StatusOr<Events> Events::Open(const std::string& path, const Clock* clock) {
+  LH_ASSIGN_OR_RETURN(attempt::EventLogWriter writer, attempt::EventLogWriter::Open(path));
+  return Events(std::move(writer), clock);
+}
+
+void Events::Keep(const absl::Status& status) {
+  if (status_.ok() && !status.ok()) status_ = status;
+}
+
+void Events::Add(v1::TrainerEvent event) {
+  event.set_wall_micros(clock_->WallMicros());
+  Keep(writer_.Append(event));
+}
+
+void Events::AddDurable(v1::TrainerEvent event) {
+  Add(std::move(event));
+  Keep(writer_.Sync());
+}
+
+void Events::Warn(const std::string& message) {
+  v1::TrainerEvent event;
+  event.mutable_warning()->set_message(attempt::CutUtf8(message, limits::kMaxTrainerMessageBytes));
+  Add(std::move(event));
+}
+
+v1::TrainerExit ExitOfError(const absl::Status& status) {
+  v1::TrainerExit exit;
+  exit.set_reason(v1::TRAINER_EXIT_FAILED);
+  const Failure failure = FailureOf(status);
+  exit.set_failure(failure.reason);
+  exit.set_user_can_fix(failure.user_can_fix);
+  exit.set_message(attempt::CutUtf8(std::string_view(status.message().data(), status.message().size()), limits::kMaxTrainerMessageBytes));
+  return exit;
+}
+
+v1::TrainerExit ExitOf(v1::TrainerExitReason reason, const std::string& message) {
+  v1::TrainerExit exit;
+  exit.set_reason(reason);
+  exit.set_message(message);
+  return exit;
+}
+
+int ExitCodeOf(const v1::TrainerExit& exit) {
+  switch (exit.reason()) {
+    case v1::TRAINER_EXIT_SUCCEEDED: return attempt::kExitSucceeded;
+    case v1::TRAINER_EXIT_CHECKPOINTED: return attempt::kExitCheckpointed;
+    case v1::TRAINER_EXIT_CANCELLED: return attempt::kExitCancelled;
+    case v1::TRAINER_EXIT_LEASE_LOST: return attempt::kExitLeaseLost;
+    default: return attempt::kExitFailed;
+  }
+}
+
+}  // namespace longhaul::trainer
