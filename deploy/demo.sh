@@ -166,7 +166,7 @@ start_daemons() {
   local port
   port=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["grpc_port"])' "$run/ports.json")
   export LONGHAUL_SERVER=127.0.0.1:$port
-  setsid "$bin/longhaul-worker" --scheduler "$LONGHAUL_SERVER" --state-dir "$run/worker" --models "$run/models" \
+  setsid "$bin/longhaul-worker" --scheduler "$LONGHAUL_SERVER" --state-dir "$run/worker" --models "$model" \
     >"$run/longhaul-worker.log" 2>&1 &
   worker_pid=$!
   wait_until longhaul-worker "$worker_pid" has_model
@@ -181,17 +181,14 @@ say "packages"
 run_child bash deploy/install_deps.sh --demo
 
 say "build"
-cmake --preset dev >"/tmp/longhaul-configure.$$" 2>&1 || { cat "/tmp/longhaul-configure.$$" >&2; exit 1; }
-rm -f "/tmp/longhaul-configure.$$"
+mkdir -p "$demo"
+cmake --preset dev >"$demo/configure.log" 2>&1 || { cat "$demo/configure.log" >&2; fail "cmake cannot configure the build"; }
 run_child ninja -C build/dev --quiet bin/longhaul bin/longhauld bin/longhaul-worker bin/longhaul-train bin/longhaul-tool
 
 say "model"
 [ -n "$model" ] || fetch_model
 model=$(realpath "$model")
-mkdir -p "$demo"
 run=$(mktemp --directory "$demo/run.XXXXXX")
-mkdir "$run/models"
-ln --symbolic "$model" "$run/models/$(basename "$model")"
 model_name=$(basename "$model" .gguf)
 
 say "data"

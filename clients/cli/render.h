@@ -20,7 +20,7 @@ enum class OutputFormat { kTable, kWide, kJson, kYaml, kName };
 
 // Proto JSON with the proto's field names and every scalar present; one line, or indented.
 std::string ToJson(const google::protobuf::Message& message, bool one_line);
-// The same facts without the scalars that are zero. A job printed so can be submitted again.
+// The same facts without the scalars that are zero, for people.
 std::string ToYaml(const google::protobuf::Message& message);
 // kJson or kYaml.
 void PrintMessage(const google::protobuf::Message& message, OutputFormat format, std::ostream& out);

@@ -67,6 +67,34 @@ void Decoder::ForwardAttention(const TokenBatch& batch, int64_t layer, const Lay
   const Qkv qkv(s, acts[Act::kQkv]);
   kernels::AttentionForward(exec_, MakeAttentionShape(plan(), batch), qkv.q, qkv.k, qkv.v, acts[Act::kO],
                             acts[Act::kLse], buffers_.attention_forward);
+  ForwardOutput(batch, layer, acts);
+}
+
+// One query row against all cached keys: softmax(scale * q K^T) V, the heads of a group in one product.
+void Decoder::AttendCached(const Tensor& q, const Tensor& cache, const Tensor& o) {
+  const ModelShape& s = plan().shape;
+  const int64_t group = s.heads / s.kv_heads;
+  const Tensor scores = View(buffers_.scores, group, cache.rows);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(s.head_dim));
+  for (int64_t g = 0; g < s.kv_heads; ++g) {
+    const int64_t elements = g * group * s.head_dim;
+    const Tensor q_group = View(q.as<float>() + elements, group, s.head_dim);
+    const Tensor o_group = View(o.as<float>() + elements, group, s.head_dim);
+    const int64_t v_begin = s.kv_dim() + g * s.head_dim;
+    kernels::Gemm(exec_, false, true, scale, q_group, cache.Cols(g * s.head_dim, (g + 1) * s.head_dim), 0, scores);
+    for (int64_t head = 0; head < group; ++head) {
+      float* const row = scores.as<float>() + head * scores.stride;
+      const float largest = *std::max_element(row, row + cache.rows);
+      double sum = 0;
+      for (int64_t i = 0; i < cache.rows; ++i) sum += row[i] = std::exp(row[i] - largest);
+      for (int64_t i = 0; i < cache.rows; ++i) row[i] = static_cast<float>(row[i] / sum);
+    }
+    kernels::Gemm(exec_, false, false, 1, scores, cache.Cols(v_begin, v_begin + s.head_dim), 0, o_group);
+  }
+}
+
+void Decoder::ForwardOutput(const TokenBatch& batch, int64_t layer, const LayerActs& acts) {
+  const int64_t tile = plan().choices.token_tile_rows;
   const QloraLinear linear = Linear(layer, FusedLinear::kO);
   const bool lora = linear.lora->count > 0;
   const Tensor x = Stream(layer, batch.rows);

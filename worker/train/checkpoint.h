@@ -18,7 +18,7 @@ inline constexpr int kCheckpointVersion = 1;
 
 // All that a resume needs besides the arrays; nothing hidden, nothing that depends on when or where it ran.
 struct TrainerState {
-  int64_t step = 0;            // updates done, skipped ones included
+  int64_t step = 0;  // updates done, skipped ones included
   int64_t total_steps = 0;
   int64_t adam_steps = 0;      // updates applied
   int64_t trained_tokens = 0;  // tokens that went through the model in training
@@ -30,7 +30,7 @@ struct TrainerState {
   std::optional<double> eval_last;
   int64_t eval_last_step = -1;  // where eval_last was measured
   std::optional<double> eval_best;
-  double train_seconds = 0;    // of all attempts; for people, no bit depends on it
+  double train_seconds = 0;  // of all attempts; for people, no bit depends on it
 };
 
 struct CheckpointIdentity {
@@ -50,8 +50,8 @@ struct LoadedCheckpoint {
   CheckpointIdentity identity;
 };
 
-// Fills the adapter's masters and moments. INVALID_ARGUMENT, reason INVALID_CHECKPOINT, names the file and what is wrong;
-// the adapter is then in no defined state.
+// Fills the adapter's masters and moments. INVALID_ARGUMENT, reason INVALID_CHECKPOINT, names the file and what is
+// wrong; the adapter is then in no defined state.
 absl::StatusOr<LoadedCheckpoint> ReadCheckpoint(const std::string& folder, const Adapter& adapter);
 
 }  // namespace longhaul::train

@@ -48,6 +48,7 @@ void Decoder::CarveBuffers() {
   buffers_.d_qkv = carve("d_qkv", n, FusedOut(s, FusedLinear::kQkv));
   buffers_.attention_forward = memory_.GetOrNull("attention.forward");
   buffers_.attention_backward = memory_.GetOrNull("attention.backward");
+  buffers_.scores = carve("scores", s.heads / s.kv_heads, n);
 }
 
 void Decoder::SetDropout(double probability, uint64_t key) {
@@ -122,6 +123,17 @@ void Decoder::ForwardLayer(const TokenBatch& batch, int64_t layer, const Tensor&
     kernels::Copy(exec_, acts[Act::kQkv].Cols(plan().shape.q_dim(), acts[Act::kQkv].cols), k_and_v);
   }
   ForwardMlp(layer, acts, batch.rows);
+}
+
+void Decoder::ForwardLayerCached(const TokenBatch& batch, int64_t layer, const Tensor& cache) {
+  LH_CHECK(plan().kind == PlanKind::kGenerate && batch.rows == 1 && batch.positions[0] == cache.rows - 1);
+  const LayerActs acts = Acts(layer, 1);
+  const Tensor& qkv = acts[Act::kQkv];
+  ForwardQkvTile(batch, layer, acts, 0, 1);
+  kernels::Copy(exec_, qkv.Cols(plan().shape.q_dim(), qkv.cols), cache.Rows(cache.rows - 1, cache.rows));
+  AttendCached(qkv.Cols(0, plan().shape.q_dim()), cache, acts[Act::kO]);
+  ForwardOutput(batch, layer, acts);
+  ForwardMlp(layer, acts, 1);
 }
 
 bool Decoder::Forward(const TokenBatch& batch, const KeepGoing& keep_going) {

@@ -55,6 +55,9 @@ class Decoder {
   // Layer by layer, for generation: from stream l to stream l + 1. `k_and_v` [rows, 2 kv] receives keys and values
   // after RoPE where its data is not null.
   void ForwardLayer(const TokenBatch& batch, int64_t layer, const kernels::Tensor& k_and_v);
+  // One token more, against a cache of keys and values [position + 1, 2 kv], whose last row it fills.
+  // REQUIRES: a plan to generate; batch.rows == 1, positions[0] == cache.rows - 1.
+  void ForwardLayerCached(const TokenBatch& batch, int64_t layer, const kernels::Tensor& cache);
   void Embed(const TokenBatch& batch);
 
   // x_l [rows, hidden]; l = layers is the last layer's output, before the final norm.
@@ -86,6 +89,8 @@ class Decoder {
 
   // attention_half.cc
   void ForwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
+  void ForwardOutput(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
+  void AttendCached(const kernels::Tensor& q, const kernels::Tensor& cache, const kernels::Tensor& o);
   void ForwardQkvTile(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t begin, int64_t end);
   void BackwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
   void BackwardQkvTile(const TokenBatch& batch, int64_t layer, const LayerActs& acts, const kernels::Tensor& d_qkv,
@@ -115,6 +120,7 @@ class Decoder {
     void* d_qkv;        // [tokens, q + 2 kv]
     void* attention_forward;
     void* attention_backward;
+    void* scores;  // [heads / kv_heads, tokens]; to generate
   } buffers_ = {};
 };
 

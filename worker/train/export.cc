@@ -11,8 +11,8 @@ const std::vector<std::string>& ExportedFiles() {
   return files;
 }
 
-absl::Status ExportAdapter(const std::string& folder, const MemoryPlan& plan, const Hyper& hyper, const Adapter& adapter,
-                           const ExportFacts& facts) {
+absl::Status ExportAdapter(const std::string& folder, const MemoryPlan& plan, const Hyper& hyper,
+                           const Adapter& adapter, const ExportFacts& facts) {
   LH_CHECK(adapter.master().dtype == kernels::DType::kF32);
   formats::AdapterConfig config;
   config.base_model_name_or_path = facts.base_model;
@@ -26,7 +26,8 @@ absl::Status ExportAdapter(const std::string& folder, const MemoryPlan& plan, co
   for (const LoraModule& module : adapter.modules()) {
     const std::string target = LoraTargetName(module.target);
     tensors.push_back({formats::LoraAKey(module.layer, target), {adapter.rank(), module.in}, master + module.a_offset});
-    tensors.push_back({formats::LoraBKey(module.layer, target), {module.out, adapter.rank()}, master + module.b_offset});
+    tensors.push_back(
+        {formats::LoraBKey(module.layer, target), {module.out, adapter.rank()}, master + module.b_offset});
   }
   formats::ModelCard card;
   card.title = "LoRA adapter for " + facts.base_model;
@@ -38,13 +39,15 @@ absl::Status ExportAdapter(const std::string& folder, const MemoryPlan& plan, co
 
 absl::Status ImportAdapter(const formats::LoadedAdapter& loaded, const Adapter& adapter) {
   const auto mismatch = [](const std::string& what) {
-    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_ADAPTER", "the adapter does not fit the plan: " + what);
+    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_ADAPTER",
+                     "the adapter does not fit the plan: " + what);
   };
   if (loaded.config.r != adapter.rank()) {
     return mismatch("rank " + std::to_string(loaded.config.r) + ", planned " + std::to_string(adapter.rank()));
   }
   if (loaded.pairs.size() != adapter.modules().size()) {
-    return mismatch(std::to_string(loaded.pairs.size()) + " modules, planned " + std::to_string(adapter.modules().size()));
+    return mismatch(std::to_string(loaded.pairs.size()) + " modules, planned " +
+                    std::to_string(adapter.modules().size()));
   }
   LH_CHECK(adapter.master().dtype == kernels::DType::kF32);
   float* const master = adapter.master().as<float>();

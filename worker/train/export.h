@@ -15,13 +15,13 @@
 namespace longhaul::train {
 
 struct ExportFacts {
-  std::string base_model;  // base_model_name_or_path
+  std::string base_model;                                 // base_model_name_or_path
   std::vector<std::pair<std::string, std::string>> card;  // rows of the model card's table
 };
 
 // Writes the adapter into `folder`. REQUIRES: an f32 plan.
-absl::Status ExportAdapter(const std::string& folder, const MemoryPlan& plan, const Hyper& hyper, const Adapter& adapter,
-                           const ExportFacts& facts);
+absl::Status ExportAdapter(const std::string& folder, const MemoryPlan& plan, const Hyper& hyper,
+                           const Adapter& adapter, const ExportFacts& facts);
 // Names of what ExportAdapter writes.
 const std::vector<std::string>& ExportedFiles();
 

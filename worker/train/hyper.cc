@@ -66,8 +66,10 @@ double LearningRateAt(const Hyper& hyper, int64_t total_steps, int64_t t) {
   }
   const double span = static_cast<double>(std::max<int64_t>(1, total_steps - warmup));
   switch (hyper.schedule) {
-    case Schedule::kConstant: return hyper.learning_rate;
-    case Schedule::kLinear: return hyper.learning_rate * std::max(0.0, static_cast<double>(total_steps - t) / span);
+    case Schedule::kConstant:
+      return hyper.learning_rate;
+    case Schedule::kLinear:
+      return hyper.learning_rate * std::max(0.0, static_cast<double>(total_steps - t) / span);
     case Schedule::kCosine:
       return hyper.learning_rate *
              std::max(0.0, 0.5 * (1.0 + std::cos(std::numbers::pi * static_cast<double>(t - warmup) / span)));

@@ -23,12 +23,12 @@ struct Hyper {
   double adam_beta1 = 0.9;
   double adam_beta2 = 0.999;
   double adam_epsilon = 1e-8;
-  double max_grad_norm = 1;    // 0 = no clipping
-  double epochs = 1;           // ignored where max_steps > 0
+  double max_grad_norm = 1;  // 0 = no clipping
+  double epochs = 1;         // ignored where max_steps > 0
   int64_t max_steps = 0;
-  uint64_t seed = 42;          // of the adapter's initialisation and of dropout; the data's order has its own
-  int64_t eval_every_steps = 0;        // 0 = before the first and after the last update only
-  int64_t checkpoint_every_steps = 20; // 0 = the final one only
+  uint64_t seed = 42;                   // of the adapter's initialisation and of dropout; the data's order has its own
+  int64_t eval_every_steps = 0;         // 0 = before the first and after the last update only
+  int64_t checkpoint_every_steps = 20;  // 0 = the final one only
   bool allow_nonidentical_resume = false;
 };
 

@@ -20,8 +20,7 @@ UpdateResult UpdateAdapter(const kernels::Exec& exec, const Adapter& adapter, co
     params.epsilon = hyper.adam_epsilon;
     params.weight_decay = hyper.weight_decay;
     params.step = adam_step;
-    params.grad_scale =
-        hyper.max_grad_norm > 0 ? std::min(1.0, hyper.max_grad_norm / (result.grad_norm + 1e-6)) : 1.0;
+    params.grad_scale = hyper.max_grad_norm > 0 ? std::min(1.0, hyper.max_grad_norm / (result.grad_norm + 1e-6)) : 1.0;
     kernels::AdamW(exec, params, adapter.master(), adapter.grad(), adapter.moment1(), adapter.moment2());
   }
   kernels::Zero(exec, adapter.grad());

@@ -10,7 +10,7 @@
 namespace longhaul::data::jinja {
 namespace {
 
-bool IsNameStart(char c) { return (static_cast<uint8_t>(c | 0x20) - 'a' < 26u) || c == '_'; }
+bool IsNameStart(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 
 // How Python's str.isspace sees the character at `at`; 0 = no space, else its bytes.

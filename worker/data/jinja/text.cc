@@ -1,5 +1,6 @@
 #include "worker/data/jinja/text.h"
 
+#include <unicode/locid.h>
 #include <unicode/uchar.h>
 #include <unicode/unistr.h>
 

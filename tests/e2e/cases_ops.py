@@ -1,0 +1,128 @@
+"""What an operator meets: start-up errors, a full disk, metrics; and a client made from reflection alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+
+from harness import GUARD_S, Skip, Watch, check, check_in, wait_for, write_chat
+from cases_jobs import ENDLESS_STEPS
+
+SERIES = ["longhaul_jobs{", "longhaul_jobs_created_total", "longhaul_jobs_finished_total", "longhaul_worker_up{",
+          "longhaul_host_memory_bytes{", "longhaul_host_memory_reserved_bytes{", "longhaul_host_memory_used_bytes{",
+          "longhaul_estimate_error_ratio", "longhaul_grpc_requests_total{", "longhaul_training_tokens_total"]
+
+
+def refused_start(argv, *parts):
+    """The program must end by itself with a non-zero code and one line on stderr that has `parts`."""
+    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GUARD_S, check=False)
+    name = os.path.basename(argv[0])
+    check(result.returncode != 0, "%s started although it must not" % name)
+    lines = result.stderr.strip().splitlines()
+    check(len(lines) == 1, "%s printed %d lines instead of one:\n%s" % (name, len(lines), result.stderr))
+    for part in parts:
+        check_in(part, lines[0], "the error of %s" % name)
+
+
+def startup_errors(cluster):
+    """Port taken, state folder locked, unwritable or of a wrong kind, model folder absent: one line, non-zero."""
+    cluster.start_server()
+    server = cluster.bin("longhauld")
+    anywhere = ["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+    port = str(cluster.ports["grpc_port"])
+    refused_start([server, "--state-dir", cluster.path("other"), "--listen", "127.0.0.1:" + port,
+                   "--http-listen", "127.0.0.1:0"], port)
+    http_port = str(cluster.ports["http_port"])
+    refused_start([server, "--state-dir", cluster.path("other2"), "--listen", "127.0.0.1:0",
+                   "--http-listen", "127.0.0.1:" + http_port], http_port)
+    refused_start([server, "--state-dir", cluster.path("scheduler"), *anywhere], cluster.path("scheduler"))
+    plain_file = cluster.path("plain")
+    with open(plain_file, "w", encoding="utf-8") as file:
+        file.write("x")
+    refused_start([server, "--state-dir", os.path.join(plain_file, "state"), *anywhere], plain_file)
+    refused_start([server, "--state-dir", "/proc/longhaul", *anywhere], "/proc/longhaul")
+    refused_start([server, "--state-dir", cluster.path("other3"), "--listen", "0.0.0.0:0", "--http-listen", "127.0.0.1:0"],
+                  "0.0.0.0")
+    worker = [cluster.bin("longhaul-worker"), "--scheduler", cluster.address()]
+    refused_start([*worker, "--state-dir", cluster.path("w"), "--models", cluster.path("no-models")], "no-models")
+    cluster.start_worker()
+    refused_start([*worker, "--state-dir", cluster.path("worker"), "--models", cluster.model_dir], cluster.path("worker"))
+
+
+def disk_full(cluster):
+    """A dataset that the disk has no room for: DISK_FULL, the scheduler goes on, and there is no job."""
+    mount_point = cluster.path("small")
+    os.makedirs(mount_point)
+    if not shutil.which("mount") or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "none", mount_point], capture_output=True, check=False).returncode:
+        raise Skip("this machine allows no mount")
+    try:
+        cluster.start_server(state="small/scheduler")
+        cluster.start_worker()
+        data = cluster.path("large.jsonl")
+        with open(data, "w", encoding="utf-8") as file:
+            for _ in range(8000):
+                file.write(json.dumps({"text": "x" * 1000}) + "\n")
+        error = cluster.cli("submit", "--model", "tiny", "--data", data, code=7).stderr
+        check_in("DISK_FULL", error, "the error")
+        check_in("free disk space", error, "the error")
+        check(cluster.jobs() == [], "a job was stored without its dataset")
+        cluster.cli("workers", code=0)
+    finally:
+        cluster.stop()
+        subprocess.run(["umount", mount_point], check=True)
+
+
+def metrics(cluster):
+    """During a run /metrics has job, worker, memory, estimate-error and gRPC series, and promtool accepts it."""
+    cluster.start_server()
+    cluster.start_worker()
+    data = write_chat(cluster.path("train.jsonl"))
+    cluster.wait(cluster.submit(data), 0)
+    running = cluster.submit(data, steps=ENDLESS_STEPS)
+    watch = Watch(cluster, running)
+    watch.until_step(3)
+    url = "http://127.0.0.1:%d/metrics" % cluster.ports["http_port"]
+
+    def scrape():
+        with urllib.request.urlopen(url, timeout=GUARD_S) as response:
+            return response.read().decode()
+
+    def value(text, name):
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+
+    # A running attempt's measured memory comes with its next Sync.
+    text = wait_for("measured memory", lambda: (lambda t: t if value(t, "longhaul_host_memory_used_bytes{") > 0 else None)(
+        scrape()))
+    for series in SERIES:
+        check("\n" + series in text, "/metrics lacks %s" % series)
+    check(value(text, 'longhaul_jobs{state="RUNNING"}') == 1, "the running job is not counted")
+    check(value(text, "longhaul_jobs_created_total") == 2, "two jobs were created")
+    check(value(text, "longhaul_worker_up{") == 1, "one worker is up")
+    used, reserved = value(text, "longhaul_host_memory_used_bytes{"), value(text, "longhaul_host_memory_reserved_bytes{")
+    check(0 < used and reserved > 0, "memory: used %s, reserved %s" % (used, reserved))
+    check(running not in text, "a job id is a label")
+    check(shutil.which("promtool"), "promtool is not installed (deploy/install_deps.sh)")
+    result = subprocess.run(["promtool", "check", "metrics"], input=text, text=True, capture_output=True, check=False)
+    check(result.returncode == 0, "promtool: %s%s" % (result.stdout, result.stderr))
+    cluster.cli("cancel", running, code=0)
+    cluster.wait(running, 5)
+
+
+def reflection_client(cluster):
+    """A client that has only grpcio and grpcio-reflection submits and watches a job."""
+    cluster.start_server()
+    cluster.start_worker()
+    data = write_chat(cluster.path("train.jsonl"))
+    python = os.environ.get("LONGHAUL_E2E_PYTHON", sys.executable)
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reflection_client.py")
+    result = subprocess.run([python, script, cluster.address(), "tiny", data], stdin=subprocess.DEVNULL, text=True,
+                            capture_output=True, timeout=GUARD_S, check=False)
+    check(result.returncode == 0, "the script failed:\n%s%s" % (result.stdout, result.stderr))
+    check_in("SUCCEEDED", result.stdout, "the script's output")
+    check(len(cluster.jobs()) == 1, "the script's refused job was stored")
+
+
+CASES = [startup_errors, disk_full, metrics, reflection_client]

@@ -1,0 +1,251 @@
+"""Real processes for one end-to-end case: a scheduler, workers, the CLI; fresh folders, free ports, all gone at the end.
+
+Waiting is for events: a line of a watch, a file that appears, a process that ends. GUARD_S only bounds a broken run.
+"""
+
+import glob
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+
+GUARD_S = 120
+POLL_S = 0.02
+
+MODEL = "tiny"
+
+
+class Failure(Exception):
+    """A check that did not hold; the message says which."""
+
+
+class Skip(Exception):
+    """The case needs something that this machine does not allow."""
+
+
+def check(condition, message):
+    if not condition:
+        raise Failure(message)
+
+
+def check_in(part, text, what):
+    check(part in text, "%s lacks %r; it is:\n%s" % (what, part, text))
+
+
+def wait_for(what, predicate, alive=None):
+    """Until predicate() gives something true, which is returned. `alive` is a process that must not end meanwhile."""
+    end = time.monotonic() + GUARD_S
+    while True:
+        result = predicate()
+        if result:
+            return result
+        check(alive is None or alive.poll() is None, "%s: the process ended first" % what)
+        check(time.monotonic() < end, "%s: nothing after %d s" % (what, GUARD_S))
+        time.sleep(POLL_S)
+
+
+def start_ticks(pid):
+    """The kernel's start time of a process, which tells it from a later one with its number; None when gone or a zombie."""
+    try:
+        with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+class Trainer:
+    """A running longhaul-train, found by the pid file of its attempt folder."""
+
+    def __init__(self, pid, ticks):
+        self.pid, self.ticks = pid, ticks
+
+    def alive(self):
+        return start_ticks(self.pid) == self.ticks
+
+    def signal(self, number):
+        check(self.alive(), "trainer %d has ended already" % self.pid)
+        os.kill(self.pid, number)
+
+    def __eq__(self, other):
+        return (self.pid, self.ticks) == (other.pid, other.ticks)
+
+
+class Watch:
+    """`longhaul watch -o json` of a job from its first event; itself a test of the client's reconnect."""
+
+    def __init__(self, cluster, job_id):
+        self.seen = []
+        self.process = cluster.popen(
+            "watch", [cluster.bin("longhaul"), "watch", job_id, "--after-sequence", "0", "-o", "json"],
+            stdout=subprocess.PIPE)
+        self.buffer = b""
+
+    def next(self):
+        """The next message, or None at the end."""
+        selector = selectors.DefaultSelector()
+        selector.register(self.process.stdout, selectors.EVENT_READ)
+        while b"\n" not in self.buffer:
+            check(selector.select(GUARD_S), "the watch was silent for %d s; last: %s" % (GUARD_S, self.seen[-3:]))
+            piece = os.read(self.process.stdout.fileno(), 1 << 16)
+            if not piece:
+                return None
+            self.buffer += piece
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        self.seen.append(json.loads(line))
+        return self.seen[-1]
+
+    def until(self, what, predicate):
+        while True:
+            message = self.next()
+            check(message is not None, "the watch ended before %s; last: %s" % (what, json.dumps(self.seen[-3:])))
+            if predicate(message):
+                return message
+
+    def until_state(self, *states):
+        def reached(message):
+            job = message.get("snapshot", {}).get("job", {})
+            return message.get("event", {}).get("state") in states or job.get("state") in states
+        return self.until("/".join(states), reached)
+
+    def until_step(self, step):
+        return self.until("step %d" % step, lambda m: int(m.get("progress", {}).get("step", 0)) >= step)
+
+    def to_end(self):
+        while self.next() is not None:
+            pass
+        return self.process.wait(GUARD_S)
+
+    def sequences(self):
+        return [int(m["event"]["sequence"]) for m in self.seen if "event" in m]
+
+
+class Cluster:
+    def __init__(self, bin_dir, work_dir, model_dir):
+        self.bin_dir, self.dir, self.model_dir = bin_dir, work_dir, model_dir
+        self.processes = []
+        self.worker_dirs = []
+        self.server = None
+        self.ports = {}
+        os.makedirs(work_dir)
+
+    def bin(self, name):
+        return os.path.join(self.bin_dir, name)
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def popen(self, name, argv, env=None, **options):
+        log = open(self.path("%s.log" % name), "ab")
+        environment = {**os.environ, "LONGHAUL_SERVER": self.address(), **(env or {})}
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=log, env=environment,
+                                   stdout=options.pop("stdout", log), **options)
+        log.close()
+        self.processes.append(process)
+        return process
+
+    def address(self):
+        return "127.0.0.1:%d" % self.ports.get("grpc_port", 0)
+
+    def start_server(self, *flags, state="scheduler", env=None):
+        """Again after a kill: the same ports and state."""
+        port_file = self.path("ports-%d.json" % len(self.processes))
+        argv = [self.bin("longhauld"), "--state-dir", self.path(state), "--port-file", port_file,
+                "--listen", "127.0.0.1:%d" % self.ports.get("grpc_port", 0),
+                "--http-listen", "127.0.0.1:%d" % self.ports.get("http_port", 0), *flags]
+        self.server = self.popen("longhauld", argv, env=env)
+        wait_for("longhauld's port file", lambda: os.path.exists(port_file), self.server)
+        with open(port_file, encoding="utf-8") as file:
+            self.ports = json.load(file)
+        return self.server
+
+    def start_worker(self, *flags, name="worker", env=None):
+        directory = self.path(name)
+        if directory not in self.worker_dirs:
+            self.worker_dirs.append(directory)
+        argv = [self.bin("longhaul-worker"), "--scheduler", self.address(), "--state-dir", directory,
+                "--models", self.model_dir, "--worker-id", name, *flags]
+        process = self.popen(name, argv, env=env)
+
+        def online():
+            workers = json.loads(self.cli("workers", "-o", "json").stdout or "{}").get("workers", [])
+            return any(w["id"] == name and w["state"] == "WORKER_ONLINE" for w in workers)
+        wait_for("%s registered" % name, online, process)
+        return process
+
+    def cli(self, *arguments, code=None):
+        """Runs `longhaul`; `code` is the exit code that must come."""
+        result = subprocess.run([self.bin("longhaul"), *arguments], stdin=subprocess.DEVNULL, text=True, check=False,
+                                capture_output=True, timeout=GUARD_S,
+                                env={**os.environ, "LONGHAUL_SERVER": self.address()})
+        check(code is None or result.returncode == code,
+              "longhaul %s exited %d instead of %s\nstdout: %s\nstderr: %s" % (
+                  " ".join(arguments), result.returncode, code, result.stdout, result.stderr))
+        return result
+
+    def submit(self, data, *flags, steps=8):
+        return self.cli("submit", "--model", MODEL, "--data", data, "--steps", str(steps), "--max-seq-len", "128",
+                        "--rank", "4", *flags, code=0).stdout.strip()
+
+    def job(self, job_id):
+        return json.loads(self.cli("get", job_id, "-o", "json", code=0).stdout)
+
+    def jobs(self):
+        return json.loads(self.cli("list", "-o", "json", code=0).stdout)["jobs"]
+
+    def wait(self, job_id, code):
+        return self.cli("wait", job_id, "--timeout", str(GUARD_S - 10), code=code)
+
+    def trainer(self, worker="worker"):
+        """The one live trainer of a worker."""
+        def find():
+            found = []
+            for path in glob.glob(os.path.join(self.path(worker), "**", "pid"), recursive=True):
+                with open(path, encoding="utf-8") as file:
+                    fields = file.read().split()
+                if len(fields) == 2:
+                    found.append(Trainer(int(fields[0]), int(fields[1])))
+            return [trainer for trainer in found if trainer.alive()]
+        live = wait_for("a trainer's pid file", find)
+        check(len(live) == 1, "%d trainers are alive; expected one" % len(live))
+        return live[0]
+
+    def adapter_digest(self, job_id):
+        job = self.job(job_id)
+        check(job["state"] == "SUCCEEDED", "%s is %s: %s" % (job_id, job["state"], json.dumps(job.get("failure"))))
+        files = {file["path"]: file["sha256"] for file in job["artifact"]["files"]}
+        return files["adapter_model.safetensors"]
+
+    def kill(self, process, number=signal.SIGKILL):
+        process.send_signal(number)
+        return process.wait(GUARD_S)
+
+    def stop(self):
+        """Ends what this case started, by pid, trainers included (they outlive their worker by design)."""
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        for directory in self.worker_dirs:
+            for path in glob.glob(os.path.join(directory, "**", "pid"), recursive=True):
+                with open(path, encoding="utf-8") as file:
+                    fields = file.read().split()
+                if len(fields) == 2 and Trainer(int(fields[0]), int(fields[1])).alive():
+                    os.kill(int(fields[0]), signal.SIGKILL)
+
+
+def write_chat(path, rows=40, bad_lines=()):
+    """Deterministic chat rows; `bad_lines` replaces 1-based lines."""
+    words = ["red", "green", "blue", "north", "south", "east", "west", "iron", "salt", "river"]
+    replaced = dict(bad_lines)
+    with open(path, "w", encoding="utf-8") as file:
+        for i in range(rows):
+            question = "What comes after the %s %s?" % (words[i % 10], words[(i * 3 + 1) % 10])
+            answer = "After it comes the %s one, number %d, then the %s." % (words[(i * 7) % 10], i, words[(i + 5) % 10])
+            row = json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+            file.write(replaced.get(i + 1, row) + "\n")
+    return path

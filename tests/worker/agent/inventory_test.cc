@@ -1,0 +1,117 @@
+#include "worker/agent/inventory.h"
+
+#include <gtest/gtest.h>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "tests/fakes/tiny_model.h"
+#include "tests/worker/attempt/temp_dir.h"
+#include "wire/model_values.h"
+
+namespace longhaul::agent {
+namespace {
+
+class InventoryTest : public ::testing::Test {
+ protected:
+  InventoryTest() {
+    options_.state_dir = temp_.At("state");
+    options_.model_dirs = {temp_.At("models")};
+    EXPECT_TRUE(CreateDirs(options_.state_dir).ok());
+    EXPECT_TRUE(CreateDirs(temp_.At("models")).ok());
+  }
+  absl::StatusOr<Inventory> Take() {
+    lines_.clear();
+    return TakeInventory(options_, [this](const std::string& line) { lines_ += line + "\n"; });
+  }
+  TempDir temp_;
+  InventoryOptions options_;
+  std::string lines_;
+};
+
+TEST_F(InventoryTest, DescribesTheCpuAndTheModels) {
+  WriteTinyModel(temp_.At("models/tiny"));
+  const auto inventory = Take();
+  ASSERT_TRUE(inventory.ok()) << inventory.status();
+  ASSERT_EQ(inventory->proto.devices_size(), 1);
+  const v1::Device& device = inventory->proto.devices(0);
+  EXPECT_EQ(device.id(), "cpu-0");
+  EXPECT_EQ(device.facts().kind(), v1::DEVICE_KIND_CPU);
+  EXPECT_TRUE(wire::FromProto(device.facts()).ok());
+  EXPECT_GT(device.facts().gemm_flops(), 1e8);
+  EXPECT_EQ(device.facts().cpu_threads(), HostCpuThreads());
+  EXPECT_EQ(inventory->proto.host_bytes_total(), device.facts().host_bytes());
+  ASSERT_EQ(inventory->proto.models_size(), 1);
+  const v1::Model& model = inventory->proto.models(0);
+  EXPECT_EQ(model.name(), "tiny");
+  EXPECT_EQ(model.storage(), "safetensors:F32");
+  EXPECT_TRUE(model.has_chat_template());
+  EXPECT_TRUE(IsSha256Hex(model.digest()));
+  EXPECT_TRUE(IsSha256Hex(model.tokenizer_digest()));
+  EXPECT_EQ(model.shape().hidden(), TinyModelShape().hidden);
+  EXPECT_EQ(inventory->model_paths.at(model.digest()), temp_.At("models/tiny"));
+}
+
+TEST_F(InventoryTest, DigestsAndSpeedAreKeptUntilSomethingChanges) {
+  WriteTinyModel(temp_.At("models/tiny"));
+  const auto first = Take();
+  ASSERT_TRUE(first.ok());
+  EXPECT_NE(lines_.find("for its digest"), std::string::npos);
+  EXPECT_NE(lines_.find("measured"), std::string::npos);
+  const auto second = Take();
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ(lines_, "");
+  EXPECT_EQ(second->proto.SerializeAsString().size(), first->proto.SerializeAsString().size());
+  EXPECT_EQ(second->proto.models(0).digest(), first->proto.models(0).digest());
+  WriteTinyModel(temp_.At("models/tiny"), /*seed=*/2);
+  const auto third = Take();
+  ASSERT_TRUE(third.ok());
+  EXPECT_NE(third->proto.models(0).digest(), first->proto.models(0).digest());
+  // A cache that is damaged is as good as none.
+  ASSERT_TRUE(WriteFileAtomic(options_.state_dir + "/models.json", "{\"x").ok());
+  EXPECT_EQ(Take()->proto.models(0).digest(), third->proto.models(0).digest());
+}
+
+TEST_F(InventoryTest, LeavesOutWhatItCannotUseAndSaysWhy) {
+  WriteTinyModel(temp_.At("models/good"));
+  WriteTinyModel(temp_.At("models/bad"));
+  ASSERT_TRUE(WriteFileAtomic(temp_.At("models/bad/model.safetensors"), "short").ok());
+  ASSERT_TRUE(WriteFileAtomic(temp_.At("models/broken.gguf"), "GGUF but not really").ok());
+  ASSERT_TRUE(WriteFileAtomic(temp_.At("models/notes.txt"), "no model").ok());
+  const auto inventory = Take();
+  ASSERT_TRUE(inventory.ok()) << inventory.status();
+  ASSERT_EQ(inventory->proto.models_size(), 1);
+  EXPECT_EQ(inventory->proto.models(0).name(), "good");
+  EXPECT_NE(lines_.find("models/bad is left out"), std::string::npos) << lines_;
+  EXPECT_NE(lines_.find("broken.gguf is left out"), std::string::npos) << lines_;
+  EXPECT_EQ(lines_.find("notes.txt"), std::string::npos);
+}
+
+TEST_F(InventoryTest, AModelFolderItselfIsAModel) {
+  WriteTinyModel(temp_.At("alone"));
+  options_.model_dirs = {temp_.At("alone") + "/"};
+  EXPECT_EQ(Take()->proto.models(0).name(), "alone");
+}
+
+TEST_F(InventoryTest, RefusesWhatCannotBe) {
+  options_.model_dirs = {temp_.At("absent")};
+  EXPECT_EQ(Take().status().code(), absl::StatusCode::kNotFound);
+  options_.model_dirs = {temp_.At("models"), temp_.At("more")};
+  WriteTinyModel(temp_.At("models/tiny"));
+  WriteTinyModel(temp_.At("more/tiny"));
+  EXPECT_EQ(ErrorReason(Take().status()), "MODEL_TWICE");
+  options_.model_dirs.pop_back();
+  options_.cpu_threads = HostCpuThreads() + 1;
+  EXPECT_EQ(ErrorViolations(Take().status()).at(0).field, "--cpu-threads");
+  options_.cpu_threads = 1;
+  options_.host_bytes = HostMemTotalBytes() + 1;
+  EXPECT_EQ(ErrorViolations(Take().status()).at(0).field, "--host-bytes");
+  options_.host_bytes = 1 << 30;
+  const auto inventory = Take();
+  ASSERT_TRUE(inventory.ok());
+  EXPECT_EQ(inventory->proto.host_bytes_total(), 1 << 30);
+  EXPECT_EQ(inventory->proto.cpu_threads_total(), 1);
+}
+
+}  // namespace
+}  // namespace longhaul::agent

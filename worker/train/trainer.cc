@@ -1,0 +1,288 @@
+#include "worker/train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/failpoints.h"
+#include "base/format.h"
+#include "base/hash.h"
+#include "base/random.h"
+#include "base/status_macros.h"
+#include "nlohmann/json.hpp"
+
+namespace longhaul::train {
+namespace {
+
+constexpr char kFolderPrefix[] = "step-";
+
+std::string RunSignature(const TrainerOptions& options, int64_t total_steps) {
+  const TrainShape& t = options.plan.train;
+  const nlohmann::json run = {{"hyper", HyperToJson(options.hyper)},
+                              {"shape", ModelShapeToJson(options.plan.shape)},
+                              {"rank", t.lora_rank},
+                              {"targets", t.lora_targets},
+                              {"base", BaseWeightsName(t.base)},
+                              {"batch_size", t.batch_size},
+                              {"sequence_length", t.sequence_length},
+                              {"accumulation_steps", t.accumulation_steps},
+                              {"total_steps", total_steps},
+                              {"data", options.data_signature}};
+  return Sha256Hex(run.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+int64_t CountTargets(const TokenBatch& batch) {
+  return batch.rows - std::count(batch.labels, batch.labels + batch.rows, -100);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainerOptions& options, const WeightSource& weights,
+                                                         BatchSource* train, BatchSource* eval,
+                                                         TrainerObserver* observer, TrainerControl* control,
+                                                         const Clock* clock) {
+  LH_CHECK(options.plan.kind == PlanKind::kTrain);
+  LH_RETURN_IF_ERROR(ValidateHyper(options.hyper));
+  if (options.hyper.lora_dropout > 0 && !options.plan.train.lora_dropout) {
+    return InvalidField("lora_dropout", "is " + std::to_string(options.hyper.lora_dropout) +
+                                            ", but the memory plan was made without dropout");
+  }
+  std::unique_ptr<Trainer> trainer(new Trainer(options, train, eval, observer, control, clock));
+  LH_RETURN_IF_ERROR(trainer->CheckBatches(*train, "dataset"));
+  if (train->UpdatesPerEpoch() == 0) return InvalidField("dataset", "has nothing to train on");
+  if (eval != nullptr) LH_RETURN_IF_ERROR(trainer->CheckBatches(*eval, "eval dataset"));
+  LH_RETURN_IF_ERROR(trainer->Load(weights));
+  return trainer;
+}
+
+absl::Status Trainer::CheckBatches(const BatchSource& batches, const char* name) const {
+  const TrainShape& t = options_.plan.train;
+  if (batches.MostTokens() <= t.tokens() && batches.LongestDocument() <= t.longest()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kInvalidArgument, "PLAN_MISMATCH",
+                   std::string(name) + ": micro-batches of up to " + FormatCount(batches.MostTokens()) +
+                       " tokens, documents of up to " + FormatCount(batches.LongestDocument()) +
+                       "; the memory plan is for " + FormatCount(t.tokens()) + " and " + FormatCount(t.longest()));
+}
+
+absl::Status Trainer::Load(const WeightSource& weights) {
+  const int64_t begin = clock_->BootNanos();
+  LH_ASSIGN_OR_RETURN(exec_, CreateExec(options_.plan, options_.pin_threads));
+  LH_ASSIGN_OR_RETURN(memory_, EngineMemory::Create(options_.plan));
+  weights_ = CarveWeights(*memory_);
+  LH_RETURN_IF_ERROR(LoadWeights(weights, *memory_, *exec_, weights_));
+  adapter_ = std::make_unique<Adapter>(*memory_);
+  adapter_->Initialize(options_.hyper.seed);
+  for (const kernels::Tensor* t : {&adapter_->grad(), &adapter_->moment1(), &adapter_->moment2()}) {
+    kernels::Zero(*exec_, *t);
+  }
+  decoder_ = std::make_unique<Decoder>(*memory_, *exec_, weights_, *adapter_,
+                                       LoraScale(options_.hyper, options_.plan.train.lora_rank));
+  loss_ = std::make_unique<CutCrossEntropy>(*memory_, *exec_, weights_);
+  keep_going_ = [this] { return control_->Poll() != Control::kCancel; };
+  state_.total_steps = TotalSteps(options_.hyper, train_->UpdatesPerEpoch());
+  identity_.plan_signature = PlanSignature(options_.plan, kernels::ProbeCpu().gemm_library);
+  identity_.run_signature = RunSignature(options_, state_.total_steps);
+  if (!options_.resume_from.empty()) LH_RETURN_IF_ERROR(Resume());
+  observer_->OnStarted({options_.plan.arena_bytes, state_.total_steps, state_.step, SecondsSince(begin)});
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Resume() {
+  LH_ASSIGN_OR_RETURN(const LoadedCheckpoint loaded, ReadCheckpoint(options_.resume_from, *adapter_));
+  if (loaded.identity.run_signature != identity_.run_signature || loaded.state.total_steps != state_.total_steps) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_CHECKPOINT",
+                     options_.resume_from + ": was written by a run with other hyperparameters, data or model");
+  }
+  if (loaded.identity.plan_signature != identity_.plan_signature) {
+    const std::string what = "the checkpoint was made with other tiles, threads, CPU or GEMM library: " +
+                             std::string("the continued run will not be bit-identical");
+    if (!options_.hyper.allow_nonidentical_resume) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "RESUME_NOT_IDENTICAL",
+                       what + "; allow_nonidentical_resume permits it");
+    }
+    observer_->OnWarning(what);
+  }
+  state_ = loaded.state;
+  checkpoint_step_ = state_.step;
+  return absl::OkStatus();
+}
+
+Trainer::StepResult Trainer::Accumulate(int64_t epoch, int64_t update) {
+  StepResult result;
+  const Window window = train_->GetWindow(epoch, update);
+  const double grad_scale = window.targets > 0 ? 1.0 / static_cast<double>(window.targets) : 0;
+  double nats = 0;
+  for (int64_t i = 0; i < window.micro_batches; ++i) {
+    const TokenBatch batch = train_->Get(i);
+    result.tokens += batch.rows;
+    // Nothing to learn from: legal, and costs nothing.
+    if (CountTargets(batch) == 0) continue;
+    const int64_t begin = clock_->BootNanos();
+    if (options_.hyper.lora_dropout > 0) {
+      const uint64_t step_key = CounterBits(options_.hyper.seed, static_cast<uint64_t>(state_.step) + 1);
+      decoder_->SetDropout(options_.hyper.lora_dropout, CounterBits(step_key, static_cast<uint64_t>(i)));
+    } else {
+      decoder_->SetDropout(0, 0);
+    }
+    if (!decoder_->Forward(batch, keep_going_)) return result;
+    const int64_t forward_done = clock_->BootNanos();
+    const int64_t layers = options_.plan.shape.layers;
+    const LossSum sum =
+        loss_->Run(batch, decoder_->Stream(layers, batch.rows), grad_scale, decoder_->DStream(batch.rows));
+    const int64_t loss_done = clock_->BootNanos();
+    if (!decoder_->Backward(batch, keep_going_)) return result;
+    result.timings.forward_seconds += static_cast<double>(forward_done - begin) * 1e-9;
+    result.timings.loss_seconds += static_cast<double>(loss_done - forward_done) * 1e-9;
+    result.timings.backward_seconds += SecondsSince(loss_done);
+    if (!std::isfinite(sum.nats) && result.non_finite.empty()) result.non_finite = train_->Describe();
+    nats += sum.nats;
+  }
+  result.loss = nats * grad_scale;
+  result.complete = true;
+  return result;
+}
+
+absl::Status Trainer::CountSkip(const UpdateResult& update, const StepResult& step) {
+  ++state_.skipped_updates;
+  ++state_.skipped_in_a_row;
+  const std::string what = "update " + std::to_string(state_.step + 1) + ": " +
+                           (step.non_finite.empty() ? "the gradient's norm is " + std::to_string(update.grad_norm) +
+                                                          ", last micro-batch of " + train_->Describe()
+                                                    : "the loss is not finite for " + step.non_finite);
+  if (state_.skipped_in_a_row < limits::kMaxNonFiniteStepsInARow) {
+    observer_->OnWarning(what + "; the update was skipped");
+    return absl::OkStatus();
+  }
+  return MakeError(absl::StatusCode::kFailedPrecondition, "NON_FINITE_LOSS",
+                   what + "; " + std::to_string(state_.skipped_in_a_row) +
+                       " updates in a row were skipped. Lower the learning rate or look at the data");
+}
+
+absl::StatusOr<bool> Trainer::Step() {
+  const int64_t begin = clock_->BootNanos();
+  const int64_t updates = train_->UpdatesPerEpoch();
+  StepResult step = Accumulate(state_.step / updates, state_.step % updates);
+  if (!step.complete) {
+    kernels::Zero(*exec_, adapter_->grad());
+    return false;
+  }
+  const int64_t accumulated = clock_->BootNanos();
+  const double learning_rate = LearningRateAt(options_.hyper, state_.total_steps, state_.step);
+  const UpdateResult update =
+      UpdateAdapter(*exec_, *adapter_, options_.hyper, learning_rate, state_.adam_steps + 1, std::isfinite(step.loss));
+  if (update.skipped) {
+    LH_RETURN_IF_ERROR(CountSkip(update, step));
+  } else {
+    ++state_.adam_steps;
+    state_.skipped_in_a_row = 0;
+    state_.last_loss = step.loss;
+  }
+  ++state_.step;
+  state_.trained_tokens += step.tokens;
+  TrainProgress progress = step.timings;
+  progress.step = state_.step;
+  progress.total_steps = state_.total_steps;
+  progress.epoch = static_cast<double>(state_.step) / static_cast<double>(updates);
+  progress.loss = step.loss;
+  progress.learning_rate = learning_rate;
+  progress.grad_norm = update.grad_norm;
+  progress.update_seconds = SecondsSince(accumulated);
+  progress.step_seconds = SecondsSince(begin);
+  state_.train_seconds += progress.step_seconds;
+  progress.tokens_per_second = progress.step_seconds > 0 ? static_cast<double>(step.tokens) / progress.step_seconds : 0;
+  progress.trained_tokens = state_.trained_tokens;
+  progress.skipped_updates = state_.skipped_updates;
+  progress.eval_loss = state_.eval_last;
+  observer_->OnProgress(progress);
+  LH_RETURN_IF_ERROR(Failpoint("trainer_after_step"));
+  return true;
+}
+
+bool Trainer::EvaluateNow() {
+  if (eval_ == nullptr || state_.eval_last_step == state_.step) return true;
+  const EvalResult result = Evaluate(decoder_.get(), *loss_, eval_, options_.plan.shape.layers, keep_going_);
+  if (!result.complete) return false;
+  if (result.targets == 0) return true;
+  state_.eval_last = result.loss;
+  state_.eval_last_step = state_.step;
+  if (state_.step == 0) state_.eval_before = result.loss;
+  if (!state_.eval_best.has_value() || result.loss < *state_.eval_best) state_.eval_best = result.loss;
+  observer_->OnEvaluated(state_.step, result);
+  return true;
+}
+
+absl::Status Trainer::Checkpoint(bool final) {
+  if (options_.checkpoint_root.empty()) return absl::OkStatus();
+  CheckpointInfo info;
+  info.folder = JoinPath(options_.checkpoint_root, kFolderPrefix + std::to_string(state_.step));
+  LH_RETURN_IF_ERROR(CreateDirs(options_.checkpoint_root));
+  LH_RETURN_IF_ERROR(WriteCheckpoint(info.folder, state_, identity_, *adapter_));
+  checkpoint_step_ = state_.step;
+  info.files = CheckpointFiles();
+  info.step = state_.step;
+  info.final = final;
+  info.eval_loss = state_.eval_last_step == state_.step ? state_.eval_last : std::nullopt;
+  info.plan_signature = identity_.plan_signature;
+  LH_RETURN_IF_ERROR(observer_->OnCheckpoint(info));
+  RemoveOldCheckpoints();
+  return absl::OkStatus();
+}
+
+// Whoever still needs an older one has its bytes elsewhere by then; what cannot be removed is left for the next time.
+void Trainer::RemoveOldCheckpoints() {
+  const absl::StatusOr<std::vector<std::string>> names = ListDir(options_.checkpoint_root);
+  if (!names.ok()) return;
+  std::vector<std::pair<int64_t, std::string>> found;
+  for (const std::string& name : *names) {
+    const std::string digits = name.rfind(kFolderPrefix, 0) == 0 ? name.substr(sizeof(kFolderPrefix) - 1) : "";
+    if (digits.empty() || digits.size() > 12 || digits.find_first_not_of("0123456789") != std::string::npos) continue;
+    found.emplace_back(std::stoll(digits), name);
+  }
+  std::sort(found.begin(), found.end());
+  const int64_t surplus = static_cast<int64_t>(found.size()) - options_.checkpoints_kept;
+  for (int64_t i = 0; i < surplus; ++i) {
+    RemoveTree(JoinPath(options_.checkpoint_root, found[static_cast<size_t>(i)].second)).IgnoreError();
+  }
+}
+
+absl::StatusOr<std::optional<Outcome>> Trainer::AtBoundary() {
+  Control control = control_->Poll();
+  if (control == Control::kHold) {
+    if (checkpoint_step_ != state_.step) LH_RETURN_IF_ERROR(Checkpoint(false));
+    observer_->OnHold(true);
+    do {
+      control_->WaitWhileHeld();
+      control = control_->Poll();
+    } while (control == Control::kHold);
+    observer_->OnHold(false);
+  }
+  if (control == Control::kCancel) return std::optional<Outcome>(Outcome::kCancelled);
+  if (control == Control::kStopWithCheckpoint) {
+    if (checkpoint_step_ != state_.step) LH_RETURN_IF_ERROR(Checkpoint(false));
+    return std::optional<Outcome>(Outcome::kStopped);
+  }
+  return std::optional<Outcome>();
+}
+
+absl::StatusOr<Outcome> Trainer::Run() {
+  if (state_.training_done) return Outcome::kFinished;
+  if (state_.step == 0 && !EvaluateNow()) return Outcome::kCancelled;
+  const Hyper& hyper = options_.hyper;
+  const auto due = [this](int64_t every) { return every > 0 && state_.step % every == 0; };
+  while (state_.step < state_.total_steps) {
+    LH_ASSIGN_OR_RETURN(const std::optional<Outcome> stop, AtBoundary());
+    if (stop.has_value()) return *stop;
+    LH_ASSIGN_OR_RETURN(const bool complete, Step());
+    if (!complete) return Outcome::kCancelled;
+    if (state_.step == state_.total_steps) break;
+    if (due(hyper.eval_every_steps) && !EvaluateNow()) return Outcome::kCancelled;
+    if (due(hyper.checkpoint_every_steps)) LH_RETURN_IF_ERROR(Checkpoint(false));
+  }
+  if (!EvaluateNow()) return Outcome::kCancelled;
+  state_.training_done = true;
+  LH_RETURN_IF_ERROR(Checkpoint(true));
+  return Outcome::kFinished;
+}
+
+}  // namespace longhaul::train
