@@ -96,6 +96,7 @@ inline constexpr int64_t kTrainerKillGraceMs = 30'000;
 inline constexpr int kMaxNonFiniteStepsInARow = 10;
 inline constexpr int64_t kMaxAttemptSpecBytes = 64 << 20;
 inline constexpr int64_t kMaxTrainerMessageBytes = 4096;
+inline constexpr int64_t kMaxDataErrorBytes = 1024;
 inline constexpr int kMaxEventsPerRead = 1000;
 inline constexpr int kMaxProgressPerSync = 1000;
 inline constexpr int kMaxWarningsPerSync = 100;

@@ -155,7 +155,7 @@ wait_until() {
   done
 }
 
-has_model() { "$bin/longhaul" workers -o json 2>/dev/null | grep --quiet --fixed-strings "\"name\": \"$model_name\""; }
+has_model() { "$bin/longhaul" workers -o json 2>/dev/null | grep --fixed-strings "\"name\": \"$model_name\"" >/dev/null; }
 
 start_daemons() {
   # A session of their own: Ctrl-C reaches this script, which stops them in order.
@@ -174,7 +174,8 @@ start_daemons() {
 
 answer() {
   echo "   $prompt"
-  run_child "$bin/longhaul" chat --model "$model" --prompt "$prompt" --max-tokens 40 "$@" | sed 's/^/   > /'
+  run_child "$bin/longhaul" chat --model "$model" --prompt "$prompt" --max-tokens 40 "$@" >"$run/answer.txt"
+  sed 's/^/   > /' "$run/answer.txt"
 }
 
 say "packages"

@@ -178,7 +178,7 @@ void FillParts(MemoryPlan* plan) {
   take("activations", SumOf(r, {"kept", "slot.", "kv_cache"}));
   take("loss_tile", SumOf(r, {"loss."}));
   take("workspace", left);
-  const int64_t dataset = plan->train.dataset_tokens * 5;  // i32 id and a mask byte
+  const int64_t dataset = plan->train.dataset_tokens * 8;  // i32 id, mask byte, and what short examples add each
   if (dataset > 0) plan->parts.push_back({"dataset", dataset});
   plan->parts.push_back({"runtime", plan->runtime_host_bytes});
   plan->host_bytes_total = 0;

@@ -1,35 +1,50 @@
-// The dispatcher's thread around DispatcherCore: mailbox, batches, parked Syncs.
 #include "server/dispatcher.h"
 
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <deque>
 #include <future>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
 
+#include "base/check.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
+#include "base/status_macros.h"
 #include "server/dispatcher_core.h"
+#include "server/dispatcher_stats.h"
 
 namespace longhaul::server {
 namespace {
 
-absl::Status ShuttingDown() {
-  return MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "the scheduler is shutting down; try again");
+absl::Status Stopping() {
+  return MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "the scheduler is stopping: try again");
 }
 
-struct ParkedSync {
-  std::string worker_id;
-  std::string session_id;
-  int64_t sync_number = 0;
-  int64_t deadline_boot_nanos = 0;
-  std::function<void(absl::StatusOr<SyncReply>)> done;
+absl::Status SessionClosed() {
+  return MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED",
+                   "the session is not open any more: open a new one");
+}
+
+// One entry of the mailbox. `apply` runs inside the batch; `finish` after its commit, with the commit's status.
+struct Mail {
+  std::function<void(DispatcherCore&)> apply;  // null: a question about committed memory, asked in `finish`
+  std::function<void(const absl::Status&)> finish;
+  std::function<void()> refuse;  // instead of finish once the dispatcher stops; null: finish with Stopping()
+  void Refuse() { refuse ? refuse() : finish(Stopping()); }
 };
+
+template <class T>
+absl::StatusOr<T> Either(const absl::Status& commit, absl::StatusOr<T> result) {
+  if (!commit.ok()) return commit;
+  return result;
+}
+absl::Status Either(const absl::Status& commit, absl::Status result) { return commit.ok() ? result : commit; }
 
 }  // namespace
 
@@ -39,184 +54,239 @@ class Dispatcher::Impl {
       : core_(options, store, blobs, clock, planner), clock_(clock), sink_(sink) {}
 
   absl::Status Start() {
-    {
-      std::lock_guard lock(core_mutex_);
-      if (absl::Status status = core_.Load(); !status.ok()) return status;
-    }
+    LH_RETURN_IF_ERROR(core_.Load());
+    Publish();
     thread_ = std::jthread([this] { Loop(); });
     return absl::OkStatus();
   }
 
   void Stop() {
     {
-      std::lock_guard lock(mailbox_mutex_);
-      if (std::exchange(stopping_, true)) return;
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
     }
-    wake_.notify_all();
-    thread_ = std::jthread();
-    for (Command& command : mailbox_) command.answer(ShuttingDown());
-    for (auto& [session, sync] : parked_) sync.done(ShuttingDown());
-    mailbox_.clear();
-    parked_.clear();
+    mail_came_.notify_all();
+    if (thread_.joinable()) thread_.join();
   }
 
-  template <class Result>
-  Result Call(std::function<Result(DispatcherCore&)> body) {
-    auto result = std::make_shared<std::optional<Result>>();
-    auto promise = std::make_shared<std::promise<Result>>();
-    std::future<Result> future = promise->get_future();
-    Post({[result, body = std::move(body)](DispatcherCore& core) { *result = body(core); },
-          [result, promise](const absl::Status& commit) {
-            promise->set_value(commit.ok() ? **result : Result(commit));
-          }});
-    return future.get();
+  void Wake() {
+    {
+      std::lock_guard lock(mutex_);
+      woken_ = true;
+    }
+    mail_came_.notify_all();
+  }
+
+  void Post(Mail mail) {
+    {
+      std::lock_guard lock(mutex_);
+      if (!stopping_) {
+        mailbox_.push_back(std::move(mail));
+        mail_came_.notify_all();
+        return;
+      }
+    }
+    mail.Refuse();
+  }
+
+  // Runs `command` in a batch and waits for the commit. R: absl::Status or absl::StatusOr.
+  template <class R>
+  R Call(std::function<R(DispatcherCore&)> command) {
+    LH_CHECK(std::this_thread::get_id() != thread_.get_id(), "the dispatcher's own thread would wait for itself");
+    std::optional<R> result;
+    std::promise<R> answered;
+    Post({[&](DispatcherCore& core) { result.emplace(command(core)); },
+          [&](const absl::Status& commit) {
+            answered.set_value(result.has_value() ? Either(commit, *std::move(result)) : R(commit));
+          },
+          nullptr});
+    return answered.get_future().get();
+  }
+
+  // Asks about committed memory; a default value once stopped.
+  template <class R>
+  R Ask(std::function<R(const DispatcherCore&)> question) {
+    LH_CHECK(std::this_thread::get_id() != thread_.get_id(), "the dispatcher's own thread would wait for itself");
+    std::promise<R> answered;
+    Post(
+        {nullptr, [&](const absl::Status&) { answered.set_value(question(core_)); }, [&] { answered.set_value(R()); }});
+    return answered.get_future().get();
   }
 
   void Sync(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done) {
     struct State {
       SyncInput input;
-      absl::StatusOr<std::string> worker = absl::UnknownError("");
       std::function<void(absl::StatusOr<SyncReply>)> done;
+      std::optional<absl::StatusOr<std::string>> worker_id;
     };
-    auto state = std::make_shared<State>();
-    state->input = std::move(input);
-    state->done = std::move(done);
-    Post({[state](DispatcherCore& core) { state->worker = core.Sync(state->input); },
+    auto state = std::make_shared<State>(State{std::move(input), std::move(done), std::nullopt});
+    Post({[state](DispatcherCore& core) { state->worker_id.emplace(core.Sync(state->input)); },
           [this, state](const absl::Status& commit) {
-            if (!commit.ok()) return state->done(commit);
-            if (!state->worker.ok()) return state->done(state->worker.status());
-            Park({*state->worker, state->input.session_id, state->input.sync_number,
-                  clock_->BootNanos() + core_.hold_ms() * 1'000'000, std::move(state->done)});
-          }});
+            if (!commit.ok() || !state->worker_id.has_value()) {
+              state->done(commit);
+            } else if (!state->worker_id->ok()) {
+              state->done(state->worker_id->status());
+            } else {
+              Park(**state->worker_id, {state->input.session_id, state->input.sync_number, 0, std::move(state->done)});
+            }
+          },
+          nullptr});
   }
 
-  void Wake() {
-    {
-      std::lock_guard lock(mailbox_mutex_);
-      woken_ = true;
-    }
-    wake_.notify_all();
+  std::shared_ptr<const FleetView> fleet() const {
+    std::lock_guard lock(published_mutex_);
+    return fleet_;
   }
-
-  template <class F>
-  auto View(F read) {
-    std::lock_guard lock(core_mutex_);
-    return read(core_);
+  std::shared_ptr<const std::map<std::string, int>> positions() const {
+    std::lock_guard lock(published_mutex_);
+    return positions_;
   }
 
  private:
-  struct Command {
-    std::function<void(DispatcherCore&)> apply;
-    std::function<void(const absl::Status&)> answer;  // after the commit, with its status
+  struct Parked {
+    std::string session_id;
+    int64_t sync_number = 0;
+    int64_t deadline_boot_nanos = 0;
+    std::function<void(absl::StatusOr<SyncReply>)> done;
   };
-
-  void Post(Command command) {
-    {
-      std::lock_guard lock(mailbox_mutex_);
-      if (!stopping_) {
-        mailbox_.push_back(std::move(command));
-        wake_.notify_all();
-        return;
-      }
-    }
-    command.answer(ShuttingDown());
-  }
-
-  void Park(ParkedSync sync) {
-    const auto older = parked_.find(sync.session_id);
-    if (older != parked_.end()) {
-      ParkedSync answered = std::move(older->second);
-      parked_.erase(older);
-      Answer(answered);
-    }
-    const std::string session = sync.session_id;
-    parked_.emplace(session, std::move(sync));
-  }
-
-  void Answer(ParkedSync& sync) {
-    absl::StatusOr<SyncReply> reply =
-        MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED", "a newer session of the worker is open");
-    {
-      std::lock_guard lock(core_mutex_);
-      if (core_.SessionOpen(sync.session_id)) reply = core_.MakeReply(sync.worker_id, sync.sync_number);
-    }
-    sync.done(std::move(reply));
-  }
-
-  bool Due(const ParkedSync& sync) {
-    std::lock_guard lock(core_mutex_);
-    return !core_.SessionOpen(sync.session_id) || core_.Urgent(sync.worker_id) ||
-           clock_->BootNanos() >= sync.deadline_boot_nanos;
-  }
-
-  std::vector<Command> Wait() {
-    int64_t next = 0;
-    {
-      std::lock_guard lock(core_mutex_);
-      next = core_.NextTimerBootNanos();
-    }
-    for (const auto& [session, sync] : parked_) next = std::min(next, sync.deadline_boot_nanos);
-    const int64_t wait_nanos = std::clamp<int64_t>(next - clock_->BootNanos(), 0, 3'600'000'000'000);
-    std::unique_lock lock(mailbox_mutex_);
-    wake_.wait_for(lock, std::chrono::nanoseconds(wait_nanos),
-                   [this] { return stopping_ || woken_ || !mailbox_.empty(); });
-    woken_ = false;
-    std::vector<Command> batch;
-    while (!mailbox_.empty() && batch.size() < limits::kMaxCommandsPerCommit) {
-      batch.push_back(std::move(mailbox_.front()));
-      mailbox_.pop_front();
-    }
-    return batch;
-  }
 
   void Loop() {
     while (true) {
-      std::vector<Command> batch = Wait();
+      std::vector<Mail> batch;
       {
-        std::lock_guard lock(mailbox_mutex_);
-        if (stopping_ && batch.empty()) return;
-      }
-      absl::Status commit;
-      std::vector<Effect> effects;
-      {
-        std::lock_guard lock(core_mutex_);
-        for (Command& command : batch) command.apply(core_);
-        core_.Tick();
-        commit = core_.CommitBatch();
-        effects = core_.TakeEffects();
-      }
-      for (const Effect& effect : effects) Publish(effect);
-      for (Command& command : batch) command.answer(commit);
-      for (auto it = parked_.begin(); it != parked_.end();) {
-        if (!Due(it->second)) {
-          ++it;
-          continue;
+        std::unique_lock lock(mutex_);
+        const int64_t wait_nanos = NextTimer() - clock_->BootNanos();
+        const auto due = [this] { return stopping_ || woken_ || !mailbox_.empty(); };
+        if (wait_nanos > 0) {
+          constexpr int64_t kLongestWaitNanos = int64_t{3600} * 1'000'000'000;
+          mail_came_.wait_for(lock, std::chrono::nanoseconds(std::min(wait_nanos, kLongestWaitNanos)), due);
         }
-        ParkedSync sync = std::move(it->second);
-        it = parked_.erase(it);
-        Answer(sync);
+        woken_ = false;
+        if (stopping_) break;
+        const size_t count = std::min<size_t>(mailbox_.size(), limits::kMaxCommandsPerCommit);
+        batch.assign(std::make_move_iterator(mailbox_.begin()), std::make_move_iterator(mailbox_.begin() + count));
+        mailbox_.erase(mailbox_.begin(), mailbox_.begin() + static_cast<int64_t>(count));
+      }
+      RunBatch(&batch);
+    }
+    Drain();
+  }
+
+  void RunBatch(std::vector<Mail>* batch) {
+    for (Mail& mail : *batch) {
+      if (mail.apply) mail.apply(core_);
+    }
+    core_.Tick();
+    const absl::Status committed = core_.CommitBatch();
+    if (committed.ok()) {
+      Failpoint("dispatcher_before_publish").IgnoreError();  // armed to crash or to sleep
+      for (const Effect& effect : core_.TakeEffects()) Tell(effect);
+      Publish();
+    }
+    for (Mail& mail : *batch) mail.finish(committed);
+    AnswerParked();
+  }
+
+  void Tell(const Effect& effect) {
+    if (const auto* event = std::get_if<EventEffect>(&effect)) {
+      sink_->OnEvent(event->job, event->event);
+    } else if (const auto* progress = std::get_if<ProgressEffect>(&effect)) {
+      sink_->OnProgress(progress->job_id, progress->point);
+    } else if (const auto* deleted = std::get_if<DeletedEffect>(&effect)) {
+      sink_->OnJobDeleted(deleted->job_id);
+    } else if (const auto* log = std::get_if<LogCompleteEffect>(&effect)) {
+      sink_->OnLogComplete(log->job_id, log->attempt);
+    }
+  }
+
+  // Copies for Fleet and QueuePosition, which every Create and Get ask for, when they have changed.
+  void Publish() {
+    const std::pair<uint64_t, uint64_t> version = core_.ViewVersion();
+    if (fleet_ != nullptr && version == published_version_) return;
+    auto fleet = version.first == published_version_.first && fleet_ != nullptr
+                     ? fleet_
+                     : std::make_shared<const FleetView>(core_.Fleet());
+    auto positions = std::make_shared<const std::map<std::string, int>>(core_.Positions());
+    published_version_ = version;
+    std::lock_guard lock(published_mutex_);
+    fleet_ = std::move(fleet);
+    positions_ = std::move(positions);
+  }
+
+  // An older Sync of the session is answered now, without commands: those go with the newer one, whose connection is
+  // surely alive.
+  void Park(const std::string& worker_id, Parked parked) {
+    if (!core_.SessionOpen(parked.session_id)) return parked.done(SessionClosed());  // lost later in the same batch
+    const auto found = parked_.find(worker_id);
+    if (found != parked_.end()) {
+      if (found->second.session_id == parked.session_id && found->second.sync_number > parked.sync_number) {
+        return parked.done(core_.MakeLeases(worker_id));
+      }
+      Parked older = std::move(found->second);
+      parked_.erase(found);
+      if (older.session_id == parked.session_id) {
+        older.done(core_.MakeLeases(worker_id));
+      } else {
+        older.done(SessionClosed());
+      }
+    }
+    parked.deadline_boot_nanos = clock_->BootNanos() + core_.hold_ms() * 1'000'000;
+    parked_[worker_id] = std::move(parked);  // AnswerParked looks at it next
+  }
+
+  void AnswerParked() {
+    for (auto it = parked_.begin(); it != parked_.end();) {
+      const bool open = core_.SessionOpen(it->second.session_id);
+      const bool due = it->second.deadline_boot_nanos <= clock_->BootNanos();
+      if (open && !due && !core_.Urgent(it->first)) {
+        ++it;
+        continue;
+      }
+      Parked parked = std::move(it->second);
+      const std::string worker_id = it->first;
+      it = parked_.erase(it);
+      if (open) {
+        parked.done(core_.MakeReply(worker_id, parked.sync_number));
+      } else {
+        parked.done(SessionClosed());
       }
     }
   }
 
-  void Publish(const Effect& effect) {
-    if (const auto* event = std::get_if<EventEffect>(&effect)) sink_->OnEvent(event->job, event->event);
-    if (const auto* progress = std::get_if<ProgressEffect>(&effect))
-      sink_->OnProgress(progress->job_id, progress->point);
-    if (const auto* deleted = std::get_if<DeletedEffect>(&effect)) sink_->OnJobDeleted(deleted->job_id);
-    if (const auto* log = std::get_if<LogCompleteEffect>(&effect)) sink_->OnLogComplete(log->job_id, log->attempt);
+  int64_t NextTimer() const {
+    int64_t next = core_.NextTimerBootNanos();
+    for (const auto& [worker_id, parked] : parked_) next = std::min(next, parked.deadline_boot_nanos);
+    return next;
   }
 
-  std::mutex core_mutex_;  // guards core_
+  void Drain() {
+    std::vector<Mail> left;
+    {
+      std::lock_guard lock(mutex_);
+      left.swap(mailbox_);
+    }
+    for (Mail& mail : left) mail.Refuse();
+    for (auto& [worker_id, parked] : parked_) parked.done(Stopping());
+    parked_.clear();
+  }
+
+  // The dispatcher's thread only.
   DispatcherCore core_;
-  const Clock* clock_;
-  EventSink* sink_;
-  std::mutex mailbox_mutex_;  // guards mailbox_, stopping_, woken_
-  std::condition_variable wake_;
-  std::deque<Command> mailbox_;
+  const Clock* const clock_;
+  EventSink* const sink_;
+  std::map<std::string, Parked> parked_;  // by worker
+  std::pair<uint64_t, uint64_t> published_version_;
+
+  std::mutex mutex_;  // guards mailbox_, stopping_, woken_
+  std::condition_variable mail_came_;
+  std::vector<Mail> mailbox_;
   bool stopping_ = false;
   bool woken_ = false;
-  std::map<std::string, ParkedSync> parked_;  // by session; thread only
+
+  mutable std::mutex published_mutex_;  // guards fleet_ and positions_, which the dispatcher's thread alone writes
+  std::shared_ptr<const FleetView> fleet_;
+  std::shared_ptr<const std::map<std::string, int>> positions_;
+
   std::jthread thread_;
 };
 
@@ -226,67 +296,67 @@ Dispatcher::Dispatcher(Options options, Store* store, BlobIndex* blobs, const Cl
 Dispatcher::~Dispatcher() { Stop(); }
 absl::Status Dispatcher::Start() { return impl_->Start(); }
 void Dispatcher::Stop() { impl_->Stop(); }
+void Dispatcher::Wake() { impl_->Wake(); }
 
-using JobResult = absl::StatusOr<Job>;
-JobResult Dispatcher::Create(CreateInput input) {
-  return impl_->Call<JobResult>([input](DispatcherCore& core) { return core.Create(input); });
+absl::StatusOr<Job> Dispatcher::Create(CreateInput input) {
+  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Create(std::move(input)); });
 }
-JobResult Dispatcher::Cancel(const std::string& id) {
-  return impl_->Call<JobResult>([id](DispatcherCore& core) { return core.Cancel(id); });
+absl::StatusOr<Job> Dispatcher::Cancel(const std::string& id) {
+  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Cancel(id); });
 }
-JobResult Dispatcher::Pause(const std::string& id) {
-  return impl_->Call<JobResult>([id](DispatcherCore& core) { return core.Pause(id); });
+absl::StatusOr<Job> Dispatcher::Pause(const std::string& id) {
+  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Pause(id); });
 }
-JobResult Dispatcher::Resume(const std::string& id) {
-  return impl_->Call<JobResult>([id](DispatcherCore& core) { return core.Resume(id); });
+absl::StatusOr<Job> Dispatcher::Resume(const std::string& id) {
+  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Resume(id); });
 }
 absl::Status Dispatcher::Delete(const std::string& id) {
-  return impl_->Call<absl::Status>([id](DispatcherCore& core) { return core.Delete(id); });
+  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.Delete(id); });
 }
 absl::StatusOr<Worker> Dispatcher::SetDraining(const std::string& worker_id, bool draining) {
   return impl_->Call<absl::StatusOr<Worker>>(
-      [=](DispatcherCore& core) { return core.SetDraining(worker_id, draining); });
+      [&](DispatcherCore& core) { return core.SetDraining(worker_id, draining); });
 }
 absl::StatusOr<SessionReply> Dispatcher::OpenSession(SessionInput input) {
-  return impl_->Call<absl::StatusOr<SessionReply>>([input](DispatcherCore& core) { return core.OpenSession(input); });
+  return impl_->Call<absl::StatusOr<SessionReply>>(
+      [&](DispatcherCore& core) { return core.OpenSession(std::move(input)); });
 }
 absl::Status Dispatcher::CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint) {
   return impl_->Call<absl::Status>(
-      [=](DispatcherCore& core) { return core.CommitCheckpoint(session_id, key, checkpoint); });
+      [&](DispatcherCore& core) { return core.CommitCheckpoint(session_id, key, std::move(checkpoint)); });
 }
 absl::Status Dispatcher::CommitArtifact(const std::string& session_id, const AttemptKey& key,
                                         std::vector<NamedBlob> files, std::string result) {
   return impl_->Call<absl::Status>(
-      [=](DispatcherCore& core) { return core.CommitArtifact(session_id, key, files, result); });
+      [&](DispatcherCore& core) { return core.CommitArtifact(session_id, key, std::move(files), std::move(result)); });
 }
 absl::Status Dispatcher::RecordBlobs(std::vector<BlobRef> blobs) {
-  return impl_->Call<absl::Status>([blobs](DispatcherCore& core) { return core.RecordBlobs(blobs); });
+  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.RecordBlobs(blobs); });
 }
 absl::StatusOr<int> Dispatcher::CollectBlobs() {
   return impl_->Call<absl::StatusOr<int>>([](DispatcherCore& core) { return core.CollectBlobs(); });
 }
 absl::Status Dispatcher::CheckFence(const std::string& session_id, const AttemptKey& key) {
-  return impl_->Call<absl::Status>([=](DispatcherCore& core) { return core.CheckFence(session_id, key); });
+  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.CheckFence(session_id, key); });
 }
 void Dispatcher::Sync(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done) {
   impl_->Sync(std::move(input), std::move(done));
 }
-void Dispatcher::Wake() { impl_->Wake(); }
 std::vector<WorkerView> Dispatcher::Workers() const {
-  return impl_->View([](DispatcherCore& core) { return core.Workers(); });
+  return impl_->Ask<std::vector<WorkerView>>([](const DispatcherCore& core) { return core.Workers(); });
 }
 FleetView Dispatcher::Fleet() const {
-  return impl_->View([](DispatcherCore& core) { return core.Fleet(); });
+  const std::shared_ptr<const FleetView> fleet = impl_->fleet();
+  return fleet == nullptr ? FleetView() : *fleet;
 }
 int Dispatcher::QueuePosition(const std::string& id) const {
-  return impl_->View([&](DispatcherCore& core) {
-    const auto positions = core.Positions();
-    const auto it = positions.find(id);
-    return it == positions.end() ? 0 : it->second;
-  });
+  const auto positions = impl_->positions();
+  if (positions == nullptr) return 0;
+  const auto found = positions->find(id);
+  return found == positions->end() ? 0 : found->second;
 }
 DispatcherStats Dispatcher::Stats() const {
-  return impl_->View([](DispatcherCore& core) { return core.Stats(); });
+  return impl_->Ask<DispatcherStats>([](const DispatcherCore& core) { return core.Stats(); });
 }
 
 }  // namespace longhaul::server

@@ -212,6 +212,10 @@ absl::Status DispatcherCore::CommitBatch() {
     schedule_wanted_ = true;
     EndBatch();
     RefreshFleet();
+    for (const auto& [id, record] : jobs_) {
+      if (record.job.state == JobState::kRecovering) recovering_.insert(id);
+      if (!record.pending_metrics.empty()) metric_jobs_.insert(id);
+    }
     return MakeError(absl::StatusCode::kUnavailable, "STORE_UNAVAILABLE",
                      "nothing was changed: " + std::string(status.message()));
   }

@@ -139,6 +139,8 @@ class DispatcherCore {
   bool Urgent(const std::string& worker_id) const;
   // Everything that the worker has to know now; remembers that `sync_number` carried it.
   SyncReply MakeReply(const std::string& worker_id, int64_t sync_number);
+  // The leases alone, for a Sync that a newer one has overtaken.
+  SyncReply MakeLeases(const std::string& worker_id) const;
   bool SessionOpen(const std::string& session_id) const { return sessions_.contains(session_id); }
   int64_t hold_ms() const;
   // When Tick has something to do next, by the boot clock; the maximum where never.
@@ -148,6 +150,10 @@ class DispatcherCore {
   FleetView Fleet() const;
   std::map<std::string, int> Positions() const;
   DispatcherStats Stats() const;
+  // Changes when Fleet, and when Positions, may have.
+  std::pair<uint64_t, uint64_t> ViewVersion() const {
+    return {next_registration_, stats_.scheduler_cycle_seconds.count + stats_.failed_commits_total};
+  }
 
   // For invariants in tests.
   const std::map<std::string, JobRecord>& jobs() const { return jobs_; }
@@ -262,9 +268,10 @@ class DispatcherCore {
   bool schedule_wanted_ = true;
   int64_t next_wall_timer_micros_ = 0;  // the earliest backoff or deadline; 0 = none
   int64_t next_key_sweep_boot_nanos_ = 0;
-  int64_t retry_boot_nanos_ = 0;       // after a failed commit Tick rests until then
-  std::set<std::string> metric_jobs_;  // with pending metrics
-  std::set<std::string> recovering_;   // RECOVERING by a commit: FinishRecovery is due
+  int64_t retry_boot_nanos_ = 0;           // after a failed commit Tick rests until then
+  int64_t recovery_retry_boot_nanos_ = 0;  // after a recovery that could not be finished
+  std::set<std::string> metric_jobs_;      // with pending metrics
+  std::set<std::string> recovering_;       // RECOVERING by a commit: FinishRecovery is due
 
   DispatcherStats stats_;
 };

@@ -73,12 +73,16 @@ void DispatcherCore::TickWorkers() {
 }
 
 void DispatcherCore::TickRecoveries() {
+  if (clock_->BootNanos() < recovery_retry_boot_nanos_) return;
   const std::set<std::string> due = std::exchange(recovering_, {});
   for (const std::string& id : due) {
     if (!jobs_.contains(id)) continue;
     RunCommand([&] { return FinishRecovery(TouchJob(id)); });
-    // A reading that failed is tried again with the next tick.
-    if (jobs_.at(id).job.state == JobState::kRecovering) recovering_.insert(id);
+    // Something could not be read: tried again in a moment.
+    if (jobs_.at(id).job.state == JobState::kRecovering) {
+      recovering_.insert(id);
+      recovery_retry_boot_nanos_ = clock_->BootNanos() + limits::kStoreRetryMs * kNanosPerMilli;
+    }
   }
 }
 
@@ -143,7 +147,8 @@ int64_t DispatcherCore::NextTimerBootNanos() const {
     at_most(found->second.pending_since_boot_nanos + limits::kMetricsFlushMs * kNanosPerMilli);
   }
   if (next_wall_timer_micros_ != 0) at_most(now + (next_wall_timer_micros_ - clock_->WallMicros()) * 1000);
-  if (schedule_wanted_ || !recovering_.empty()) next = now;
+  if (!recovering_.empty()) at_most(recovery_retry_boot_nanos_);
+  if (schedule_wanted_) next = now;
   return std::max(next, retry_boot_nanos_);
 }
 

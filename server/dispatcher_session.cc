@@ -226,9 +226,19 @@ bool DispatcherCore::Urgent(const std::string& worker_id) const {
   return false;
 }
 
-SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_number) {
+SyncReply DispatcherCore::MakeLeases(const std::string& worker_id) const {
   SyncReply reply;
   reply.lease_ms = options_.lease_ms;
+  const auto found = workers_.find(worker_id);
+  if (found == workers_.end()) return reply;
+  for (const auto& [key, hold] : found->second.holds) {
+    if (!hold.fenced) reply.leases.push_back(hold.key);
+  }
+  return reply;
+}
+
+SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_number) {
+  SyncReply reply = MakeLeases(worker_id);
   const auto found = workers_.find(worker_id);
   if (found == workers_.end()) return reply;
   reply.acknowledged = std::exchange(found->second.acknowledged, {});
@@ -240,7 +250,6 @@ SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_n
     }
     const auto job = jobs_.find(hold.key.job_id);
     if (job == jobs_.end()) continue;
-    reply.leases.push_back(hold.key);
     if (hold.stop.has_value()) {
       reply.stops.push_back({hold.key, *hold.stop});
       hold.stop_sent_in = sync_number;

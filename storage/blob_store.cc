@@ -64,8 +64,8 @@ absl::Status BlobStore::Upload::Append(int64_t offset, std::string_view data) {
   const int64_t size = state_->file->size();
   if (offset < 0 || offset > size) {
     return MakeError(absl::StatusCode::kOutOfRange, "BLOB_OFFSET",
-                     "data at offset " + std::to_string(offset) + " of blob " + state_->blob.sha256 +
-                         ", of which " + std::to_string(size) + " bytes are there: continue from that offset");
+                     "data at offset " + std::to_string(offset) + " of blob " + state_->blob.sha256 + ", of which " +
+                         std::to_string(size) + " bytes are there: continue from that offset");
   }
   data.remove_prefix(std::min<size_t>(data.size(), static_cast<size_t>(size - offset)));
   if (data.empty()) return absl::OkStatus();
@@ -94,8 +94,9 @@ absl::Status BlobStore::Upload::Finish() {
     state_->file.reset();
     LH_RETURN_IF_ERROR(RemoveFile(state_->partial_path));
     state_->store->EndUpload(std::exchange(state_->partial_path, std::string()));
-    return MakeError(absl::StatusCode::kInvalidArgument, "BLOB_HASH_MISMATCH",
-                     "the data's SHA-256 is " + state_->digest + ", not " + state_->blob.sha256 + "; nothing was stored");
+    return MakeError(
+        absl::StatusCode::kInvalidArgument, "BLOB_HASH_MISMATCH",
+        "the data's SHA-256 is " + state_->digest + ", not " + state_->blob.sha256 + "; nothing was stored");
   }
   const std::string path = state_->store->BlobPath(state_->blob.sha256);
   LH_RETURN_IF_ERROR(CreateDirs(path.substr(0, path.rfind('/'))));

@@ -86,8 +86,8 @@ class BlobStore final : public server::BlobIndex {
 
   const std::string state_dir_;
   const Options options_;
-  std::mutex uploads_mutex_;           // guards uploads_
-  std::set<std::string> uploads_;      // partial paths being written
+  std::mutex uploads_mutex_;       // guards uploads_
+  std::set<std::string> uploads_;  // partial paths being written
 };
 
 }  // namespace longhaul::storage

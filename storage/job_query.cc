@@ -132,8 +132,7 @@ absl::StatusOr<std::optional<RequestKey>> QueryRequestKey(Db* db, const std::str
   return std::optional<RequestKey>({project, request_id, query.Text(0), query.Text(1), query.Int(2)});
 }
 
-absl::StatusOr<std::vector<JobEvent>> QueryEvents(Db* db, const std::string& job_id, int64_t after_sequence,
-                                                  int most) {
+absl::StatusOr<std::vector<JobEvent>> QueryEvents(Db* db, const std::string& job_id, int64_t after_sequence, int most) {
   LH_ASSIGN_OR_RETURN(Statement query, db->Prepare("SELECT body FROM events WHERE job_id=?1 AND sequence>?2 "
                                                    "ORDER BY sequence LIMIT ?3"));
   query.BindText(1, job_id).Bind(2, after_sequence).Bind(3, std::clamp(most, 0, limits::kMaxEventsRead));
@@ -152,8 +151,7 @@ absl::StatusOr<std::vector<Checkpoint>> QueryCheckpoints(Db* db, const std::stri
   return DecodeAll<Checkpoint>(query, DecodeCheckpoint);
 }
 
-absl::StatusOr<std::vector<MetricPoint>> QueryMetrics(Db* db, const std::string& job_id, int64_t after_step,
-                                                      int most) {
+absl::StatusOr<std::vector<MetricPoint>> QueryMetrics(Db* db, const std::string& job_id, int64_t after_step, int most) {
   LH_ASSIGN_OR_RETURN(Statement query, db->Prepare("SELECT body FROM metrics WHERE job_id=?1 AND last_step>?2 "
                                                    "ORDER BY first_step"));
   query.BindText(1, job_id).Bind(2, after_step);

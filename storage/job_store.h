@@ -3,7 +3,8 @@
 // Holds flock on <state_dir>/lock for its life: FAILED_PRECONDITION LOCKED where another scheduler has it.
 // A database of a newer schema than this binary's is refused: FAILED_PRECONDITION SCHEMA_TOO_NEW. An older one is
 // migrated, one transaction a step.
-// Errors of SQLite: disk full and I/O are RESOURCE_EXHAUSTED DISK_FULL and UNAVAILABLE STORE_IO; a corrupt file DATA_LOSS.
+// Errors of SQLite: disk full and I/O are RESOURCE_EXHAUSTED DISK_FULL and UNAVAILABLE STORE_IO; a corrupt file
+// DATA_LOSS.
 #pragma once
 
 #include <memory>

@@ -77,7 +77,8 @@ absl::Status JobTransaction::PutJob(const Job& job) {
 
 absl::Status JobTransaction::PutLabels(const Job& job) {
   for (const auto& [key, value] : job.labels) {
-    LH_ASSIGN_OR_RETURN(Statement insert, db_->Prepare("INSERT INTO job_labels(key, value, job_id) VALUES(?1, ?2, ?3)"));
+    LH_ASSIGN_OR_RETURN(Statement insert,
+                        db_->Prepare("INSERT INTO job_labels(key, value, job_id) VALUES(?1, ?2, ?3)"));
     LH_RETURN_IF_ERROR(insert.BindText(1, key).BindText(2, value).BindText(3, job.id).Run());
   }
   return absl::OkStatus();
@@ -110,9 +111,9 @@ absl::Status JobTransaction::AddEvent(const std::string& job_id, const JobEvent&
   LH_ASSIGN_OR_RETURN(Statement last, db_->Prepare("SELECT IFNULL(MAX(sequence), 0) FROM events WHERE job_id=?1"));
   LH_RETURN_IF_ERROR(last.BindText(1, job_id).Step().status());
   if (event.sequence != last.Int(0) + 1) {
-    return MakeError(absl::StatusCode::kAborted, "SEQUENCE_NOT_DENSE",
-                     "event " + std::to_string(event.sequence) + " of " + job_id + " after " +
-                         std::to_string(last.Int(0)));
+    return MakeError(
+        absl::StatusCode::kAborted, "SEQUENCE_NOT_DENSE",
+        "event " + std::to_string(event.sequence) + " of " + job_id + " after " + std::to_string(last.Int(0)));
   }
   const std::string body = EncodeEvent(event);
   LH_ASSIGN_OR_RETURN(Statement insert, db_->Prepare("INSERT INTO events(job_id, sequence, body) VALUES(?1, ?2, ?3)"));
@@ -147,7 +148,8 @@ absl::Status JobTransaction::WriteChunk(const std::string& job_id, int64_t first
   return put.Bind(4, static_cast<int64_t>(points.size())).BindBlob(5, body).Run();
 }
 
-// A chunk holds the points of 256 consecutive steps, so that a resumed attempt's points replace the earlier ones in place.
+// A chunk holds the points of 256 consecutive steps, so that a resumed attempt's points replace the earlier ones in
+// place.
 absl::Status JobTransaction::PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) {
   std::map<int64_t, std::vector<const MetricPoint*>> by_chunk;
   for (const MetricPoint& point : points) {
@@ -231,22 +233,20 @@ absl::Status JobTransaction::PutWorker(const Worker& worker) {
 }
 
 absl::Status JobTransaction::PutBlob(const BlobRef& blob, int64_t wall_micros) {
-  LH_ASSIGN_OR_RETURN(
-      Statement statement,
-      db_->Prepare("INSERT INTO blobs(sha256, size_bytes, grace_wall_micros) VALUES(?1, ?2, ?3) "
-                   "ON CONFLICT(sha256) DO UPDATE SET size_bytes=excluded.size_bytes, "
-                   "grace_wall_micros=MAX(grace_wall_micros, excluded.grace_wall_micros)"));
+  LH_ASSIGN_OR_RETURN(Statement statement,
+                      db_->Prepare("INSERT INTO blobs(sha256, size_bytes, grace_wall_micros) VALUES(?1, ?2, ?3) "
+                                   "ON CONFLICT(sha256) DO UPDATE SET size_bytes=excluded.size_bytes, "
+                                   "grace_wall_micros=MAX(grace_wall_micros, excluded.grace_wall_micros)"));
   return statement.BindText(1, blob.sha256).Bind(2, blob.size_bytes).Bind(3, wall_micros).Run();
 }
 
 absl::StatusOr<std::vector<BlobRef>> JobTransaction::DropUnreferencedBlobs(int64_t wall_micros, int most) {
   std::vector<BlobRef> dropped;
   {
-    LH_ASSIGN_OR_RETURN(
-        Statement find,
-        db_->Prepare("SELECT sha256, size_bytes FROM blobs WHERE grace_wall_micros<?1 AND NOT EXISTS "
-                     "(SELECT 1 FROM blob_refs WHERE blob_refs.sha256=blobs.sha256) "
-                     "ORDER BY grace_wall_micros LIMIT ?2"));
+    LH_ASSIGN_OR_RETURN(Statement find,
+                        db_->Prepare("SELECT sha256, size_bytes FROM blobs WHERE grace_wall_micros<?1 AND NOT EXISTS "
+                                     "(SELECT 1 FROM blob_refs WHERE blob_refs.sha256=blobs.sha256) "
+                                     "ORDER BY grace_wall_micros LIMIT ?2"));
     find.Bind(1, wall_micros).Bind(2, most);
     while (true) {
       LH_ASSIGN_OR_RETURN(const bool row, find.Step());

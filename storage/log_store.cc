@@ -16,9 +16,8 @@ namespace {
 constexpr char kCompleteSuffix[] = ".complete";
 
 bool PlainName(const std::string& name) {
-  return !name.empty() && name.size() <= 128 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) || c == '-' || c == '_';
-  });
+  return !name.empty() && name.size() <= 128 &&
+         std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_'; });
 }
 
 std::string FolderOf(const std::string& path) { return path.substr(0, path.rfind('/')); }

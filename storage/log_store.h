@@ -1,9 +1,8 @@
-// What attempts printed: logs/<job>/<attempt>.log of the state folder, appended in order as agents ship it, and an empty
-// <attempt>.log.complete once nothing follows. Not fsynced at each append: a log is for people, and the agent keeps its
-// own until the attempt is acknowledged.
-// Job ids are checked to be plain names. Thread-safe.
-// Errors: OUT_OF_RANGE LOG_GAP names the size to continue from; RESOURCE_EXHAUSTED LOG_FULL past
-// limits::kMaxStoredLogBytes, DISK_FULL; INVALID_ARGUMENT for a bad name.
+// What attempts printed: logs/<job>/<attempt>.log of the state folder, appended in order as agents ship it, and an
+// empty <attempt>.log.complete once nothing follows. Not fsynced at each append: a log is for people, and the agent
+// keeps its own until the attempt is acknowledged. Job ids are checked to be plain names. Thread-safe. Errors:
+// OUT_OF_RANGE LOG_GAP names the size to continue from; RESOURCE_EXHAUSTED LOG_FULL past limits::kMaxStoredLogBytes,
+// DISK_FULL; INVALID_ARGUMENT for a bad name.
 #pragma once
 
 #include <array>

@@ -35,8 +35,8 @@ Statement& Statement::BindText(int index, std::string_view value) {
 }
 
 Statement& Statement::BindBlob(int index, std::string_view value) {
-  const int code = sqlite3_bind_blob64(statement_, index, value.data() == nullptr ? "" : value.data(), value.size(),
-                                       SQLITE_STATIC);
+  const int code =
+      sqlite3_bind_blob64(statement_, index, value.data() == nullptr ? "" : value.data(), value.size(), SQLITE_STATIC);
   if (code != SQLITE_OK) bind_error_ = code;
   return *this;
 }
@@ -94,8 +94,8 @@ absl::StatusOr<Statement> Db::PrepareText(const std::string& sql) {
     return Statement(this, statement);
   }
   sqlite3_stmt* statement = nullptr;
-  const int code = sqlite3_prepare_v3(db_, sql.c_str(), int(sql.size()) + 1, SQLITE_PREPARE_PERSISTENT, &statement,
-                                      nullptr);
+  const int code =
+      sqlite3_prepare_v3(db_, sql.c_str(), int(sql.size()) + 1, SQLITE_PREPARE_PERSISTENT, &statement, nullptr);
   if (code != SQLITE_OK) return Error(code, "prepare a statement");
   sql_of_[statement] = sql;
   return Statement(this, statement);
@@ -117,18 +117,24 @@ absl::Status Db::Error(int code, const std::string& doing) const {
   const std::string text = db_ == nullptr ? sqlite3_errstr(code) : sqlite3_errmsg(db_);
   const std::string message = "cannot " + doing + " in " + path_ + ": " + text;
   switch (code & 0xff) {
-    case SQLITE_FULL: return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL", message);
+    case SQLITE_FULL:
+      return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL", message);
     case SQLITE_BUSY:
-    case SQLITE_LOCKED: return MakeError(absl::StatusCode::kUnavailable, "STORE_BUSY", message);
+    case SQLITE_LOCKED:
+      return MakeError(absl::StatusCode::kUnavailable, "STORE_BUSY", message);
     case SQLITE_IOERR:
     case SQLITE_READONLY:
     case SQLITE_CANTOPEN:
     case SQLITE_PERM:
-    case SQLITE_AUTH: return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", message);
+    case SQLITE_AUTH:
+      return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", message);
     case SQLITE_CORRUPT:
-    case SQLITE_NOTADB: return MakeError(absl::StatusCode::kDataLoss, "STORE_CORRUPT", message);
-    case SQLITE_CONSTRAINT: return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", message);
-    default: return MakeError(absl::StatusCode::kInternal, "STORE_ERROR", message);
+    case SQLITE_NOTADB:
+      return MakeError(absl::StatusCode::kDataLoss, "STORE_CORRUPT", message);
+    case SQLITE_CONSTRAINT:
+      return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", message);
+    default:
+      return MakeError(absl::StatusCode::kInternal, "STORE_ERROR", message);
   }
 }
 

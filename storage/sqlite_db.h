@@ -1,9 +1,8 @@
-// SQLite behind three handles: Db (a connection with its cache of prepared statements), Statement (one use of a prepared
-// statement), Transaction (BEGIN IMMEDIATE, rolled back unless committed). SQLite's own
-// header stays inside sqlite_db.cc.
-// A Db and what comes from it belong to one thread at a time. A Db outlives its statements and transactions.
-// Errors: RESOURCE_EXHAUSTED DISK_FULL, UNAVAILABLE STORE_BUSY or STORE_IO, DATA_LOSS STORE_CORRUPT, ABORTED
-// STORE_CONSTRAINT, else INTERNAL STORE_ERROR; each names the file and SQLite's own text.
+// SQLite behind three handles: Db (a connection with its cache of prepared statements), Statement (one use of a
+// prepared statement), Transaction (BEGIN IMMEDIATE, rolled back unless committed). SQLite's own header stays inside
+// sqlite_db.cc. A Db and what comes from it belong to one thread at a time. A Db outlives its statements and
+// transactions. Errors: RESOURCE_EXHAUSTED DISK_FULL, UNAVAILABLE STORE_BUSY or STORE_IO, DATA_LOSS STORE_CORRUPT,
+// ABORTED STORE_CONSTRAINT, else INTERNAL STORE_ERROR; each names the file and SQLite's own text.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +22,8 @@ namespace longhaul::storage {
 
 class Db;
 
-// Bind with ?1, ?2, ...; bound text must stay alive until the statement is gone. Columns count from 0. Errors of Bind are
-// kept and come out of Step. Destroyed: the prepared statement is reset and goes back to its Db's cache.
+// Bind with ?1, ?2, ...; bound text must stay alive until the statement is gone. Columns count from 0. Errors of Bind
+// are kept and come out of Step. Destroyed: the prepared statement is reset and goes back to its Db's cache.
 class Statement {
  public:
   Statement(Statement&& other) noexcept;
@@ -76,7 +75,7 @@ class Db {
   Db(sqlite3* db, std::string path) : db_(db), path_(std::move(path)) {}
   sqlite3* db_;
   std::string path_;
-  std::multimap<std::string, sqlite3_stmt*, std::less<>> idle_;      // prepared, not in use
+  std::multimap<std::string, sqlite3_stmt*, std::less<>> idle_;  // prepared, not in use
   std::map<sqlite3_stmt*, std::string> sql_of_;
 };
 

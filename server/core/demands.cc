@@ -22,9 +22,12 @@ PlanBudget BudgetOf(const PlanRequest& request, const DeviceFacts& facts, PlanPo
 
 bool Allows(DeviceShare share, PlanPoint point) {
   switch (share) {
-    case DeviceShare::kWhole: return true;
-    case DeviceShare::kFit: return point == PlanPoint::kMinimum;
-    case DeviceShare::kBytes: return point == PlanPoint::kWhole;
+    case DeviceShare::kWhole:
+      return true;
+    case DeviceShare::kFit:
+      return point == PlanPoint::kMinimum;
+    case DeviceShare::kBytes:
+      return point == PlanPoint::kWhole;
   }
   return false;
 }
@@ -38,8 +41,8 @@ class MemoryPlannerImpl final : public Planner {
     if (!plan.ok()) {
       demand.why = std::string(plan.status().message());
       if (explain) {
-        demand.longest_sequence_length = LongestFittingSequence(request.model, request.train, facts, budget,
-                                                                request.train.sequence_length);
+        demand.longest_sequence_length =
+            LongestFittingSequence(request.model, request.train, facts, budget, request.train.sequence_length);
       }
       return demand;
     }

@@ -2,7 +2,8 @@
 // between model/'s plan and the scheduler: Create admits, Estimate answers, the dispatcher places and sends with it.
 //
 // device_share chooses the points that a job may start at:
-//   WHOLE  whole, balanced or minimum: the largest that fits the moment the job starts. While other jobs wait that could
+//   WHOLE  whole, balanced or minimum: the largest that fits the moment the job starts. While other jobs wait that
+//   could
 //          run beside it, whole is left out (server/core/scheduler.h).
 //   FIT    minimum
 //   BYTES  whole, within device_share_bytes (of VRAM on a GPU, of host RAM on a CPU device)
@@ -34,7 +35,8 @@ class Planner {
  public:
   virtual ~Planner() = default;
   // Where it does not fit: fits = false, why = the shortage by part; with `explain` also longest_sequence_length.
-  virtual Demand Evaluate(const PlanRequest& request, const DeviceFacts& facts, PlanPoint point, bool explain) const = 0;
+  virtual Demand Evaluate(const PlanRequest& request, const DeviceFacts& facts, PlanPoint point,
+                          bool explain) const = 0;
   // The plan that the trainer executes, at the same point: its bytes are those of Evaluate.
   virtual absl::StatusOr<std::string> PlanJson(const PlanRequest& request, const DeviceFacts& facts,
                                                PlanPoint point) const = 0;
@@ -51,7 +53,8 @@ inline const Demand& At(const ClassDemands& demands, PlanPoint point) {
 
 ClassDemands DemandsOn(const Planner& planner, const PlanRequest& request, const DeviceFacts& facts);
 
-// The admission test of Create and Estimate: the smallest point that device_share allows, explained where it does not fit.
+// The admission test of Create and Estimate: the smallest point that device_share allows, explained where it does not
+// fit.
 Demand AdmissionDemand(const Planner& planner, const PlanRequest& request, const DeviceFacts& facts);
 
 }  // namespace longhaul::server

@@ -109,7 +109,7 @@ struct Attempt {
   int cpu_threads_planned = 0;
   int64_t device_bytes_peak = 0;
   int64_t host_bytes_peak = 0;
-  std::string device_class;                // kTrain
+  std::string device_class;                 // kTrain
   PlanPoint plan_point = PlanPoint::kNone;  // kTrain
 };
 
@@ -160,26 +160,26 @@ struct Job {
   uint64_t create_number = 0;        // total order of creation
 
   // Changes.
-  TrainShape train_shape;  // from the spec; after validation from the data too
-  int64_t total_steps = 0; // known after validation
+  TrainShape train_shape;   // from the spec; after validation from the data too
+  int64_t total_steps = 0;  // known after validation
   JobState state = JobState::kValidating;
   Reason reason = Reason::kNone;
   std::string reason_detail;
   PauseCause pause_cause = PauseCause::kNone;
   Failure failure;
   bool validated = false;
-  int64_t lease_epoch = 0;       // of the current or last attempt
-  int attempts = 0;              // numbers given out
+  int64_t lease_epoch = 0;  // of the current or last attempt
+  int attempts = 0;         // numbers given out
   int failed_attempts = 0;
   int64_t not_before_wall_micros = 0;
   int64_t start_wall_micros = 0;
   int64_t end_wall_micros = 0;
-  int64_t sequence = 0;          // of the last event
-  Attempt attempt;               // current or last; number 0 = none yet
+  int64_t sequence = 0;                       // of the last event
+  Attempt attempt;                            // current or last; number 0 = none yet
   std::optional<Checkpoint> last_checkpoint;  // committed
-  std::string progress;          // serialised TrainingProgress, the last known
-  std::string data_report;       // serialised DataReport
-  std::string result;            // serialised TrainingResult
+  std::string progress;                       // serialised TrainingProgress, the last known
+  std::string data_report;                    // serialised DataReport
+  std::string result;                         // serialised TrainingResult
   std::vector<NamedBlob> artifact;
   int64_t artifact_wall_micros = 0;
   // Set by the first committed checkpoint: a resume repeats the run bit for bit only under the same plan, so later

@@ -1,6 +1,6 @@
 // The bytes of one stored value: fields by number, in the wire format of protocol buffers (varint, 64-bit,
-// length-delimited), so that rows written by an older or a newer build read: unknown numbers are skipped, absent ones keep
-// the field's default. One function template per struct (codec.cc) lists its fields for both directions.
+// length-delimited), so that rows written by an older or a newer build read: unknown numbers are skipped, absent ones
+// keep the field's default. One function template per struct (codec.cc) lists its fields for both directions.
 #pragma once
 
 #include <bit>
@@ -51,7 +51,7 @@ class RecordWriter {
     }
   }
   template <class T>
-    requires std::is_class_v<T>
+  requires std::is_class_v<T>
   void operator()(int number, const T& value) {
     RecordWriter nested;
     Fields(nested, const_cast<T&>(value));  // Fields only reads through a writer
@@ -71,8 +71,8 @@ class RecordWriter {
   std::string bytes_;
 };
 
-// Parses first, then hands out: fields may be asked for in any order. ok() is false where the bytes are not a record or a
-// field has another wire type than asked for.
+// Parses first, then hands out: fields may be asked for in any order. ok() is false where the bytes are not a record or
+// a field has another wire type than asked for.
 class RecordReader {
  public:
   explicit RecordReader(std::string_view bytes);
@@ -118,7 +118,7 @@ class RecordReader {
     });
   }
   template <class T>
-    requires std::is_class_v<T>
+  requires std::is_class_v<T>
   void operator()(int number, T& value) {
     const Field* field = Last(number, 2);
     if (field == nullptr) return;

@@ -104,10 +104,7 @@ class Pass {
       Action action;
       Refusal refusal;
       if (waiting.job->not_before_wall_micros > now_) {
-        refusal = {Reason::kBackoff,
-                   "tries again in " + FormatDuration(static_cast<double>(waiting.job->not_before_wall_micros - now_) /
-                                                      1e6),
-                   1};
+        refusal = {Reason::kBackoff, "tries again at " + FormatTimestamp(waiting.job->not_before_wall_micros), 1};
       } else if (IsTrain(waiting)) {
         PlaceTrain(waiting, &action, &refusal);
         if (action.kind == Action::Kind::kStart) --ready_trains_;
@@ -195,9 +192,9 @@ class Pass {
     const Job& job = *waiting.job;
     const bool pinned = PinBinds(job);
     // Resources only shrink during a pass: what did not fit for an equal job does not fit for this one.
-    const auto key = std::make_tuple(waiting.demands, job.model_digest,
-                                     pinned ? job.pinned_device_class : std::string(),
-                                     pinned ? job.pinned_point : PlanPoint::kNone);
+    const auto key =
+        std::make_tuple(waiting.demands, job.model_digest, pinned ? job.pinned_device_class : std::string(),
+                        pinned ? job.pinned_point : PlanPoint::kNone);
     if (const auto found = refused_.find(key); found != refused_.end()) {
       *refusal = found->second;
       return;

@@ -1,13 +1,14 @@
 // Who runs where, as one pure function over a snapshot: Plan(snapshot, now) -> actions. It decides on values only;
-// the dispatcher commits and acts. Policy (quotas, dominant share, backfill, preemption) refines Plan behind this shape.
+// the dispatcher commits and acts. Policy (quotas, dominant share, backfill, preemption) refines Plan behind this
+// shape.
 //
 // Order: priority class, then create_number. First fit, by VRAM of the device, host RAM, disk and CPU threads of its
 // worker. A job that does not fit does not hold back a smaller one behind it.
 // Point of the plan: a WHOLE job starts at the largest point that fits now; while another job waits
-// and the worker has CPU threads left beside it, whole is left out, so that both may run. A job with a committed checkpoint keeps to
-// the class and the point of that checkpoint.
-// Validation attempts take no device and no CPU threads, a fixed piece of host RAM (limits::kValidateHostBytes), and go to
-// any worker with the model, at most one per CPU thread of the worker.
+// and the worker has CPU threads left beside it, whole is left out, so that both may run. A job with a committed
+// checkpoint keeps to the class and the point of that checkpoint. Validation attempts take no device and no CPU
+// threads, a fixed piece of host RAM (limits::kValidateHostBytes), and go to any worker with the model, at most one per
+// CPU thread of the worker.
 #pragma once
 
 #include <cstdint>
@@ -20,15 +21,15 @@
 namespace longhaul::server {
 
 struct WaitingJob {
-  const Job* job = nullptr;  // state VALIDATING without an open attempt, or QUEUED
+  const Job* job = nullptr;             // state VALIDATING without an open attempt, or QUEUED
   const JobDemands* demands = nullptr;  // shared between jobs of equal shape; kTrain only
 };
 
 // A worker and what is free on it now. Attempts that may still be alive, fenced or not, are taken off.
 struct WorkerSlot {
   const Worker* worker = nullptr;
-  bool reachable = false;      // in session and not overdue
-  bool plan_matches = false;   // its plan_version is ours
+  bool reachable = false;     // in session and not overdue
+  bool plan_matches = false;  // its plan_version is ours
   int64_t host_bytes_free = 0;
   int64_t disk_bytes_free = 0;
   int cpu_threads_free = 0;

@@ -49,7 +49,8 @@ class StoreTransaction {
   virtual absl::Status EndCommand(bool keep) = 0;
 
   virtual absl::Status PutJob(const Job& job) = 0;  // insert or replace the whole row
-  virtual absl::Status DeleteJob(const std::string& id) = 0;  // with attempts, events, metrics, checkpoints; the request key stays
+  virtual absl::Status DeleteJob(
+      const std::string& id) = 0;  // with attempts, events, metrics, checkpoints; the request key stays
   virtual absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) = 0;
   virtual absl::Status AddEvent(const std::string& job_id, const JobEvent& event) = 0;  // ABORTED unless dense
   virtual absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) = 0;
@@ -74,12 +75,15 @@ class Store {
   // Reads: any thread; each sees the last commit. NOT_FOUND reason JOB_NOT_FOUND names the id.
   virtual absl::StatusOr<Job> GetJob(const std::string& id) = 0;
   virtual absl::StatusOr<JobPage> ListJobs(const JobFilter& filter) = 0;
-  virtual absl::StatusOr<std::optional<RequestKey>> GetRequestKey(const std::string& project, const std::string& request_id) = 0;
-  virtual absl::StatusOr<std::vector<JobEvent>> ListEvents(const std::string& job_id, int64_t after_sequence, int most) = 0;
+  virtual absl::StatusOr<std::optional<RequestKey>> GetRequestKey(const std::string& project,
+                                                                  const std::string& request_id) = 0;
+  virtual absl::StatusOr<std::vector<JobEvent>> ListEvents(const std::string& job_id, int64_t after_sequence,
+                                                           int most) = 0;
   virtual absl::StatusOr<std::vector<Attempt>> ListAttempts(const std::string& job_id) = 0;
   virtual absl::StatusOr<std::vector<Checkpoint>> ListCheckpoints(const std::string& job_id) = 0;  // by step
   // One point a step, the highest attempt's, by step.
-  virtual absl::StatusOr<std::vector<MetricPoint>> ListMetrics(const std::string& job_id, int64_t after_step, int most) = 0;
+  virtual absl::StatusOr<std::vector<MetricPoint>> ListMetrics(const std::string& job_id, int64_t after_step,
+                                                               int most) = 0;
   virtual absl::StatusOr<std::vector<Worker>> ListWorkers() = 0;
   virtual absl::StatusOr<bool> HasBlob(const BlobRef& blob) = 0;
   // Every job that is not terminal, by create_number: what the dispatcher loads at start.

@@ -58,34 +58,47 @@ RequestRule CancelRule(JobState state) {
     case JobState::kValidating:
     case JobState::kQueued:
     case JobState::kPaused:
-    case JobState::kRecovering: return Move(JobState::kCancelled);
+    case JobState::kRecovering:
+      return Move(JobState::kCancelled);
     case JobState::kStarting:
     case JobState::kRunning:
     case JobState::kPausing:
-    case JobState::kFinalizing: return Move(JobState::kCancelling);
-    case JobState::kCancelling: return InForce();
-    default: return Refused();
+    case JobState::kFinalizing:
+      return Move(JobState::kCancelling);
+    case JobState::kCancelling:
+      return InForce();
+    default:
+      return Refused();
   }
 }
 
 RequestRule PauseRule(JobState state, PauseCause cause) {
   switch (state) {
-    case JobState::kQueued: return Move(JobState::kPaused);
+    case JobState::kQueued:
+      return Move(JobState::kPaused);
     // The attempt is lost already: it recovers into PAUSED, its checkpoint verified on the way back.
-    case JobState::kRecovering: return Move(JobState::kPaused);
+    case JobState::kRecovering:
+      return Move(JobState::kPaused);
     case JobState::kStarting:
-    case JobState::kRunning: return Move(JobState::kPausing);
-    case JobState::kPausing: return cause == PauseCause::kUser ? InForce() : SetCause();
-    case JobState::kPaused: return InForce();
-    default: return Refused();  // VALIDATING, FINALIZING, CANCELLING, terminal
+    case JobState::kRunning:
+      return Move(JobState::kPausing);
+    case JobState::kPausing:
+      return cause == PauseCause::kUser ? InForce() : SetCause();
+    case JobState::kPaused:
+      return InForce();
+    default:
+      return Refused();  // VALIDATING, FINALIZING, CANCELLING, terminal
   }
 }
 
 RequestRule ResumeRule(JobState state, PauseCause cause) {
   switch (state) {
-    case JobState::kPaused: return Move(JobState::kQueued);
-    case JobState::kPausing: return cause == PauseCause::kUser ? SetCause() : InForce();
-    default: return Refused();
+    case JobState::kPaused:
+      return Move(JobState::kQueued);
+    case JobState::kPausing:
+      return cause == PauseCause::kUser ? SetCause() : InForce();
+    default:
+      return Refused();
   }
 }
 
@@ -100,8 +113,10 @@ bool IsRetryable(Reason failure) {
     case Reason::kTrainerCrashed:
     case Reason::kDiskFull:
     case Reason::kInternal:
-    case Reason::kNone: return true;
-    default: return false;
+    case Reason::kNone:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -112,8 +127,10 @@ bool UserCanFix(Reason failure) {
     case Reason::kNonFiniteLoss:
     case Reason::kDeadlineExceeded:
     case Reason::kExceedsEveryDevice:
-    case Reason::kDiskFull: return true;
-    default: return false;
+    case Reason::kDiskFull:
+      return true;
+    default:
+      return false;
   }
 }
 

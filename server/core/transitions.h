@@ -14,10 +14,10 @@ absl::Status CheckTransition(JobState from, JobState to);
 // What a request does to a job in a state.
 struct RequestRule {
   enum class Kind {
-    kMove,       // goes to `to`
-    kInForce,    // already so: OK, nothing changes
-    kSetCause,   // stays PAUSING, only its cause changes
-    kRefused,    // FAILED_PRECONDITION ILLEGAL_TRANSITION
+    kMove,      // goes to `to`
+    kInForce,   // already so: OK, nothing changes
+    kSetCause,  // stays PAUSING, only its cause changes
+    kRefused,   // FAILED_PRECONDITION ILLEGAL_TRANSITION
   } kind = Kind::kRefused;
   JobState to = JobState::kQueued;  // kMove only
 };

@@ -52,6 +52,7 @@ void AttemptRunner::Apply(const v1::TrainerEvent& event) {
       finalizing_ = finalizing_ || event.checkpoint().final();
       if (event.checkpoint().step() > note_.committed_step && stop_ <= v1::STOP_MODE_CHECKPOINT) {
         checkpoints_.push_back(event.checkpoint());
+        DropOvertaken();
       }
       break;
     case v1::TrainerEvent::kDataReport: data_report_ = event.data_report(); break;
@@ -132,9 +133,10 @@ v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
     exit.set_message("cancelled; the trainer had to be killed");
     return exit;
   }
-  if (stop_ == v1::STOP_MODE_CHECKPOINT && state.signal == SIGTERM) {
+  // Not the job's fault: it goes on from its last committed checkpoint.
+  if (stop_ == v1::STOP_MODE_CHECKPOINT && (killed_ || state.signal == SIGTERM)) {
     exit.set_reason(v1::TRAINER_EXIT_CHECKPOINTED);
-    exit.set_message("stopped before the trainer had begun");
+    exit.set_message("stopped before the trainer came to a step's end");
     return exit;
   }
   exit.set_reason(v1::TRAINER_EXIT_CRASHED);

@@ -115,6 +115,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   bool NoteTransferFailure(const absl::Status& status);
   void DropUploads();
   void PruneCheckpoints();
+  void DropOvertaken();
   void ShipLog();
   void OnLogShipped(int64_t offset, int64_t bytes, bool complete, const absl::StatusOr<int64_t>& committed);
   void SettleIfDone();
@@ -166,6 +167,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   int64_t fetch_at_nanos_ = 0;
   int64_t upload_at_nanos_ = 0;
   std::vector<v1::CheckpointWritten> checkpoints_;  // not yet committed, oldest first
+  int64_t uploading_step_ = 0;                      // of the checkpoint being uploaded; 0 = none
   attempt::AgentNote note_;
   bool shipping_log_ = false;
   bool log_complete_ = false;

@@ -67,6 +67,7 @@ void AttemptRunner::StartCheckpointUpload() {
   // The newest is worth most, and where uploads are slower than the training it overtakes those between.
   const v1::CheckpointWritten written = checkpoints_.back();
   uploading_ = true;
+  uploading_step_ = written.step();
   RunTask<absl::Status>(
       env_->transfers,
       [client = env_->client, dir = dir_, key = key_, session = env_->session_id(), written, cancelled = cancelled_] {
@@ -102,6 +103,7 @@ bool AttemptRunner::NoteTransferFailure(const absl::Status& status) {
 
 void AttemptRunner::OnCheckpointUploaded(const v1::CheckpointWritten& written, const absl::Status& status) {
   uploading_ = false;
+  uploading_step_ = 0;
   if (stop_ == v1::STOP_MODE_FENCED) {
     if (stage_ != Stage::kTraining) BeGone();
     return;
@@ -169,6 +171,16 @@ void AttemptRunner::PruneCheckpoints() {
       env_->log(key_.job_id() + ": " + std::string(removed.message()));
     }
   }
+}
+
+// Where checkpoints come faster than they can be uploaded, only the one on its way and the newest keep their disk.
+void AttemptRunner::DropOvertaken() {
+  const int64_t newest = checkpoints_.back().step();
+  const auto overtaken = [&](const v1::CheckpointWritten& c) { return c.step() != newest && c.step() != uploading_step_; };
+  for (const v1::CheckpointWritten& c : checkpoints_) {
+    if (overtaken(c)) RemoveTree(dir_.CheckpointDir(c.step())).IgnoreError();  // tried again when a newer one is stored
+  }
+  checkpoints_.erase(std::remove_if(checkpoints_.begin(), checkpoints_.end(), overtaken), checkpoints_.end());
 }
 
 void AttemptRunner::ShipLog() {

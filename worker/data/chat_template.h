@@ -31,14 +31,19 @@ class ChatTemplate {
   // messages: an array of {role, content, ...}; tools: an array or null.
   absl::StatusOr<std::string> Render(const Json& messages, const Json& tools, bool add_generation_prompt) const;
 
-  // trains[i]: whether message i trains; only assistant messages may. INVALID_ARGUMENT (reason TEMPLATE_NOT_PREFIX)
-  // where a template renders the turns before an answer differently once the answer is there.
+  // trains[i]: whether message i trains; only assistant messages may. INVALID_ARGUMENT (reason TEMPLATE_UNTRACEABLE)
+  // where the place of an answer in the text cannot be followed.
   absl::StatusOr<RenderedChat> RenderForTraining(const Json& messages, const Json& tools,
                                                  const std::vector<bool>& trains) const;
 
  private:
   explicit ChatTemplate(jinja::Template parsed) : template_(std::move(parsed)) {}
   absl::StatusOr<jinja::Rendered> RenderAll(const Json& messages, const Json& tools, bool add_generation_prompt) const;
+  // Bytes of answer `index`, through its end of turn, in `full`, the whole conversation's text.
+  absl::StatusOr<std::pair<int64_t, int64_t>> FindAnswer(const std::string& full, const Json& messages,
+                                                         const Json& tools, size_t index) const;
+  absl::StatusOr<std::pair<int64_t, int64_t>> ProbeAnswer(const std::string& full, const Json& messages,
+                                                          const Json& tools, size_t index) const;
 
   jinja::Template template_;
   std::vector<std::pair<std::string, std::string>> special_tokens_;

@@ -1,0 +1,239 @@
+// longhaul-tool: the engine's eyes and voice without a server. data-preview, chat, model-inspect.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "base/env.h"
+#include "base/error.h"
+#include "base/format.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "kernels/exec.h"
+#include "model/memory_plan.h"
+#include "nlohmann/json.hpp"
+#include "worker/data/preview.h"
+#include "worker/formats/peft_adapter.h"
+#include "worker/train/generate.h"
+#include "worker/train/weight_source.h"
+#include "worker/trainer/inputs.h"
+
+namespace longhaul {
+namespace {
+
+struct Flags {
+  std::string model;
+  std::string output = "text";
+  // data-preview
+  std::string data;
+  int64_t count = 3;
+  int64_t max_sequence_length = 2048;
+  std::string format = "auto";
+  bool all_tokens = false;
+  // chat
+  std::string adapter;
+  std::string prompt;
+  std::string system;
+  std::string base = "as_stored";
+  int64_t max_tokens = 256;
+};
+
+bool ColorWanted() { return ::isatty(STDOUT_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr; }
+
+absl::Status PreviewData(const Flags& flags) {
+  LH_ASSIGN_OR_RETURN(const trainer::Model model, trainer::OpenModel(flags.model));
+  data::DatasetOptions options;
+  options.max_sequence_length = flags.max_sequence_length;
+  options.train_on_responses_only = !flags.all_tokens;
+  if (flags.format == "messages") options.format = data::LineFormat::kMessages;
+  if (flags.format == "text") options.format = data::LineFormat::kText;
+  LH_ASSIGN_OR_RETURN(const data::Json preview,
+                      data::PreviewDataset(flags.data, flags.count, model.tokenizer,
+                                           model.chat.has_value() ? &*model.chat : nullptr, options));
+  if (flags.output == "json") {
+    std::cout << preview.dump(2, ' ', false, data::Json::error_handler_t::replace) << "\n";
+  } else {
+    std::cout << data::PreviewText(preview, model.tokenizer, ColorWanted());
+  }
+  return absl::OkStatus();
+}
+
+DeviceFacts ThisMachine() {
+  const kernels::CpuFacts cpu = kernels::ProbeCpu();
+  DeviceFacts facts;
+  facts.device_class = "cpu-" + cpu.isa;
+  facts.isa = cpu.isa;
+  facts.has_bf16 = cpu.has_bf16;
+  facts.cpu_threads = HostCpuThreads();
+  facts.host_bytes = HostMemAvailableBytes();
+  return facts;
+}
+
+// The tokens that end an answer: the tokenizer's own and the ends of a turn that chat templates use.
+std::vector<int32_t> EndTokens(const data::Tokenizer& tokenizer) {
+  std::vector<int32_t> ends;
+  if (tokenizer.eos_id() >= 0) ends.push_back(tokenizer.eos_id());
+  for (const char* text : {"<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>"}) {
+    const int32_t id = tokenizer.TokenToId(text);
+    if (id >= 0 && tokenizer.IsSpecial(id)) ends.push_back(id);
+  }
+  return ends;
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Flags& flags, const trainer::Model& model) {
+  data::EncodeOptions options;
+  if (!model.chat.has_value()) {
+    options.add_special = true;
+    options.parse_special = false;
+    return model.tokenizer.Encode(flags.system + flags.prompt, options);
+  }
+  data::Json messages = data::Json::array();
+  if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
+  messages.push_back({{"role", "user"}, {"content", flags.prompt}});
+  LH_ASSIGN_OR_RETURN(const std::string text, model.chat->Render(messages, data::Json(), /*add_generation_prompt=*/true));
+  return model.tokenizer.Encode(text, options);
+}
+
+absl::StatusOr<MemoryPlan> PlanChat(const Flags& flags, const ModelShape& shape, const formats::LoadedAdapter* adapter,
+                                    int64_t tokens) {
+  const DeviceFacts facts = ThisMachine();
+  TrainShape train;
+  train.compute = facts.has_bf16 ? ComputeType::kBF16 : ComputeType::kF32;
+  train.base = flags.base == "nf4" ? BaseWeights::kNf4 : BaseWeights::kAsStored;
+  train.sequence_length = tokens;
+  train.lora_targets = 0;
+  if (adapter != nullptr) {
+    train.lora_rank = adapter->config.r;
+    LH_ASSIGN_OR_RETURN(train.lora_targets, LoraTargetsFromNames(adapter->config.target_modules));
+  }
+  return MakeGeneratePlan(shape, train, facts);
+}
+
+absl::Status Chat(const Flags& flags) {
+  LH_ASSIGN_OR_RETURN(const trainer::Model model, trainer::OpenModel(flags.model));
+  const ModelShape& shape = model.source.shape();
+  formats::LoadedAdapter adapter;
+  const bool has_adapter = !flags.adapter.empty();
+  if (has_adapter) {
+    LH_ASSIGN_OR_RETURN(adapter, formats::ReadAdapter(flags.adapter, shape));
+  }
+  LH_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, EncodePrompt(flags, model));
+  const int64_t tokens = static_cast<int64_t>(prompt.size()) + flags.max_tokens;
+  if (tokens > shape.max_position_embeddings) {
+    return InvalidField("--max-tokens", "is " + std::to_string(flags.max_tokens) + " after a prompt of " +
+                                            std::to_string(prompt.size()) + " tokens; the model reaches " +
+                                            std::to_string(shape.max_position_embeddings));
+  }
+  LH_ASSIGN_OR_RETURN(const MemoryPlan plan, PlanChat(flags, shape, has_adapter ? &adapter : nullptr, tokens));
+  const train::ModelWeightSource weights(model.source);
+  LH_ASSIGN_OR_RETURN(const std::unique_ptr<train::Generator> generator,
+                      train::Generator::Create(plan, weights, has_adapter ? &adapter : nullptr));
+  const bool stream = flags.output != "json";
+  data::StreamDecoder decoder(&model.tokenizer);
+  const auto on_token = [&](int32_t id) {
+    if (stream) std::cout << decoder.Append(id) << std::flush;
+    return true;
+  };
+  LH_ASSIGN_OR_RETURN(const std::vector<int32_t> answer,
+                      generator->Generate(prompt, flags.max_tokens, EndTokens(model.tokenizer), on_token));
+  if (stream) {
+    std::cout << decoder.Flush() << "\n";
+    return absl::OkStatus();
+  }
+  const nlohmann::ordered_json out = {{"answer", model.tokenizer.Decode(answer, /*skip_special=*/true)},
+                                      {"prompt_tokens", prompt.size()},
+                                      {"answer_tokens", answer.size()}};
+  std::cout << out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
+  return absl::OkStatus();
+}
+
+absl::Status InspectModel(const Flags& flags) {
+  LH_ASSIGN_OR_RETURN(const trainer::Model model, trainer::OpenModel(flags.model));
+  std::map<std::string, int64_t> bytes;
+  for (const auto& tensor : model.source.tensors()) bytes[formats::StorageTypeName(tensor.type)] += tensor.bytes;
+  LH_ASSIGN_OR_RETURN(const std::string digest, model.source.ComputeDigest());
+  const nlohmann::json shape = ModelShapeToJson(model.source.shape());
+  const nlohmann::ordered_json out = {{"path", flags.model},
+                                      {"digest", digest},
+                                      {"bytes", model.source.bytes()},
+                                      {"parameters", model.source.shape().TotalParams()},
+                                      {"shape", shape},
+                                      {"bytes_by_type", bytes},
+                                      {"tokenizer",
+                                       {{"vocabulary", model.tokenizer.vocab_size()},
+                                        {"digest", model.tokenizer.digest()},
+                                        {"bos", model.tokenizer.TokenText(model.tokenizer.bos_id())},
+                                        {"eos", model.tokenizer.TokenText(model.tokenizer.eos_id())}}},
+                                      {"chat_template", model.chat.has_value()}};
+  if (flags.output == "json") {
+    std::cout << out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << "\n";
+    return absl::OkStatus();
+  }
+  std::cout << flags.model << "\n  digest      " << digest << "\n  size        " << FormatBytes(model.source.bytes())
+            << "\n  parameters  " << FormatCount(model.source.shape().TotalParams()) << "\n";
+  for (const auto& [type, size] : bytes) std::cout << "  " << type << std::string(12 - std::min<size_t>(11, type.size()), ' ') << FormatBytes(size) << "\n";
+  for (const auto& [key, value] : shape.items()) std::cout << "  " << key << " = " << value.dump() << "\n";
+  std::cout << "  tokenizer   " << FormatCount(model.tokenizer.vocab_size()) << " tokens, "
+            << (model.chat.has_value() ? "with" : "without") << " a chat template\n";
+  return absl::OkStatus();
+}
+
+CLI::App* AddCommand(CLI::App& app, const std::string& name, const std::string& about, Flags& flags,
+                     std::function<absl::Status(const Flags&)> run, std::function<absl::Status(const Flags&)>& chosen) {
+  CLI::App* command = app.add_subcommand(name, about);
+  command->add_option("-o,--output", flags.output, "text or json")->check(CLI::IsMember({"text", "json"}));
+  command->callback([&chosen, run = std::move(run)] { chosen = run; });
+  return command;
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  std::function<absl::Status(const Flags&)> chosen;
+  CLI::App app("longhaul-tool: looks at data and models, and talks to them", "longhaul-tool");
+  app.set_version_flag("--version", LONGHAUL_VERSION);
+  app.require_subcommand(1);
+  const char* model_help = "A .gguf file or a model folder";
+
+  CLI::App* preview = AddCommand(app, "data-preview", "Examples as the trainer sees them", flags, PreviewData, chosen);
+  preview->add_option("--model", flags.model, model_help)->required();
+  preview->add_option("--data", flags.data, "JSONL file")->required();
+  preview->add_option("-n,--count", flags.count, "Examples to show")->check(CLI::Range(0, 10'000))->capture_default_str();
+  preview->add_option("--max-sequence-length", flags.max_sequence_length, "Tokens that an example keeps")
+      ->check(CLI::Range(int64_t{2}, limits::kMaxSequenceLength))
+      ->capture_default_str();
+  preview->add_option("--format", flags.format, "auto, messages or text")->check(CLI::IsMember({"auto", "messages", "text"}));
+  preview->add_flag("--all-tokens", flags.all_tokens, "Train on every token, not on answers only");
+
+  CLI::App* chat = AddCommand(app, "chat", "An answer, the likeliest token each time", flags, Chat, chosen);
+  chat->add_option("--model", flags.model, model_help)->required();
+  chat->add_option("--adapter", flags.adapter, "Folder of a LoRA adapter");
+  chat->add_option("--prompt", flags.prompt, "What the user says")->required();
+  chat->add_option("--system", flags.system, "What the system says first");
+  chat->add_option("--max-tokens", flags.max_tokens, "Longest answer")->check(CLI::Range(int64_t{1}, limits::kMaxSequenceLength));
+  chat->add_option("--base", flags.base, "Base weights: as_stored or nf4")->check(CLI::IsMember({"as_stored", "nf4"}));
+
+  CLI::App* inspect = AddCommand(app, "model-inspect", "What a model is and how it is stored", flags, InspectModel, chosen);
+  inspect->add_option("model", flags.model, model_help)->required();
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  const absl::Status status = chosen(flags);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "longhaul-tool: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace longhaul
+
+int main(int argc, char** argv) { return longhaul::Main(argc, argv); }

@@ -1,0 +1,130 @@
+// longhaul-train: one attempt, one process. `longhaul-train DIR` runs the attempt directory that an agent has made;
+// `longhaul-train --job job.yaml --out DIR` makes one by itself. Exit codes: worker/attempt/exit_codes.h.
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "base/clock.h"
+#include "base/env.h"
+#include "base/error.h"
+#include "base/format.h"
+#include "base/process.h"
+#include "base/status_macros.h"
+#include "worker/attempt/attempt_dir.h"
+#include "worker/attempt/exit_codes.h"
+#include "worker/trainer/events.h"
+#include "worker/trainer/local_job.h"
+#include "worker/trainer/run_attempt.h"
+#include "worker/trainer/signals.h"
+
+namespace longhaul::trainer {
+namespace {
+
+struct Flags {
+  std::string dir;
+  bool validate = false;
+  LocalJobOptions local;
+  std::string host_bytes;
+};
+
+void LogLine(const std::string& line) {
+  std::fprintf(stderr, "%s %s\n", FormatTimestamp(RealClock().WallMicros()).c_str(), line.c_str());
+}
+
+int Complain(const absl::Status& status, int code) {
+  std::fprintf(stderr, "longhaul-train: %s\n", std::string(status.message()).c_str());
+  return code;
+}
+
+// The boundary of the process: what is thrown beneath becomes an exit like any other.
+v1::TrainerExit RunAndCatch(const AttemptContext& context) {
+  try {
+    return RunAttempt(context);
+  } catch (const std::bad_alloc&) {
+    return ExitOfError(MakeError(absl::StatusCode::kResourceExhausted, "HOST_OOM", "an allocation outside the plan failed"));
+  } catch (const std::exception& error) {
+    return ExitOfError(MakeError(absl::StatusCode::kInternal, "INTERNAL", std::string("exception: ") + error.what()));
+  }
+}
+
+int RunInDir(AttemptContext context) {
+  const auto lock = FileLock::Acquire(context.dir.LockPath());
+  if (!lock.ok()) {
+    return Complain(lock.status(), ErrorReason(lock.status()) == "LOCKED" ? attempt::kExitFolderLocked : attempt::kExitFailed);
+  }
+  const auto self = SelfProcessId();
+  if (!self.ok()) return Complain(self.status(), attempt::kExitFailed);
+  if (const absl::Status written = context.dir.WritePid(*self); !written.ok()) return Complain(written, attempt::kExitFailed);
+  auto events = Events::Open(context.dir.EventsPath(), context.clock);
+  if (!events.ok()) return Complain(events.status(), attempt::kExitFailed);
+  context.events = &*events;
+  const v1::TrainerExit exit = RunAndCatch(context);
+  v1::TrainerEvent event;
+  *event.mutable_exit() = exit;
+  events->AddDurable(event);
+  if (!exit.message().empty()) LogLine(exit.message());
+  return ExitCodeOf(exit);
+}
+
+int RunAttemptDir(const Flags& flags, AttemptContext context) {
+  auto spec = context.dir.ReadSpec();
+  if (!spec.ok()) return Complain(spec.status(), attempt::kExitUsage);
+  context.spec = *std::move(spec);
+  if (flags.validate) context.spec.set_kind(v1::ATTEMPT_KIND_VALIDATE);
+  context.paths.model = context.spec.model_path();
+  context.paths.dataset = context.dir.DatasetPath();
+  if (context.spec.spec().has_eval_dataset()) context.paths.eval_dataset = context.dir.EvalDatasetPath();
+  return RunInDir(std::move(context));
+}
+
+int RunLocal(const Flags& flags, AttemptContext context) {
+  LocalJobOptions options = flags.local;
+  if (!flags.host_bytes.empty()) {
+    const auto bytes = ParseBytes(flags.host_bytes);
+    if (!bytes.ok()) return Complain(Annotate(bytes.status(), "--host-bytes"), attempt::kExitUsage);
+    options.host_bytes = *bytes;
+  }
+  auto job = PrepareLocalJob(options, LogLine);
+  if (!job.ok()) return Complain(job.status(), attempt::kExitUsage);
+  context.dir = attempt::AttemptDir(options.out_dir);
+  context.spec = std::move(job->spec);
+  context.paths = std::move(job->paths);
+  context.alone = true;
+  const std::string adapter = context.dir.ArtifactDir();
+  const int code = RunInDir(std::move(context));
+  if (code == attempt::kExitSucceeded) std::printf("%s\n", adapter.c_str());
+  return code;
+}
+
+int Main(int argc, char** argv) {
+  SignalInbox signals;  // before any thread
+  const RealClock clock;
+  Flags flags;
+  CLI::App app("longhaul-train: runs one fine-tuning attempt", "longhaul-train");
+  app.set_version_flag("--version", LONGHAUL_VERSION);
+  auto* dir = app.add_option("dir", flags.dir, "Attempt directory (spec.textproto, inputs/)");
+  app.add_flag("--validate", flags.validate, "Only read the data and report on it");
+  auto* out = app.add_option("--out", flags.local.out_dir, "New folder for a run of its own")->excludes(dir);
+  app.add_option("--job", flags.local.job_file, "Job file (YAML)")->needs(out);
+  app.add_option("--model", flags.local.model, "A .gguf file or a model folder")->needs(out);
+  app.add_option("--data", flags.local.dataset, "JSONL to train on")->needs(out);
+  app.add_option("--eval-data", flags.local.eval_dataset, "JSONL held out")->needs(out);
+  app.add_option("--host-bytes", flags.host_bytes, "RAM to plan for (\"8GiB\"); by default what is free")->needs(out);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? attempt::kExitSucceeded : attempt::kExitUsage;
+  }
+  AttemptContext context{attempt::AttemptDir(flags.dir), {}, {}, &clock, &signals, nullptr, LogLine, false};
+  if (!flags.local.out_dir.empty()) return RunLocal(flags, std::move(context));
+  if (!flags.dir.empty()) return RunAttemptDir(flags, std::move(context));
+  std::fprintf(stderr, "longhaul-train: name an attempt directory, or --out with --job or --model and --data\n");
+  return attempt::kExitUsage;
+}
+
+}  // namespace
+}  // namespace longhaul::trainer
+
+int main(int argc, char** argv) { return longhaul::trainer::Main(argc, argv); }

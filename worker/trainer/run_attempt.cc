@@ -1,0 +1,132 @@
+#include "worker/trainer/run_attempt.h"
+
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/failpoints.h"
+#include "base/format.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "model/memory_plan.h"
+#include "worker/train/trainer.h"
+#include "worker/trainer/batches.h"
+#include "worker/trainer/run_watch.h"
+
+namespace longhaul::trainer {
+namespace {
+
+absl::StatusOr<v1::TrainerExit> Validate(const AttemptContext& context) {
+  LH_ASSIGN_OR_RETURN(const Inputs inputs, LoadInputs(context.spec.spec(), context.paths));
+  v1::TrainerEvent event;
+  *event.mutable_data_report() = inputs.report;
+  context.events->AddDurable(event);
+  LH_RETURN_IF_ERROR(CheckReport(inputs.report, context.spec.spec()));
+  return ExitOf(v1::TRAINER_EXIT_SUCCEEDED, "");
+}
+
+v1::TrainingResult ResultOf(const train::TrainerState& state) {
+  v1::TrainingResult result;
+  result.set_steps(state.step);
+  result.set_trained_tokens(state.trained_tokens);
+  result.set_final_loss(state.last_loss);
+  if (state.eval_before.has_value()) result.set_eval_loss_before(*state.eval_before);
+  if (state.eval_last.has_value()) result.set_eval_loss_after(*state.eval_last);
+  result.set_train_seconds(state.train_seconds);
+  result.set_skipped_updates(state.skipped_updates);
+  return result;
+}
+
+std::string Number(const char* format, double value) {
+  char text[64];
+  std::snprintf(text, sizeof(text), format, value);
+  return text;
+}
+
+// Facts of the run that the same run gives again: no times, no machine.
+train::ExportFacts FactsOf(const AttemptContext& context, const Inputs& inputs, const train::TrainerState& state) {
+  const v1::JobSpec& spec = context.spec.spec();
+  train::ExportFacts facts;
+  facts.base_model = context.spec.model_name().empty() ? spec.model() : context.spec.model_name();
+  facts.card = {{"Base model digest (SHA-256)", context.spec.model_digest()},
+                {"Dataset", spec.dataset().file_name()},
+                {"Dataset digest (SHA-256)", spec.dataset().sha256()},
+                {"Examples", FormatCount(static_cast<int64_t>(inputs.train.size()))},
+                {"Updates", FormatCount(state.step)},
+                {"Tokens trained", FormatCount(state.trained_tokens)},
+                {"Sequence length", FormatCount(spec.hyperparameters().max_sequence_length())},
+                {"Learning rate", Number("%g", spec.hyperparameters().learning_rate())},
+                {"Seed", std::to_string(spec.hyperparameters().seed())},
+                {"Loss of the last update", Number("%.4f", state.last_loss)}};
+  if (state.eval_before.has_value()) facts.card.emplace_back("Held-out loss before", Number("%.4f", *state.eval_before));
+  if (state.eval_last.has_value()) facts.card.emplace_back("Held-out loss after", Number("%.4f", *state.eval_last));
+  return facts;
+}
+
+absl::StatusOr<v1::TrainerExit> ExportArtifact(const AttemptContext& context, const Inputs& inputs, const train::Trainer& trainer) {
+  LH_RETURN_IF_ERROR(CreateDirs(context.dir.ArtifactDir()));
+  LH_RETURN_IF_ERROR(trainer.Export(context.dir.ArtifactDir(), FactsOf(context, inputs, trainer.state())));
+  v1::TrainerEvent event;
+  for (const std::string& file : train::ExportedFiles()) event.mutable_artifact()->add_files(file);
+  *event.mutable_artifact()->mutable_result() = ResultOf(trainer.state());
+  context.events->AddDurable(event);
+  LH_RETURN_IF_ERROR(context.events->status());
+  LH_RETURN_IF_ERROR(Failpoint("train_artifact_written"));
+  return ExitOf(v1::TRAINER_EXIT_SUCCEEDED, "");
+}
+
+absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, const data::Tokenizer& tokenizer) {
+  const v1::AttemptSpec& spec = context.spec;
+  train::TrainerOptions options;
+  auto plan = MemoryPlanFromJson(spec.memory_plan_json());
+  if (!plan.ok()) return Annotate(plan.status(), "the attempt's memory plan");
+  options.plan = *std::move(plan);
+  options.hyper = HyperOfSpec(spec.spec());
+  options.checkpoint_root = context.dir.CheckpointsDir();
+  if (spec.has_resume_from()) options.resume_from = context.dir.ResumeDir();
+  options.data_signature = DataSignature(spec.spec(), spec.model_digest(), tokenizer);
+  // The agent removes them once the store has them; before that none may go.
+  if (!context.alone) options.checkpoints_kept = std::numeric_limits<int>::max();
+  return options;
+}
+
+absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
+  const v1::JobSpec& spec = context.spec.spec();
+  LH_ASSIGN_OR_RETURN(Inputs inputs, LoadInputs(spec, context.paths));
+  LH_RETURN_IF_ERROR(CheckReport(inputs.report, spec));
+  LH_ASSIGN_OR_RETURN(const train::TrainerOptions options, OptionsOf(context, inputs.tokenizer));
+  DatasetBatches train_batches(&inputs.train, TrainBatches(spec), "the dataset");
+  std::unique_ptr<DatasetBatches> eval_batches;
+  if (!inputs.eval.empty()) {
+    eval_batches = std::make_unique<DatasetBatches>(&inputs.eval, EvalBatches(spec), "the evaluation data");
+  }
+  RunWatch watch(context, options.plan);
+  if (const auto exit = watch.StoppedBefore(); exit.has_value()) return *exit;
+  const train::ModelWeightSource weights(inputs.model);
+  LH_ASSIGN_OR_RETURN(const std::unique_ptr<train::Trainer> trainer,
+                      train::Trainer::Create(options, weights, &train_batches, eval_batches.get(), &watch, &watch, context.clock));
+  const absl::StatusOr<train::Outcome> outcome = trainer->Run();
+  // What the watch has seen explains a run that ended early.
+  LH_RETURN_IF_ERROR(watch.status());
+  if (!outcome.ok()) return outcome.status();
+  switch (*outcome) {
+    case train::Outcome::kFinished: break;
+    case train::Outcome::kStopped:
+      return ExitOf(v1::TRAINER_EXIT_CHECKPOINTED, "stopped after update " + std::to_string(trainer->state().step));
+    case train::Outcome::kCancelled: return watch.CancelledExit();
+  }
+  return ExportArtifact(context, inputs, *trainer);
+}
+
+}  // namespace
+
+v1::TrainerExit RunAttempt(const AttemptContext& context) {
+  const auto exit = context.spec.kind() == v1::ATTEMPT_KIND_VALIDATE ? Validate(context) : Train(context);
+  if (exit.ok() && context.events->status().ok()) return *exit;
+  return ExitOfError(exit.ok() ? context.events->status() : exit.status());
+}
+
+}  // namespace longhaul::trainer
