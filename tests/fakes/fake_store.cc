@@ -1,0 +1,292 @@
+#include "tests/fakes/fake_store.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+
+#include "base/error.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "server/core/codec.h"
+#include "server/core/page_token.h"
+
+namespace longhaul::server {
+
+class FakeTransaction final : public StoreTransaction {
+ public:
+  explicit FakeTransaction(FakeStore* store) : store_(store), state_(*store->state()) {}
+
+  absl::Status BeginCommand() override {
+    savepoint_ = state_;
+    return absl::OkStatus();
+  }
+  absl::Status EndCommand(bool keep) override {
+    if (!keep) state_ = *savepoint_;
+    savepoint_.reset();
+    return absl::OkStatus();
+  }
+
+  absl::Status PutJob(const Job& job) override {
+    LH_RETURN_IF_ERROR(Fails());
+    // Through the codec, so that what is not persisted is lost here, too.
+    LH_ASSIGN_OR_RETURN(state_.jobs[job.id], DecodeJob(EncodeJob(job)));
+    return absl::OkStatus();
+  }
+  absl::Status DeleteJob(const std::string& id) override {
+    LH_RETURN_IF_ERROR(Fails());
+    state_.jobs.erase(id);
+    state_.attempts.erase(id);
+    state_.events.erase(id);
+    state_.checkpoints.erase(id);
+    state_.metrics.erase(id);
+    return absl::OkStatus();
+  }
+  absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) override {
+    LH_RETURN_IF_ERROR(ForJob(job_id));
+    state_.attempts[job_id][attempt.number] = attempt;
+    return absl::OkStatus();
+  }
+  absl::Status AddEvent(const std::string& job_id, const JobEvent& event) override {
+    LH_RETURN_IF_ERROR(ForJob(job_id));
+    std::vector<JobEvent>& events = state_.events[job_id];
+    if (event.sequence != static_cast<int64_t>(events.size()) + 1) {
+      return MakeError(absl::StatusCode::kAborted, "SEQUENCE_NOT_DENSE", "event " + std::to_string(event.sequence));
+    }
+    events.push_back(event);
+    return absl::OkStatus();
+  }
+  absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) override {
+    LH_RETURN_IF_ERROR(ForJob(job_id));
+    state_.checkpoints[job_id][checkpoint.step] = checkpoint;
+    return absl::OkStatus();
+  }
+  absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) override {
+    LH_RETURN_IF_ERROR(Fails());
+    state_.checkpoints[job_id].erase(step);
+    return absl::OkStatus();
+  }
+  absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) override {
+    LH_RETURN_IF_ERROR(ForJob(job_id));
+    for (const MetricPoint& point : points) {
+      MetricPoint& kept = state_.metrics[job_id][point.step];
+      if (kept.attempt <= point.attempt) kept = {point.attempt, point.step, point.progress, 0, 0};
+    }
+    return absl::OkStatus();
+  }
+  absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) override {
+    LH_RETURN_IF_ERROR(Fails());
+    std::map<int64_t, MetricPoint>& points = state_.metrics[job_id];
+    const int64_t count = static_cast<int64_t>(points.size());
+    if (count <= most_points || most_points < 2) return absl::OkStatus();
+    int64_t index = 0;
+    int64_t picked = 0;
+    for (auto it = points.begin(); it != points.end(); ++index) {
+      if (index == picked * (count - 1) / (most_points - 1)) {
+        ++picked;
+        ++it;
+      } else {
+        it = points.erase(it);
+      }
+    }
+    return absl::OkStatus();
+  }
+  absl::Status PutRequestKey(const RequestKey& key) override {
+    LH_RETURN_IF_ERROR(Fails());
+    state_.keys[{key.project, key.request_id}] = key;
+    return absl::OkStatus();
+  }
+  absl::Status DeleteRequestKeysBefore(int64_t wall_micros) override {
+    LH_RETURN_IF_ERROR(Fails());
+    std::erase_if(state_.keys, [&](const auto& entry) { return entry.second.create_wall_micros < wall_micros; });
+    return absl::OkStatus();
+  }
+  absl::Status PutWorker(const Worker& worker) override {
+    LH_RETURN_IF_ERROR(Fails());
+    LH_ASSIGN_OR_RETURN(state_.workers[worker.id], DecodeWorker(EncodeWorker(worker)));
+    return absl::OkStatus();
+  }
+  absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override {
+    LH_RETURN_IF_ERROR(Fails());
+    auto& entry = state_.blobs[blob.sha256];
+    entry = {blob, std::max(entry.second, wall_micros)};
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override {
+    LH_RETURN_IF_ERROR(Fails());
+    std::set<std::string> kept;
+    for (const auto& [id, job] : state_.jobs) {
+      for (const BlobRef& blob : job.inputs) kept.insert(blob.sha256);
+      for (const NamedBlob& file : job.artifact) kept.insert(file.blob.sha256);
+    }
+    for (const auto& [id, checkpoints] : state_.checkpoints) {
+      for (const auto& [step, checkpoint] : checkpoints) {
+        for (const NamedBlob& file : checkpoint.files) kept.insert(file.blob.sha256);
+      }
+    }
+    std::vector<BlobRef> dropped;
+    for (const auto& [sha256, entry] : state_.blobs) {
+      if (static_cast<int>(dropped.size()) >= most) break;
+      if (entry.second < wall_micros && !kept.contains(sha256)) dropped.push_back(entry.first);
+    }
+    for (const BlobRef& blob : dropped) state_.blobs.erase(blob.sha256);
+    return dropped;
+  }
+  absl::Status Commit() override {
+    if (store_->fail_commits_ > 0) {
+      --store_->fail_commits_;
+      return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL", "the disk is full (injected)");
+    }
+    auto state = std::make_shared<const FakeStore::State>(std::move(state_));
+    std::lock_guard lock(store_->mutex_);
+    store_->state_ = std::move(state);
+    ++store_->commits_;
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Fails() {
+    if (store_->fail_writes_ == 0) return absl::OkStatus();
+    --store_->fail_writes_;
+    return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", "a write failed (injected)");
+  }
+  absl::Status ForJob(const std::string& job_id) {
+    LH_RETURN_IF_ERROR(Fails());
+    if (state_.jobs.contains(job_id)) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", "there is no job " + job_id);
+  }
+
+  FakeStore* store_;
+  FakeStore::State state_;
+  std::optional<FakeStore::State> savepoint_;
+};
+
+namespace {
+
+bool Matches(const Job& job, const JobFilter& filter) {
+  if (!filter.project.empty() && job.project != filter.project) return false;
+  if (!filter.states.empty() && std::find(filter.states.begin(), filter.states.end(), job.state) == filter.states.end()) {
+    return false;
+  }
+  if (!filter.model.empty() && job.model != filter.model) return false;
+  for (const auto& [key, value] : filter.labels) {
+    const auto label = job.labels.find(key);
+    if (label == job.labels.end() || label->second != value) return false;
+  }
+  if (filter.created_after_micros != 0 && job.create_wall_micros <= filter.created_after_micros) return false;
+  if (filter.created_before_micros != 0 && job.create_wall_micros >= filter.created_before_micros) return false;
+  return job.id.compare(0, filter.id_prefix.size(), filter.id_prefix) == 0;
+}
+
+template <class Key, class T>
+std::vector<T> Values(const std::map<std::string, std::map<Key, T>>& all, const std::string& job_id) {
+  std::vector<T> values;
+  const auto found = all.find(job_id);
+  if (found == all.end()) return values;
+  for (const auto& [key, value] : found->second) values.push_back(value);
+  return values;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StoreTransaction>> FakeStore::Begin() { return std::make_unique<FakeTransaction>(this); }
+
+absl::StatusOr<Job> FakeStore::GetJob(const std::string& id) {
+  const auto now = state();
+  const auto found = now->jobs.find(id);
+  if (found == now->jobs.end()) {
+    return MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "there is no job " + id);
+  }
+  return found->second;
+}
+
+absl::StatusOr<JobPage> FakeStore::ListJobs(const JobFilter& filter) {
+  uint64_t last = 0;
+  if (!filter.page_token.empty()) {
+    LH_ASSIGN_OR_RETURN(last, ReadPageToken(filter));
+  }
+  const auto now = state();
+  std::vector<Job> jobs;
+  for (const auto& [id, job] : now->jobs) {
+    const bool behind = last == 0 || (filter.oldest_first ? job.create_number > last : job.create_number < last);
+    if (behind && Matches(job, filter)) jobs.push_back(job);
+  }
+  std::sort(jobs.begin(), jobs.end(), [&](const Job& a, const Job& b) {
+    return filter.oldest_first ? a.create_number < b.create_number : a.create_number > b.create_number;
+  });
+  JobPage page;
+  const size_t size = static_cast<size_t>(std::clamp(filter.page_size, 1, limits::kMaxPageSize));
+  if (jobs.size() > size) {
+    jobs.resize(size);
+    page.next_page_token = MakePageToken(filter, jobs.back().create_number);
+  }
+  page.jobs = std::move(jobs);
+  return page;
+}
+
+absl::StatusOr<std::optional<RequestKey>> FakeStore::GetRequestKey(const std::string& project,
+                                                                   const std::string& request_id) {
+  const auto now = state();
+  const auto found = now->keys.find({project, request_id});
+  if (found == now->keys.end()) return std::optional<RequestKey>();
+  return std::optional<RequestKey>(found->second);
+}
+
+absl::StatusOr<std::vector<JobEvent>> FakeStore::ListEvents(const std::string& job_id, int64_t after_sequence,
+                                                            int most) {
+  const auto now = state();
+  std::vector<JobEvent> events;
+  const auto found = now->events.find(job_id);
+  if (found == now->events.end()) return events;
+  for (const JobEvent& event : found->second) {
+    if (event.sequence > after_sequence && static_cast<int>(events.size()) < most) events.push_back(event);
+  }
+  return events;
+}
+
+absl::StatusOr<std::vector<Attempt>> FakeStore::ListAttempts(const std::string& job_id) {
+  return Values(state()->attempts, job_id);
+}
+
+absl::StatusOr<std::vector<Checkpoint>> FakeStore::ListCheckpoints(const std::string& job_id) {
+  return Values(state()->checkpoints, job_id);
+}
+
+absl::StatusOr<std::vector<MetricPoint>> FakeStore::ListMetrics(const std::string& job_id, int64_t after_step,
+                                                                int most) {
+  std::vector<MetricPoint> points = Values(state()->metrics, job_id);
+  std::erase_if(points, [&](const MetricPoint& point) { return point.step <= after_step; });
+  if (static_cast<int>(points.size()) > most) points.resize(static_cast<size_t>(most));
+  return points;
+}
+
+absl::StatusOr<std::vector<Worker>> FakeStore::ListWorkers() {
+  const auto now = state();
+  std::vector<Worker> workers;
+  for (const auto& [id, worker] : now->workers) workers.push_back(worker);
+  return workers;
+}
+
+absl::StatusOr<bool> FakeStore::HasBlob(const BlobRef& blob) {
+  const auto now = state();
+  const auto found = now->blobs.find(blob.sha256);
+  return found != now->blobs.end() && found->second.first.size_bytes == blob.size_bytes;
+}
+
+absl::StatusOr<std::vector<Job>> FakeStore::LoadLiveJobs() {
+  const auto now = state();
+  std::vector<Job> jobs;
+  for (const auto& [id, job] : now->jobs) {
+    if (!IsTerminal(job.state)) jobs.push_back(job);
+  }
+  std::sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) { return a.create_number < b.create_number; });
+  return jobs;
+}
+
+absl::StatusOr<uint64_t> FakeStore::MaxCreateNumber() {
+  const auto now = state();
+  uint64_t most = 0;
+  for (const auto& [id, job] : now->jobs) most = std::max(most, job.create_number);
+  return most;
+}
+
+}  // namespace longhaul::server

@@ -1,0 +1,69 @@
+// server::Store in memory: the same contract as the SQLite store (tests/storage/store_contract.h runs on both), with
+// failures on demand. A transaction works on a copy; Commit swaps it in.
+// Reads from any thread; writes from one.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/core/store.h"
+
+namespace longhaul::server {
+
+class FakeStore final : public Store {
+ public:
+  struct State {
+    std::map<std::string, Job> jobs;
+    std::map<std::string, std::map<int, Attempt>> attempts;
+    std::map<std::string, std::vector<JobEvent>> events;
+    std::map<std::string, std::map<int64_t, Checkpoint>> checkpoints;
+    std::map<std::string, std::map<int64_t, MetricPoint>> metrics;
+    std::map<std::pair<std::string, std::string>, RequestKey> keys;
+    std::map<std::string, Worker> workers;
+    std::map<std::string, std::pair<BlobRef, int64_t>> blobs;  // grace
+  };
+
+  FakeStore() : state_(std::make_shared<const State>()) {}
+
+  // The next `count` commits fail, as on a full disk; nothing of them is kept.
+  void FailCommits(int count) { fail_commits_ = count; }
+  // The next `count` writes inside transactions fail.
+  void FailWrites(int count) { fail_writes_ = count; }
+  int commits() const { return commits_; }
+
+  absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override;
+  absl::StatusOr<Job> GetJob(const std::string& id) override;
+  absl::StatusOr<JobPage> ListJobs(const JobFilter& filter) override;
+  absl::StatusOr<std::optional<RequestKey>> GetRequestKey(const std::string& project,
+                                                          const std::string& request_id) override;
+  absl::StatusOr<std::vector<JobEvent>> ListEvents(const std::string& job_id, int64_t after_sequence,
+                                                   int most) override;
+  absl::StatusOr<std::vector<Attempt>> ListAttempts(const std::string& job_id) override;
+  absl::StatusOr<std::vector<Checkpoint>> ListCheckpoints(const std::string& job_id) override;
+  absl::StatusOr<std::vector<MetricPoint>> ListMetrics(const std::string& job_id, int64_t after_step,
+                                                       int most) override;
+  absl::StatusOr<std::vector<Worker>> ListWorkers() override;
+  absl::StatusOr<bool> HasBlob(const BlobRef& blob) override;
+  absl::StatusOr<std::vector<Job>> LoadLiveJobs() override;
+  absl::StatusOr<uint64_t> MaxCreateNumber() override;
+  Sizes GetSizes() override { return {}; }
+
+ private:
+  friend class FakeTransaction;
+  std::shared_ptr<const State> state() const {
+    std::lock_guard lock(mutex_);
+    return state_;
+  }
+
+  mutable std::mutex mutex_;  // guards state_
+  std::shared_ptr<const State> state_;
+  int fail_commits_ = 0;
+  int fail_writes_ = 0;
+  int commits_ = 0;
+};
+
+}  // namespace longhaul::server

@@ -1,0 +1,102 @@
+// On the real memory plan: the demand that the scheduler reserves is what the plan sent to the trainer says.
+#include "server/core/demands.h"
+
+#include "gtest/gtest.h"
+#include "model/memory_plan.h"
+
+namespace longhaul::server {
+namespace {
+
+PlanRequest TinyRequest() {
+  PlanRequest request;
+  request.model.family = "llama";
+  request.model.layers = 8;
+  request.model.hidden = 256;
+  request.model.intermediate = 512;
+  request.model.heads = 8;
+  request.model.kv_heads = 4;
+  request.model.head_dim = 32;
+  request.model.vocab = 4096;
+  request.model.max_position_embeddings = 4096;
+  request.train.sequence_length = 1024;
+  request.train.batch_size = 2;
+  request.total_steps = 10;
+  return request;
+}
+
+DeviceFacts Cpu(int64_t host_bytes) {
+  DeviceFacts facts;
+  facts.device_class = "cpu-avx2-2t";
+  facts.host_bytes = host_bytes;
+  facts.disk_bytes = int64_t{100} << 30;
+  facts.cpu_threads = 2;
+  facts.gemm_flops = 1e11;
+  return facts;
+}
+
+constexpr int64_t kGiB = int64_t{1} << 30;
+
+TEST(DemandsTest, PointsAreOrderedAndEqualThePlan) {
+  const PlanRequest request = TinyRequest();
+  const DeviceFacts facts = Cpu(8 * kGiB);
+  const ClassDemands demands = DemandsOn(MemoryPlanner(), request, facts);
+  for (const PlanPoint point : {PlanPoint::kMinimum, PlanPoint::kBalanced, PlanPoint::kWhole}) {
+    const Demand& demand = At(demands, point);
+    ASSERT_TRUE(demand.fits) << Name(point) << " " << demand.why;
+    const auto json = MemoryPlanner().PlanJson(request, facts, point);
+    ASSERT_TRUE(json.ok()) << json.status();
+    const auto plan = MemoryPlanFromJson(*json);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->host_bytes_total, demand.host_bytes);
+    EXPECT_EQ(plan->disk_bytes, demand.disk_bytes);
+    EXPECT_EQ(plan->choices.cpu_threads, demand.cpu_threads);
+    EXPECT_DOUBLE_EQ(demand.total_seconds, 10 * demand.step_seconds);
+  }
+  EXPECT_LT(At(demands, PlanPoint::kMinimum).host_bytes, At(demands, PlanPoint::kBalanced).host_bytes);
+  EXPECT_LE(At(demands, PlanPoint::kBalanced).host_bytes, At(demands, PlanPoint::kWhole).host_bytes);
+}
+
+TEST(DemandsTest, ShareChoosesThePoints) {
+  PlanRequest request = TinyRequest();
+  const DeviceFacts facts = Cpu(8 * kGiB);
+  request.share = DeviceShare::kFit;
+  const ClassDemands fit = DemandsOn(MemoryPlanner(), request, facts);
+  EXPECT_TRUE(At(fit, PlanPoint::kMinimum).fits);
+  EXPECT_FALSE(At(fit, PlanPoint::kWhole).fits);
+
+  request.share = DeviceShare::kBytes;
+  request.share_bytes = At(fit, PlanPoint::kMinimum).host_bytes + (8 << 20);
+  const ClassDemands bytes = DemandsOn(MemoryPlanner(), request, facts);
+  ASSERT_TRUE(At(bytes, PlanPoint::kWhole).fits);
+  EXPECT_LE(At(bytes, PlanPoint::kWhole).host_bytes, request.share_bytes);
+  EXPECT_FALSE(At(bytes, PlanPoint::kMinimum).fits);
+
+  request.share_bytes = At(fit, PlanPoint::kMinimum).host_bytes / 2;
+  const Demand refused = AdmissionDemand(MemoryPlanner(), request, facts);
+  EXPECT_FALSE(refused.fits);
+  EXPECT_NE(refused.why.find("weights"), std::string::npos) << refused.why;
+}
+
+TEST(DemandsTest, ARefusalNamesTheLongestSequenceThatFits) {
+  PlanRequest request = TinyRequest();
+  request.train.sequence_length = 1 << 20;
+  request.model.max_position_embeddings = 1 << 20;
+  const DeviceFacts facts = Cpu(kGiB);
+  const Demand demand = AdmissionDemand(MemoryPlanner(), request, facts);
+  ASSERT_FALSE(demand.fits);
+  ASSERT_GT(demand.longest_sequence_length, 0);
+  request.train.sequence_length = demand.longest_sequence_length;
+  EXPECT_TRUE(AdmissionDemand(MemoryPlanner(), request, facts).fits);
+  request.train.sequence_length = demand.longest_sequence_length + 1;
+  EXPECT_FALSE(AdmissionDemand(MemoryPlanner(), request, facts).fits);
+}
+
+TEST(DemandsTest, AskedThreadsAreTheDemand) {
+  PlanRequest request = TinyRequest();
+  EXPECT_EQ(AdmissionDemand(MemoryPlanner(), request, Cpu(8 * kGiB)).cpu_threads, 2);
+  request.train.cpu_threads = 1;
+  EXPECT_EQ(AdmissionDemand(MemoryPlanner(), request, Cpu(8 * kGiB)).cpu_threads, 1);
+}
+
+}  // namespace
+}  // namespace longhaul::server
