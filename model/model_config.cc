@@ -44,7 +44,6 @@ absl::Status ReadRope(const json& config, const FamilyFacts& family, ModelShape*
   JsonFields fields(config, "config.json");
   RopeFacts& rope = shape->rope;
   rope.theta = family.default_rope_theta;
-  rope.original_max_position_embeddings = shape->max_position_embeddings;
   fields.OptionalDouble("rope_theta", 1e-6, 1e300, &rope.theta);
   // Newer files nest everything under rope_parameters; older ones have rope_scaling.
   const json* scaling = fields.Find("rope_parameters");

@@ -58,8 +58,8 @@ absl::StatusOr<int> ParseEnumName(const google::protobuf::EnumDescriptor& type, 
   }
   const std::vector<std::string> names = Names(type);
   const std::string near = NearestWord(wanted, names.data(), names.data() + names.size());
-  return InvalidField(field, "is \"" + std::string(text) + "\"; " + (near.empty() ? "" : "did you mean \"" + near + "\"? ") +
-                                 "one of " + EnumNames(type));
+  return InvalidField(field, "is \"" + std::string(text) + "\"; " +
+                                 (near.empty() ? "" : "did you mean \"" + near + "\"? ") + "one of " + EnumNames(type));
 }
 
 std::string EnumNames(const google::protobuf::EnumDescriptor& type) {

@@ -34,7 +34,8 @@ void ResolveAdapter(v1::Hyperparameters* hyper) {
 
 void ResolveOptimizer(v1::Hyperparameters* hyper) {
   if (!hyper->has_learning_rate()) hyper->set_learning_rate(2e-4);
-  if (hyper->schedule() == v1::LEARNING_RATE_SCHEDULE_UNSPECIFIED) hyper->set_schedule(v1::LEARNING_RATE_SCHEDULE_LINEAR);
+  if (hyper->schedule() == v1::LEARNING_RATE_SCHEDULE_UNSPECIFIED)
+    hyper->set_schedule(v1::LEARNING_RATE_SCHEDULE_LINEAR);
   if (!hyper->has_warmup_ratio()) hyper->set_warmup_ratio(0.03);
   if (!hyper->has_weight_decay()) hyper->set_weight_decay(0);
   if (!hyper->has_adam_beta1()) hyper->set_adam_beta1(0.9);

@@ -44,14 +44,17 @@ class Faults {
   }
   // (above, to]: `above` itself is excluded; a NaN is outside of everything.
   void Above(const std::string& field, double value, double above, double to) {
-    if (!(value > above && value <= to)) Add(field, "is " + Show(value) + "; must be more than " + Show(above) + " and at most " + Show(to));
+    if (!(value > above && value <= to))
+      Add(field, "is " + Show(value) + "; must be more than " + Show(above) + " and at most " + Show(to));
   }
   void Within(const std::string& field, double value, double min, double max) {
-    if (!(value >= min && value <= max)) Add(field, "is " + Show(value) + "; must be " + Show(min) + " to " + Show(max));
+    if (!(value >= min && value <= max))
+      Add(field, "is " + Show(value) + "; must be " + Show(min) + " to " + Show(max));
   }
   // [from, below): `below` itself is excluded.
   void Below(const std::string& field, double value, double from, double below) {
-    if (!(value >= from && value < below)) Add(field, "is " + Show(value) + "; must be " + Show(from) + " or more and less than " + Show(below));
+    if (!(value >= from && value < below))
+      Add(field, "is " + Show(value) + "; must be " + Show(from) + " or more and less than " + Show(below));
   }
   template <typename Enum>
   void Named(const std::string& field, Enum value) {
@@ -64,7 +67,8 @@ class Faults {
   absl::Status ToStatus() const {
     if (violations_.empty()) return absl::OkStatus();
     std::string message;
-    for (const FieldViolation& v : violations_) message += (message.empty() ? "" : "; ") + v.field + " " + v.description;
+    for (const FieldViolation& v : violations_)
+      message += (message.empty() ? "" : "; ") + v.field + " " + v.description;
     return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_FIELD", message, violations_);
   }
 
@@ -79,7 +83,8 @@ void CheckUnknownFields(const google::protobuf::Message& message, const std::str
   std::set<int> numbers;
   for (int i = 0; i < unknown.field_count(); ++i) numbers.insert(unknown.field(i).number());
   for (const int number : numbers) {
-    faults->Add(path, "has the unknown field number " + std::to_string(number) + "; is the client newer than this server?");
+    faults->Add(path,
+                "has the unknown field number " + std::to_string(number) + "; is the client newer than this server?");
   }
   std::vector<const google::protobuf::FieldDescriptor*> fields;
   reflection->ListFields(message, &fields);
@@ -90,7 +95,8 @@ void CheckUnknownFields(const google::protobuf::Message& message, const std::str
 }
 
 void CheckDataset(const v1::Dataset& dataset, const std::string& path, Faults* faults) {
-  if (!IsSha256Hex(dataset.sha256())) faults->Add(path + ".sha256", "is " + Quote(dataset.sha256()) + "; must be 64 lower-case hex digits");
+  if (!IsSha256Hex(dataset.sha256()))
+    faults->Add(path + ".sha256", "is " + Quote(dataset.sha256()) + "; must be 64 lower-case hex digits");
   faults->Int(path + ".size_bytes", dataset.size_bytes(), 1, limits::kMaxBlobBytes);
   faults->Named(path + ".format", dataset.format());
   if (dataset.file_name().size() > limits::kMaxDatasetFileNameBytes) {
@@ -109,7 +115,8 @@ void CheckTargets(const v1::Hyperparameters& hyper, const std::string& path, Fau
       const std::string near = NearestWord(name, known.data(), known.data() + known.size());
       std::string all;
       for (const std::string& module : known) all += (all.empty() ? "" : ", ") + module;
-      faults->Add(field, "is " + Quote(name) + "; " + (near.empty() ? "" : "did you mean \"" + near + "\"? ") + "one of " + all);
+      faults->Add(field, "is " + Quote(name) + "; " + (near.empty() ? "" : "did you mean \"" + near + "\"? ") +
+                             "one of " + all);
     } else if (!seen.insert(name).second) {
       faults->Add(field, "is \"" + name + "\" a second time");
     }
@@ -131,15 +138,18 @@ void CheckAdapter(const v1::Hyperparameters& hyper, const std::string& path, Fau
 }
 
 void CheckOptimizer(const v1::Hyperparameters& hyper, const std::string& path, Faults* faults) {
-  if (hyper.has_learning_rate()) faults->Above(path + ".learning_rate", hyper.learning_rate(), 0, limits::kMaxLearningRate);
+  if (hyper.has_learning_rate())
+    faults->Above(path + ".learning_rate", hyper.learning_rate(), 0, limits::kMaxLearningRate);
   faults->Named(path + ".schedule", hyper.schedule());
   if (hyper.has_warmup_ratio()) faults->Within(path + ".warmup_ratio", hyper.warmup_ratio(), 0, 1);
   if (hyper.has_warmup_steps()) faults->Int(path + ".warmup_steps", hyper.warmup_steps(), 0, limits::kMaxSteps);
-  if (hyper.has_weight_decay()) faults->Within(path + ".weight_decay", hyper.weight_decay(), 0, limits::kMaxWeightDecay);
+  if (hyper.has_weight_decay())
+    faults->Within(path + ".weight_decay", hyper.weight_decay(), 0, limits::kMaxWeightDecay);
   if (hyper.has_adam_beta1()) faults->Below(path + ".adam_beta1", hyper.adam_beta1(), 0, 1);
   if (hyper.has_adam_beta2()) faults->Below(path + ".adam_beta2", hyper.adam_beta2(), 0, 1);
   if (hyper.has_adam_epsilon()) faults->Above(path + ".adam_epsilon", hyper.adam_epsilon(), 0, 1);
-  if (hyper.has_max_grad_norm()) faults->Within(path + ".max_grad_norm", hyper.max_grad_norm(), 0, limits::kMaxGradNorm);
+  if (hyper.has_max_grad_norm())
+    faults->Within(path + ".max_grad_norm", hyper.max_grad_norm(), 0, limits::kMaxGradNorm);
   if (hyper.has_epochs()) faults->Above(path + ".epochs", hyper.epochs(), 0, limits::kMaxEpochs);
   if (hyper.has_max_steps()) faults->Int(path + ".max_steps", hyper.max_steps(), 1, limits::kMaxSteps);
 }
@@ -147,7 +157,8 @@ void CheckOptimizer(const v1::Hyperparameters& hyper, const std::string& path, F
 void CheckBatches(const v1::Hyperparameters& hyper, const ModelShape* shape, const std::string& path, Faults* faults) {
   if (hyper.has_batch_size()) faults->Int(path + ".batch_size", hyper.batch_size(), 1, limits::kMaxBatchSize);
   if (hyper.has_gradient_accumulation_steps()) {
-    faults->Int(path + ".gradient_accumulation_steps", hyper.gradient_accumulation_steps(), 1, limits::kMaxAccumulationSteps);
+    faults->Int(path + ".gradient_accumulation_steps", hyper.gradient_accumulation_steps(), 1,
+                limits::kMaxAccumulationSteps);
   }
   if (hyper.has_max_sequence_length()) {
     const int64_t length = hyper.max_sequence_length();
@@ -157,11 +168,14 @@ void CheckBatches(const v1::Hyperparameters& hyper, const ModelShape* shape, con
     if (shape != nullptr && length <= limits::kMaxSequenceLength && length > shape->max_position_embeddings &&
         !hyper.allow_long_positions()) {
       faults->Add(field, "is " + std::to_string(length) + "; the model's max_position_embeddings is " +
-                             std::to_string(shape->max_position_embeddings) + " (allow_long_positions: true permits it)");
+                             std::to_string(shape->max_position_embeddings) +
+                             " (allow_long_positions: true permits it)");
     }
   }
-  if (hyper.has_eval_examples()) faults->Int(path + ".eval_examples", hyper.eval_examples(), 0, limits::kMaxEvalExamples);
-  if (hyper.has_eval_every_steps()) faults->Int(path + ".eval_every_steps", hyper.eval_every_steps(), 0, limits::kMaxSteps);
+  if (hyper.has_eval_examples())
+    faults->Int(path + ".eval_examples", hyper.eval_examples(), 0, limits::kMaxEvalExamples);
+  if (hyper.has_eval_every_steps())
+    faults->Int(path + ".eval_every_steps", hyper.eval_every_steps(), 0, limits::kMaxSteps);
   if (hyper.has_checkpoint_every_steps()) {
     faults->Int(path + ".checkpoint_every_steps", hyper.checkpoint_every_steps(), 1, limits::kMaxSteps);
   }
@@ -175,7 +189,8 @@ void CheckResources(const v1::Resources& resources, const std::string& path, Fau
     faults->Add(path + ".device_share_bytes",
                 "is " + std::to_string(resources.device_share_bytes()) + "; must be 0 unless device_share is BYTES");
   }
-  if (resources.has_cpu_threads()) faults->Int(path + ".cpu_threads", resources.cpu_threads(), 1, limits::kMaxCpuThreads);
+  if (resources.has_cpu_threads())
+    faults->Int(path + ".cpu_threads", resources.cpu_threads(), 1, limits::kMaxCpuThreads);
 }
 
 }  // namespace

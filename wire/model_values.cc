@@ -8,9 +8,12 @@ namespace {
 
 const char* ScalingName(RopeScaling scaling) {
   switch (scaling) {
-    case RopeScaling::kNone: return "none";
-    case RopeScaling::kLinear: return "linear";
-    case RopeScaling::kLlama3: return "llama3";
+    case RopeScaling::kNone:
+      return "none";
+    case RopeScaling::kLinear:
+      return "linear";
+    case RopeScaling::kLlama3:
+      return "llama3";
   }
   return "none";
 }
@@ -109,9 +112,14 @@ absl::StatusOr<DeviceFacts> FromProto(const v1::DeviceFacts& facts) {
   DeviceFacts out;
   out.device_class = facts.device_class();
   switch (facts.kind()) {
-    case v1::DEVICE_KIND_CPU: out.kind = DeviceKind::kCpu; break;
-    case v1::DEVICE_KIND_CUDA: out.kind = DeviceKind::kCuda; break;
-    default: return InvalidField("device.kind", "is " + std::to_string(facts.kind()) + "; must be CPU or CUDA");
+    case v1::DEVICE_KIND_CPU:
+      out.kind = DeviceKind::kCpu;
+      break;
+    case v1::DEVICE_KIND_CUDA:
+      out.kind = DeviceKind::kCuda;
+      break;
+    default:
+      return InvalidField("device.kind", "is " + std::to_string(facts.kind()) + "; must be CPU or CUDA");
   }
   out.device_bytes = facts.device_bytes();
   out.host_bytes = facts.host_bytes();

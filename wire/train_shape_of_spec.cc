@@ -15,9 +15,12 @@ constexpr int64_t kGuessedBytesPerToken = 3;
 
 absl::StatusOr<ComputeType> ComputeOf(v1::ComputeType type, const DeviceFacts& facts) {
   switch (type) {
-    case v1::COMPUTE_TYPE_UNSPECIFIED: return facts.has_bf16 ? ComputeType::kBF16 : ComputeType::kF32;
-    case v1::COMPUTE_TYPE_F32: return ComputeType::kF32;
-    case v1::COMPUTE_TYPE_BF16: return ComputeType::kBF16;
+    case v1::COMPUTE_TYPE_UNSPECIFIED:
+      return facts.has_bf16 ? ComputeType::kBF16 : ComputeType::kF32;
+    case v1::COMPUTE_TYPE_F32:
+      return ComputeType::kF32;
+    case v1::COMPUTE_TYPE_BF16:
+      return ComputeType::kBF16;
     default:
       return InvalidField("spec.hyperparameters.compute_type", "is FP8, which no device computes in; use BF16 or F32");
   }

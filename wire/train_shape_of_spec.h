@@ -1,5 +1,5 @@
-// A job spec as the memory plan sees it. The scheduler (admission, allocation), the CLI's estimate and a trainer that runs
-// alone share this one translation, so that the plan of a job is the same wherever it is asked. Pure, thread-safe.
+// A job spec as the memory plan sees it. The scheduler (admission, allocation), the CLI's estimate and a trainer that
+// runs alone share this one translation, so that the plan of a job is the same wherever it is asked. Pure, thread-safe.
 #pragma once
 
 #include "absl/status/statusor.h"

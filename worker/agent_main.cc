@@ -1,5 +1,5 @@
-// longhaul-worker: one host's agent. Signals: the first SIGTERM or SIGINT drains (every attempt writes a checkpoint and is
-// handed back), the second leaves the trainers running for the next agent.
+// longhaul-worker: one host's agent. Signals: the first SIGTERM or SIGINT drains (every attempt writes a checkpoint and
+// is handed back), the second leaves the trainers running for the next agent.
 #include <pthread.h>
 
 #include <atomic>
@@ -39,8 +39,8 @@ void LogLine(const std::string& line) {
   std::fprintf(stderr, "%s longhaul-worker: %s\n", FormatTimestamp(RealClock().WallMicros()).c_str(), line.c_str());
 }
 
-// Waits for SIGTERM and SIGINT on a thread of its own; SIGUSR2, from ourselves, ends it. They must be blocked before any
-// other thread starts.
+// Waits for SIGTERM and SIGINT on a thread of its own; SIGUSR2, from ourselves, ends it. They must be blocked before
+// any other thread starts.
 class SignalThread {
  public:
   SignalThread(Mailbox* mailbox, std::atomic<bool>* drain, std::atomic<bool>* stop) {
@@ -149,7 +149,8 @@ int Main(int argc, char** argv) {
   app.add_option("--worker-id", flags.worker_id, "Stable name of this worker; by default made once and kept");
   app.add_option("--host-bytes", flags.host_bytes, "RAM that attempts may use (\"8GiB\"); by default all but 1 GiB");
   app.add_option("--cpu-threads", flags.cpu_threads, "Threads that attempts may use; by default all");
-  app.add_option("--drain-seconds", flags.drain_seconds, "How long SIGTERM waits for checkpoints")->capture_default_str();
+  app.add_option("--drain-seconds", flags.drain_seconds, "How long SIGTERM waits for checkpoints")
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   const absl::Status status = Run(flags);
   if (status.ok()) return 0;

@@ -97,7 +97,8 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const Flags& flags, const trai
   data::Json messages = data::Json::array();
   if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
   messages.push_back({{"role", "user"}, {"content", flags.prompt}});
-  LH_ASSIGN_OR_RETURN(const std::string text, model.chat->Render(messages, data::Json(), /*add_generation_prompt=*/true));
+  LH_ASSIGN_OR_RETURN(const std::string text,
+                      model.chat->Render(messages, data::Json(), /*add_generation_prompt=*/true));
   return model.tokenizer.Encode(text, options);
 }
 
@@ -178,7 +179,8 @@ absl::Status InspectModel(const Flags& flags) {
   }
   std::cout << flags.model << "\n  digest      " << digest << "\n  size        " << FormatBytes(model.source.bytes())
             << "\n  parameters  " << FormatCount(model.source.shape().TotalParams()) << "\n";
-  for (const auto& [type, size] : bytes) std::cout << "  " << type << std::string(12 - std::min<size_t>(11, type.size()), ' ') << FormatBytes(size) << "\n";
+  for (const auto& [type, size] : bytes)
+    std::cout << "  " << type << std::string(12 - std::min<size_t>(11, type.size()), ' ') << FormatBytes(size) << "\n";
   for (const auto& [key, value] : shape.items()) std::cout << "  " << key << " = " << value.dump() << "\n";
   std::cout << "  tokenizer   " << FormatCount(model.tokenizer.vocab_size()) << " tokens, "
             << (model.chat.has_value() ? "with" : "without") << " a chat template\n";
@@ -204,11 +206,14 @@ int Main(int argc, char** argv) {
   CLI::App* preview = AddCommand(app, "data-preview", "Examples as the trainer sees them", flags, PreviewData, chosen);
   preview->add_option("--model", flags.model, model_help)->required();
   preview->add_option("--data", flags.data, "JSONL file")->required();
-  preview->add_option("-n,--count", flags.count, "Examples to show")->check(CLI::Range(0, 10'000))->capture_default_str();
+  preview->add_option("-n,--count", flags.count, "Examples to show")
+      ->check(CLI::Range(0, 10'000))
+      ->capture_default_str();
   preview->add_option("--max-sequence-length", flags.max_sequence_length, "Tokens that an example keeps")
       ->check(CLI::Range(int64_t{2}, limits::kMaxSequenceLength))
       ->capture_default_str();
-  preview->add_option("--format", flags.format, "auto, messages or text")->check(CLI::IsMember({"auto", "messages", "text"}));
+  preview->add_option("--format", flags.format, "auto, messages or text")
+      ->check(CLI::IsMember({"auto", "messages", "text"}));
   preview->add_flag("--all-tokens", flags.all_tokens, "Train on every token, not on answers only");
 
   CLI::App* chat = AddCommand(app, "chat", "An answer, the likeliest token each time", flags, Chat, chosen);
@@ -216,10 +221,12 @@ int Main(int argc, char** argv) {
   chat->add_option("--adapter", flags.adapter, "Folder of a LoRA adapter");
   chat->add_option("--prompt", flags.prompt, "What the user says")->required();
   chat->add_option("--system", flags.system, "What the system says first");
-  chat->add_option("--max-tokens", flags.max_tokens, "Longest answer")->check(CLI::Range(int64_t{1}, limits::kMaxSequenceLength));
+  chat->add_option("--max-tokens", flags.max_tokens, "Longest answer")
+      ->check(CLI::Range(int64_t{1}, limits::kMaxSequenceLength));
   chat->add_option("--base", flags.base, "Base weights: as_stored or nf4")->check(CLI::IsMember({"as_stored", "nf4"}));
 
-  CLI::App* inspect = AddCommand(app, "model-inspect", "What a model is and how it is stored", flags, InspectModel, chosen);
+  CLI::App* inspect =
+      AddCommand(app, "model-inspect", "What a model is and how it is stored", flags, InspectModel, chosen);
   inspect->add_option("model", flags.model, model_help)->required();
 
   try {

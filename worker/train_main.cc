@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "worker/attempt/attempt_dir.h"
 #include "worker/attempt/exit_codes.h"
+#include "worker/job_yaml.h"
 #include "worker/trainer/events.h"
 #include "worker/trainer/local_job.h"
 #include "worker/trainer/run_attempt.h"
@@ -26,6 +27,7 @@ struct Flags {
   std::string dir;
   bool validate = false;
   LocalJobOptions local;
+  std::string job_file;
   std::string host_bytes;
 };
 
@@ -43,7 +45,8 @@ v1::TrainerExit RunAndCatch(const AttemptContext& context) {
   try {
     return RunAttempt(context);
   } catch (const std::bad_alloc&) {
-    return ExitOfError(MakeError(absl::StatusCode::kResourceExhausted, "HOST_OOM", "an allocation outside the plan failed"));
+    return ExitOfError(
+        MakeError(absl::StatusCode::kResourceExhausted, "HOST_OOM", "an allocation outside the plan failed"));
   } catch (const std::exception& error) {
     return ExitOfError(MakeError(absl::StatusCode::kInternal, "INTERNAL", std::string("exception: ") + error.what()));
   }
@@ -52,11 +55,13 @@ v1::TrainerExit RunAndCatch(const AttemptContext& context) {
 int RunInDir(AttemptContext context) {
   const auto lock = FileLock::Acquire(context.dir.LockPath());
   if (!lock.ok()) {
-    return Complain(lock.status(), ErrorReason(lock.status()) == "LOCKED" ? attempt::kExitFolderLocked : attempt::kExitFailed);
+    return Complain(lock.status(),
+                    ErrorReason(lock.status()) == "LOCKED" ? attempt::kExitFolderLocked : attempt::kExitFailed);
   }
   const auto self = SelfProcessId();
   if (!self.ok()) return Complain(self.status(), attempt::kExitFailed);
-  if (const absl::Status written = context.dir.WritePid(*self); !written.ok()) return Complain(written, attempt::kExitFailed);
+  if (const absl::Status written = context.dir.WritePid(*self); !written.ok())
+    return Complain(written, attempt::kExitFailed);
   auto events = Events::Open(context.dir.EventsPath(), context.clock);
   if (!events.ok()) return Complain(events.status(), attempt::kExitFailed);
   context.events = &*events;
@@ -86,6 +91,11 @@ int RunLocal(const Flags& flags, AttemptContext context) {
     if (!bytes.ok()) return Complain(Annotate(bytes.status(), "--host-bytes"), attempt::kExitUsage);
     options.host_bytes = *bytes;
   }
+  if (!flags.job_file.empty()) {
+    auto spec = ReadJobYaml(flags.job_file);
+    if (!spec.ok()) return Complain(spec.status(), attempt::kExitUsage);
+    options.spec = *std::move(spec);
+  }
   auto job = PrepareLocalJob(options, LogLine);
   if (!job.ok()) return Complain(job.status(), attempt::kExitUsage);
   context.dir = attempt::AttemptDir(options.out_dir);
@@ -107,7 +117,7 @@ int Main(int argc, char** argv) {
   auto* dir = app.add_option("dir", flags.dir, "Attempt directory (spec.textproto, inputs/)");
   app.add_flag("--validate", flags.validate, "Only read the data and report on it");
   auto* out = app.add_option("--out", flags.local.out_dir, "New folder for a run of its own")->excludes(dir);
-  app.add_option("--job", flags.local.job_file, "Job file (YAML)")->needs(out);
+  app.add_option("--job", flags.job_file, "Job file (YAML)")->needs(out);
   app.add_option("--model", flags.local.model, "A .gguf file or a model folder")->needs(out);
   app.add_option("--data", flags.local.dataset, "JSONL to train on")->needs(out);
   app.add_option("--eval-data", flags.local.eval_dataset, "JSONL held out")->needs(out);

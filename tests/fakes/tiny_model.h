@@ -1,5 +1,5 @@
-// A whole model in a folder, small enough to train in milliseconds: two layers of 32, a byte-level tokenizer of 256 bytes and
-// two special tokens, a ChatML template. Its weights are random and always the same.
+// A whole model in a folder, small enough to train in milliseconds: two layers of 32, a byte-level tokenizer of 256
+// bytes and two special tokens, a ChatML template. Its weights are random and always the same.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,9 @@ inline ModelShape TinyModelShape() {
 
 // The character that stands for a byte in a byte-level vocabulary (FORMATS: GPT-2's byte map), in UTF-8.
 inline std::string TinyByteToken(int byte) {
-  const auto is_itself = [](int b) { return (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff); };
+  const auto is_itself = [](int b) {
+    return (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff);
+  };
   int code = byte;
   if (!is_itself(byte)) {
     code = 0x100;
@@ -67,7 +69,8 @@ inline void WriteTinyTokenizer(const std::string& folder) {
       {"eos_token", "<|im_end|>"},
       {"pad_token", "<|endoftext|>"},
       {"chat_template",
-       "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+       "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+       "'\n'}}"
        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"},
   };
   LH_CHECK(WriteFileAtomic(folder + "/tokenizer.json", tokenizer.dump()).ok());

@@ -34,7 +34,8 @@ TEST(EnumNamesTest, ParsesEveryNameOfEveryEnumBack) {
 }
 
 TEST(EnumNamesTest, AnUnknownNameGetsTheNearest) {
-  const auto status = ParseEnumName(*v1::LearningRateSchedule_descriptor(), "cosin", "spec.hyperparameters.schedule").status();
+  const auto status =
+      ParseEnumName(*v1::LearningRateSchedule_descriptor(), "cosin", "spec.hyperparameters.schedule").status();
   EXPECT_EQ(ErrorReason(status), "INVALID_FIELD");
   EXPECT_EQ(ErrorViolations(status).at(0).field, "spec.hyperparameters.schedule");
   EXPECT_NE(status.message().find("did you mean \"cosine\"?"), absl::string_view::npos) << status;

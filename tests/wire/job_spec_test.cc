@@ -57,7 +57,8 @@ std::vector<Case> Cases() {
       {"spec.dataset.sha256", "64", [](auto* s) { s->mutable_dataset()->set_sha256(std::string(64, 'A')); }},
       {"spec.dataset.size_bytes", "is 0", [](auto* s) { s->mutable_dataset()->set_size_bytes(0); }},
       {"spec.dataset.size_bytes", "is -5", [](auto* s) { s->mutable_dataset()->set_size_bytes(-5); }},
-      {"spec.dataset.format", "9", [](auto* s) { s->mutable_dataset()->set_format(static_cast<v1::DatasetFormat>(9)); }},
+      {"spec.dataset.format", "9",
+       [](auto* s) { s->mutable_dataset()->set_format(static_cast<v1::DatasetFormat>(9)); }},
       {"spec.dataset.file_name", "255", [](auto* s) { s->mutable_dataset()->set_file_name(std::string(300, 'x')); }},
       {"spec.eval_dataset.sha256", "64", [](auto* s) { s->mutable_eval_dataset()->set_size_bytes(1); }},
       {"spec.hyperparameters.lora_rank", "is 0; must be 1 to 1024", [](auto* s) { H(s)->set_lora_rank(0); }},
@@ -112,11 +113,15 @@ std::vector<Case> Cases() {
        }},
       {"spec.hyperparameters.eval_every_steps", "is -1", [](auto* s) { H(s)->set_eval_every_steps(-1); }},
       {"spec.hyperparameters.checkpoint_every_steps", "is 0;", [](auto* s) { H(s)->set_checkpoint_every_steps(0); }},
-      {"spec.hyperparameters.base_storage", "nf4, as_stored", [](auto* s) { H(s)->set_base_storage(static_cast<v1::BaseStorage>(5)); }},
+      {"spec.hyperparameters.base_storage", "nf4, as_stored",
+       [](auto* s) { H(s)->set_base_storage(static_cast<v1::BaseStorage>(5)); }},
       {"spec.hyperparameters.compute_type", "FP8", [](auto* s) { H(s)->set_compute_type(v1::COMPUTE_TYPE_FP8); }},
-      {"spec.resources.device_share", "whole", [](auto* s) { s->mutable_resources()->set_device_share(static_cast<v1::DeviceShare>(8)); }},
-      {"spec.resources.device_share_bytes", "is 0", [](auto* s) { s->mutable_resources()->set_device_share(v1::DEVICE_SHARE_BYTES); }},
-      {"spec.resources.device_share_bytes", "must be 0", [](auto* s) { s->mutable_resources()->set_device_share_bytes(1); }},
+      {"spec.resources.device_share", "whole",
+       [](auto* s) { s->mutable_resources()->set_device_share(static_cast<v1::DeviceShare>(8)); }},
+      {"spec.resources.device_share_bytes", "is 0",
+       [](auto* s) { s->mutable_resources()->set_device_share(v1::DEVICE_SHARE_BYTES); }},
+      {"spec.resources.device_share_bytes", "must be 0",
+       [](auto* s) { s->mutable_resources()->set_device_share_bytes(1); }},
       {"spec.resources.cpu_threads", "is 0;", [](auto* s) { s->mutable_resources()->set_cpu_threads(0); }},
       {"spec.retry.limit", "is -1", [](auto* s) { s->mutable_retry()->set_limit(-1); }},
       {"spec.retry.backoff_seconds", "is -1", [](auto* s) { s->mutable_retry()->set_backoff_seconds(-1); }},
@@ -205,7 +210,8 @@ TEST(ResolveJobSpecTest, FillsEveryDefaultOnce) {
   const std::set<std::string> open = {"warmup_steps", "max_steps", "compute_type"};
   for (int i = 0; i < h.GetDescriptor()->field_count(); ++i) {
     const auto* field = h.GetDescriptor()->field(i);
-    const bool set = field->is_repeated() ? h.GetReflection()->FieldSize(h, field) > 0 : h.GetReflection()->HasField(h, field);
+    const bool set =
+        field->is_repeated() ? h.GetReflection()->FieldSize(h, field) > 0 : h.GetReflection()->HasField(h, field);
     EXPECT_EQ(set, open.count(field->name()) == 0) << field->name();
   }
   EXPECT_EQ(h.lora_rank(), 16);

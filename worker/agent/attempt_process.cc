@@ -55,8 +55,12 @@ void AttemptRunner::Apply(const v1::TrainerEvent& event) {
         DropOvertaken();
       }
       break;
-    case v1::TrainerEvent::kDataReport: data_report_ = event.data_report(); break;
-    case v1::TrainerEvent::kWarning: warnings_.push_back(event.warning().message()); break;
+    case v1::TrainerEvent::kDataReport:
+      data_report_ = event.data_report();
+      break;
+    case v1::TrainerEvent::kWarning:
+      warnings_.push_back(event.warning().message());
+      break;
     case v1::TrainerEvent::kArtifact:
       finalizing_ = true;
       if (stop_ <= v1::STOP_MODE_CHECKPOINT) artifact_ = event.artifact();
@@ -71,7 +75,8 @@ void AttemptRunner::Apply(const v1::TrainerEvent& event) {
       // Its process should be gone in a moment; one that hangs on its way out is helped.
       if (kill_at_nanos_ == 0) kill_at_nanos_ = env_->clock->BootNanos() + limits::kTrainerKillGraceMs * kNanosPerMs;
       break;
-    case v1::TrainerEvent::EVENT_NOT_SET: break;  // of a newer trainer
+    case v1::TrainerEvent::EVENT_NOT_SET:
+      break;  // of a newer trainer
   }
 }
 
@@ -112,7 +117,8 @@ void AttemptRunner::OnProcessGone(const ExitState& state) {
   if (stop_ == v1::STOP_MODE_CANCEL && exit_->reason() == v1::TRAINER_EXIT_SUCCEEDED && !note_.artifact_committed) {
     exit_->set_reason(v1::TRAINER_EXIT_CANCELLED);
   }
-  if (exit_->reason() == v1::TRAINER_EXIT_SUCCEEDED && spec_.kind() == v1::ATTEMPT_KIND_TRAIN && !artifact_.has_value()) {
+  if (exit_->reason() == v1::TRAINER_EXIT_SUCCEEDED && spec_.kind() == v1::ATTEMPT_KIND_TRAIN &&
+      !artifact_.has_value()) {
     exit_->set_reason(v1::TRAINER_EXIT_FAILED);
     exit_->set_failure(v1::INTERNAL);
     exit_->set_message("the trainer reported success without an adapter");
@@ -148,7 +154,8 @@ v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
   }
   exit.set_failure(v1::TRAINER_CRASHED);
   if (state.signal != 0) {
-    exit.set_message("the trainer was ended by signal " + std::to_string(state.signal) + " (" + ::strsignal(state.signal) + ")");
+    exit.set_message("the trainer was ended by signal " + std::to_string(state.signal) + " (" +
+                     ::strsignal(state.signal) + ")");
   } else if (state.exit_code >= 0) {
     exit.set_message("the trainer ended with code " + std::to_string(state.exit_code) + " without saying why");
   } else {

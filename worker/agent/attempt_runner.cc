@@ -25,22 +25,23 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 constexpr int64_t kLeaseWriteMs = 500;
 
 // No secrecy, only spread: the same attempt waits the same times in every run.
-uint64_t JitterKey(const v1::AttemptKey& key) {
-  return Crc32c(key.job_id(), static_cast<uint32_t>(key.attempt()));
-}
+uint64_t JitterKey(const v1::AttemptKey& key) { return Crc32c(key.job_id(), static_cast<uint32_t>(key.attempt())); }
 
 }  // namespace
 
 AttemptRunner::AttemptRunner(AttemptEnv* env, const std::string& dir, v1::AttemptKey key)
     : env_(env), dir_(dir), key_(std::move(key)), backoff_(JitterKey(key_)), events_(dir_.EventsPath()) {}
 
-std::shared_ptr<AttemptRunner> AttemptRunner::Start(AttemptEnv* env, const std::string& dir, const v1::StartAttempt& start,
-                                                    int64_t lease_deadline_nanos) {
+std::shared_ptr<AttemptRunner> AttemptRunner::Start(AttemptEnv* env, const std::string& dir,
+                                                    const v1::StartAttempt& start, int64_t lease_deadline_nanos) {
   std::shared_ptr<AttemptRunner> runner(new AttemptRunner(env, dir, start.key()));
   if (const absl::Status status = runner->TakeSpec(start.spec()); !status.ok()) {
     const bool no_model = status.code() == absl::StatusCode::kNotFound;
     const bool full = ErrorReason(status) == "DISK_FULL";
-    runner->Fail(no_model ? v1::INVALID_MODEL : full ? v1::DISK_FULL : v1::INTERNAL, std::string(status.message()), false);
+    runner->Fail(no_model ? v1::INVALID_MODEL
+                 : full   ? v1::DISK_FULL
+                          : v1::INTERNAL,
+                 std::string(status.message()), false);
     return runner;
   }
   runner->ExtendLease(lease_deadline_nanos);
@@ -112,7 +113,9 @@ void AttemptRunner::StartFetch() {
   fetching_ = true;
   RunTask<absl::Status>(
       env_->transfers,
-      [client = env_->client, dir = dir_, spec = spec_, cancelled = cancelled_] { return FetchInputs(client, dir, spec, cancelled); },
+      [client = env_->client, dir = dir_, spec = spec_, cancelled = cancelled_] {
+        return FetchInputs(client, dir, spec, cancelled);
+      },
       [](AttemptRunner* self, const absl::Status& status) { self->OnFetched(status); });
 }
 
@@ -132,7 +135,8 @@ void AttemptRunner::OnFetched(const absl::Status& status) {
     return RetryAt(&fetch_at_nanos_);
   }
   backoff_.Reset();
-  if (const absl::Status spawned = SpawnTrainer(); !spawned.ok()) Fail(v1::INTERNAL, std::string(spawned.message()), false);
+  if (const absl::Status spawned = SpawnTrainer(); !spawned.ok())
+    Fail(v1::INTERNAL, std::string(spawned.message()), false);
 }
 
 absl::Status AttemptRunner::SpawnTrainer() {
@@ -146,7 +150,8 @@ absl::Status AttemptRunner::SpawnTrainer() {
   LH_RETURN_IF_ERROR(Failpoint("agent_trainer_spawned"));
   stage_ = Stage::kTraining;
   next_look_nanos_ = 0;
-  env_->log(key_.job_id() + ": attempt " + std::to_string(key_.attempt()) + " runs as process " + std::to_string(process_->pid));
+  env_->log(key_.job_id() + ": attempt " + std::to_string(key_.attempt()) + " runs as process " +
+            std::to_string(process_->pid));
   return absl::OkStatus();
 }
 
@@ -218,15 +223,16 @@ void AttemptRunner::Stop(v1::StopMode mode) {
   }
   if (stage_ != Stage::kTraining) return;
   const double steps_ms = mode == v1::STOP_MODE_CHECKPOINT ? 3'000.0 * step_seconds_ : 0;
-  kill_at_nanos_ =
-      env_->clock->BootNanos() + (limits::kTrainerKillGraceMs + static_cast<int64_t>(std::min(steps_ms, 3.6e7))) * kNanosPerMs;
+  kill_at_nanos_ = env_->clock->BootNanos() +
+                   (limits::kTrainerKillGraceMs + static_cast<int64_t>(std::min(steps_ms, 3.6e7))) * kNanosPerMs;
   Signal(mode == v1::STOP_MODE_CANCEL ? SIGUSR1 : SIGTERM);
 }
 
 void AttemptRunner::ExtendLease(int64_t deadline_boot_nanos) {
   if (stage_ > Stage::kTraining || deadline_boot_nanos <= lease_deadline_nanos_) return;
   lease_deadline_nanos_ = deadline_boot_nanos;
-  if (!held_ && lease_written_nanos_ != 0 && deadline_boot_nanos - lease_written_nanos_ < kLeaseWriteMs * kNanosPerMs) return;
+  if (!held_ && lease_written_nanos_ != 0 && deadline_boot_nanos - lease_written_nanos_ < kLeaseWriteMs * kNanosPerMs)
+    return;
   v1::LeaseFile lease;
   lease.set_lease_epoch(key_.lease_epoch());
   lease.set_deadline_boot_nanos(deadline_boot_nanos);
@@ -268,7 +274,8 @@ v1::AttemptStatus AttemptRunner::Status(ReportMark* mark) const {
 }
 
 void AttemptRunner::Acknowledge(const ReportMark& mark) {
-  const int64_t points = std::clamp<int64_t>(mark.progress - progress_begin_, 0, static_cast<int64_t>(progress_.size()));
+  const int64_t points =
+      std::clamp<int64_t>(mark.progress - progress_begin_, 0, static_cast<int64_t>(progress_.size()));
   progress_.erase(progress_.begin(), progress_.begin() + points);
   progress_begin_ += points;
   const int64_t lines = std::clamp<int64_t>(mark.warnings - warnings_begin_, 0, static_cast<int64_t>(warnings_.size()));

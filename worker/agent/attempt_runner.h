@@ -1,10 +1,11 @@
-// One attempt, from the command that starts it to the acknowledgement of its end: fetches its inputs, spawns the trainer,
-// tails its events, uploads what it writes, ships its log, stops it, and finds out how it ended.
+// One attempt, from the command that starts it to the acknowledgement of its end: fetches its inputs, spawns the
+// trainer, tails its events, uploads what it writes, ships its log, stops it, and finds out how it ended.
 //
-//   fetching -> training -> settling (process gone; uploads and log go on) -> ended (reported until acknowledged) -> gone
+//   fetching -> training -> settling (process gone; uploads and log go on) -> ended (reported until acknowledged) ->
+//   gone
 //
-// Everything that must outlive the agent is in the attempt directory, so that Recover finds any of these stages again. An
-// end is reported only once what the trainer left is in the store: a SUCCEEDED attempt has its artifact committed, a
+// Everything that must outlive the agent is in the attempt directory, so that Recover finds any of these stages again.
+// An end is reported only once what the trainer left is in the store: a SUCCEEDED attempt has its artifact committed, a
 // CHECKPOINTED one its checkpoint.
 //
 // All on the core thread. Transfers run on task threads and come back through the mailbox; nothing here waits.
@@ -121,7 +122,8 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   void SettleIfDone();
   // Runs `work` on a task thread and `then` with its result here, unless we are gone by then.
   template <typename Result>
-  void RunTask(TaskRunner* runner, std::function<Result()> work, std::function<void(AttemptRunner*, const Result&)> then);
+  void RunTask(TaskRunner* runner, std::function<Result()> work,
+               std::function<void(AttemptRunner*, const Result&)> then);
 
   AttemptEnv* env_;
   attempt::AttemptDir dir_;

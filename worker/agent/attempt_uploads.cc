@@ -22,7 +22,8 @@ constexpr int64_t kLogEveryMs = 200;
 constexpr int64_t kLogChunkBytes = 256 << 10;
 
 absl::Status UploadCheckpoint(SchedulerClient* client, const attempt::AttemptDir& dir, const v1::AttemptKey& key,
-                              const std::string& session_id, const v1::CheckpointWritten& written, const CancelFlag& cancelled) {
+                              const std::string& session_id, const v1::CheckpointWritten& written,
+                              const CancelFlag& cancelled) {
   const std::vector<std::string> names(written.files().begin(), written.files().end());
   LH_ASSIGN_OR_RETURN(const std::vector<v1::BlobFile> files,
                       UploadFiles(client, dir.CheckpointDir(written.step()), names, cancelled));
@@ -40,7 +41,8 @@ absl::Status UploadCheckpoint(SchedulerClient* client, const attempt::AttemptDir
 }
 
 absl::Status UploadArtifact(SchedulerClient* client, const attempt::AttemptDir& dir, const v1::AttemptKey& key,
-                            const std::string& session_id, const v1::ArtifactWritten& written, const CancelFlag& cancelled) {
+                            const std::string& session_id, const v1::ArtifactWritten& written,
+                            const CancelFlag& cancelled) {
   const std::vector<std::string> names(written.files().begin(), written.files().end());
   LH_ASSIGN_OR_RETURN(const std::vector<v1::BlobFile> files, UploadFiles(client, dir.ArtifactDir(), names, cancelled));
   v1::CommitArtifactRequest commit;
@@ -80,21 +82,22 @@ void AttemptRunner::StartArtifactUpload() {
   uploading_ = true;
   RunTask<absl::Status>(
       env_->transfers,
-      [client = env_->client, dir = dir_, key = key_, session = env_->session_id(), written = *artifact_, cancelled = cancelled_] {
-        return UploadArtifact(client, dir, key, session, written, cancelled);
-      },
+      [client = env_->client, dir = dir_, key = key_, session = env_->session_id(), written = *artifact_,
+       cancelled = cancelled_] { return UploadArtifact(client, dir, key, session, written, cancelled); },
       [](AttemptRunner* self, const absl::Status& status) { self->OnArtifactUploaded(status); });
 }
 
 // True where the transfer is settled one way or the other and the caller need not care; it comes again later.
 bool AttemptRunner::NoteTransferFailure(const absl::Status& status) {
   if (ErrorReason(status) == "LEASE_FENCED") {
-    env_->log(key_.job_id() + ": attempt " + std::to_string(key_.attempt()) + " is fenced: " + std::string(status.message()));
+    env_->log(key_.job_id() + ": attempt " + std::to_string(key_.attempt()) +
+              " is fenced: " + std::string(status.message()));
     Stop(v1::STOP_MODE_FENCED);
     return true;
   }
   if (IsRetryable(status)) {
-    if (status.code() == absl::StatusCode::kResourceExhausted) env_->log(key_.job_id() + ": " + std::string(status.message()));
+    if (status.code() == absl::StatusCode::kResourceExhausted)
+      env_->log(key_.job_id() + ": " + std::string(status.message()));
     RetryAt(&upload_at_nanos_);
     return true;
   }
@@ -176,7 +179,9 @@ void AttemptRunner::PruneCheckpoints() {
 // Where checkpoints come faster than they can be uploaded, only the one on its way and the newest keep their disk.
 void AttemptRunner::DropOvertaken() {
   const int64_t newest = checkpoints_.back().step();
-  const auto overtaken = [&](const v1::CheckpointWritten& c) { return c.step() != newest && c.step() != uploading_step_; };
+  const auto overtaken = [&](const v1::CheckpointWritten& c) {
+    return c.step() != newest && c.step() != uploading_step_;
+  };
   for (const v1::CheckpointWritten& c : checkpoints_) {
     if (overtaken(c)) RemoveTree(dir_.CheckpointDir(c.step())).IgnoreError();  // tried again when a newer one is stored
   }
@@ -210,7 +215,8 @@ void AttemptRunner::ShipLog() {
       });
 }
 
-void AttemptRunner::OnLogShipped(int64_t offset, int64_t bytes, bool complete, const absl::StatusOr<int64_t>& committed) {
+void AttemptRunner::OnLogShipped(int64_t offset, int64_t bytes, bool complete,
+                                 const absl::StatusOr<int64_t>& committed) {
   shipping_log_ = false;
   if (committed.ok()) {
     // After a restart we begin at 0 and learn here what is there already.

@@ -1,5 +1,5 @@
-// How long to wait before asking again: doubled each time up to a limit, with jitter so that a fleet does not come back in
-// step. Not thread-safe.
+// How long to wait before asking again: doubled each time up to a limit, with jitter so that a fleet does not come back
+// in step. Not thread-safe.
 #pragma once
 
 #include <algorithm>

@@ -39,7 +39,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
       for (const auto& v : bad.field_violations()) violations.push_back({v.field(), v.description()});
     }
   }
-  return MakeError(static_cast<absl::StatusCode>(status.error_code()), reason, status.error_message(), std::move(violations));
+  return MakeError(static_cast<absl::StatusCode>(status.error_code()), reason, status.error_message(),
+                   std::move(violations));
 }
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
@@ -137,15 +138,16 @@ struct AsyncCall {
 
 void GrpcSchedulerClient::OpenSession(const v1::OpenSessionRequest& request,
                                       std::function<void(absl::StatusOr<v1::OpenSessionResponse>)> done) {
-  auto* call = new AsyncCall<Impl::Live, v1::OpenSessionRequest, v1::OpenSessionResponse>(impl_.get(), kUnaryDeadlineMs, request,
-                                                                                           std::move(done));
+  auto* call = new AsyncCall<Impl::Live, v1::OpenSessionRequest, v1::OpenSessionResponse>(impl_.get(), kUnaryDeadlineMs,
+                                                                                          request, std::move(done));
   impl_->worker->async()->OpenSession(call->live.context(), &call->request, &call->response,
                                       [call](grpc::Status status) { call->Finish(status); });
 }
 
 void GrpcSchedulerClient::Sync(const v1::SyncRequest& request, int64_t deadline_ms,
                                std::function<void(absl::StatusOr<v1::SyncResponse>)> done) {
-  auto* call = new AsyncCall<Impl::Live, v1::SyncRequest, v1::SyncResponse>(impl_.get(), deadline_ms, request, std::move(done));
+  auto* call =
+      new AsyncCall<Impl::Live, v1::SyncRequest, v1::SyncResponse>(impl_.get(), deadline_ms, request, std::move(done));
   impl_->worker->async()->Sync(call->live.context(), &call->request, &call->response,
                                [call](grpc::Status status) { call->Finish(status); });
 }
@@ -178,7 +180,8 @@ absl::StatusOr<std::vector<v1::BlobName>> GrpcSchedulerClient::FindMissing(const
   return std::vector<v1::BlobName>(response.missing().begin(), response.missing().end());
 }
 
-absl::Status GrpcSchedulerClient::WriteBlob(const v1::BlobName& blob, const std::string& path, const CancelFlag& cancelled) {
+absl::Status GrpcSchedulerClient::WriteBlob(const v1::BlobName& blob, const std::string& path,
+                                            const CancelFlag& cancelled) {
   v1::QueryWriteStatusResponse there;
   {
     Impl::Live live(impl_.get(), kUnaryDeadlineMs);

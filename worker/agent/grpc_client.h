@@ -28,7 +28,8 @@ class GrpcSchedulerClient final : public SchedulerClient {
   absl::StatusOr<int64_t> AppendLog(const v1::AppendLogRequest& request) override;
   absl::StatusOr<std::vector<v1::BlobName>> FindMissing(const std::vector<v1::BlobName>& blobs) override;
   absl::Status WriteBlob(const v1::BlobName& blob, const std::string& path, const CancelFlag& cancelled) override;
-  absl::Status ReadBlob(const v1::BlobName& blob, int64_t offset, const std::function<absl::Status(std::string_view)>& sink,
+  absl::Status ReadBlob(const v1::BlobName& blob, int64_t offset,
+                        const std::function<absl::Status(std::string_view)>& sink,
                         const CancelFlag& cancelled) override;
 
  private:

@@ -71,7 +71,8 @@ bool IsModelFolder(const std::string& path) {
   if (!IsDirectory(path)) return false;
   if (FileExists(JoinPath(path, "config.json"))) return true;
   const auto names = ListDir(path);
-  return names.ok() && std::count_if(names->begin(), names->end(), [](const auto& n) { return EndsWith(n, ".gguf"); }) == 1;
+  return names.ok() &&
+         std::count_if(names->begin(), names->end(), [](const auto& n) { return EndsWith(n, ".gguf"); }) == 1;
 }
 
 std::string NameOf(const std::string& path) {
@@ -139,7 +140,8 @@ absl::StatusOr<v1::Model> Describe(const std::string& path, Cache* cache, const 
   model.set_storage(StorageOf(source));
   model.set_has_chat_template(!tokenizer->chat_template().empty());
   LH_ASSIGN_OR_RETURN(const std::string key, Fingerprint(path));
-  if (const auto* cached = cache->Find(key); cached != nullptr && cached->is_string() && IsSha256Hex(cached->get<std::string>())) {
+  if (const auto* cached = cache->Find(key);
+      cached != nullptr && cached->is_string() && IsSha256Hex(cached->get<std::string>())) {
     model.set_digest(cached->get<std::string>());
     return model;
   }
@@ -162,8 +164,9 @@ absl::Status AddModels(const InventoryOptions& options, const Log& log, Inventor
       }
       const auto [at, is_new] = path_of_name.emplace(model->name(), path);
       if (!is_new) {
-        return MakeError(absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
-                         "two models are called " + model->name() + ": " + at->second + " and " + path + "; rename one");
+        return MakeError(
+            absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
+            "two models are called " + model->name() + ": " + at->second + " and " + path + "; rename one");
       }
       inventory->model_paths.emplace(model->digest(), path);
       *inventory->proto.add_models() = *std::move(model);
@@ -185,7 +188,8 @@ double MeasuredFlops(const InventoryOptions& options, const kernels::CpuFacts& c
   }
   const double flops =
       kernels::MeasureGemmFlops(threads, cpu.has_bf16 ? kernels::GemmType::kBF16 : kernels::GemmType::kF32);
-  log("measured " + std::to_string(static_cast<int64_t>(flops / 1e9)) + " GFLOP/s on " + std::to_string(threads) + " threads");
+  log("measured " + std::to_string(static_cast<int64_t>(flops / 1e9)) + " GFLOP/s on " + std::to_string(threads) +
+      " threads");
   cache.Put(key, flops);
   if (const absl::Status saved = cache.Save(); !saved.ok()) log(std::string(saved.message()));
   return flops;
@@ -195,8 +199,8 @@ absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* 
   const int threads_there = HostCpuThreads();
   const int threads = options.cpu_threads == 0 ? threads_there : options.cpu_threads;
   if (threads < 1 || threads > threads_there) {
-    return InvalidField("--cpu-threads", "is " + std::to_string(threads) + "; this machine gives 1 to " +
-                                             std::to_string(threads_there));
+    return InvalidField("--cpu-threads",
+                        "is " + std::to_string(threads) + "; this machine gives 1 to " + std::to_string(threads_there));
   }
   const int64_t total = HostMemTotalBytes();
   int64_t host_bytes = options.host_bytes;

@@ -1,7 +1,8 @@
 // What this machine offers: its devices and the models under the given folders.
 //
-// A model's content digest and a CPU's measured speed are kept in files of the state folder, so that only what has changed
-// is read again: a digest belongs to (path, files' sizes and modification times), a speed to (CPU model, threads, ISA).
+// A model's content digest and a CPU's measured speed are kept in files of the state folder, so that only what has
+// changed is read again: a digest belongs to (path, files' sizes and modification times), a speed to (CPU model,
+// threads, ISA).
 #pragma once
 
 #include <cstdint>
@@ -32,6 +33,7 @@ struct Inventory {
 // folder itself where it is one. The name is the file's without .gguf, or the folder's; a name that comes twice is an
 // error. One that cannot be used is told to `log` and left out.
 // INVALID_ARGUMENT where an option cannot be met, NOT_FOUND where a model folder is absent.
-absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const std::function<void(const std::string&)>& log);
+absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options,
+                                        const std::function<void(const std::string&)>& log);
 
 }  // namespace longhaul::agent

@@ -17,7 +17,8 @@ constexpr int64_t kPollWithoutInotifyMs = 50;
 
 }  // namespace
 
-Mailbox::Mailbox() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), inotify_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) {
+Mailbox::Mailbox()
+    : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), inotify_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) {
   LH_CHECK(event_.get() >= 0, "eventfd");
 }
 

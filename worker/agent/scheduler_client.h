@@ -1,7 +1,7 @@
 // What the agent asks of the scheduler, as an interface: gRPC is behind it in grpc_client.h, a fake in the tests.
 //
-// Errors are the scheduler's: UNAVAILABLE (also DEADLINE_EXCEEDED and CANCELLED) may be asked again; reasons SESSION_CLOSED
-// and LEASE_FENCED mean what worker_service.proto says.
+// Errors are the scheduler's: UNAVAILABLE (also DEADLINE_EXCEEDED and CANCELLED) may be asked again; reasons
+// SESSION_CLOSED and LEASE_FENCED mean what worker_service.proto says.
 #pragma once
 
 #include <atomic>
@@ -45,11 +45,12 @@ class SchedulerClient {
   virtual absl::Status WriteBlob(const v1::BlobName& blob, const std::string& path, const CancelFlag& cancelled) = 0;
   // Hands over the bytes from `offset` on, in order. An error of `sink` ends it and is returned.
   virtual absl::Status ReadBlob(const v1::BlobName& blob, int64_t offset,
-                                const std::function<absl::Status(std::string_view)>& sink, const CancelFlag& cancelled) = 0;
+                                const std::function<absl::Status(std::string_view)>& sink,
+                                const CancelFlag& cancelled) = 0;
 };
 
-// True where the same request may succeed later: the scheduler is away or its disk is full, or the session is a new one by
-// then.
+// True where the same request may succeed later: the scheduler is away or its disk is full, or the session is a new one
+// by then.
 bool IsRetryable(const absl::Status& status);
 
 }  // namespace longhaul::agent

@@ -22,7 +22,8 @@ bool IsFatal(const absl::Status& status) {
 
 }  // namespace
 
-Session::Session(uint64_t jitter_key, SessionDelegate* delegate, SchedulerClient* client, const Clock* clock, Mailbox* mailbox)
+Session::Session(uint64_t jitter_key, SessionDelegate* delegate, SchedulerClient* client, const Clock* clock,
+                 Mailbox* mailbox)
     : delegate_(delegate),
       client_(client),
       clock_(clock),
@@ -100,12 +101,13 @@ void Session::Send(int64_t number) {
   request.set_session_id(id_);
   request.set_sync_number(number);
   delegate_->FillSync(&request);
-  client_->Sync(request, hold_ms_ + kAnswerSlackMs,
-                [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_, generation = generation_, number](auto answer) {
-                  mailbox->Post([weak, generation, number, answer = std::move(answer)] {
-                    if (const auto self = weak.lock()) (*self)->OnSyncAnswer(generation, number, answer);
-                  });
-                });
+  client_->Sync(
+      request, hold_ms_ + kAnswerSlackMs,
+      [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_, generation = generation_, number](auto answer) {
+        mailbox->Post([weak, generation, number, answer = std::move(answer)] {
+          if (const auto self = weak.lock()) (*self)->OnSyncAnswer(generation, number, answer);
+        });
+      });
 }
 
 void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::StatusOr<v1::SyncResponse>& answer) {

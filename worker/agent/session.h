@@ -1,6 +1,6 @@
-// The agent's standing with the scheduler: opens a session, keeps a Sync parked there, and sends a second one at once when
-// there is news, so that news never waits for the parked one's hold time. A Sync that fails is sent again under its number,
-// for the scheduler gives a repeated number the same commands; SESSION_CLOSED opens a new session.
+// The agent's standing with the scheduler: opens a session, keeps a Sync parked there, and sends a second one at once
+// when there is news, so that news never waits for the parked one's hold time. A Sync that fails is sent again under
+// its number, for the scheduler gives a repeated number the same commands; SESSION_CLOSED opens a new session.
 //
 // All on the core thread; the client's answers come in through the mailbox.
 #pragma once
@@ -37,7 +37,8 @@ class SessionDelegate {
 class Session {
  public:
   // Does not own. All outlive it, and the client gives no answer after the mailbox is gone.
-  Session(uint64_t jitter_key, SessionDelegate* delegate, SchedulerClient* client, const Clock* clock, Mailbox* mailbox);
+  Session(uint64_t jitter_key, SessionDelegate* delegate, SchedulerClient* client, const Clock* clock,
+          Mailbox* mailbox);
 
   // Sends what is due.
   void Poll();
@@ -74,10 +75,10 @@ class Session {
   int64_t hold_ms_ = 0;
   bool opening_ = false;
   bool news_ = false;
-  bool complained_ = false;                  // about the outage that lasts; said once
+  bool complained_ = false;  // about the outage that lasts; said once
   int64_t next_number_ = 1;
-  std::map<int64_t, int64_t> in_flight_;     // number -> sent_boot_nanos
-  std::set<int64_t> to_repeat_;              // failed numbers, lowest first
+  std::map<int64_t, int64_t> in_flight_;  // number -> sent_boot_nanos
+  std::set<int64_t> to_repeat_;           // failed numbers, lowest first
   int64_t last_sent_nanos_ = 0;
   int64_t last_open_nanos_ = 0;
   int64_t retry_at_nanos_ = 0;

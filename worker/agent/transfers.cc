@@ -18,7 +18,8 @@ absl::Status Corrupt(const v1::BlobName& blob, const std::string& path, const st
   return MakeError(absl::StatusCode::kDataLoss, "BLOB_CORRUPT", path + " is not blob " + blob.sha256() + ": " + why);
 }
 
-absl::Status FetchBlob(SchedulerClient* client, const v1::BlobName& blob, const std::string& path, const CancelFlag& cancelled) {
+absl::Status FetchBlob(SchedulerClient* client, const v1::BlobName& blob, const std::string& path,
+                       const CancelFlag& cancelled) {
   if (!IsSha256Hex(blob.sha256())) return Corrupt(blob, path, "the name is no SHA-256");
   if (FileExists(path)) {
     LH_ASSIGN_OR_RETURN(const std::string digest, Sha256HexOfFile(path));
@@ -40,7 +41,8 @@ absl::Status FetchBlob(SchedulerClient* client, const v1::BlobName& blob, const 
   }
   if (!read.ok()) {
     // What is there stays for the next try, unless it cannot be a beginning of the blob.
-    if (read.code() == absl::StatusCode::kDataLoss || read.code() == absl::StatusCode::kOutOfRange) (void)RemoveFile(partial);
+    if (read.code() == absl::StatusCode::kDataLoss || read.code() == absl::StatusCode::kOutOfRange)
+      (void)RemoveFile(partial);
     return read;
   }
   LH_ASSIGN_OR_RETURN(const std::string digest, Sha256HexOfFile(partial));
@@ -82,8 +84,8 @@ absl::Status FetchInputs(SchedulerClient* client, const attempt::AttemptDir& dir
   }
   if (!spec.has_resume_from()) return absl::OkStatus();
   if (spec.resume_from().files_size() > limits::kMaxCheckpointFiles) {
-    return InvalidField("resume_from.files", "has " + std::to_string(spec.resume_from().files_size()) + " files; at most " +
-                                                 std::to_string(limits::kMaxCheckpointFiles));
+    return InvalidField("resume_from.files", "has " + std::to_string(spec.resume_from().files_size()) +
+                                                 " files; at most " + std::to_string(limits::kMaxCheckpointFiles));
   }
   LH_RETURN_IF_ERROR(CreateDirs(dir.ResumeDir()));
   for (const v1::BlobFile& file : spec.resume_from().files()) {
@@ -97,7 +99,8 @@ absl::Status FetchInputs(SchedulerClient* client, const attempt::AttemptDir& dir
 }
 
 absl::StatusOr<std::vector<v1::BlobFile>> UploadFiles(SchedulerClient* client, const std::string& folder,
-                                                      const std::vector<std::string>& names, const CancelFlag& cancelled) {
+                                                      const std::vector<std::string>& names,
+                                                      const CancelFlag& cancelled) {
   if (names.empty() || static_cast<int>(names.size()) > limits::kMaxCheckpointFiles) {
     return InvalidField("files", "has " + std::to_string(names.size()) + " files; must be 1 to " +
                                      std::to_string(limits::kMaxCheckpointFiles));

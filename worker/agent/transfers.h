@@ -1,5 +1,5 @@
-// The blocking transfers of an attempt: inputs down, checkpoints and the adapter up. Each runs on a task thread, touches
-// only the attempt's folder, and may be repeated after any failure.
+// The blocking transfers of an attempt: inputs down, checkpoints and the adapter up. Each runs on a task thread,
+// touches only the attempt's folder, and may be repeated after any failure.
 #pragma once
 
 #include <string>
@@ -20,6 +20,7 @@ absl::Status FetchInputs(SchedulerClient* client, const attempt::AttemptDir& dir
 
 // Uploads what the scheduler lacks of the files and names them. `names` are the trainer's; each is checked.
 absl::StatusOr<std::vector<v1::BlobFile>> UploadFiles(SchedulerClient* client, const std::string& folder,
-                                                      const std::vector<std::string>& names, const CancelFlag& cancelled);
+                                                      const std::vector<std::string>& names,
+                                                      const CancelFlag& cancelled);
 
 }  // namespace longhaul::agent

@@ -28,7 +28,8 @@ absl::Status Unparsable(const std::string& path, const std::string& why) {
 class FirstError final : public google::protobuf::io::ErrorCollector {
  public:
   void AddError(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
-    if (text.empty()) text = "line " + std::to_string(line + 1) + ", column " + std::to_string(column + 1) + ": " + message;
+    if (text.empty())
+      text = "line " + std::to_string(line + 1) + ", column " + std::to_string(column + 1) + ": " + message;
   }
   std::string text;
 };
@@ -72,29 +73,37 @@ absl::Status ReplaceUnsynced(const std::string& path, const std::string& bytes) 
 
 absl::Status ValidateFileName(std::string_view name) {
   const auto allowed = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
   };
   if (name.empty() || name.size() > limits::kMaxFileNameBytes || name.front() == '.' ||
       !std::all_of(name.begin(), name.end(), allowed)) {
     std::string shown(name.substr(0, 64));
-    std::replace_if(shown.begin(), shown.end(), [](char c) { return c < 0x20 || c == 0x7f; }, '?');
+    std::replace_if(
+        shown.begin(), shown.end(), [](char c) { return c < 0x20 || c == 0x7f; }, '?');
     return MakeError(absl::StatusCode::kInvalidArgument, "FILE_NAME",
-                     "file name \"" + shown + "\" is refused; a name is 1 to " + std::to_string(limits::kMaxFileNameBytes) +
+                     "file name \"" + shown + "\" is refused; a name is 1 to " +
+                         std::to_string(limits::kMaxFileNameBytes) +
                          " characters of A-Z a-z 0-9 . _ - and does not start with a dot");
   }
   return absl::OkStatus();
 }
 
 absl::Status AttemptDir::Create() const {
-  for (const std::string& dir : {path_, InputsDir(), CheckpointsDir(), ArtifactDir()}) LH_RETURN_IF_ERROR(CreateDirs(dir));
+  for (const std::string& dir : {path_, InputsDir(), CheckpointsDir(), ArtifactDir()})
+    LH_RETURN_IF_ERROR(CreateDirs(dir));
   return absl::OkStatus();
 }
 
-absl::Status AttemptDir::WriteSpec(const v1::AttemptSpec& spec) const { return WriteFileAtomic(SpecPath(), ToText(spec)); }
+absl::Status AttemptDir::WriteSpec(const v1::AttemptSpec& spec) const {
+  return WriteFileAtomic(SpecPath(), ToText(spec));
+}
 
 absl::StatusOr<v1::AttemptSpec> AttemptDir::ReadSpec() const { return ReadText<v1::AttemptSpec>(SpecPath()); }
 
-absl::Status AttemptDir::WriteLease(const v1::LeaseFile& lease) const { return ReplaceUnsynced(LeasePath(), ToText(lease)); }
+absl::Status AttemptDir::WriteLease(const v1::LeaseFile& lease) const {
+  return ReplaceUnsynced(LeasePath(), ToText(lease));
+}
 
 absl::StatusOr<v1::LeaseFile> AttemptDir::ReadLease() const { return ReadText<v1::LeaseFile>(LeasePath()); }
 
@@ -114,16 +123,17 @@ absl::StatusOr<ProcessId> AttemptDir::ReadPid() const {
 }
 
 absl::Status AttemptDir::WriteAgentNote(const AgentNote& note) const {
-  return WriteFileAtomic(AgentNotePath(),
-                         "committed_step " + std::to_string(note.committed_step) + " artifact_committed " +
-                             std::to_string(note.artifact_committed ? 1 : 0) + "\n");
+  return WriteFileAtomic(AgentNotePath(), "committed_step " + std::to_string(note.committed_step) +
+                                              " artifact_committed " + std::to_string(note.artifact_committed ? 1 : 0) +
+                                              "\n");
 }
 
 absl::StatusOr<AgentNote> AttemptDir::ReadAgentNote() const {
   LH_ASSIGN_OR_RETURN(const std::string text, ReadFile(AgentNotePath(), 256));
   AgentNote note;
   int committed = 0;
-  if (std::sscanf(text.c_str(), "committed_step %" SCNd64 " artifact_committed %d", &note.committed_step, &committed) != 2 ||
+  if (std::sscanf(text.c_str(), "committed_step %" SCNd64 " artifact_committed %d", &note.committed_step, &committed) !=
+          2 ||
       note.committed_step < 0) {
     return Unparsable(AgentNotePath(), "expected \"committed_step <n> artifact_committed <0|1>\"");
   }

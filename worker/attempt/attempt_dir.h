@@ -1,6 +1,6 @@
 // One attempt's folder: the whole protocol between the agent and the trainer, and it outlives both. The files and who
-// writes them are listed in proto/longhaul/v1/trainer.proto. Besides those, `lock` is held (flock) by the trainer for its
-// life, so that a folder never has two, and `agent` is the agent's own note of what the scheduler already has.
+// writes them are listed in proto/longhaul/v1/trainer.proto. Besides those, `lock` is held (flock) by the trainer for
+// its life, so that a folder never has two, and `agent` is the agent's own note of what the scheduler already has.
 //
 // A value: only paths, no open files. Thread-safe: no state. Errors: absl::Status that names the file.
 #pragma once
@@ -16,8 +16,9 @@
 
 namespace longhaul::attempt {
 
-// A file of a checkpoint or an artifact: one path component of [A-Za-z0-9._-], not starting with a dot. Whatever comes from
-// outside as a name passes here before it meets a path, so it never leaves its folder. INVALID_ARGUMENT, FILE_NAME.
+// A file of a checkpoint or an artifact: one path component of [A-Za-z0-9._-], not starting with a dot. Whatever comes
+// from outside as a name passes here before it meets a path, so it never leaves its folder. INVALID_ARGUMENT,
+// FILE_NAME.
 absl::Status ValidateFileName(std::string_view name);
 
 // What the scheduler has of an attempt, so that a restarted agent neither repeats nor forgets.

@@ -77,7 +77,8 @@ absl::StatusOr<std::vector<v1::TrainerEvent>> EventLogReader::ReadNew() {
       const int64_t frame = WholeFrameBytes(rest);
       if (frame == 0) break;
       v1::TrainerEvent event;
-      if (!event.ParseFromArray(rest.data() + kEventFrameHeaderBytes, static_cast<int>(frame - kEventFrameHeaderBytes))) {
+      if (!event.ParseFromArray(rest.data() + kEventFrameHeaderBytes,
+                                static_cast<int>(frame - kEventFrameHeaderBytes))) {
         return events;  // sound bytes that are no event: the log ends here, as with damage
       }
       events.push_back(std::move(event));

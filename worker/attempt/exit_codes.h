@@ -1,5 +1,5 @@
-// What longhaul-train's process ends with. The agent goes by the Exit event; these are for people and scripts, and for what
-// happens before there is an event log.
+// What longhaul-train's process ends with. The agent goes by the Exit event; these are for people and scripts, and for
+// what happens before there is an event log.
 #pragma once
 
 namespace longhaul::attempt {

@@ -22,9 +22,9 @@ namespace {
 constexpr std::string_view kRotatedPrefix = "stderr.log.";
 
 struct Rotated {
-  std::string path;       // "" = never rotated
-  int64_t begin = 0;      // stream offset of its first byte
-  int64_t end = 0;        // and where stderr.log begins
+  std::string path;   // "" = never rotated
+  int64_t begin = 0;  // stream offset of its first byte
+  int64_t end = 0;    // and where stderr.log begins
 };
 
 absl::StatusOr<Rotated> FindRotated(const AttemptDir& dir) {
@@ -98,7 +98,8 @@ std::string StderrTail(const AttemptDir& dir, int64_t max_bytes) {
   tail += ReadFileRange(dir.StderrPath(), size - take, take).value_or("");
   std::string_view whole = tail;
   // A cut may fall inside a character: drop its rest, at most three bytes.
-  for (int i = 0; i < 3 && !whole.empty() && (static_cast<uint8_t>(whole[0]) & 0xc0) == 0x80; ++i) whole.remove_prefix(1);
+  for (int i = 0; i < 3 && !whole.empty() && (static_cast<uint8_t>(whole[0]) & 0xc0) == 0x80; ++i)
+    whole.remove_prefix(1);
   return ToUtf8(whole);
 }
 

@@ -1,6 +1,6 @@
-// stderr.log as one long stream of bytes of which the last part is kept. The trainer, which alone writes it, rotates: past
-// half of limits::kMaxStderrLogBytes the file becomes stderr.log.<begin>, named by the stream's offset of its first byte,
-// and replaces the one before. So a reader that starts at any time knows where in the stream it is.
+// stderr.log as one long stream of bytes of which the last part is kept. The trainer, which alone writes it, rotates:
+// past half of limits::kMaxStderrLogBytes the file becomes stderr.log.<begin>, named by the stream's offset of its
+// first byte, and replaces the one before. So a reader that starts at any time knows where in the stream it is.
 //
 // Not thread-safe: one of each for a thread.
 #pragma once
@@ -26,8 +26,8 @@ struct LogChunk {
 // Up to max_bytes of the stream at `offset`; empty data where there is nothing yet.
 absl::StatusOr<LogChunk> ReadStderr(const AttemptDir& dir, int64_t offset, int64_t max_bytes);
 
-// The last max_bytes of the stream, cut at a character of UTF-8 and with every invalid byte replaced by '?': it travels in
-// a string field.
+// The last max_bytes of the stream, cut at a character of UTF-8 and with every invalid byte replaced by '?': it travels
+// in a string field.
 std::string StderrTail(const AttemptDir& dir, int64_t max_bytes);
 
 }  // namespace longhaul::attempt

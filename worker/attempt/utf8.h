@@ -1,5 +1,5 @@
-// Text from anywhere as the string fields of messages demand it: a message with other bytes in a string cannot be parsed.
-// Pure, thread-safe.
+// Text from anywhere as the string fields of messages demand it: a message with other bytes in a string cannot be
+// parsed. Pure, thread-safe.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
-// What a trainer does next, by its lease and the signals it got. The trainer watches its lease itself: an agent that has
-// died cannot.
+// What a trainer does next, by its lease and the signals it got. The trainer watches its lease itself: an agent that
+// has died cannot.
 //
 // At a step boundary: an epoch that is not ours ends the attempt; a lease that has run out holds it (with a checkpoint)
 // until the lease is extended, for an hour at most. Between layers only a cancel counts.

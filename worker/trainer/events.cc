@@ -59,7 +59,8 @@ v1::TrainerExit ExitOfError(const absl::Status& status) {
   const Failure failure = FailureOf(status);
   exit.set_failure(failure.reason);
   exit.set_user_can_fix(failure.user_can_fix);
-  exit.set_message(attempt::CutUtf8(std::string_view(status.message().data(), status.message().size()), limits::kMaxTrainerMessageBytes));
+  exit.set_message(attempt::CutUtf8(std::string_view(status.message().data(), status.message().size()),
+                                    limits::kMaxTrainerMessageBytes));
   return exit;
 }
 
@@ -72,11 +73,16 @@ v1::TrainerExit ExitOf(v1::TrainerExitReason reason, const std::string& message)
 
 int ExitCodeOf(const v1::TrainerExit& exit) {
   switch (exit.reason()) {
-    case v1::TRAINER_EXIT_SUCCEEDED: return attempt::kExitSucceeded;
-    case v1::TRAINER_EXIT_CHECKPOINTED: return attempt::kExitCheckpointed;
-    case v1::TRAINER_EXIT_CANCELLED: return attempt::kExitCancelled;
-    case v1::TRAINER_EXIT_LEASE_LOST: return attempt::kExitLeaseLost;
-    default: return attempt::kExitFailed;
+    case v1::TRAINER_EXIT_SUCCEEDED:
+      return attempt::kExitSucceeded;
+    case v1::TRAINER_EXIT_CHECKPOINTED:
+      return attempt::kExitCheckpointed;
+    case v1::TRAINER_EXIT_CANCELLED:
+      return attempt::kExitCancelled;
+    case v1::TRAINER_EXIT_LEASE_LOST:
+      return attempt::kExitLeaseLost;
+    default:
+      return attempt::kExitFailed;
   }
 }
 

@@ -1,5 +1,5 @@
-// What a trainer tells, written as it happens. A write that fails ends the trainer at the next step boundary: an attempt
-// whose events are lost cannot be followed.
+// What a trainer tells, written as it happens. A write that fails ends the trainer at the next step boundary: an
+// attempt whose events are lost cannot be followed.
 #pragma once
 
 #include <string>
@@ -32,7 +32,8 @@ class Events {
   absl::Status status_;
 };
 
-// FAILED with what the status says: INVALID_DATASET, INVALID_MODEL, HOST_OOM, NON_FINITE_LOSS, DISK_FULL, else INTERNAL.
+// FAILED with what the status says: INVALID_DATASET, INVALID_MODEL, HOST_OOM, NON_FINITE_LOSS, DISK_FULL, else
+// INTERNAL.
 v1::TrainerExit ExitOfError(const absl::Status& status);
 v1::TrainerExit ExitOf(v1::TrainerExitReason reason, const std::string& message);
 // The process's exit code (worker/attempt/exit_codes.h).

@@ -17,15 +17,19 @@ namespace {
 // What is wrong with a model is the model's fault; what is wrong with the disk is not.
 absl::Status AsModelError(const absl::Status& status) {
   const std::string reason = ErrorReason(status);
-  if (reason == "DISK_FULL" || reason == "HOST_OOM" || reason == "IO_ERROR" || reason == "TOO_MANY_OPEN_FILES") return status;
+  if (reason == "DISK_FULL" || reason == "HOST_OOM" || reason == "IO_ERROR" || reason == "TOO_MANY_OPEN_FILES")
+    return status;
   return MakeError(status.code(), "INVALID_MODEL", std::string(status.message()));
 }
 
 data::LineFormat FormatOf(v1::DatasetFormat format) {
   switch (format) {
-    case v1::DATASET_FORMAT_MESSAGES: return data::LineFormat::kMessages;
-    case v1::DATASET_FORMAT_TEXT: return data::LineFormat::kText;
-    default: return data::LineFormat::kAuto;
+    case v1::DATASET_FORMAT_MESSAGES:
+      return data::LineFormat::kMessages;
+    case v1::DATASET_FORMAT_TEXT:
+      return data::LineFormat::kText;
+    default:
+      return data::LineFormat::kAuto;
   }
 }
 
@@ -109,8 +113,8 @@ absl::StatusOr<Model> OpenModel(const std::string& path) {
   if (!tokenizer.ok()) return AsModelError(tokenizer.status());
   if (tokenizer->vocab_size() > source->shape().vocab) {
     return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_MODEL",
-                     path + ": the tokenizer has " + FormatCount(tokenizer->vocab_size()) + " tokens, the model's vocabulary " +
-                         FormatCount(source->shape().vocab));
+                     path + ": the tokenizer has " + FormatCount(tokenizer->vocab_size()) +
+                         " tokens, the model's vocabulary " + FormatCount(source->shape().vocab));
   }
   Model model{*std::move(source), *std::move(tokenizer), std::nullopt};
   auto chat = data::ChatTemplate::Create(model.tokenizer);
@@ -126,7 +130,8 @@ absl::StatusOr<Inputs> LoadInputs(const v1::JobSpec& spec, const InputPaths& pat
   LH_ASSIGN_OR_RETURN(Model model, OpenModel(paths.model));
   Inputs inputs{std::move(model.source), std::move(model.tokenizer), std::move(model.chat), {}, {}, {}};
   const data::ChatTemplate* chat = inputs.chat.has_value() ? &*inputs.chat : nullptr;
-  LH_ASSIGN_OR_RETURN(data::Dataset train, data::LoadDataset(paths.dataset, inputs.tokenizer, chat, OptionsOf(spec, spec.dataset())));
+  LH_ASSIGN_OR_RETURN(data::Dataset train,
+                      data::LoadDataset(paths.dataset, inputs.tokenizer, chat, OptionsOf(spec, spec.dataset())));
   inputs.report = ReportOf(train.report, spec);
   inputs.train = std::move(train.examples);
   LH_RETURN_IF_ERROR(LoadEval(spec, paths, &inputs));
@@ -202,9 +207,11 @@ std::string DataSignature(const v1::JobSpec& spec, const std::string& model_dige
   std::string all = "longhaul data 1";
   for (const std::string& part :
        {model_digest, tokenizer.digest(), spec.dataset().sha256(), std::to_string(spec.dataset().format()),
-        spec.eval_dataset().sha256(), std::to_string(spec.eval_dataset().format()), std::to_string(hyper.max_sequence_length()),
-        std::to_string(hyper.packing()), std::to_string(hyper.train_on_responses_only()), std::to_string(hyper.batch_size()),
-        std::to_string(hyper.gradient_accumulation_steps()), std::to_string(hyper.seed()), std::to_string(hyper.eval_examples())}) {
+        spec.eval_dataset().sha256(), std::to_string(spec.eval_dataset().format()),
+        std::to_string(hyper.max_sequence_length()), std::to_string(hyper.packing()),
+        std::to_string(hyper.train_on_responses_only()), std::to_string(hyper.batch_size()),
+        std::to_string(hyper.gradient_accumulation_steps()), std::to_string(hyper.seed()),
+        std::to_string(hyper.eval_examples())}) {
     all += "\n" + part;
   }
   return Sha256Hex(all);

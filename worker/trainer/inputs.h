@@ -43,9 +43,8 @@ struct Model {
 // Errors carry reason INVALID_MODEL, or the file system's.
 absl::StatusOr<Model> OpenModel(const std::string& path);
 
-// Bad lines are in the report, not an error. INVALID_ARGUMENT INVALID_DATASET where eval_examples leaves nothing to train
-// on; OpenModel's errors; the file system's.
-// REQUIRES: `spec` is resolved.
+// Bad lines are in the report, not an error. INVALID_ARGUMENT INVALID_DATASET where eval_examples leaves nothing to
+// train on; OpenModel's errors; the file system's. REQUIRES: `spec` is resolved.
 absl::StatusOr<Inputs> LoadInputs(const v1::JobSpec& spec, const InputPaths& paths);
 
 // OK where the data can be trained on; else INVALID_DATASET with the first error and how many there are.

@@ -12,7 +12,6 @@
 #include "wire/job_spec.h"
 #include "wire/train_shape_of_spec.h"
 #include "worker/attempt/attempt_dir.h"
-#include "worker/trainer/job_yaml.h"
 
 namespace longhaul::trainer {
 namespace {
@@ -40,10 +39,7 @@ DeviceFacts ThisMachine(const LocalJobOptions& options) {
 std::string StorageOf(const formats::ModelSource& model) { return model.gguf() != nullptr ? "gguf" : "safetensors"; }
 
 absl::StatusOr<v1::JobSpec> ReadSpec(const LocalJobOptions& options, InputPaths* paths) {
-  v1::JobSpec spec;
-  if (!options.job_file.empty()) {
-    LH_ASSIGN_OR_RETURN(spec, ReadJobYaml(options.job_file));
-  }
+  v1::JobSpec spec = options.spec;
   paths->model = options.model.empty() ? spec.model() : options.model;
   if (paths->model.empty() || !FileExists(paths->model)) {
     return MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND",
@@ -71,7 +67,8 @@ absl::Status PrepareFolder(const std::string& out_dir) {
 
 }  // namespace
 
-absl::StatusOr<LocalJob> PrepareLocalJob(const LocalJobOptions& options, const std::function<void(const std::string&)>& log) {
+absl::StatusOr<LocalJob> PrepareLocalJob(const LocalJobOptions& options,
+                                         const std::function<void(const std::string&)>& log) {
   LocalJob job;
   LH_RETURN_IF_ERROR(PrepareFolder(options.out_dir));
   LH_ASSIGN_OR_RETURN(v1::JobSpec spec, ReadSpec(options, &job.paths));
@@ -86,8 +83,8 @@ absl::StatusOr<LocalJob> PrepareLocalJob(const LocalJobOptions& options, const s
   const DeviceFacts facts = ThisMachine(options);
   LH_ASSIGN_OR_RETURN(const TrainShape shape, wire::TrainShapeOfSpec(spec, &inputs.report, facts));
   LH_ASSIGN_OR_RETURN(const MemoryPlan plan, MakePlan(inputs.model.shape(), shape, facts, PlanBudget()));
-  log(FormatCount(inputs.report.examples()) + " examples, " + FormatCount(inputs.report.tokens()) + " tokens; plan: " +
-      FormatBytes(plan.host_bytes_total) + ", " + DescribeChoices(plan));
+  log(FormatCount(inputs.report.examples()) + " examples, " + FormatCount(inputs.report.tokens()) +
+      " tokens; plan: " + FormatBytes(plan.host_bytes_total) + ", " + DescribeChoices(plan));
   job.spec.set_job_id("local");
   job.spec.set_attempt(1);
   job.spec.set_kind(v1::ATTEMPT_KIND_TRAIN);

@@ -1,5 +1,5 @@
-// A job without a scheduler: `longhaul-train --job job.yaml --out DIR`. Does what the scheduler and the agent would: checks
-// and resolves the spec, plans for this machine, and makes an attempt directory, which then runs as any other.
+// A job without a scheduler: `longhaul-train --job job.yaml --out DIR`. Does what the scheduler and the agent would:
+// checks and resolves the spec, plans for this machine, and makes an attempt directory, which then runs as any other.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@
 namespace longhaul::trainer {
 
 struct LocalJobOptions {
-  std::string job_file;   // "" = an empty spec, filled by the others
-  std::string out_dir;    // becomes the attempt directory; must be empty or absent
-  std::string model;      // path; "" = spec.model is one
-  std::string dataset;    // "" = spec.dataset.file_name
+  v1::JobSpec spec;     // unresolved; may be empty where the others say enough
+  std::string out_dir;  // becomes the attempt directory; must be empty or absent
+  std::string model;    // path; "" = spec.model is one
+  std::string dataset;  // "" = spec.dataset.file_name
   std::string eval_dataset;
   int64_t host_bytes = 0;  // 0 = what is available now
 };
@@ -26,8 +26,9 @@ struct LocalJob {
   InputPaths paths;
 };
 
-// Writes the spec into out_dir. Errors name the option or the field: bad spec, absent file, a plan that does not fit (with
-// the bytes needed and there, by part), INVALID_MODEL, INVALID_DATASET.
-absl::StatusOr<LocalJob> PrepareLocalJob(const LocalJobOptions& options, const std::function<void(const std::string&)>& log);
+// Writes the spec into out_dir. Errors name the option or the field: bad spec, absent file, a plan that does not fit
+// (with the bytes needed and there, by part), INVALID_MODEL, INVALID_DATASET.
+absl::StatusOr<LocalJob> PrepareLocalJob(const LocalJobOptions& options,
+                                         const std::function<void(const std::string&)>& log);
 
 }  // namespace longhaul::trainer

@@ -61,12 +61,14 @@ train::ExportFacts FactsOf(const AttemptContext& context, const Inputs& inputs, 
                 {"Learning rate", Number("%g", spec.hyperparameters().learning_rate())},
                 {"Seed", std::to_string(spec.hyperparameters().seed())},
                 {"Loss of the last update", Number("%.4f", state.last_loss)}};
-  if (state.eval_before.has_value()) facts.card.emplace_back("Held-out loss before", Number("%.4f", *state.eval_before));
+  if (state.eval_before.has_value())
+    facts.card.emplace_back("Held-out loss before", Number("%.4f", *state.eval_before));
   if (state.eval_last.has_value()) facts.card.emplace_back("Held-out loss after", Number("%.4f", *state.eval_last));
   return facts;
 }
 
-absl::StatusOr<v1::TrainerExit> ExportArtifact(const AttemptContext& context, const Inputs& inputs, const train::Trainer& trainer) {
+absl::StatusOr<v1::TrainerExit> ExportArtifact(const AttemptContext& context, const Inputs& inputs,
+                                               const train::Trainer& trainer) {
   LH_RETURN_IF_ERROR(CreateDirs(context.dir.ArtifactDir()));
   LH_RETURN_IF_ERROR(trainer.Export(context.dir.ArtifactDir(), FactsOf(context, inputs, trainer.state())));
   v1::TrainerEvent event;
@@ -106,17 +108,20 @@ absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
   RunWatch watch(context, options.plan);
   if (const auto exit = watch.StoppedBefore(); exit.has_value()) return *exit;
   const train::ModelWeightSource weights(inputs.model);
-  LH_ASSIGN_OR_RETURN(const std::unique_ptr<train::Trainer> trainer,
-                      train::Trainer::Create(options, weights, &train_batches, eval_batches.get(), &watch, &watch, context.clock));
+  LH_ASSIGN_OR_RETURN(
+      const std::unique_ptr<train::Trainer> trainer,
+      train::Trainer::Create(options, weights, &train_batches, eval_batches.get(), &watch, &watch, context.clock));
   const absl::StatusOr<train::Outcome> outcome = trainer->Run();
   // What the watch has seen explains a run that ended early.
   LH_RETURN_IF_ERROR(watch.status());
   if (!outcome.ok()) return outcome.status();
   switch (*outcome) {
-    case train::Outcome::kFinished: break;
+    case train::Outcome::kFinished:
+      break;
     case train::Outcome::kStopped:
       return ExitOf(v1::TRAINER_EXIT_CHECKPOINTED, "stopped after update " + std::to_string(trainer->state().step));
-    case train::Outcome::kCancelled: return watch.CancelledExit();
+    case train::Outcome::kCancelled:
+      return watch.CancelledExit();
   }
   return ExportArtifact(context, inputs, *trainer);
 }

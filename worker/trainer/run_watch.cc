@@ -46,7 +46,8 @@ void RunWatch::OnStarted(const train::TrainStarted& started) {
   context_.events->Add(event);
   last_.set_step(started.first_step);
   last_.set_total_steps(started.total_steps);
-  context_.log("loaded in " + FormatDuration(started.load_seconds) + ", arena " + FormatBytes(started.arena_bytes) + ", " +
+  context_.log("loaded in " + FormatDuration(started.load_seconds) + ", arena " + FormatBytes(started.arena_bytes) +
+               ", " +
                (started.first_step > 0 ? "resumes after step " + std::to_string(started.first_step) + " of " : "") +
                std::to_string(started.total_steps) + " steps");
 }
@@ -90,8 +91,8 @@ void RunWatch::OnProgress(const train::TrainProgress& progress) {
 
 void RunWatch::OnEvaluated(int64_t step, const train::EvalResult& result) {
   char text[96];
-  std::snprintf(text, sizeof(text), "held-out loss %.4f after step %lld (%s targets)", result.loss, static_cast<long long>(step),
-                FormatCount(result.targets).c_str());
+  std::snprintf(text, sizeof(text), "held-out loss %.4f after step %lld (%s targets)", result.loss,
+                static_cast<long long>(step), FormatCount(result.targets).c_str());
   context_.log(text);
   // Of no step yet: the first step's point carries it. Else the step's point is told again, now with it.
   if (step == 0 || step != last_.step() || steps_here_ == 0) return;
@@ -130,16 +131,23 @@ train::Control RunWatch::Poll() {
   Keep(context_.events->status());
   if (!status_.ok() || lease_lost_ || control_.CancelAsked()) return train::Control::kCancel;
   const int64_t now = context_.clock->BootNanos();
-  if (decision_ != Decision::kContinue || now - lease_looked_nanos_ >= kLeaseLookNanos || context_.signals->stop_asked()) {
+  if (decision_ != Decision::kContinue || now - lease_looked_nanos_ >= kLeaseLookNanos ||
+      context_.signals->stop_asked()) {
     lease_looked_nanos_ = now;
     decision_ = control_.AtStepBoundary();
   }
   switch (decision_) {
-    case Decision::kContinue: return train::Control::kContinue;
-    case Decision::kStop: return train::Control::kStopWithCheckpoint;
-    case Decision::kHold: return train::Control::kHold;
-    case Decision::kCancel: return train::Control::kCancel;
-    case Decision::kLeaseLost: lease_lost_ = true; return train::Control::kCancel;
+    case Decision::kContinue:
+      return train::Control::kContinue;
+    case Decision::kStop:
+      return train::Control::kStopWithCheckpoint;
+    case Decision::kHold:
+      return train::Control::kHold;
+    case Decision::kCancel:
+      return train::Control::kCancel;
+    case Decision::kLeaseLost:
+      lease_lost_ = true;
+      return train::Control::kCancel;
   }
   return train::Control::kContinue;
 }

@@ -1,5 +1,5 @@
-// Between the engine and the world: turns what the engine tells into events and log lines, and the lease and signals into
-// what the engine asks.
+// Between the engine and the world: turns what the engine tells into events and log lines, and the lease and signals
+// into what the engine asks.
 #pragma once
 
 #include <optional>

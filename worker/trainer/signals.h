@@ -1,5 +1,5 @@
-// SIGTERM and SIGUSR1 as facts that are asked for: blocked, and read from a descriptor. So no code runs in a handler, and
-// nothing global is needed.
+// SIGTERM and SIGUSR1 as facts that are asked for: blocked, and read from a descriptor. So no code runs in a handler,
+// and nothing global is needed.
 #pragma once
 
 #include <cstdint>

@@ -13,7 +13,8 @@ namespace {
 
 TEST_F(AgentTest, RunsAnAttemptToItsCommittedAdapter) {
   const v1::AttemptKey key = Start(
-      "job", "started\nstderr hello\nprogress 1\nprogress 2\ncheckpoint 2\nwarn a b\nprogress 3\nfinal 3\nartifact\nexit 1\n");
+      "job",
+      "started\nstderr hello\nprogress 1\nprogress 2\ncheckpoint 2\nwarn a b\nprogress 3\nfinal 3\nartifact\nexit 1\n");
   ASSERT_TRUE(UntilForgotten());
   const auto seen = scheduler_.seen();
   const v1::AttemptStatus last = Last("job");
@@ -72,7 +73,8 @@ TEST_F(AgentTest, TheTrainerGetsItsSpecInputsAndLease) {
 }
 
 TEST_F(AgentTest, PhasesFollowTheEvents) {
-  const v1::AttemptKey key = Start("job", "wait a\nstarted\nwait b\nhold\nwait c\nunhold\nwait d\nfinal 9\nwait e\nartifact\nexit 1\n");
+  const v1::AttemptKey key =
+      Start("job", "wait a\nstarted\nwait b\nhold\nwait c\nunhold\nwait d\nfinal 9\nwait e\nartifact\nexit 1\n");
   Trainer(key);
   ASSERT_TRUE(UntilPhase("job", v1::ATTEMPT_PHASE_STARTING));
   Release(key, "a");
@@ -184,7 +186,8 @@ TEST_F(AgentTest, AnAbsentDatasetFailsTheAttempt) {
 
 TEST_F(AgentTest, AnOutageOfTheSchedulerLosesNothing) {
   const v1::AttemptKey key =
-      Start("job", "started\nprogress 1\nwait go\nprogress 2\ncheckpoint 2\nprogress 3\nwait on\nfinal 3\nartifact\nexit 1\n");
+      Start("job",
+            "started\nprogress 1\nwait go\nprogress 2\ncheckpoint 2\nprogress 3\nwait on\nfinal 3\nartifact\nexit 1\n");
   ASSERT_TRUE(UntilStep("job", 1));
   const ProcessId trainer = Trainer(key);
   scheduler_.set_down(true);

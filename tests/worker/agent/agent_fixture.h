@@ -30,10 +30,9 @@ class AgentTest : public ::testing::Test {
     options.state_dir = temp_.path();
     options.trainer_path = FAKE_TRAINER_PATH;
     options.model_paths["digest"] = "/models/tiny";
-    core_ = std::make_unique<AgentCore>(
-        options, AgentParts{&clock_, &scheduler_, mailbox_.get(), transfers_.get(), logs_.get(), [this](const std::string& line) {
-                              log_ += line + "\n";
-                            }});
+    core_ = std::make_unique<AgentCore>(options,
+                                        AgentParts{&clock_, &scheduler_, mailbox_.get(), transfers_.get(), logs_.get(),
+                                                   [this](const std::string& line) { log_ += line + "\n"; }});
     ASSERT_TRUE(core_->Recover().ok());
   }
   void StopAgent() {

@@ -77,12 +77,12 @@ class FakeScheduler final : public SchedulerClient {
   }
 
   struct Seen {
-    std::map<std::string, v1::AttemptStatus> last;          // by job id
-    std::map<std::string, std::vector<int64_t>> steps;      // progress, every time it came
+    std::map<std::string, v1::AttemptStatus> last;      // by job id
+    std::map<std::string, std::vector<int64_t>> steps;  // progress, every time it came
     std::map<std::string, std::vector<std::string>> warnings;
     std::vector<v1::CommitCheckpointRequest> checkpoints;
     std::vector<v1::CommitArtifactRequest> artifacts;
-    std::map<std::string, std::string> logs;                // by job id
+    std::map<std::string, std::string> logs;  // by job id
     std::set<std::string> complete_logs;
     std::vector<int64_t> sync_numbers;
     std::vector<v1::OpenSessionRequest> opens;
@@ -195,8 +195,8 @@ class FakeScheduler final : public SchedulerClient {
     return absl::OkStatus();
   }
 
-  absl::Status ReadBlob(const v1::BlobName& blob, int64_t offset, const std::function<absl::Status(std::string_view)>& sink,
-                        const CancelFlag&) override {
+  absl::Status ReadBlob(const v1::BlobName& blob, int64_t offset,
+                        const std::function<absl::Status(std::string_view)>& sink, const CancelFlag&) override {
     std::unique_lock<std::mutex> lock(mutex_);
     if (down_) return absl::UnavailableError("down");
     const auto found = blobs_.find(blob.sha256());
@@ -225,7 +225,8 @@ class FakeScheduler final : public SchedulerClient {
   absl::Status CheckFence(const std::string& session, const v1::AttemptKey& key) {
     if (down_) return absl::UnavailableError("down");
     if (session != session_) return Closed();
-    if (fenced_.count(Name(key)) > 0) return MakeError(absl::StatusCode::kAborted, "LEASE_FENCED", "a newer epoch has it");
+    if (fenced_.count(Name(key)) > 0)
+      return MakeError(absl::StatusCode::kAborted, "LEASE_FENCED", "a newer epoch has it");
     return absl::OkStatus();
   }
 

@@ -1,11 +1,11 @@
-// A trainer that does what a script says: the attempt's dataset is the script, one command a line. It acts on the attempt
-// directory as longhaul-train does, with real events, files and signals.
+// A trainer that does what a script says: the attempt's dataset is the script, one command a line. It acts on the
+// attempt directory as longhaul-train does, with real events, files and signals.
 //
 //   started | progress STEP | checkpoint STEP | final STEP | artifact | report | hold | unhold | warn TEXT
 //   stderr TEXT | wait FILE | until_signal | deaf | exit REASON_NUMBER | crash | return CODE
 //
-// wait: until the folder has FILE. until_signal: until SIGTERM (writes a checkpoint of the next step, exits CHECKPOINTED)
-// or SIGUSR1 (exits CANCELLED). deaf: ignores both for ever.
+// wait: until the folder has FILE. until_signal: until SIGTERM (writes a checkpoint of the next step, exits
+// CHECKPOINTED) or SIGUSR1 (exits CANCELLED). deaf: ignores both for ever.
 #include <poll.h>
 #include <signal.h>
 #include <sys/inotify.h>

@@ -1,4 +1,5 @@
-// The client against real services on a loopback port: what a call carries, what an error keeps, how a transfer resumes.
+// The client against real services on a loopback port: what a call carries, what an error keeps, how a transfer
+// resumes.
 #include "worker/agent/grpc_client.h"
 
 #include <gtest/gtest.h>
@@ -45,10 +46,12 @@ class Worker final : public v1::WorkerService::Service {
     while (!context->IsCancelled()) std::this_thread::yield();
     return grpc::Status::CANCELLED;
   }
-  grpc::Status CommitCheckpoint(grpc::ServerContext*, const v1::CommitCheckpointRequest*, v1::CommitResponse*) override {
+  grpc::Status CommitCheckpoint(grpc::ServerContext*, const v1::CommitCheckpointRequest*,
+                                v1::CommitResponse*) override {
     return Fenced();
   }
-  grpc::Status AppendLog(grpc::ServerContext*, const v1::AppendLogRequest* request, v1::AppendLogResponse* response) override {
+  grpc::Status AppendLog(grpc::ServerContext*, const v1::AppendLogRequest* request,
+                         v1::AppendLogResponse* response) override {
     response->set_committed_bytes(request->offset() + static_cast<int64_t>(request->data().size()));
     return grpc::Status::OK;
   }
@@ -74,10 +77,13 @@ class Blobs final : public v1::BlobService::Service {
     v1::WriteBlobRequest message;
     bool first = true;
     while (reader->Read(&message)) {
-      if (first != message.has_blob()) return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "the first message names the blob");
+      if (first != message.has_blob())
+        return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "the first message names the blob");
       first = false;
-      if (message.offset() != static_cast<int64_t>(bytes.size())) return grpc::Status(grpc::StatusCode::OUT_OF_RANGE, "a gap");
-      if (message.data().size() > static_cast<size_t>(limits::kBlobChunkBytes)) return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "chunk");
+      if (message.offset() != static_cast<int64_t>(bytes.size()))
+        return grpc::Status(grpc::StatusCode::OUT_OF_RANGE, "a gap");
+      if (message.data().size() > static_cast<size_t>(limits::kBlobChunkBytes))
+        return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "chunk");
       bytes += message.data();
       if (!broken_once) {
         broken_once = true;
@@ -88,7 +94,8 @@ class Blobs final : public v1::BlobService::Service {
     response->set_committed_bytes(static_cast<int64_t>(bytes.size()));
     return grpc::Status::OK;
   }
-  grpc::Status Read(grpc::ServerContext*, const v1::ReadBlobRequest* request, grpc::ServerWriter<v1::ReadBlobResponse>* writer) override {
+  grpc::Status Read(grpc::ServerContext*, const v1::ReadBlobRequest* request,
+                    grpc::ServerWriter<v1::ReadBlobResponse>* writer) override {
     for (size_t at = static_cast<size_t>(request->offset()); at < bytes.size(); at += 1000) {
       v1::ReadBlobResponse response;
       response.set_data(bytes.substr(at, 1000));

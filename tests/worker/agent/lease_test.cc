@@ -24,8 +24,8 @@ class LeaseTest : public ::testing::Test {
     options.state_dir = temp_.path();
     options.trainer_path = FAKE_TRAINER_PATH;
     options.model_paths["digest"] = "/models/tiny";
-    core_ = std::make_unique<AgentCore>(options,
-                                        AgentParts{&clock_, &scheduler_, &mailbox_, &tasks_, &tasks_, [](const std::string&) {}});
+    core_ = std::make_unique<AgentCore>(
+        options, AgentParts{&clock_, &scheduler_, &mailbox_, &tasks_, &tasks_, [](const std::string&) {}});
     EXPECT_TRUE(core_->Recover().ok());
     v1::WorkerCommand command;
     v1::AttemptKey* key = command.mutable_start()->mutable_key();
@@ -64,7 +64,10 @@ class LeaseTest : public ::testing::Test {
     core_->Poll();
   }
   int64_t Deadline() const {
-    return attempt::AttemptDir(temp_.path() + "/attempts/job.1.9").ReadLease().value_or(v1::LeaseFile()).deadline_boot_nanos();
+    return attempt::AttemptDir(temp_.path() + "/attempts/job.1.9")
+        .ReadLease()
+        .value_or(v1::LeaseFile())
+        .deadline_boot_nanos();
   }
 
   static constexpr int64_t kLease = int64_t{60'000} * 1'000'000;

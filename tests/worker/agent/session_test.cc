@@ -194,7 +194,8 @@ TEST_F(SessionTest, AnAbsentSchedulerIsAskedAgain) {
 
 TEST_F(SessionTest, ATooOldWorkerGivesUp) {
   session_.Poll();
-  client_.opens.front()(MakeError(absl::StatusCode::kFailedPrecondition, "WORKER_TOO_OLD", "protocol 1; this scheduler speaks 2 and 3"));
+  client_.opens.front()(
+      MakeError(absl::StatusCode::kFailedPrecondition, "WORKER_TOO_OLD", "protocol 1; this scheduler speaks 2 and 3"));
   client_.opens.pop_front();
   Turn(limits::kMaxBackoffMs);
   EXPECT_EQ(ErrorReason(session_.fatal()), "WORKER_TOO_OLD");

@@ -93,7 +93,8 @@ TEST_F(TransfersTest, UploadsOnlyWhatIsMissing) {
   EXPECT_EQ(files->at(1).path(), "two");
   EXPECT_EQ(files->at(1).size_bytes(), 1);
   EXPECT_EQ(scheduler_.Blob(files->at(1).sha256()), "2");
-  EXPECT_EQ(UploadFiles(&scheduler_, temp_.path(), {"absent"}, cancelled_).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(UploadFiles(&scheduler_, temp_.path(), {"absent"}, cancelled_).status().code(),
+            absl::StatusCode::kNotFound);
 }
 
 }  // namespace

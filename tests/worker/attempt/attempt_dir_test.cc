@@ -74,9 +74,9 @@ TEST(AttemptDirTest, FileNamesFromOutsideNeverLeaveTheFolder) {
   }
   const std::string with_zero("a\0b", 3);
   for (const std::string& bad :
-       {std::string(), std::string("."), std::string(".."), std::string("../x"), std::string("a/b"), std::string("/etc/passwd"),
-        std::string(".hidden"), std::string("a b"), std::string("a\nb"), with_zero, std::string("caf\xc3\xa9"),
-        std::string(limits::kMaxFileNameBytes + 1, 'a')}) {
+       {std::string(), std::string("."), std::string(".."), std::string("../x"), std::string("a/b"),
+        std::string("/etc/passwd"), std::string(".hidden"), std::string("a b"), std::string("a\nb"), with_zero,
+        std::string("caf\xc3\xa9"), std::string(limits::kMaxFileNameBytes + 1, 'a')}) {
     const absl::Status status = ValidateFileName(bad);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad;
     EXPECT_EQ(ErrorReason(status), "FILE_NAME");

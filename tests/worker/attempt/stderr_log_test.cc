@@ -81,7 +81,10 @@ TEST(StderrLogTest, TailIsUtf8WhateverTheLogIs) {
   ASSERT_TRUE(WriteFileAtomic(dir.StderrPath(), "caf\xc3\xa9").ok());
   EXPECT_EQ(StderrTail(dir, 5), "caf\xc3\xa9");
   EXPECT_EQ(StderrTail(dir, 1), "");  // half a character
-  ASSERT_TRUE(WriteFileAtomic(dir.StderrPath(), std::string("a\xff\xc0\xaf\xed\xa0\x80" "b\0c", 10)).ok());
+  ASSERT_TRUE(WriteFileAtomic(dir.StderrPath(), std::string("a\xff\xc0\xaf\xed\xa0\x80"
+                                                            "b\0c",
+                                                            10))
+                  .ok());
   EXPECT_EQ(StderrTail(dir, 100), "a??????b?c");
 }
 

@@ -9,10 +9,10 @@ TEST(Utf8Test, KeepsTextAndReplacesTheRest) {
   const std::string text = "plain caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80";
   EXPECT_EQ(ToUtf8(text), text);
   EXPECT_EQ(ToUtf8(std::string("a\0b", 3)), "a?b");
-  EXPECT_EQ(ToUtf8("\xf5\x80\x80\x80"), "????");          // past U+10FFFF
-  EXPECT_EQ(ToUtf8("\xf4\x90\x80\x80"), "????");          // the same, in a legal lead byte
-  EXPECT_EQ(ToUtf8("\xc3"), "?");                         // cut off
-  EXPECT_EQ(ToUtf8("\xe0\x80\xaf"), "???");               // overlong
+  EXPECT_EQ(ToUtf8("\xf5\x80\x80\x80"), "????");  // past U+10FFFF
+  EXPECT_EQ(ToUtf8("\xf4\x90\x80\x80"), "????");  // the same, in a legal lead byte
+  EXPECT_EQ(ToUtf8("\xc3"), "?");                 // cut off
+  EXPECT_EQ(ToUtf8("\xe0\x80\xaf"), "???");       // overlong
 }
 
 TEST(Utf8Test, CutsBetweenCharacters) {

@@ -37,9 +37,12 @@ TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
     v1::Reason failure;
     bool user_can_fix;
   } cases[] = {
-      {"INVALID_DATASET", v1::INVALID_DATASET, true}, {"INVALID_MODEL", v1::INVALID_MODEL, true},
-      {"MODEL_UNSUPPORTED", v1::INVALID_MODEL, true}, {"NON_FINITE_LOSS", v1::NON_FINITE_LOSS, true},
-      {"HOST_OOM", v1::HOST_OOM, false},              {"DISK_FULL", v1::DISK_FULL, false},
+      {"INVALID_DATASET", v1::INVALID_DATASET, true},
+      {"INVALID_MODEL", v1::INVALID_MODEL, true},
+      {"MODEL_UNSUPPORTED", v1::INVALID_MODEL, true},
+      {"NON_FINITE_LOSS", v1::NON_FINITE_LOSS, true},
+      {"HOST_OOM", v1::HOST_OOM, false},
+      {"DISK_FULL", v1::DISK_FULL, false},
       {"ANYTHING_ELSE", v1::INTERNAL, false},
   };
   for (const auto& c : cases) {

@@ -23,8 +23,8 @@ namespace {
 
 std::string Chat(int i) {
   const std::string n = std::to_string(i);
-  return R"({"messages":[{"role":"user","content":"What is )" + n + R"(?"},{"role":"assistant","content":"It is number )" + n +
-         R"(."}]})" + "\n";
+  return R"({"messages":[{"role":"user","content":"What is )" + n +
+         R"(?"},{"role":"assistant","content":"It is number )" + n + R"(."}]})" + "\n";
 }
 
 std::string Chats(int n) {
@@ -95,8 +95,14 @@ class RunAttemptTest : public ::testing::Test {
   v1::TrainerExit Run(const attempt::AttemptDir& dir) {
     auto events = Events::Open(dir.EventsPath(), &clock_);
     EXPECT_TRUE(events.ok());
-    AttemptContext context{dir, spec_, {temp_.At("model"), dir.DatasetPath(), ""}, &clock_, signals_.get(), &*events,
-                           [this](const std::string& line) { log_ += line + "\n"; }, false};
+    AttemptContext context{dir,
+                           spec_,
+                           {temp_.At("model"), dir.DatasetPath(), ""},
+                           &clock_,
+                           signals_.get(),
+                           &*events,
+                           [this](const std::string& line) { log_ += line + "\n"; },
+                           false};
     return RunAttempt(context);
   }
 
@@ -152,13 +158,15 @@ TEST_F(RunAttemptTest, TrainsToAnAdapterAndTellsAllOfIt) {
     EXPECT_TRUE(FileExists(JoinPath(dir.CheckpointDir(6), file))) << file;
   }
   ASSERT_EQ(told.artifact.files_size(), 3);
-  for (const std::string& file : told.artifact.files()) EXPECT_TRUE(FileExists(JoinPath(dir.ArtifactDir(), file))) << file;
+  for (const std::string& file : told.artifact.files())
+    EXPECT_TRUE(FileExists(JoinPath(dir.ArtifactDir(), file))) << file;
   const v1::TrainingResult& result = told.artifact.result();
   EXPECT_EQ(result.steps(), 6);
   ASSERT_TRUE(result.has_eval_loss_before());
   ASSERT_TRUE(result.has_eval_loss_after());
   EXPECT_LT(result.eval_loss_after(), result.eval_loss_before());
-  const auto last = std::find_if(told.events.rbegin(), told.events.rend(), [](const auto& e) { return e.has_progress(); });
+  const auto last =
+      std::find_if(told.events.rbegin(), told.events.rend(), [](const auto& e) { return e.has_progress(); });
   EXPECT_EQ(last->progress().eval_loss(), result.eval_loss_after());
   EXPECT_GT(last->progress().host_bytes_used(), 0);
   EXPECT_GT(last->progress().host_bytes_planned(), 0);
@@ -219,7 +227,12 @@ TEST_F(RunAttemptTest, WithoutALeaseItHoldsWithACheckpointUntilASignal) {
   std::string log;
   auto events = Events::Open(dir.EventsPath(), &clock_);
   ASSERT_TRUE(events.ok());
-  AttemptContext context{dir, spec_, {temp_.At("model"), dir.DatasetPath(), ""}, &clock_, signals_.get(), &*events,
+  AttemptContext context{dir,
+                         spec_,
+                         {temp_.At("model"), dir.DatasetPath(), ""},
+                         &clock_,
+                         signals_.get(),
+                         &*events,
                          [&log](const std::string& line) {
                            log += line + "\n";
                            if (line.find("holding") != std::string::npos) ASSERT_EQ(::kill(::getpid(), SIGTERM), 0);
@@ -278,8 +291,8 @@ TEST_F(RunAttemptTest, ValidationReportsGoodData) {
 
 TEST_F(RunAttemptTest, ValidationNamesTheFirstBadLineAndCountsThem) {
   spec_.set_kind(v1::ATTEMPT_KIND_VALIDATE);
-  const attempt::AttemptDir dir =
-      Make("a", Chat(1) + "{\"messages\": 3}\n" + Chat(2) + "no json \xff\n" + R"({"messages":[{"role":"user"}]})" + "\n");
+  const attempt::AttemptDir dir = Make(
+      "a", Chat(1) + "{\"messages\": 3}\n" + Chat(2) + "no json \xff\n" + R"({"messages":[{"role":"user"}]})" + "\n");
   const v1::TrainerExit exit = Run(dir);
   EXPECT_EQ(exit.reason(), v1::TRAINER_EXIT_FAILED);
   EXPECT_EQ(exit.failure(), v1::INVALID_DATASET);

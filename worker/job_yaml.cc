@@ -1,4 +1,4 @@
-#include "worker/trainer/job_yaml.h"
+#include "worker/job_yaml.h"
 
 #include <vector>
 
@@ -47,7 +47,8 @@ class Converter {
     return Annotate(InvalidField(path.empty() ? "the job" : path, what), file_ + line);
   }
 
-  absl::Status Unknown(const YAML::Node& node, const Descriptor& type, const std::string& path, const std::string& key) const {
+  absl::Status Unknown(const YAML::Node& node, const Descriptor& type, const std::string& path,
+                       const std::string& key) const {
     std::vector<std::string> names;
     for (int i = 0; i < type.field_count(); ++i) names.push_back(type.field(i)->name());
     const std::string near = NearestWord(key, names.data(), names.data() + names.size());
@@ -73,13 +74,15 @@ class Converter {
   }
 
   absl::StatusOr<json> Value(const YAML::Node& node, const FieldDescriptor& field, const std::string& path, int depth) {
-    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) return Message(node, *field.message_type(), path, depth + 1);
+    if (field.cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE)
+      return Message(node, *field.message_type(), path, depth + 1);
     if (!node.IsScalar()) return Fault(node, path, "must be a single value");
     const std::string text = node.Scalar();
     switch (field.cpp_type()) {
       case FieldDescriptor::CPPTYPE_BOOL: {
         bool value = false;
-        if (!YAML::convert<bool>::decode(node, value)) return Fault(node, path, "is \"" + text + "\"; must be true or false");
+        if (!YAML::convert<bool>::decode(node, value))
+          return Fault(node, path, "is \"" + text + "\"; must be true or false");
         return json(value);
       }
       case FieldDescriptor::CPPTYPE_ENUM: {
@@ -89,10 +92,12 @@ class Converter {
       }
       case FieldDescriptor::CPPTYPE_DOUBLE: {
         double value = 0;
-        if (!YAML::convert<double>::decode(node, value)) return Fault(node, path, "is \"" + text + "\"; must be a number");
+        if (!YAML::convert<double>::decode(node, value))
+          return Fault(node, path, "is \"" + text + "\"; must be a number");
         return json(text);
       }
-      case FieldDescriptor::CPPTYPE_STRING: return json(text);
+      case FieldDescriptor::CPPTYPE_STRING:
+        return json(text);
       default: {
         int64_t value = 0;
         uint64_t large = 0;
