@@ -164,7 +164,8 @@ namespace {
 
 bool Matches(const Job& job, const JobFilter& filter) {
   if (!filter.project.empty() && job.project != filter.project) return false;
-  if (!filter.states.empty() && std::find(filter.states.begin(), filter.states.end(), job.state) == filter.states.end()) {
+  if (!filter.states.empty() &&
+      std::find(filter.states.begin(), filter.states.end(), job.state) == filter.states.end()) {
     return false;
   }
   if (!filter.model.empty() && job.model != filter.model) return false;

@@ -233,6 +233,8 @@ absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* 
 absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const Log& log) {
   Inventory inventory;
   inventory.proto.set_host_name(HostName());
+  // What is wrong with the flags is said before anything is measured or read.
+  for (const std::string& dir : options.model_dirs) LH_RETURN_IF_ERROR(FindModels(dir).status());
   LH_RETURN_IF_ERROR(AddCpu(options, log, &inventory));
   LH_RETURN_IF_ERROR(AddModels(options, log, &inventory));
   return inventory;

@@ -1,0 +1,174 @@
+// What is SQLite's own: the lock, the schema's number, and what a killed process leaves behind.
+#include "storage/job_store.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "gtest/gtest.h"
+#include "storage/migrations.h"
+#include "storage/sqlite_db.h"
+#include "tests/storage/temp_dir.h"
+
+namespace longhaul::storage {
+namespace {
+
+using server::Job;
+using server::JobEvent;
+using server::Store;
+using server::StoreTransaction;
+
+Job NumberedJob(int number) {
+  Job job;
+  job.id = "ftjob-" + std::to_string(number);
+  job.project = "p";
+  job.create_number = static_cast<uint64_t>(number);
+  return job;
+}
+
+TEST(JobStoreTest, OneSchedulerAFolder) {
+  const TempDir dir;
+  const auto first = OpenJobStore(dir.path());
+  ASSERT_TRUE(first.ok()) << first.status();
+  const auto second = OpenJobStore(dir.path());
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ErrorReason(second.status()), "LOCKED");
+  EXPECT_NE(std::string(second.status().message()).find(dir.path()), std::string::npos);
+}
+
+TEST(JobStoreTest, ANewerSchemaIsRefusedAndLeftAsItIs) {
+  const TempDir dir;
+  ASSERT_TRUE(OpenJobStore(dir.path()).ok());
+  {
+    auto db = Db::Open(JoinPath(dir.path(), "state.db"), Db::Mode::kReadWrite);
+    ASSERT_TRUE(db.ok());
+    ASSERT_TRUE((*db)->Exec("PRAGMA user_version=999").ok());
+  }
+  const absl::Status status = OpenJobStore(dir.path()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ErrorReason(status), "SCHEMA_TOO_NEW");
+  EXPECT_NE(std::string(status.message()).find("999"), std::string::npos) << status;
+  auto db = Db::Open(JoinPath(dir.path(), "state.db"), Db::Mode::kReadWrite);
+  ASSERT_TRUE(db.ok());
+  EXPECT_EQ(*(*db)->QueryInt("PRAGMA user_version"), 999);
+}
+
+TEST(JobStoreTest, AnotherProgramsDatabaseIsRefused) {
+  const TempDir dir;
+  {
+    auto db = Db::Open(JoinPath(dir.path(), "state.db"), Db::Mode::kReadWrite);
+    ASSERT_TRUE(db.ok());
+    ASSERT_TRUE((*db)->Exec("CREATE TABLE theirs(x)").ok());
+  }
+  EXPECT_EQ(ErrorReason(OpenJobStore(dir.path()).status()), "NOT_OURS");
+}
+
+TEST(JobStoreTest, AFileThatIsNoDatabaseIsDataLoss) {
+  const TempDir dir;
+  ASSERT_TRUE(WriteFileAtomic(JoinPath(dir.path(), "state.db"), std::string(8192, 'x')).ok());
+  EXPECT_EQ(OpenJobStore(dir.path()).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(JobStoreTest, AMigrationIsAppliedOnce) {
+  const TempDir dir;
+  auto db = Db::Open(JoinPath(dir.path(), "state.db"), Db::Mode::kReadWrite);
+  ASSERT_TRUE(db.ok());
+  ASSERT_TRUE(Migrate(db->get()).ok());
+  ASSERT_TRUE(Migrate(db->get()).ok());
+  EXPECT_EQ(*(*db)->QueryInt("PRAGMA user_version"), SchemaVersion());
+  EXPECT_EQ(*(*db)->QueryInt("PRAGMA foreign_keys"), 1);
+  EXPECT_EQ(*(*db)->QueryInt("PRAGMA synchronous"), 2);
+}
+
+// A child commits jobs 1, 2, ... and tells each over a pipe after its commit; it is killed in the middle of a
+// transaction. Everything told is there, and jobs come whole with their events.
+TEST(JobStoreTest, KilledMidTransactionKeepsWhatWasCommitted) {
+  const TempDir dir;
+  ASSERT_TRUE(OpenJobStore(dir.path()).ok());
+  int told[2];
+  ASSERT_EQ(::pipe(told), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::close(told[0]);
+    auto store = OpenJobStore(dir.path());
+    if (!store.ok()) ::_exit(1);
+    for (int number = 1; number < 100'000; ++number) {
+      auto transaction = (*store)->Begin();
+      if (!transaction.ok() || !(*transaction)->PutJob(NumberedJob(number)).ok()) ::_exit(2);
+      JobEvent event;
+      event.sequence = 1;
+      if (!(*transaction)->AddEvent(NumberedJob(number).id, event).ok()) ::_exit(3);
+      if (number % 7 == 0) {  // more for the kill to hit
+        for (int i = 0; i < 20; ++i) {
+          if (!(*transaction)->PutMetrics(NumberedJob(number).id, {{1, i, std::string(1000, 'm'), 0, 0}}).ok())
+            ::_exit(4);
+        }
+      }
+      if (!(*transaction)->Commit().ok()) ::_exit(5);
+      if (::write(told[1], &number, sizeof(number)) != sizeof(number)) ::_exit(6);
+    }
+    ::_exit(0);
+  }
+  ::close(told[1]);
+  int last = 0;
+  int number = 0;
+  while (last < 25 && ::read(told[0], &number, sizeof(number)) == sizeof(number)) last = number;
+  ::kill(child, SIGKILL);
+  while (::read(told[0], &number, sizeof(number)) == sizeof(number)) last = number;
+  ::close(told[0]);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status)) << "the child ended by itself: " << WEXITSTATUS(status);
+  ASSERT_GE(last, 25);
+
+  const auto store = OpenJobStore(dir.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  const int there = static_cast<int>(*(*store)->MaxCreateNumber());
+  EXPECT_GE(there, last);
+  EXPECT_LE(there, last + 1) << "at most one commit was not told yet";
+  for (int i = 1; i <= there; ++i) {
+    ASSERT_TRUE((*store)->GetJob(NumberedJob(i).id).ok()) << i;
+    ASSERT_EQ((*store)->ListEvents(NumberedJob(i).id, 0, 10)->size(), 1u) << i;
+  }
+}
+
+TEST(JobStoreTest, ReadersNeverWaitForTheWriter) {
+  const TempDir dir;
+  auto store = OpenJobStore(dir.path());
+  ASSERT_TRUE(store.ok());
+  {
+    auto transaction = (*store)->Begin();
+    ASSERT_TRUE((*transaction)->PutJob(NumberedJob(1)).ok());
+    ASSERT_TRUE((*transaction)->Commit().ok());
+  }
+  auto open = (*store)->Begin();
+  ASSERT_TRUE((*open)->PutJob(NumberedJob(2)).ok());
+  std::vector<std::thread> readers;
+  std::atomic<int> good = 0;
+  for (int i = 0; i < 12; ++i) {
+    readers.emplace_back([&] {
+      for (int j = 0; j < 20; ++j) {
+        if ((*store)->GetJob("ftjob-1").ok() && !(*store)->GetJob("ftjob-2").ok()) ++good;
+      }
+    });
+  }
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(good, 240);
+  ASSERT_TRUE((*open)->Commit().ok());
+  EXPECT_TRUE((*store)->GetJob("ftjob-2").ok());
+  EXPECT_GT((*store)->GetSizes().db_bytes + (*store)->GetSizes().wal_bytes, 0);
+}
+
+TEST(JobStoreTest, AnUnwritableFolderIsOneClearError) {
+  const absl::Status status = OpenJobStore("/proc/longhaul-state").status();
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(std::string(status.message()).find("/proc/longhaul-state"), std::string::npos) << status;
+}
+
+}  // namespace
+}  // namespace longhaul::storage

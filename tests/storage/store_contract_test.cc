@@ -1,0 +1,355 @@
+#include "tests/storage/store_contract.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "base/limits.h"
+#include "gmock/gmock.h"
+#include "storage/job_store.h"
+#include "tests/fakes/fake_store.h"
+#include "tests/storage/temp_dir.h"
+
+namespace longhaul::server {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+class FakeUnderTest final : public StoreUnderTest {
+ public:
+  Store& store() override { return store_; }
+  void Reopen() override {}
+
+ private:
+  FakeStore store_;
+};
+
+class SqliteUnderTest final : public StoreUnderTest {
+ public:
+  SqliteUnderTest() { Reopen(); }
+  Store& store() override { return *store_; }
+  void Reopen() override {
+    store_.reset();
+    absl::StatusOr<std::unique_ptr<Store>> store = storage::OpenJobStore(dir_.path());
+    LH_CHECK(store.ok(), std::string(store.status().message()));
+    store_ = *std::move(store);
+  }
+
+ private:
+  TempDir dir_;
+  std::unique_ptr<Store> store_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Stores, StoreContractTest,
+                         ::testing::Values(StoreFactory{"Fake", [] { return std::make_unique<FakeUnderTest>(); }},
+                                           StoreFactory{"Sqlite", [] { return std::make_unique<SqliteUnderTest>(); }}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST_P(StoreContractTest, AJobIsThereAfterItsCommitAndAfterReopening) {
+  EXPECT_EQ(ErrorReason(store().GetJob("ftjob-1001").status()), "JOB_NOT_FOUND");
+  Job job = MakeJob(1);
+  job.labels = {{"team", "a"}};
+  job.last_checkpoint = Checkpoint{7, 1, false, 0.5, "s", {}, 3};
+  std::unique_ptr<StoreTransaction> transaction = Begin();
+  ASSERT_TRUE(transaction->PutJob(job).ok());
+  EXPECT_FALSE(store().GetJob(job.id).ok()) << "readers see the last commit";
+  ASSERT_TRUE(transaction->Commit().ok());
+  transaction.reset();
+  for (int i = 0; i < 2; ++i) {
+    const absl::StatusOr<Job> back = store().GetJob(job.id);
+    ASSERT_TRUE(back.ok()) << back.status();
+    EXPECT_EQ(back->labels, job.labels);
+    EXPECT_EQ(back->last_checkpoint->step, 7);
+    EXPECT_EQ(*store().MaxCreateNumber(), 1u);
+    Reopen();
+  }
+}
+
+TEST_P(StoreContractTest, WithoutCommitNothingHappened) {
+  {
+    std::unique_ptr<StoreTransaction> transaction = Begin();
+    ASSERT_TRUE(transaction->PutJob(MakeJob(1)).ok());
+  }
+  EXPECT_FALSE(store().GetJob("ftjob-1001").ok());
+  PutJob(MakeJob(2));  // the writer is free again
+  EXPECT_TRUE(store().GetJob("ftjob-1002").ok());
+}
+
+TEST_P(StoreContractTest, ACommandIsUndoneAlone) {
+  Write([](StoreTransaction& tx) -> absl::Status {
+    EXPECT_TRUE(tx.BeginCommand().ok());
+    EXPECT_TRUE(tx.PutJob(MakeJob(1)).ok());
+    EXPECT_TRUE(tx.EndCommand(true).ok());
+    EXPECT_TRUE(tx.BeginCommand().ok());
+    EXPECT_TRUE(tx.PutJob(MakeJob(2)).ok());
+    Job changed = MakeJob(1, JobState::kPaused);
+    EXPECT_TRUE(tx.PutJob(changed).ok());
+    EXPECT_TRUE(tx.EndCommand(false).ok());
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(store().GetJob("ftjob-1001")->state, JobState::kQueued);
+  EXPECT_FALSE(store().GetJob("ftjob-1002").ok());
+}
+
+TEST_P(StoreContractTest, ListPagesBothWays) {
+  for (int i = 1; i <= 7; ++i) PutJob(MakeJob(i));
+  JobFilter filter;
+  filter.page_size = 3;
+  std::vector<std::string> seen;
+  for (int page = 0; page < 3; ++page) {
+    const absl::StatusOr<JobPage> jobs = store().ListJobs(filter);
+    ASSERT_TRUE(jobs.ok()) << jobs.status();
+    for (const std::string& id : Ids(jobs->jobs)) seen.push_back(id);
+    filter.page_token = jobs->next_page_token;
+    EXPECT_EQ(filter.page_token.empty(), page == 2);
+    if (page == 0) PutJob(MakeJob(8));  // newer: not in the pages behind it
+  }
+  EXPECT_THAT(seen, ElementsAre("1007", "1006", "1005", "1004", "1003", "1002", "1001"));
+  JobFilter oldest;
+  oldest.oldest_first = true;
+  oldest.page_size = 8;
+  const absl::StatusOr<JobPage> all = store().ListJobs(oldest);
+  ASSERT_TRUE(all.ok());
+  EXPECT_THAT(Ids(all->jobs), ElementsAre("1001", "1002", "1003", "1004", "1005", "1006", "1007", "1008"));
+  EXPECT_EQ(all->next_page_token, "");
+  oldest.page_token = "junk";
+  EXPECT_EQ(store().ListJobs(oldest).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_P(StoreContractTest, ListFilters) {
+  for (int i = 1; i <= 6; ++i) {
+    Job job = MakeJob(i, i % 2 == 0 ? JobState::kQueued : JobState::kSucceeded);
+    job.project = i <= 3 ? "p" : "q";
+    job.model = i == 6 ? "other" : "m";
+    job.labels = {{"i", std::to_string(i)}, {"odd", i % 2 ? "1" : "0"}};
+    PutJob(job);
+  }
+  const auto list = [&](auto set) {
+    JobFilter filter;
+    set(filter);
+    const absl::StatusOr<JobPage> page = store().ListJobs(filter);
+    EXPECT_TRUE(page.ok()) << page.status();
+    return Ids(page->jobs);
+  };
+  EXPECT_THAT(list([](JobFilter& f) { f.project = "p"; }), ElementsAre("1003", "1002", "1001"));
+  EXPECT_THAT(list([](JobFilter& f) { f.states = {JobState::kQueued}; }), ElementsAre("1006", "1004", "1002"));
+  EXPECT_THAT(list([](JobFilter& f) {
+                f.states = {JobState::kQueued, JobState::kSucceeded};
+                f.project = "q";
+              }),
+              ElementsAre("1006", "1005", "1004"));
+  EXPECT_THAT(list([](JobFilter& f) { f.model = "other"; }), ElementsAre("1006"));
+  EXPECT_THAT(list([](JobFilter& f) { f.labels = {{"odd", "1"}}; }), ElementsAre("1005", "1003", "1001"));
+  EXPECT_THAT(list([](JobFilter& f) { f.labels = {{"odd", "1"}, {"i", "3"}}; }), ElementsAre("1003"));
+  EXPECT_THAT(list([](JobFilter& f) { f.labels = {{"odd", "' OR 1=1 --"}}; }), IsEmpty());
+  EXPECT_THAT(list([](JobFilter& f) {
+                f.created_after_micros = 1'000'002;
+                f.created_before_micros = 1'000'005;
+              }),
+              ElementsAre("1004", "1003"));
+  EXPECT_THAT(list([](JobFilter& f) { f.id_prefix = "ftjob-1005"; }), ElementsAre("1005"));
+  EXPECT_THAT(list([](JobFilter& f) { f.id_prefix = "ftjob-100%"; }), IsEmpty());
+}
+
+TEST_P(StoreContractTest, EventsAreDense) {
+  PutJob(MakeJob(1));
+  const std::string id = "ftjob-1001";
+  const auto event = [](int64_t sequence) {
+    JobEvent made;
+    made.sequence = sequence;
+    made.message = "e" + std::to_string(sequence);
+    return made;
+  };
+  for (int64_t i = 1; i <= 5; ++i) {
+    Write([&](StoreTransaction& tx) { return tx.AddEvent(id, event(i)); });
+  }
+  for (const int64_t bad : {0, 5, 7}) {
+    std::unique_ptr<StoreTransaction> transaction = Begin();
+    EXPECT_EQ(transaction->AddEvent(id, event(bad)).code(), absl::StatusCode::kAborted) << bad;
+  }
+  const absl::StatusOr<std::vector<JobEvent>> events = store().ListEvents(id, 2, 2);
+  ASSERT_TRUE(events.ok());
+  ASSERT_EQ(events->size(), 2u);
+  EXPECT_EQ((*events)[0].message, "e3");
+  EXPECT_EQ((*events)[1].sequence, 4);
+}
+
+TEST_P(StoreContractTest, AttemptsAndCheckpoints) {
+  PutJob(MakeJob(1));
+  const std::string id = "ftjob-1001";
+  Write([&](StoreTransaction& tx) -> absl::Status {
+    for (const int number : {2, 1}) {
+      Attempt attempt;
+      attempt.number = number;
+      attempt.worker_id = "w";
+      EXPECT_TRUE(tx.PutAttempt(id, attempt).ok());
+    }
+    for (const int64_t step : {40, 20, 60}) {
+      Checkpoint checkpoint;
+      checkpoint.step = step;
+      checkpoint.files = {{"f", {std::string(64, 'a'), step}}};
+      EXPECT_TRUE(tx.PutCheckpoint(id, checkpoint).ok());
+    }
+    return tx.DeleteCheckpoint(id, 40);
+  });
+  Attempt ended;
+  ended.number = 1;
+  ended.outcome = AttemptOutcome::kLost;
+  Write([&](StoreTransaction& tx) { return tx.PutAttempt(id, ended); });
+  const auto attempts = store().ListAttempts(id);
+  ASSERT_TRUE(attempts.ok());
+  ASSERT_EQ(attempts->size(), 2u);
+  EXPECT_EQ((*attempts)[0].outcome, AttemptOutcome::kLost);
+  EXPECT_EQ((*attempts)[1].number, 2);
+  const auto checkpoints = store().ListCheckpoints(id);
+  ASSERT_TRUE(checkpoints.ok());
+  ASSERT_EQ(checkpoints->size(), 2u);
+  EXPECT_EQ((*checkpoints)[0].step, 20);
+  EXPECT_EQ((*checkpoints)[1].files.at(0).blob.size_bytes, 60);
+}
+
+TEST_P(StoreContractTest, ChildrenNeedTheirJob) {
+  std::unique_ptr<StoreTransaction> transaction = Begin();
+  EXPECT_EQ(transaction->PutAttempt("ftjob-none", Attempt()).code(), absl::StatusCode::kAborted);
+}
+
+TEST_P(StoreContractTest, MetricsKeepTheLastAttemptsPointAndThin) {
+  PutJob(MakeJob(1));
+  const std::string id = "ftjob-1001";
+  const auto points = [](int attempt, int64_t from, int64_t to) {
+    std::vector<MetricPoint> made;
+    for (int64_t step = from; step <= to; ++step) {
+      made.push_back({attempt, step, "a" + std::to_string(attempt) + "s" + std::to_string(step), 0, 0});
+    }
+    return made;
+  };
+  Write([&](StoreTransaction& tx) { return tx.PutMetrics(id, points(1, 1, 600)); });
+  Write([&](StoreTransaction& tx) { return tx.PutMetrics(id, points(2, 500, 5000)); });
+  Write([&](StoreTransaction& tx) { return tx.PutMetrics(id, points(1, 550, 551)); });  // late: the older attempt loses
+  auto all = store().ListMetrics(id, 0, 100'000);
+  ASSERT_TRUE(all.ok()) << all.status();
+  ASSERT_EQ(all->size(), 5000u);
+  for (size_t i = 0; i < all->size(); ++i) {
+    const int64_t step = static_cast<int64_t>(i) + 1;
+    ASSERT_EQ((*all)[i].step, step);
+    ASSERT_EQ((*all)[i].attempt, step < 500 ? 1 : 2) << step;
+  }
+  const auto page = store().ListMetrics(id, 255, 3);
+  ASSERT_TRUE(page.ok());
+  ASSERT_EQ(page->size(), 3u);
+  EXPECT_EQ((*page)[0].step, 256);
+  EXPECT_EQ((*page)[2].progress, "a1s258");
+
+  Write([&](StoreTransaction& tx) { return tx.ThinMetrics(id, limits::kMaxMetricsPointsTerminal); });
+  all = store().ListMetrics(id, 0, 100'000);
+  ASSERT_TRUE(all.ok());
+  EXPECT_EQ(all->size(), static_cast<size_t>(limits::kMaxMetricsPointsTerminal));
+  EXPECT_EQ(all->front().step, 1);
+  EXPECT_EQ(all->back().step, 5000);
+  for (size_t i = 1; i < all->size(); ++i) {
+    const int64_t gap = (*all)[i].step - (*all)[i - 1].step;
+    ASSERT_GE(gap, 2);
+    ASSERT_LE(gap, 3);
+  }
+  const auto later = store().ListMetrics(id, 4000, 2);
+  ASSERT_EQ(later->size(), 2u);
+  EXPECT_GT((*later)[0].step, 4000);
+}
+
+TEST_P(StoreContractTest, RequestKeysOutliveTheirJobAndExpire) {
+  PutJob(MakeJob(1, JobState::kSucceeded));
+  Write([](StoreTransaction& tx) { return tx.PutRequestKey({"p", "r", "sha", "ftjob-1001", 50}); });
+  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-1001"); });
+  auto key = store().GetRequestKey("p", "r");
+  ASSERT_TRUE(key.ok());
+  ASSERT_TRUE(key->has_value());
+  EXPECT_EQ((*key)->job_id, "ftjob-1001");
+  EXPECT_FALSE((*store().GetRequestKey("q", "r")).has_value());
+  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(50); });
+  EXPECT_TRUE((*store().GetRequestKey("p", "r")).has_value());
+  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(51); });
+  EXPECT_FALSE((*store().GetRequestKey("p", "r")).has_value());
+}
+
+TEST_P(StoreContractTest, DeleteTakesEverythingOfAJob) {
+  PutJob(MakeJob(1, JobState::kFailed));
+  const std::string id = "ftjob-1001";
+  Write([&](StoreTransaction& tx) -> absl::Status {
+    JobEvent event;
+    event.sequence = 1;
+    Attempt attempt;
+    attempt.number = 1;
+    EXPECT_TRUE(tx.AddEvent(id, event).ok());
+    EXPECT_TRUE(tx.PutAttempt(id, attempt).ok());
+    EXPECT_TRUE(tx.PutCheckpoint(id, Checkpoint()).ok());
+    return tx.PutMetrics(id, {{1, 1, "p", 0, 0}});
+  });
+  Write([&](StoreTransaction& tx) { return tx.DeleteJob(id); });
+  EXPECT_FALSE(store().GetJob(id).ok());
+  EXPECT_THAT(*store().ListEvents(id, 0, 10), IsEmpty());
+  EXPECT_THAT(*store().ListAttempts(id), IsEmpty());
+  EXPECT_THAT(*store().ListCheckpoints(id), IsEmpty());
+  EXPECT_THAT(*store().ListMetrics(id, 0, 10), IsEmpty());
+}
+
+TEST_P(StoreContractTest, LiveJobsAndWorkers) {
+  PutJob(MakeJob(3));
+  PutJob(MakeJob(1, JobState::kCancelled));
+  PutJob(MakeJob(2, JobState::kRunning));
+  PutJob(MakeJob(2, JobState::kRecovering));  // replaced, not doubled
+  EXPECT_THAT(Ids(*store().LoadLiveJobs()), ElementsAre("1002", "1003"));
+  EXPECT_EQ(*store().MaxCreateNumber(), 3u);
+  Worker worker;
+  worker.id = "w";
+  Write([&](StoreTransaction& tx) { return tx.PutWorker(worker); });
+  worker.draining = true;
+  Write([&](StoreTransaction& tx) { return tx.PutWorker(worker); });
+  const auto workers = store().ListWorkers();
+  ASSERT_EQ(workers->size(), 1u);
+  EXPECT_TRUE((*workers)[0].draining);
+}
+
+TEST_P(StoreContractTest, OnlyUnreferencedBlobsPastTheirGraceAreDropped) {
+  const auto blob = [](char c) { return BlobRef{std::string(64, c), 10}; };
+  Job job = MakeJob(1, JobState::kRunning);
+  job.inputs = {blob('a')};
+  PutJob(job);
+  Write([&](StoreTransaction& tx) -> absl::Status {
+    for (const char c : {'a', 'b', 'c', 'd', 'e'}) EXPECT_TRUE(tx.PutBlob(blob(c), c == 'd' ? 200 : 100).ok());
+    Checkpoint checkpoint;
+    checkpoint.step = 20;
+    checkpoint.files = {{"f", blob('b')}};
+    return tx.PutCheckpoint(job.id, checkpoint);
+  });
+  job.state = JobState::kSucceeded;
+  job.artifact = {{"adapter", blob('c')}};
+  PutJob(job);
+  EXPECT_TRUE(*store().HasBlob(blob('e')));
+  EXPECT_FALSE(*store().HasBlob({std::string(64, 'e'), 11}));
+  const auto drop = [&](int64_t before, int most) {
+    std::vector<std::string> names;
+    Write([&](StoreTransaction& tx) -> absl::Status {
+      const auto dropped = tx.DropUnreferencedBlobs(before, most);
+      if (!dropped.ok()) return dropped.status();
+      for (const BlobRef& gone : *dropped) names.push_back(gone.sha256.substr(0, 1));
+      return absl::OkStatus();
+    });
+    return names;
+  };
+  EXPECT_THAT(drop(100, 10), IsEmpty());
+  EXPECT_THAT(drop(150, 0), IsEmpty());
+  EXPECT_THAT(drop(150, 10), ElementsAre("e"));
+  EXPECT_FALSE(*store().HasBlob(blob('e')));
+  Write([&](StoreTransaction& tx) { return tx.PutBlob(blob('d'), 50); });  // a renewal never shortens
+  EXPECT_THAT(drop(150, 10), IsEmpty());
+  Write([&](StoreTransaction& tx) { return tx.DeleteCheckpoint(job.id, 20); });
+  EXPECT_THAT(drop(150, 10), ElementsAre("b"));
+  Write([&](StoreTransaction& tx) { return tx.DeleteJob(job.id); });
+  EXPECT_THAT(drop(150, 10), ElementsAre("a", "c"));
+}
+
+}  // namespace
+}  // namespace longhaul::server
