@@ -50,7 +50,11 @@ void FollowView::OnProgress(const v1::TrainingProgress& progress) {
   if (key == last_shown_) return;
   last_shown_ = key;
   if (!is_terminal_) {
-    Line(DescribeProgress(progress));
+    // Every message has the last evaluation; a line a message says it once.
+    v1::TrainingProgress line = progress;
+    if (line.has_eval_loss() && line.eval_loss() == last_eval_loss_) line.clear_eval_loss();
+    if (progress.has_eval_loss()) last_eval_loss_ = progress.eval_loss();
+    Line(DescribeProgress(line));
     return;
   }
   status_ = DescribeProgress(progress);

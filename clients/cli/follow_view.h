@@ -3,6 +3,7 @@
 #pragma once
 
 #include <iosfwd>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -34,6 +35,7 @@ class FollowView : public WatchSink {
   const bool is_terminal_;
   bool first_snapshot_ = true;
   bool drawn_ = false;
+  std::optional<double> last_eval_loss_;
   std::string status_;                              // the redrawn line
   std::pair<int32_t, int64_t> last_shown_{-1, -1};  // (attempt, step) of the last progress
 };

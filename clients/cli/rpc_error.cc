@@ -26,6 +26,7 @@ constexpr Hint kHints[] = {
     {"BLOB_MISSING", "submit again: the dataset is uploaded first"},
     {"AMBIGUOUS_ID", "give more characters of the id"},
     {"INTERRUPTED", "run the command again"},
+    {"WAIT_TIMEOUT", "wait again with a longer --timeout, or see what it does: longhaul get, longhaul watch"},
     {"DISK_FULL", "free disk space and try again"},
 };
 

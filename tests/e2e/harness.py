@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 
-GUARD_S = 120
+GUARD_S = 300
 POLL_S = 0.02
 
 MODEL = "tiny"

@@ -46,7 +46,7 @@ class SqliteUnderTest final : public StoreUnderTest {
 INSTANTIATE_TEST_SUITE_P(Stores, StoreContractTest,
                          ::testing::Values(StoreFactory{"Fake", [] { return std::make_unique<FakeUnderTest>(); }},
                                            StoreFactory{"Sqlite", [] { return std::make_unique<SqliteUnderTest>(); }}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& tested) { return tested.param.name; });
 
 TEST_P(StoreContractTest, AJobIsThereAfterItsCommitAndAfterReopening) {
   EXPECT_EQ(ErrorReason(store().GetJob("ftjob-1001").status()), "JOB_NOT_FOUND");

@@ -1,5 +1,5 @@
-// Byte-level BPE: joins the pair of lowest rank, leftmost first, until no pair is left. O(n log n) in the word's length.
-// Source: the semantics of Hugging Face tokenizers' Word::merge_all (FORMATS.md section 5).
+// Byte-level BPE: joins the pair of lowest rank, leftmost first, until no pair is left. O(n log n) in the word's
+// length. Source: the semantics of Hugging Face tokenizers' Word::merge_all (FORMATS.md section 5).
 #pragma once
 
 #include <array>
@@ -15,7 +15,8 @@
 
 namespace longhaul::data {
 
-// The byte map of byte-level vocabularies: 0x21-7E, A1-AC, AE-FF stand for themselves, the rest, in order, for U+0100 up.
+// The byte map of byte-level vocabularies: 0x21-7E, A1-AC, AE-FF stand for themselves, the rest, in order, for U+0100
+// up.
 char32_t ByteToChar(uint8_t byte);
 // "Ġthe" -> " the". False where a character is not in the map; *out is then unspecified.
 bool MappedToBytes(std::string_view mapped, std::string* out);

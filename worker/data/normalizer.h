@@ -27,7 +27,8 @@ struct NfcText {
   NfcText(const NfcText&) = delete;
   NfcText& operator=(const NfcText&) = delete;
 
-  // The source offset at which the character at normalised offset `offset` begins; inside a changed run, the run's begin.
+  // The source offset at which the character at normalised offset `offset` begins; inside a changed run, the run's
+  // begin.
   int64_t SourceBegin(int64_t offset) const;
   // The source offset at which the text before `offset` ends; inside a changed run, the run's end.
   int64_t SourceEnd(int64_t offset) const;

@@ -43,8 +43,8 @@ size_t Contraction(std::string_view text, size_t begin, bool fold) {
   if (after >= text.size()) return begin;
   int second_bytes = 0;
   const char32_t second = FoldedAt(text, after, fold, &second_bytes);
-  const bool matches = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') ||
-                       (first == 'l' && second == 'l');
+  const bool matches =
+      (first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l');
   return matches ? after + static_cast<size_t>(second_bytes) : begin;
 }
 

@@ -17,8 +17,8 @@ enum class PreTokenizerStep : uint8_t {
   kQwen2,             // as kLlama3, numbers one by one
 };
 
-// Replaces *ends by the end offset of each word of `text`, ascending; the last is text.size(). Nothing for an empty text.
-// `scratch` is working memory that a caller may reuse. REQUIRES: valid UTF-8.
+// Replaces *ends by the end offset of each word of `text`, ascending; the last is text.size(). Nothing for an empty
+// text. `scratch` is working memory that a caller may reuse. REQUIRES: valid UTF-8.
 void PreTokenize(const std::vector<PreTokenizerStep>& steps, std::string_view text, std::vector<size_t>* ends,
                  std::vector<size_t>* scratch);
 

@@ -33,8 +33,8 @@ struct TokenizerSource {
   std::vector<PreTokenizerStep> steps;
   bool nfc = false;
   bool ignore_merges = false;
-  int32_t model_unk_id = -1;         // what BPE emits for a byte without a token; -1: nothing
-  std::vector<int32_t> prefix_ids;   // added by add_special: usually BOS or nothing
+  int32_t model_unk_id = -1;        // what BPE emits for a byte without a token; -1: nothing
+  std::vector<int32_t> prefix_ids;  // added by add_special: usually BOS or nothing
   std::vector<int32_t> suffix_ids;
   int32_t bos_id = -1;
   int32_t eos_id = -1;
@@ -98,8 +98,8 @@ class Tokenizer {
   const std::string& digest() const { return digest_; }
 
  private:
-  absl::Status EncodeInto(std::string_view text, const EncodeOptions& options, BpeScratch* scratch,
-                          Encoding* out, bool with_spans) const;
+  absl::Status EncodeInto(std::string_view text, const EncodeOptions& options, BpeScratch* scratch, Encoding* out,
+                          bool with_spans) const;
   struct PlainSink;
   absl::Status EncodePlain(std::string_view text, size_t base, bool parse_special, PlainSink* sink) const;
   void EncodeWords(std::string_view text, PlainSink* sink) const;

@@ -62,8 +62,8 @@ absl::Status ReadTokens(const GgufFile& file, TokenizerSource* source) {
     return BadFile(file.path(), "tokenizer.ggml.tokens must be an array of strings");
   }
   if (tokens->size() > limits::kMaxVocabSize) {
-    return BadFile(file.path(), "tokenizer.ggml.tokens has " + std::to_string(tokens->size()) + " entries; the limit is " +
-                                    std::to_string(limits::kMaxVocabSize));
+    return BadFile(file.path(), "tokenizer.ggml.tokens has " + std::to_string(tokens->size()) +
+                                    " entries; the limit is " + std::to_string(limits::kMaxVocabSize));
   }
   source->tokens = tokens->strings();
   const GgufValue* types = file.FindValue("tokenizer.ggml.token_type");

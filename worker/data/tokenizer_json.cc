@@ -1,4 +1,6 @@
 // Tokenizer from a Hugging Face folder: tokenizer.json, tokenizer_config.json, chat_template.jinja.
+#include "worker/data/tokenizer_json.h"
+
 #include <optional>
 
 #include "base/env.h"
@@ -7,14 +9,12 @@
 #include "base/status_macros.h"
 #include "worker/data/json.h"
 #include "worker/data/tokenizer.h"
-#include "worker/data/tokenizer_json.h"
 
 namespace longhaul::data {
 namespace {
 
 // The regexes that the scanners of pre_tokenizer.cc are equal to.
-constexpr const char* kGpt2Regex =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr const char* kGpt2Regex = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr const char* kLlama3Regex =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr const char* kQwen2Regex =

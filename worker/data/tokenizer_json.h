@@ -9,7 +9,7 @@
 namespace longhaul::data {
 
 struct TokenizerFiles {
-  std::string name;                   // the folder, for messages
+  std::string name;  // the folder, for messages
   std::string tokenizer_json;
   std::string tokenizer_config_json;  // "" = none
   std::string chat_template;          // chat_template.jinja, "" = none; overrides the one in the config

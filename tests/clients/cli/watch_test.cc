@@ -91,6 +91,19 @@ TEST_F(WatchTest, PlainLinesToTheEnd) {
   EXPECT_THAT(err_.str(), HasSubstr("longhaul download ftjob-w"));
 }
 
+TEST_F(WatchTest, AnEvaluationIsToldOnce) {
+  std::vector<v1::WatchFineTuneJobResponse> messages = {Snapshot(v1::RUNNING, 1)};
+  for (int64_t step = 1; step <= 4; ++step) {
+    messages.push_back(Progress(step));
+    messages.back().mutable_progress()->set_eval_loss(step < 4 ? 4.5 : 2.75);
+  }
+  messages.push_back(Event(2, v1::RUNNING, v1::SUCCEEDED));
+  Serve(messages);
+  EXPECT_EQ(Run({"watch", "w"}), kOk);
+  EXPECT_EQ(out_.str().find("held-out 4.500"), out_.str().rfind("held-out 4.500"));
+  EXPECT_THAT(out_.str(), HasSubstr("held-out 2.750\n"));
+}
+
 TEST_F(WatchTest, TerminalRedrawsOneStatusLine) {
   env_.out_is_terminal = true;
   env_.columns = 40;

@@ -56,7 +56,9 @@ TEST(JinjaTest, ThereIsNoWayToTheHost) {
                              "{{ cycler.__init__.__globals__ }}", "{{ namespace.__init__ }}x{{ namespace.__init__() }}",
                              "{{ ''.format.__self__.x }}", "{{ range.__call__(1) }}"}) {
     const auto rendered = Render(source);
-    if (rendered.ok()) EXPECT_EQ(rendered->find("class"), std::string::npos) << source << ": " << *rendered;
+    if (rendered.ok()) {
+      EXPECT_EQ(rendered->find("class"), std::string::npos) << source << ": " << *rendered;
+    }
   }
 }
 
@@ -117,7 +119,9 @@ TEST(JinjaTest, IntegersDoNotOverflow) {
         "{{ (-9223372036854775807 - 1) // -1 }}", "{{ (-9223372036854775807 - 1) % -1 }}",
         "{{ -(-9223372036854775807 - 1) }}", "{{ (-9223372036854775807 - 1) | abs }}"}) {
     const auto rendered = Render(source);
-    if (rendered.ok()) EXPECT_THAT(*rendered, testing::AnyOf("0", testing::HasSubstr("e+"))) << source;
+    if (rendered.ok()) {
+      EXPECT_THAT(*rendered, testing::AnyOf("0", testing::HasSubstr("e+"))) << source;
+    }
   }
 }
 

@@ -64,7 +64,7 @@ TEST_P(TokenizerGoldenTest, AStreamOfTokensGivesTheWholeText) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Styles, TokenizerGoldenTest, testing::Values("llama3", "qwen2", "smollm"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& param) { return std::string(param.param); });
 
 TEST(TokenizerGgufGoldenTest, IdsEqualTheOnesFromTokenizerJson) {
   const Tokenizer gguf = GgufTokenizer();

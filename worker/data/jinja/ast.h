@@ -68,14 +68,14 @@ struct Expr {
 };
 
 enum class StmtKind : unsigned char {
-  kText,        // text
-  kOutput,      // expr
-  kIf,          // branches
-  kFor,         // names, expr, condition (null = none), body, otherwise
-  kSet,         // names = expr
-  kSetMember,   // names[0] . names[1] = expr
-  kSetBlock,    // names[0] = body through filters
-  kMacro,       // names[0], parameters, body
+  kText,       // text
+  kOutput,     // expr
+  kIf,         // branches
+  kFor,        // names, expr, condition (null = none), body, otherwise
+  kSet,        // names = expr
+  kSetMember,  // names[0] . names[1] = expr
+  kSetBlock,   // names[0] = body through filters
+  kMacro,      // names[0], parameters, body
   kBreak,
   kContinue,
   kGeneration,  // body
@@ -93,7 +93,7 @@ struct Stmt {
   ExprPtr condition;
   Block body;
   Block otherwise;
-  std::vector<std::pair<ExprPtr, Block>> branches;            // kIf; the condition of else is null
+  std::vector<std::pair<ExprPtr, Block>> branches;          // kIf; the condition of else is null
   std::vector<std::pair<std::string, ExprPtr>> parameters;  // kMacro; the default may be null
 };
 

@@ -115,7 +115,8 @@ absl::StatusOr<Value> Indent(const Value& value, const Arguments& arguments, Bud
   LH_ASSIGN_OR_RETURN(std::string text, ToStr(value, budget));
   std::string pad(4, ' ');
   if (bound[0].Is(Kind::kString)) pad = bound[0].str();
-  if (bound[0].IsInteger()) pad = std::string(static_cast<size_t>(std::clamp<int64_t>(bound[0].integer(), 0, 1024)), ' ');
+  if (bound[0].IsInteger())
+    pad = std::string(static_cast<size_t>(std::clamp<int64_t>(bound[0].integer(), 0, 1024)), ' ');
   const bool first = Truthy(bound[1]), blank = Truthy(bound[2]);
   std::string out;
   size_t begin = 0;

@@ -123,7 +123,8 @@ absl::StatusOr<Value> DictSortFilter(const Value& value, const Arguments& argume
     rows.push_back({std::move(compared), std::move(pair)});
   }
   // Neighbours could be compared, and comparability is transitive, so every pair can be.
-  std::stable_sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return Order(a.key, b.key).value_or(0) < 0; });
+  std::stable_sort(rows.begin(), rows.end(),
+                   [](const Row& a, const Row& b) { return Order(a.key, b.key).value_or(0) < 0; });
   if (Truthy(bound[2])) std::reverse(rows.begin(), rows.end());
   std::vector<Value> out;
   for (Row& row : rows) out.push_back(std::move(row.pair));

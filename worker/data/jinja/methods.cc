@@ -200,7 +200,8 @@ absl::StatusOr<Value> CallStringMethod(const std::string& text, const std::strin
   }
   LH_ASSIGN_OR_RETURN(const auto none, Bind(arguments, name, {}));
   if (name == "isdigit") {
-    const bool digits = !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+    const bool digits =
+        !text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
     return Value::Bool(digits);
   }
   if (name == "upper") return NewString(Upper(text), budget);
@@ -237,7 +238,8 @@ absl::StatusOr<Value> CallDictMethod(const Dict& dict, const std::string& name, 
 }  // namespace
 
 bool IsMethod(const Value& self, const std::string& name) {
-  if (self.Is(Kind::kString)) return std::find(kStringMethods.begin(), kStringMethods.end(), name) != kStringMethods.end();
+  if (self.Is(Kind::kString))
+    return std::find(kStringMethods.begin(), kStringMethods.end(), name) != kStringMethods.end();
   return self.Is(Kind::kDict) && std::find(kDictMethods.begin(), kDictMethods.end(), name) != kDictMethods.end();
 }
 
@@ -255,8 +257,7 @@ size_t Find(std::string_view text, std::string_view needle, size_t from) {
   if (text.empty()) return std::string_view::npos;
   // memmem keeps linear time on texts made to be slow.
   const void* found = memmem(text.data() + from, text.size() - from, needle.data(), needle.size());
-  return found == nullptr ? std::string_view::npos
-                          : static_cast<size_t>(static_cast<const char*>(found) - text.data());
+  return found == nullptr ? std::string_view::npos : static_cast<size_t>(static_cast<const char*>(found) - text.data());
 }
 
 absl::StatusOr<Value> Replace(const std::string& text, const std::string& from, const std::string& to, int64_t count,

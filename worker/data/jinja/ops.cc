@@ -241,8 +241,8 @@ absl::StatusOr<Value> Binary(Operator op, Value a, const Value& b, Budget* budge
   if (a.IsNumber() && b.IsNumber()) return FloatBinary(op, a.number(), b.number());
   if (op == Operator::kAdd && a.Is(Kind::kString) && b.Is(Kind::kString)) return Append(std::move(a), b.str(), budget);
   if (op == Operator::kAdd && a.Is(Kind::kList) && b.Is(Kind::kList) && a.list().tuple == b.list().tuple) {
-    LH_RETURN_IF_ERROR(budget->Bytes(
-        static_cast<int64_t>((a.list().items.size() + b.list().items.size()) * sizeof(Value))));
+    LH_RETURN_IF_ERROR(
+        budget->Bytes(static_cast<int64_t>((a.list().items.size() + b.list().items.size()) * sizeof(Value))));
     std::vector<Value> items = a.list().items;
     items.insert(items.end(), b.list().items.begin(), b.list().items.end());
     return NewList(std::move(items), budget, a.list().tuple);

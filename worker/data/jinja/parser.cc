@@ -113,9 +113,10 @@ absl::Status Parser::ParseTag(Block* out) {
     if (loops_ == 0) return Error(std::string(tag.text) + " outside of a loop");
     stmt->kind = tag.text == "break" ? StmtKind::kBreak : StmtKind::kContinue;
   } else {
-    return AtLine(MakeError(absl::StatusCode::kUnimplemented, "TEMPLATE_UNSUPPORTED", "the tag " + Shown(tag) +
-                            " is not known (known: if, for, set, macro, break, continue, generation)"),
-                  tag.line);
+    return AtLine(
+        MakeError(absl::StatusCode::kUnimplemented, "TEMPLATE_UNSUPPORTED",
+                  "the tag " + Shown(tag) + " is not known (known: if, for, set, macro, break, continue, generation)"),
+        tag.line);
   }
   out->push_back(std::move(stmt));
   return Expect(TokenKind::kBlockEnd, "");

@@ -18,10 +18,7 @@ const std::vector<std::vector<BinaryToken>>& Levels() {
   static const std::vector<std::vector<BinaryToken>> levels = {
       {{"+", Operator::kAdd}, {"-", Operator::kSubtract}},
       {{"~", Operator::kConcat}},
-      {{"*", Operator::kMultiply},
-       {"/", Operator::kDivide},
-       {"//", Operator::kFloorDivide},
-       {"%", Operator::kModulo}},
+      {{"*", Operator::kMultiply}, {"/", Operator::kDivide}, {"//", Operator::kFloorDivide}, {"%", Operator::kModulo}},
       {{"**", Operator::kPower}},
   };
   return levels;
@@ -130,8 +127,8 @@ absl::StatusOr<ExprPtr> Parser::ParseCompare() {
   LH_ASSIGN_OR_RETURN(ExprPtr node, ParseBinary(0));
   ExprPtr compare = Make(ExprKind::kCompare);
   while (true) {
-    const auto* found =
-        std::find_if(std::begin(kComparisons), std::end(kComparisons), [&](const BinaryToken& t) { return PeekOperator(t.text); });
+    const auto* found = std::find_if(std::begin(kComparisons), std::end(kComparisons),
+                                     [&](const BinaryToken& t) { return PeekOperator(t.text); });
     if (found != std::end(kComparisons)) {
       Next();
       compare->operators.push_back(found->op);

@@ -39,10 +39,10 @@ const std::unordered_map<std::string, bool (*)(const Value&)>& PlainTests() {
 // Tests that are a comparison.
 const std::unordered_map<std::string, Operator>& ComparisonTests() {
   static const std::unordered_map<std::string, Operator> tests = {
-      {"equalto", Operator::kEqual},  {"eq", Operator::kEqual},
-      {"ne", Operator::kNotEqual},    {"lt", Operator::kLess},
-      {"lessthan", Operator::kLess},  {"le", Operator::kLessEqual},
-      {"gt", Operator::kGreater},     {"greaterthan", Operator::kGreater},
+      {"equalto", Operator::kEqual},   {"eq", Operator::kEqual},
+      {"ne", Operator::kNotEqual},     {"lt", Operator::kLess},
+      {"lessthan", Operator::kLess},   {"le", Operator::kLessEqual},
+      {"gt", Operator::kGreater},      {"greaterthan", Operator::kGreater},
       {"ge", Operator::kGreaterEqual}, {"in", Operator::kIn},
   };
   return tests;
