@@ -1,0 +1,220 @@
+// The dispatcher's thread: many callers, parked Syncs, answers after commits. No test sleeps: a hand-moved clock and
+// Wake.
+#include <atomic>
+#include <future>
+#include <set>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "gtest/gtest.h"
+#include "server/dispatcher.h"
+#include "server/dispatcher_stats.h"
+#include "tests/fakes/fake_server_parts.h"
+#include "tests/fakes/fake_store.h"
+
+namespace longhaul::server {
+namespace {
+
+class DispatcherThreadTest : public ::testing::Test {
+ protected:
+  using Answer = absl::StatusOr<SyncReply>;
+
+  void SetUp() override { ASSERT_TRUE(dispatcher_.Start().ok()); }
+
+  std::string Open(const std::string& worker) {
+    const absl::StatusOr<SessionReply> reply = dispatcher_.OpenSession({TestWorker(worker), 1, {}});
+    EXPECT_TRUE(reply.ok()) << reply.status();
+    return reply.ok() ? reply->session_id : "";
+  }
+  std::future<Answer> Sync(const std::string& session, int64_t number, std::vector<AttemptReport> attempts = {}) {
+    auto promise = std::make_shared<std::promise<Answer>>();
+    dispatcher_.Sync({session, number, std::move(attempts), 0, 0},
+                     [promise](Answer answer) { promise->set_value(std::move(answer)); });
+    return promise->get_future();
+  }
+  // Everything posted before has been committed and answered, or parked.
+  void Flush() { dispatcher_.Workers(); }
+  static bool Answered(const std::future<Answer>& future) {
+    return future.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+  }
+
+  FakeClock clock_;
+  FakeStore store_;
+  FakeBlobs blobs_;
+  FakePlanner planner_;
+  RecordingSink sink_;
+  Dispatcher dispatcher_{Dispatcher::Options{60'000, 90'000, 10'000}, &store_, &blobs_, &clock_, &sink_, &planner_};
+};
+
+TEST_F(DispatcherThreadTest, OneRequestIdFrom64ThreadsIsOneJob) {
+  const BlobRef dataset = blobs_.Add("dataset");
+  for (int round = 0; round < 5; ++round) {
+    std::vector<std::thread> threads;
+    std::mutex mutex;
+    std::set<std::string> ids;
+    std::atomic<int> failed = 0;
+    for (int i = 0; i < 64; ++i) {
+      threads.emplace_back([&] {
+        CreateInput input{TestJob(dataset), "body"};
+        input.job.request_id = "round-" + std::to_string(round);
+        const absl::StatusOr<Job> job = dispatcher_.Create(std::move(input));
+        if (!job.ok()) {
+          ++failed;
+          return;
+        }
+        std::lock_guard lock(mutex);
+        ids.insert(job->id);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(failed, 0);
+    EXPECT_EQ(ids.size(), 1u);
+  }
+  EXPECT_EQ(store_.LoadLiveJobs()->size(), 5u);
+}
+
+TEST_F(DispatcherThreadTest, CreatesShareCommits) {
+  const BlobRef dataset = blobs_.Add("dataset");
+  const int commits = store_.commits();
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 16; ++i) {
+    threads.emplace_back([&] {
+      for (int j = 0; j < 8; ++j) EXPECT_TRUE(dispatcher_.Create({TestJob(dataset), "b"}).ok());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(store_.LoadLiveJobs()->size(), 128u);
+  EXPECT_LE(store_.commits() - commits, 128);
+  EXPECT_EQ(dispatcher_.Stats().created_total, 128u);
+  // Positions are published with the pass that gave them.
+  std::set<int> positions;
+  for (const Job& job : *store_.LoadLiveJobs()) positions.insert(dispatcher_.QueuePosition(job.id));
+  EXPECT_EQ(positions.size(), 128u);
+  EXPECT_EQ(*positions.begin(), 1);
+  EXPECT_EQ(*positions.rbegin(), 128);
+}
+
+TEST_F(DispatcherThreadTest, AParkedSyncIsAnsweredByACommand) {
+  const std::string session = Open("w1");
+  std::future<Answer> parked = Sync(session, 1);
+  Flush();
+  EXPECT_FALSE(Answered(parked));
+  const absl::StatusOr<Job> job = dispatcher_.Create({TestJob(blobs_.Add("dataset")), "b"});
+  ASSERT_TRUE(job.ok());
+  const Answer answer = parked.get();
+  ASSERT_TRUE(answer.ok());
+  ASSERT_EQ(answer->starts.size(), 1u);
+  EXPECT_EQ(answer->starts[0].key.job_id, job->id);
+  EXPECT_EQ(store_.GetJob(job->id)->lease_epoch, 1) << "committed before it was told";
+}
+
+TEST_F(DispatcherThreadTest, AParkedSyncIsAnsweredAfterItsHold) {
+  const std::string session = Open("w1");
+  std::future<Answer> parked = Sync(session, 1);
+  Flush();
+  clock_.AdvanceMillis(9'999);
+  dispatcher_.Wake();
+  Flush();
+  EXPECT_FALSE(Answered(parked));
+  clock_.AdvanceMillis(1);
+  dispatcher_.Wake();
+  EXPECT_TRUE(parked.get().ok());
+}
+
+TEST_F(DispatcherThreadTest, ANewerSyncAnswersTheOlderOne) {
+  const std::string session = Open("w1");
+  std::future<Answer> older = Sync(session, 1);
+  std::future<Answer> newer = Sync(session, 2);
+  EXPECT_TRUE(older.get().ok());
+  std::future<Answer> late = Sync(session, 1);
+  EXPECT_TRUE(late.get().ok());
+  Flush();
+  EXPECT_FALSE(Answered(newer));
+  dispatcher_.Stop();
+  EXPECT_EQ(newer.get().status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(DispatcherThreadTest, ANewSessionClosesTheOldOnesParkedSync) {
+  const std::string session = Open("w1");
+  std::future<Answer> parked = Sync(session, 1);
+  Flush();
+  Open("w1");
+  EXPECT_EQ(ErrorReason(parked.get().status()), "SESSION_CLOSED");
+  EXPECT_EQ(ErrorReason(Sync(session, 2).get().status()), "SESSION_CLOSED");
+}
+
+TEST_F(DispatcherThreadTest, AFailedCommitAnswersEveryCommandUnavailable) {
+  const BlobRef dataset = blobs_.Add("dataset");
+  const std::string session = Open("w1");
+  store_.FailCommits(1);
+  const absl::Status created = dispatcher_.Create({TestJob(dataset), "b"}).status();
+  EXPECT_EQ(created.code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ErrorReason(created), "STORE_UNAVAILABLE");
+  EXPECT_TRUE(store_.LoadLiveJobs()->empty());
+  clock_.AdvanceMillis(2'000);
+  const absl::StatusOr<Job> job = dispatcher_.Create({TestJob(dataset), "b"});
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(sink_.events(job->id).at(0).sequence, 1);
+}
+
+TEST_F(DispatcherThreadTest, EventsComeAfterTheirCommitDenseAndInOrder) {
+  const std::string session = Open("w1");
+  const absl::StatusOr<Job> job = dispatcher_.Create({TestJob(blobs_.Add("dataset")), "b"});
+  AttemptReport report;
+  report.key = {job->id, 1, 1};
+  report.phase = AttemptPhase::kEnded;
+  report.exit = ExitReason::kSucceeded;
+  report.report_examples = 5;
+  report.report_total_steps = 10;
+  EXPECT_EQ(Sync(session, 1).get()->starts.size(), 1u);
+  EXPECT_EQ(Sync(session, 2, {report}).get()->starts.size(), 1u);
+  AttemptReport running;
+  running.key = {job->id, 2, 2};
+  running.phase = AttemptPhase::kRunning;
+  running.progress = {{2, 1, "p", 10, 1}};
+  std::future<Answer> parked = Sync(session, 3, {running});
+  Flush();
+  EXPECT_EQ(sink_.progress_count(job->id), 1u);
+  ASSERT_TRUE(dispatcher_.Cancel(job->id).ok());
+  EXPECT_EQ(parked.get()->stops.size(), 1u);
+  const std::vector<JobEvent> told = sink_.events(job->id);
+  const std::vector<JobEvent> stored = *store_.ListEvents(job->id, 0, 100);
+  ASSERT_EQ(told.size(), stored.size());
+  for (size_t i = 0; i < told.size(); ++i) {
+    EXPECT_EQ(told[i].sequence, static_cast<int64_t>(i) + 1);
+    EXPECT_EQ(told[i].state, stored[i].state);
+  }
+}
+
+TEST_F(DispatcherThreadTest, StopAnswersEverybody) {
+  const BlobRef dataset = blobs_.Add("dataset");
+  const std::string session = Open("w1");
+  std::future<Answer> parked = Sync(session, 1);
+  std::vector<std::thread> threads;
+  std::atomic<bool> go_on = true;
+  std::atomic<int> created = 0;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] {
+      while (go_on) {
+        const absl::Status status = dispatcher_.Create({TestJob(dataset), "b"}).status();
+        if (status.ok()) {
+          ++created;
+          continue;
+        }
+        EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+        break;
+      }
+    });
+  }
+  while (created < 20) std::this_thread::yield();
+  dispatcher_.Stop();
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(store_.LoadLiveJobs()->size(), static_cast<size_t>(created)) << "told is stored, refused is not";
+  EXPECT_EQ(dispatcher_.Create({TestJob(dataset), "b"}).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(dispatcher_.Workers().empty());
+  dispatcher_.Stop();
+}
+
+}  // namespace
+}  // namespace longhaul::server
