@@ -48,7 +48,7 @@ struct AttemptReport {
   int64_t report_total_steps = 0;
   int64_t report_error_count = 0;
   int64_t report_examples = 0;
-  int64_t report_tokens = 0;  // of the dataset; kept in the trainer's RAM
+  int64_t report_tokens = 0;  // of training and evaluation; kept in the trainer's RAM
   ExitReason exit = ExitReason::kNone;
   Failure exit_failure;
   int64_t host_bytes_peak = 0;

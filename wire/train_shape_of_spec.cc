@@ -44,7 +44,7 @@ absl::StatusOr<TrainShape> TrainShapeOfSpec(const v1::JobSpec& resolved, const v
   train.dataset_bytes = resolved.dataset().size_bytes() + resolved.eval_dataset().size_bytes();
   if (report != nullptr) {
     train.longest_document = std::min(report->longest_tokens(), train.sequence_length);
-    train.dataset_tokens = report->tokens();
+    train.dataset_tokens = report->tokens() + report->eval_tokens();
   } else {
     train.dataset_tokens = train.dataset_bytes / kGuessedBytesPerToken;
   }

@@ -51,6 +51,9 @@ void* GrowingBuffer::Reserve(int64_t bytes) {
 
 CpuExec::CpuExec(int thread_count) : engine(dnnl::engine::kind::cpu, 0) {
   for (int i = 0; i < thread_count; ++i) threads.push_back({dnnl::stream(engine), {}, {}});
+  // The first micro-batch may have few targets and a later one more: no step allocates.
+  constexpr int64_t kSumsBytes = 64 << 10;
+  sums.Reserve(kSumsBytes);
 }
 
 CpuFacts ProbeCpu() {

@@ -49,7 +49,7 @@ struct PackedPrimitive {
   dnnl::memory::desc weights;
   dnnl::matmul matmul;
   struct Arguments {
-    dnnl::memory source, destination, scratchpad;
+    dnnl::memory source, weights, destination, scratchpad;
   };
   std::vector<Arguments> threads;
 };

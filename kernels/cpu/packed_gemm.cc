@@ -75,20 +75,22 @@ const PackedPrimitive& Find(CpuExec& state, const PackedKey& key) {
   for (CpuExec::Thread& thread : state.threads) {
     thread.scratchpad.Reserve(static_cast<int64_t>(described.scratchpad_desc().get_size()));
     entry->threads.push_back({memory(described.src_desc(), state.engine, nullptr),
+                              memory(entry->weights, state.engine, nullptr),
                               memory(described.dst_desc(), state.engine, nullptr),
                               memory(described.scratchpad_desc(), state.engine, nullptr)});
   }
   return *state.packed.emplace(key, std::move(entry)).first->second;
 }
 
-void Run(const PackedPrimitive& primitive, const dnnl::stream& stream, size_t thread, const void* source,
-         const memory& weights, float* destination, void* scratchpad) {
+void Run(const PackedPrimitive& primitive, const dnnl::stream& stream, size_t thread, const void* source, void* weights,
+         float* destination, void* scratchpad) {
   const PackedPrimitive::Arguments& held = primitive.threads[thread];
   held.source.set_data_handle(const_cast<void*>(source));
+  held.weights.set_data_handle(weights);
   held.destination.set_data_handle(destination);
   held.scratchpad.set_data_handle(scratchpad);
   const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, held.source.get()},
-                                       {DNNL_ARG_WEIGHTS, weights.get()},
+                                       {DNNL_ARG_WEIGHTS, held.weights.get()},
                                        {DNNL_ARG_DST, held.destination.get()},
                                        {DNNL_ARG_SCRATCHPAD, held.scratchpad.get()}};
   const dnnl_status_t status = dnnl_primitive_execute(primitive.matmul.get(), stream.get(), 4, arguments);
@@ -171,7 +173,6 @@ void LibraryGemm(const Exec& exec, const Tensor& x, void* blocks, bool bf16, dou
   const bool accumulate = beta != 0;
   const PackedPrimitive& big = Find(state, {kBigBlock, x.cols, y.cols, bf16, accumulate});
   const PackedPrimitive& small = Find(state, {kSmallBlock, x.cols, y.cols, bf16, accumulate});
-  const memory weights(big.weights, state.engine, blocks);
   for (CpuExec::Thread& thread : state.threads) {
     thread.staging.Reserve(kBigBlock * (x.cols + y.cols) * static_cast<int64_t>(sizeof(float)));
   }
@@ -191,7 +192,7 @@ void LibraryGemm(const Exec& exec, const Tensor& x, void* blocks, bool bf16, dou
       CopyRows(result, y.stride, result_staging, y.cols, block.rows, y.cols);
       std::fill(result_staging + block.rows * y.cols, result_staging + block.padded_rows * y.cols, 0.0f);
     }
-    Run(task < big_blocks ? big : small, own.stream, static_cast<size_t>(thread), source, weights,
+    Run(task < big_blocks ? big : small, own.stream, static_cast<size_t>(thread), source, blocks,
         direct ? result : result_staging, own.scratchpad.as<void>());
     if (!direct) CopyRows(result_staging, y.cols, result, y.stride, block.rows, y.cols);
   });

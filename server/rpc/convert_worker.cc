@@ -127,7 +127,7 @@ void SetReport(const v1::DataReport& report, AttemptReport* out) {
   out->report_total_steps = report.total_steps();
   out->report_error_count = report.error_count();
   out->report_examples = report.examples();
-  out->report_tokens = report.tokens();
+  out->report_tokens = report.tokens() + report.eval_tokens();
 }
 
 absl::Status SpecToProto(const StartCommand& start, v1::AttemptSpec* out) {

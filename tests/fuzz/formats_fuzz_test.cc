@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "gtest/gtest.h"
 #include "tests/fuzz/allocation_meter.h"
+#include "tests/fuzz/fuzz_seed.h"
 #include "tests/worker/formats/test_support.h"
 #include "worker/formats/bnb_nf4.h"
 #include "worker/formats/gguf.h"
@@ -25,7 +26,7 @@ constexpr int64_t kMaxExtraBytes = 64 << 20;
 class Mutator {
  public:
   // `head_bytes`: where most damage goes; the rest of the file is data.
-  Mutator(std::string seed, size_t head_bytes) : seed_(std::move(seed)), head_bytes_(head_bytes), random_(20240607) {}
+  Mutator(std::string seed, size_t head_bytes) : seed_(std::move(seed)), head_bytes_(head_bytes), random_(FuzzSeed()) {}
 
   std::string Next() {
     std::string bytes = seed_;

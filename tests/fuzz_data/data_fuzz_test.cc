@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "gtest/gtest.h"
 #include "tests/fuzz/allocation_meter.h"
+#include "tests/fuzz/fuzz_seed.h"
 #include "tests/worker/data/test_support.h"
 #include "worker/data/dataset.h"
 #include "worker/data/jinja/template.h"
@@ -22,7 +23,7 @@ constexpr const char* kLine = "it's 12  <|im_start|>caf\u0065\u0301\n\t\U0001F64
 // Damages bytes, JSON punctuation and template words.
 class Mutator {
  public:
-  explicit Mutator(std::string seed) : seed_(std::move(seed)), random_(20240607) {}
+  explicit Mutator(std::string seed) : seed_(std::move(seed)), random_(FuzzSeed()) {}
 
   std::string Next() {
     std::string bytes = seed_;

@@ -14,7 +14,7 @@ using kernels::Tensor;
 
 absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(const MemoryPlan& plan, const WeightSource& weights,
                                                              const formats::LoadedAdapter* adapter) {
-  LH_CHECK(plan.kind == PlanKind::kGenerate);
+  LH_CHECK(plan.kind == PlanKind::kGenerate && plan.train.compute != ComputeType::kF64);
   std::unique_ptr<Generator> g(new Generator());
   LH_ASSIGN_OR_RETURN(g->exec_, CreateExec(plan, /*pin_threads=*/false));
   LH_ASSIGN_OR_RETURN(g->memory_, EngineMemory::Create(plan));

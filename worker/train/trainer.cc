@@ -248,8 +248,10 @@ void Trainer::RemoveOldCheckpoints() {
 
 absl::StatusOr<std::optional<Outcome>> Trainer::AtBoundary() {
   Control control = control_->Poll();
+  // Before the first update there is nothing to lose.
+  const bool unsaved = state_.step > 0 && checkpoint_step_ != state_.step;
   if (control == Control::kHold) {
-    if (checkpoint_step_ != state_.step) LH_RETURN_IF_ERROR(Checkpoint(false));
+    if (unsaved) LH_RETURN_IF_ERROR(Checkpoint(false));
     observer_->OnHold(true);
     do {
       control_->WaitWhileHeld();
@@ -259,7 +261,7 @@ absl::StatusOr<std::optional<Outcome>> Trainer::AtBoundary() {
   }
   if (control == Control::kCancel) return std::optional<Outcome>(Outcome::kCancelled);
   if (control == Control::kStopWithCheckpoint) {
-    if (checkpoint_step_ != state_.step) LH_RETURN_IF_ERROR(Checkpoint(false));
+    if (unsaved && checkpoint_step_ != state_.step) LH_RETURN_IF_ERROR(Checkpoint(false));
     return std::optional<Outcome>(Outcome::kStopped);
   }
   return std::optional<Outcome>();

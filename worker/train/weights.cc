@@ -258,22 +258,24 @@ absl::Status LoadWeights(const WeightSource& source, const EngineMemory& memory,
                      "the model's shape is " + ModelShapeToJson(source.shape()).dump() + ", the memory plan's is " +
                          ModelShapeToJson(plan.shape).dump());
   }
-  Loader loader(source, memory, exec);
-  for (int64_t i = 0; i < plan.shape.layers; ++i) {
-    LH_RETURN_IF_ERROR(LoadLayer(plan.shape, "model.layers." + std::to_string(i) + ".",
-                                 weights.layers[static_cast<size_t>(i)], &loader));
+  {
+    Loader loader(source, memory, exec);
+    for (int64_t i = 0; i < plan.shape.layers; ++i) {
+      LH_RETURN_IF_ERROR(LoadLayer(plan.shape, "model.layers." + std::to_string(i) + ".",
+                                   weights.layers[static_cast<size_t>(i)], &loader));
+    }
+    LH_RETURN_IF_ERROR(loader.Plain("model.norm.weight", weights.final_norm));
+    const char* const embedding = "model.embed_tokens.weight";
+    const std::string head = plan.shape.tied_embeddings ? embedding : "lm_head.weight";
+    LH_RETURN_IF_ERROR(loader.Linear({{head, plan.shape.vocab}}, weights.head, /*may_quantise=*/false));
+    if (!SharesHeadWithEmbedding(plan)) LH_RETURN_IF_ERROR(loader.Plain(embedding, weights.embedding));
   }
-  LH_RETURN_IF_ERROR(loader.Plain("model.norm.weight", weights.final_norm));
-  const char* const embedding = "model.embed_tokens.weight";
-  const std::string head = plan.shape.tied_embeddings ? embedding : "lm_head.weight";
-  LH_RETURN_IF_ERROR(loader.Linear({{head, plan.shape.vocab}}, weights.head, /*may_quantise=*/false));
-  if (!SharesHeadWithEmbedding(plan)) LH_RETURN_IF_ERROR(loader.Plain(embedding, weights.embedding));
+  malloc_trim(0);  // the loader's 4-bit scratch is not part of the plan
   if (memory.dtype() == DType::kF64) {
     FillRope<double>(plan.shape, weights.rope_cos, weights.rope_sin);
   } else {
     FillRope<float>(plan.shape, weights.rope_cos, weights.rope_sin);
   }
-  malloc_trim(0);  // the 4-bit scratch is not part of the plan
   return absl::OkStatus();
 }
 

@@ -94,6 +94,7 @@ absl::Status LoadEval(const v1::JobSpec& spec, const InputPaths& paths, Inputs* 
     AddErrors(eval.report, NameOf(spec.eval_dataset(), "eval dataset"), &inputs->report);
     // The memory plan must cover the evaluation's documents too.
     inputs->report.set_longest_tokens(std::max(inputs->report.longest_tokens(), eval.report.longest_tokens));
+    inputs->report.set_eval_tokens(eval.report.tokens);
     inputs->eval = std::move(eval.examples);
   } else if (held_out > 0 && !inputs->train.empty()) {
     auto eval = data::HoldOut(held_out, spec.hyperparameters().seed(), &inputs->train);

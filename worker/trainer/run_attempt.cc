@@ -107,10 +107,14 @@ absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
   }
   RunWatch watch(context, options.plan);
   if (const auto exit = watch.StoppedBefore(); exit.has_value()) return *exit;
-  const train::ModelWeightSource weights(inputs.model);
-  LH_ASSIGN_OR_RETURN(
-      const std::unique_ptr<train::Trainer> trainer,
-      train::Trainer::Create(options, weights, &train_batches, eval_batches.get(), &watch, &watch, context.clock));
+  std::unique_ptr<train::Trainer> trainer;
+  {
+    // The base is in the arena afterwards; the pages of its file are not part of the plan and go.
+    const formats::ModelSource model = std::move(inputs.model);
+    const train::ModelWeightSource weights(model);
+    LH_ASSIGN_OR_RETURN(trainer, train::Trainer::Create(options, weights, &train_batches, eval_batches.get(), &watch,
+                                                        &watch, context.clock));
+  }
   const absl::StatusOr<train::Outcome> outcome = trainer->Run();
   // What the watch has seen explains a run that ended early.
   LH_RETURN_IF_ERROR(watch.status());
