@@ -89,7 +89,8 @@ TEST_F(DispatcherThreadTest, CreatesShareCommits) {
   EXPECT_EQ(dispatcher_.Stats().created_total, 128u);
   // Positions are published with the pass that gave them.
   std::set<int> positions;
-  for (const Job& job : *store_.LoadLiveJobs()) positions.insert(dispatcher_.QueuePosition(job.id));
+  const std::vector<Job> live = store_.LoadLiveJobs().value();
+  for (const Job& job : live) positions.insert(dispatcher_.QueuePosition(job.id));
   EXPECT_EQ(positions.size(), 128u);
   EXPECT_EQ(*positions.begin(), 1);
   EXPECT_EQ(*positions.rbegin(), 128);
