@@ -131,7 +131,8 @@ class RunAttemptTest : public ::testing::Test {
   void ResumeFrom(const attempt::AttemptDir& from, int64_t step, const attempt::AttemptDir& to) {
     spec_.mutable_resume_from()->set_step(step);
     ASSERT_TRUE(CreateDirs(to.ResumeDir()).ok());
-    for (const std::string& name : *ListDir(from.CheckpointDir(step))) {
+    const std::vector<std::string> names = ListDir(from.CheckpointDir(step)).value();
+    for (const std::string& name : names) {
       const auto bytes = ReadFile(JoinPath(from.CheckpointDir(step), name), 1 << 26);
       ASSERT_TRUE(WriteFileAtomic(JoinPath(to.ResumeDir(), name), *bytes).ok());
     }
@@ -217,7 +218,7 @@ TEST_F(RunAttemptTest, ACancelKeepsNothing) {
   EXPECT_EQ(Adapter(dir), "");
 }
 
-TEST_F(RunAttemptTest, WithoutALeaseItHoldsWithACheckpointUntilASignal) {
+TEST_F(RunAttemptTest, WithoutALeaseItHoldsUntilASignal) {
   const attempt::AttemptDir dir = Make("a", Chats(40));
   v1::LeaseFile lease;
   lease.set_lease_epoch(1);
@@ -235,15 +236,15 @@ TEST_F(RunAttemptTest, WithoutALeaseItHoldsWithACheckpointUntilASignal) {
                          &*events,
                          [&log](const std::string& line) {
                            log += line + "\n";
-                           if (line.find("holding") != std::string::npos) ASSERT_EQ(::kill(::getpid(), SIGTERM), 0);
+                           if (line.find("holding") == std::string::npos) return;
+                           ASSERT_EQ(::kill(::getpid(), SIGTERM), 0);
                          },
                          false};
   const v1::TrainerExit exit = RunAttempt(context);
   EXPECT_EQ(exit.reason(), v1::TRAINER_EXIT_CHECKPOINTED) << exit.message();
   const Told told = Read(dir);
   EXPECT_EQ(told.holds, (std::vector<bool>{true, false}));
-  ASSERT_EQ(told.checkpoints.size(), 1u);
-  EXPECT_EQ(told.checkpoints[0].step(), 0);
+  EXPECT_TRUE(told.checkpoints.empty());  // no update was made: there is nothing to keep
   EXPECT_TRUE(told.steps.empty());
 }
 
