@@ -96,7 +96,8 @@ absl::Status LoadEval(const v1::JobSpec& spec, const InputPaths& paths, Inputs* 
     inputs->report.set_longest_tokens(std::max(inputs->report.longest_tokens(), eval.report.longest_tokens));
     inputs->report.set_eval_tokens(eval.report.tokens);
     inputs->eval = std::move(eval.examples);
-  } else if (held_out > 0 && !inputs->train.empty()) {
+  } else if (held_out > 0 && !inputs->train.empty() && inputs->report.error_count() == 0) {
+    // (A dataset with bad lines is refused for them; how many good ones are left says nothing then.)
     auto eval = data::HoldOut(held_out, spec.hyperparameters().seed(), &inputs->train);
     if (!eval.ok()) return MakeError(eval.status().code(), "INVALID_DATASET", std::string(eval.status().message()));
     inputs->eval = *std::move(eval);
