@@ -26,8 +26,16 @@ struct CpuFacts {
 };
 CpuFacts ProbeCpu();
 
-// Measured f32 (or bf16) GEMM rate of this CPU on a 512 x 1536 x 576 shape, in FLOP/s, about 0.2 s of work.
-double MeasureGemmFlops(int threads, GemmType type);
+// A GEMM with a frozen weight: x [rows, in] times W^T, W [out, in].
+struct GemmRateShape {
+  int64_t rows = 512;
+  int64_t in = 576;
+  int64_t out = 1536;
+};
+// Measured rate of this CPU on random data, in FLOP/s, about 0.2 s of work: through FrozenForward, as the engine calls
+// it; and of the GEMM library alone, called once for all rows with its own threads and operands already of its type.
+double MeasureGemmFlops(int threads, GemmType type, const GemmRateShape& shape = {});
+double MeasureLibraryGemmFlops(int threads, GemmType type, const GemmRateShape& shape = {});
 
 struct CpuExec;  // kernels/cpu/cpu_exec.h: oneDNN engine, stream and cached primitives
 

@@ -1,6 +1,5 @@
 #include "kernels/cpu/cpu_exec.h"
 
-#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -70,45 +69,6 @@ CpuFacts ProbeCpu() {
     return result;
   }();
   return facts;
-}
-
-double MeasureGemmFlops(int threads, GemmType type) {
-  constexpr int64_t kRows = 512, kIn = 576, kOut = 1536;
-  constexpr double kBudgetSeconds = 0.2;
-  auto created = Exec::CreateCpu(threads, type, /*pin=*/false);
-  LH_CHECK(created.ok(), std::string(created.status().message()));
-  const Exec& exec = **created;
-
-  // Random operands: on zeros some processors clock higher.
-  std::vector<float> x(kRows * kIn), w(kOut * kIn), y(kRows * kOut);
-  uint32_t state = 1;
-  const auto next = [&state] {
-    state = state * 1664525u + 1013904223u;
-    return static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f;
-  };
-  for (float& value : x) value = next();
-  for (float& value : w) value = next();
-
-  const bool bf16 = type == GemmType::kBF16;
-  std::vector<uint8_t> packed(static_cast<size_t>(PackedWeightBytes(exec, kOut, kIn, false)));
-  const FrozenWeight weight{kOut, kIn, bf16 ? DType::kBF16 : DType::kF32, true, packed.data(), nullptr};
-  PackWeight(exec, MakeTensor(w.data(), DType::kF32, kOut, kIn), weight);
-  std::vector<uint8_t> scratch(static_cast<size_t>(FrozenGemmScratchBytes(type, kRows, kOut, kIn)));
-  const auto run = [&] {
-    FrozenForward(exec, MakeTensor(x.data(), DType::kF32, kRows, kIn), weight, 0,
-                  MakeTensor(y.data(), DType::kF32, kRows, kOut), scratch.data());
-  };
-  run();
-  const auto start = std::chrono::steady_clock::now();
-  double best_seconds = 1e30;
-  for (double spent = 0; spent < kBudgetSeconds;) {
-    const auto from = std::chrono::steady_clock::now();
-    run();
-    const auto now = std::chrono::steady_clock::now();
-    best_seconds = std::min(best_seconds, std::chrono::duration<double>(now - from).count());
-    spent = std::chrono::duration<double>(now - start).count();
-  }
-  return 2.0 * kRows * kIn * kOut / best_seconds;
 }
 
 }  // namespace longhaul::kernels

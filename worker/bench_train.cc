@@ -1,0 +1,200 @@
+#include "worker/bench_train.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/env.h"
+#include "base/process.h"
+#include "base/random.h"
+#include "base/status_macros.h"
+#include "kernels/exec.h"
+#include "model/cost_model.h"
+#include "model/plan_layout.h"
+#include "nlohmann/json.hpp"
+#include "worker/bench_shapes.h"
+#include "worker/train/trainer.h"
+
+namespace longhaul {
+namespace {
+
+// Random tokens, `documents` to a sequence of equal length, one micro-batch an update.
+class RandomBatches final : public train::BatchSource {
+ public:
+  RandomBatches(int64_t batch, int64_t tokens, int64_t documents, double trained, int64_t vocab, int64_t updates)
+      : rows_(batch * tokens), updates_(updates) {
+    for (int64_t sequence = 0; sequence < batch; ++sequence) {
+      for (int64_t d = 0; d < documents; ++d) {
+        const int64_t length = tokens * (d + 1) / documents - tokens * d / documents;
+        for (int64_t i = 0; i < length; ++i) {
+          const uint64_t at = ids_.size();
+          ids_.push_back(static_cast<int32_t>(CounterBits(1, at) % static_cast<uint64_t>(vocab)));
+          const bool is_target = i + 1 < length && CounterUniform(2, at) < trained;
+          labels_.push_back(is_target ? static_cast<int32_t>(CounterBits(1, at + 1) % static_cast<uint64_t>(vocab))
+                                      : -100);
+          positions_.push_back(static_cast<int32_t>(i));
+          targets_ += is_target ? 1 : 0;
+        }
+        longest_ = std::max(longest_, length);
+        offsets_.push_back(static_cast<int64_t>(ids_.size()));
+      }
+    }
+  }
+  int64_t UpdatesPerEpoch() const override { return updates_; }
+  train::Window GetWindow(int64_t, int64_t) override { return {1, targets_}; }
+  train::TokenBatch Get(int64_t) override {
+    train::TokenBatch batch;
+    batch.rows = rows_;
+    batch.ids = ids_.data();
+    batch.labels = labels_.data();
+    batch.positions = positions_.data();
+    batch.doc_offsets = offsets_.data();
+    batch.docs = static_cast<int64_t>(offsets_.size()) - 1;
+    return batch;
+  }
+  std::string Describe() const override { return "random tokens"; }
+  int64_t MostTokens() const override { return rows_; }
+  int64_t LongestDocument() const override { return longest_; }
+
+ private:
+  int64_t rows_;
+  int64_t updates_;
+  int64_t targets_ = 0;
+  int64_t longest_ = 0;
+  std::vector<int32_t> ids_, labels_, positions_;
+  std::vector<int64_t> offsets_{0};
+};
+
+class Recorder final : public train::TrainerObserver {
+ public:
+  void OnStarted(const train::TrainStarted& started) override { load_seconds = started.load_seconds; }
+  void OnProgress(const train::TrainProgress& progress) override {
+    steps.push_back(progress);
+    rss_bytes = std::max(rss_bytes, ProcessRssBytes(getpid()));
+  }
+  double load_seconds = 0;
+  int64_t rss_bytes = 0;
+  std::vector<train::TrainProgress> steps;
+};
+
+absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelShape& shape, int threads) {
+  const kernels::CpuFacts cpu = kernels::ProbeCpu();
+  DeviceFacts facts;
+  facts.device_class = "cpu-" + cpu.isa;
+  facts.isa = cpu.isa;
+  facts.has_bf16 = cpu.has_bf16;
+  facts.cpu_threads = threads;
+  facts.host_bytes = options.host_bytes > 0 ? options.host_bytes : HostMemAvailableBytes();
+  facts.gemm_flops =
+      kernels::MeasureGemmFlops(threads, cpu.has_bf16 ? kernels::GemmType::kBF16 : kernels::GemmType::kF32);
+  TrainShape train;
+  const bool bf16 = options.compute.empty() ? cpu.has_bf16 : options.compute == "bf16";
+  train.compute = bf16 ? ComputeType::kBF16 : ComputeType::kF32;
+  train.base = options.base == "nf4" ? BaseWeights::kNf4 : BaseWeights::kAsStored;
+  train.lora_rank = options.rank;
+  train.lora_dropout = options.dropout;
+  train.batch_size = options.batch;
+  train.sequence_length = options.tokens;
+  train.longest_document = (options.tokens + options.documents - 1) / options.documents;
+  PlanBudget budget;
+  budget.share = options.share == "minimum"    ? PlanShare::kMinimum
+                 : options.share == "balanced" ? PlanShare::kBalanced
+                                               : PlanShare::kWhole;
+  return MakePlan(shape, train, facts, budget);
+}
+
+// What the GEMM library alone would need for the step's frozen products, each at its own rate, over all rows at once.
+double LibrarySeconds(const MemoryPlan& plan, double trained) {
+  const ModelShape& s = plan.shape;
+  const auto type = plan.train.compute == ComputeType::kBF16 ? kernels::GemmType::kBF16 : kernels::GemmType::kF32;
+  const auto seconds = [&](int64_t rows, int64_t in, int64_t out) {
+    const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
+    return flops / kernels::MeasureLibraryGemmFlops(plan.choices.cpu_threads, type, {rows, in, out});
+  };
+  const int64_t n = plan.train.tokens();
+  double layer = 0;
+  for (int i = 0; i < kFusedLinears; ++i) {
+    const int64_t out = FusedOut(s, static_cast<FusedLinear>(i));
+    const int64_t in = FusedIn(s, static_cast<FusedLinear>(i));
+    layer += seconds(n, in, out) + seconds(n, out, in);
+  }
+  const int64_t targets = std::max<int64_t>(1, static_cast<int64_t>(trained * static_cast<double>(n)));
+  return static_cast<double>(s.layers) * layer + seconds(targets, s.hidden, s.vocab) +
+         seconds(targets, s.vocab, s.hidden);
+}
+
+nlohmann::json Report(const MemoryPlan& plan, const train::Trainer& trainer, const Recorder& recorder, double trained) {
+  // The first update touches every page and builds every primitive; the median of the others is the figure.
+  std::vector<train::TrainProgress> steps(recorder.steps.begin() + 1, recorder.steps.end());
+  std::sort(steps.begin(), steps.end(), [](const auto& a, const auto& b) { return a.step_seconds < b.step_seconds; });
+  const train::TrainProgress& median = steps[steps.size() / 2];
+  const StepFlops flops = CountFlops(plan, trained);
+  const double useful = flops.total() - flops.recompute;
+  const double library_flops = (flops.linear + flops.head) / LibrarySeconds(plan, trained);
+  return {{"tokens_per_s", median.tokens_per_second},
+          {"best_tokens_per_s", steps.front().tokens_per_second},
+          {"step_seconds", median.step_seconds},
+          {"forward_seconds", median.forward_seconds},
+          {"loss_seconds", median.loss_seconds},
+          {"backward_seconds", median.backward_seconds},
+          {"update_seconds", median.update_seconds},
+          {"first_step_seconds", recorder.steps.front().step_seconds},
+          {"load_seconds", recorder.load_seconds},
+          {"predicted_step_seconds", plan.step_seconds},
+          {"rss_bytes", recorder.rss_bytes},
+          {"plan_bytes", plan.host_bytes_total},
+          {"arena_bytes", plan.arena_bytes},
+          {"arena_high_water_bytes", trainer.memory().arena().high_water_bytes()},
+          {"plan", DescribeChoices(plan)},
+          {"useful_flops_per_s", useful / median.step_seconds},
+          {"library_gemm_flops_per_s", library_flops},
+          {"library_gemm_ratio", useful / median.step_seconds / library_flops},
+          {"cpu", kernels::ProbeCpu().model_name},
+          {"gemm_library", kernels::ProbeCpu().gemm_library}};
+}
+
+}  // namespace
+
+absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
+  std::optional<formats::ModelSource> source;
+  std::unique_ptr<train::WeightSource> weights;
+  ModelShape shape;
+  if (!options.model.empty()) {
+    LH_ASSIGN_OR_RETURN(formats::ModelSource opened, formats::ModelSource::Open(options.model));
+    source.emplace(std::move(opened));
+    shape = source->shape();
+    weights = std::make_unique<train::ModelWeightSource>(*source);
+  } else {
+    LH_ASSIGN_OR_RETURN(shape, BenchShape(options.shape));
+    weights = std::make_unique<train::SyntheticWeightSource>(shape, 1);
+  }
+  const int threads = options.threads > 0 ? options.threads : HostCpuThreads();
+  LH_ASSIGN_OR_RETURN(const MemoryPlan plan, PlanOf(options, shape, threads));
+
+  train::TrainerOptions trainer_options;
+  trainer_options.plan = plan;
+  trainer_options.pin_threads = true;
+  trainer_options.hyper.max_steps = 1 + options.steps;
+  trainer_options.hyper.lora_dropout = options.dropout ? 0.1 : 0;
+  RandomBatches batches(options.batch, options.tokens, options.documents, options.trained, shape.vocab,
+                        trainer_options.hyper.max_steps);
+  Recorder recorder;
+  train::RunToEnd control;
+  const RealClock clock;
+  LH_ASSIGN_OR_RETURN(
+      const std::unique_ptr<train::Trainer> trainer,
+      train::Trainer::Create(trainer_options, *weights, &batches, nullptr, &recorder, &control, &clock));
+  weights.reset();
+  source.reset();  // unmaps the model: its pages are not the engine's
+  LH_ASSIGN_OR_RETURN(const train::Outcome outcome, trainer->Run());
+  LH_CHECK(outcome == train::Outcome::kFinished);
+  return Report(plan, *trainer, recorder, options.trained);
+}
+
+}  // namespace longhaul
