@@ -251,7 +251,7 @@ absl::Status DispatcherCore::FinishRecovery(JobRecord& record) {
       if (it->step > job.last_checkpoint->step) continue;
       bool present = true;
       for (const NamedBlob& file : it->files) {
-        LH_ASSIGN_OR_RETURN(const bool there, blobs_->Present(file.blob));
+        LH_ASSIGN_OR_RETURN(const bool there, BlobStays(file.blob));
         present = present && there;
       }
       if (present) whole = *it;
@@ -318,7 +318,7 @@ absl::Status DispatcherCore::CheckManifest(const std::vector<NamedBlob>& files, 
     if (!IsSha256Hex(file.blob.sha256)) return InvalidField(name + ".sha256", "of \"" + file.path + "\" is not one");
   }
   for (const NamedBlob& file : files) {
-    LH_ASSIGN_OR_RETURN(const bool present, blobs_->Present(file.blob));
+    LH_ASSIGN_OR_RETURN(const bool present, BlobStays(file.blob));
     if (present) continue;
     return MakeError(absl::StatusCode::kFailedPrecondition, "BLOB_MISSING",
                      "\"" + file.path + "\" (" + file.blob.sha256 + ", " + std::to_string(file.blob.size_bytes) +

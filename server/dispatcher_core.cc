@@ -244,3 +244,4 @@ void DispatcherCore::InternalError(const absl::Status& status) {
 }
 
 }  // namespace longhaul::server
+  batch_dropped_.clear();

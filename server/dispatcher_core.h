@@ -212,6 +212,8 @@ class DispatcherCore {
   absl::Status KeepCheckpoints(JobRecord& record);
 
   // ---- Workers (dispatcher_session.cc, dispatcher_report.cc) ----
+  // Whether the blob is there and stays: one that this batch collects goes with its commit.
+  absl::StatusOr<bool> BlobStays(const BlobRef& blob) const;
   absl::Status ApplyReport(const std::string& worker_id, const AttemptReport& report);
   absl::Status ApplyLiveReport(JobRecord& record, Hold& hold, const AttemptReport& report);
   absl::Status ApplyProgress(JobRecord& record, Hold& hold, const AttemptReport& report);
@@ -268,6 +270,7 @@ class DispatcherCore {
   bool schedule_wanted_ = true;
   int64_t next_wall_timer_micros_ = 0;  // the earliest backoff or deadline; 0 = none
   int64_t next_key_sweep_boot_nanos_ = 0;
+  std::set<std::string> batch_dropped_;  // SHA-256 of blobs that CollectBlobs dropped in this batch
   int64_t retry_boot_nanos_ = 0;           // after a failed commit Tick rests until then
   int64_t recovery_retry_boot_nanos_ = 0;  // after a recovery that could not be finished
   std::set<std::string> metric_jobs_;      // with pending metrics

@@ -54,7 +54,7 @@ absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
     const int64_t now = clock_->WallMicros();
     for (const BlobRef& blob : blobs) {
       // On this thread, which also deletes collected blobs: a row never outlives its file.
-      LH_ASSIGN_OR_RETURN(const bool present, blobs_->Present(blob));
+      LH_ASSIGN_OR_RETURN(const bool present, BlobStays(blob));
       if (!present) {
         return MakeError(absl::StatusCode::kUnavailable, "BLOB_GONE",
                          "blob " + blob.sha256 + " was collected in this moment: upload it again");
@@ -76,6 +76,11 @@ absl::StatusOr<int> DispatcherCore::CollectBlobs() {
       LH_ASSIGN_OR_RETURN(const bool known, store_->HasBlob(blob));
       if (!known) LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
     }
+absl::StatusOr<bool> DispatcherCore::BlobStays(const BlobRef& blob) const {
+  if (batch_dropped_.contains(blob.sha256)) return false;
+  return blobs_->Present(blob);
+}
+
     std::vector<BlobRef> dropped;
     LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) -> absl::Status {
       LH_ASSIGN_OR_RETURN(dropped, tx.DropUnreferencedBlobs(now - limits::kBlobGraceHours * kHourMicros,
@@ -94,6 +99,7 @@ absl::StatusOr<int> DispatcherCore::CollectBlobs() {
   });
 }
 
+    for (const BlobRef& blob : dropped) batch_dropped_.insert(blob.sha256);
 std::vector<WorkerView> DispatcherCore::Workers() const {
   std::vector<WorkerView> views;
   for (const auto& [id, record] : workers_) {
