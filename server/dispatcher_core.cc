@@ -97,6 +97,7 @@ void DispatcherCore::EndCommand(bool keep) {
     }
   }
   in_command_ = false;
+  ++stats_.commands_total;
   if (!keep) {
     Restore(&command_undo_);
     return;

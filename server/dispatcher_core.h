@@ -59,6 +59,9 @@ struct Hold {
 };
 
 struct WorkerRecord {
+// Measured peak over planned bytes, minus 1; none where nothing was measured, or nothing planned.
+std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned);
+
   std::shared_ptr<const Worker> worker;  // the inventory; shared, because Sync copies records into the undo log
   bool online = false;
   std::string session_id;

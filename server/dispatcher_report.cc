@@ -1,6 +1,7 @@
 // What an agent says about one attempt, turned into transitions. Reports repeat and may come late: everything here is
 // idempotent, and what a stale epoch says changes nothing but its own hold.
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 #include "base/limits.h"
@@ -80,12 +81,14 @@ absl::Status DispatcherCore::ApplyReport(const std::string& worker_id, const Att
     LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutAttempt(record.job.id, record.job.attempt); }));
     command_undo_.dirty.insert(record.job.id);
   }
-  if (hold.kind == AttemptKind::kTrain && hold.host_bytes > 0 && hold.host_bytes_peak > 0) {
-    const double ratio = static_cast<double>(hold.host_bytes_peak) / static_cast<double>(hold.host_bytes) - 1;
-    OnCommit([this, ratio] {
-      stats_.estimate_error_ratio.Add(ratio < 0 ? -ratio : ratio);
-      stats_.last_estimate_error_ratio = ratio;
-      if (ratio > 0) ++stats_.estimates_exceeded_total;
+  if (hold.kind == AttemptKind::kTrain) {
+    const auto host = ErrorRatio(hold.host_bytes_peak, hold.host_bytes);
+    const auto device = ErrorRatio(hold.device_bytes_peak, hold.device_bytes);
+    OnCommit([this, host, device] {
+      for (const std::optional<double>& ratio : {host, device}) {
+        if (ratio.has_value()) stats_.estimate_error_ratio.Add(std::abs(*ratio));
+      }
+      if (std::max(host.value_or(0), device.value_or(0)) > 0) ++stats_.estimates_exceeded_total;
     });
   }
   done();

@@ -12,6 +12,17 @@ namespace {
 
 constexpr int64_t kHourMicros = int64_t{3600} * 1'000'000;
 
+// Of the attempts that were measured at all.
+struct Measured {
+  int64_t bytes_peak = 0;
+  int64_t bytes_planned = 0;
+  void Add(int64_t peak, int64_t planned) {
+    if (peak <= 0 || planned <= 0) return;
+    bytes_peak += peak;
+    bytes_planned += planned;
+  }
+};
+
 Worker ViewOf(const WorkerRecord& record) {
   Worker worker = *record.worker;
   worker.online = record.online;
@@ -65,6 +76,11 @@ absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
   });
 }
 
+absl::StatusOr<bool> DispatcherCore::BlobStays(const BlobRef& blob) const {
+  if (batch_dropped_.contains(blob.sha256)) return false;
+  return blobs_->Present(blob);
+}
+
 absl::StatusOr<int> DispatcherCore::CollectBlobs() {
   return Command([&]() -> absl::StatusOr<int> {
     const int64_t now = clock_->WallMicros();
@@ -76,11 +92,6 @@ absl::StatusOr<int> DispatcherCore::CollectBlobs() {
       LH_ASSIGN_OR_RETURN(const bool known, store_->HasBlob(blob));
       if (!known) LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
     }
-absl::StatusOr<bool> DispatcherCore::BlobStays(const BlobRef& blob) const {
-  if (batch_dropped_.contains(blob.sha256)) return false;
-  return blobs_->Present(blob);
-}
-
     std::vector<BlobRef> dropped;
     LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) -> absl::Status {
       LH_ASSIGN_OR_RETURN(dropped, tx.DropUnreferencedBlobs(now - limits::kBlobGraceHours * kHourMicros,
@@ -88,6 +99,7 @@ absl::StatusOr<bool> DispatcherCore::BlobStays(const BlobRef& blob) const {
       return absl::OkStatus();
     }));
     const int count = static_cast<int>(dropped.size());
+    for (const BlobRef& blob : dropped) batch_dropped_.insert(blob.sha256);
     // A file that cannot be deleted now is found again by its folder's next turn.
     OnCommit([this, gone = std::move(dropped)] {
       for (const BlobRef& blob : gone) {
@@ -99,7 +111,6 @@ absl::StatusOr<bool> DispatcherCore::BlobStays(const BlobRef& blob) const {
   });
 }
 
-    for (const BlobRef& blob : dropped) batch_dropped_.insert(blob.sha256);
 std::vector<WorkerView> DispatcherCore::Workers() const {
   std::vector<WorkerView> views;
   for (const auto& [id, record] : workers_) {
@@ -149,6 +160,11 @@ std::map<std::string, int> DispatcherCore::Positions() const {
   return positions;
 }
 
+std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned) {
+  if (bytes_peak <= 0 || bytes_planned <= 0) return std::nullopt;
+  return static_cast<double>(bytes_peak) / static_cast<double>(bytes_planned) - 1;
+}
+
 DispatcherStats DispatcherCore::Stats() const {
   DispatcherStats stats = stats_;
   stats.jobs_by_state.fill(0);
@@ -173,16 +189,24 @@ DispatcherStats DispatcherCore::Stats() const {
     for (const DeviceEntry& device : worker.devices) {
       entry.devices.push_back({device.id, device.facts.device_class, device.facts.device_bytes, 0, 0});
     }
+    Measured host;
+    Measured device_memory;
     for (const auto& [key, hold] : record.holds) {
       entry.host_bytes_reserved += hold.host_bytes;
       entry.host_bytes_used += hold.host_bytes_peak;
       entry.cpu_threads_reserved += hold.cpu_threads;
+      if (hold.kind == AttemptKind::kTrain) {
+        host.Add(hold.host_bytes_peak, hold.host_bytes);
+        device_memory.Add(hold.device_bytes_peak, hold.device_bytes);
+      }
       for (WorkerStats::Device& device : entry.devices) {
         if (device.device_id != hold.device_id) continue;
         device.bytes_reserved += hold.device_bytes;
         device.bytes_used += hold.device_bytes_peak;
       }
     }
+    entry.host_estimate_error_ratio = ErrorRatio(host.bytes_peak, host.bytes_planned);
+    entry.device_estimate_error_ratio = ErrorRatio(device_memory.bytes_peak, device_memory.bytes_planned);
     stats.workers.push_back(std::move(entry));
   }
   return stats;
