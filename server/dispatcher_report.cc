@@ -175,15 +175,23 @@ absl::Status DispatcherCore::ApplyPhase(JobRecord& record, const AttemptReport& 
 }
 
 absl::Status DispatcherCore::ApplyProgress(JobRecord& record, Hold& hold, const AttemptReport& report) {
-  for (const MetricPoint& told : report.progress) {
-    if (told.step <= hold.last_step) continue;
+  for (size_t i = 0; i < report.progress.size(); ++i) {
+    const MetricPoint& told = report.progress[i];
+    // A step is told again with the evaluation that followed it: the later telling replaces the earlier one.
+    if (i + 1 < report.progress.size() && report.progress[i + 1].step == told.step) continue;
+    const bool again = told.step == hold.last_step && hold.last_step > record.job.attempt.resumed_from_step;
+    const bool news = again ? told.progress != record.job.progress && told.wall_micros >= hold.last_step_wall_micros
+                            : told.step > hold.last_step;
+    if (!news) continue;
     hold.last_step = told.step;
+    hold.last_step_wall_micros = told.wall_micros;
+    record.job.attempt.last_step = told.step;
     MetricPoint point = told;
     point.attempt = hold.key.attempt;
     record.job.progress = point.progress;
-    const int64_t tokens = std::max<int64_t>(0, point.trained_tokens - record.trained_tokens);
-    record.trained_tokens += tokens;
-    OnCommit([this, tokens, seconds = point.step_seconds] {
+    const int64_t tokens = std::max<int64_t>(0, point.trained_tokens - record.job.trained_tokens);
+    record.job.trained_tokens += tokens;
+    OnCommit([this, tokens, seconds = again ? 0 : point.step_seconds] {
       stats_.training_tokens_total += static_cast<uint64_t>(tokens);
       if (seconds > 0) stats_.step_seconds.Add(seconds);
     });

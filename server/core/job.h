@@ -113,6 +113,7 @@ struct Attempt {
   PlanPoint plan_point = PlanPoint::kNone;  // kTrain
 };
 
+  int64_t last_step = 0;                    // of its progress, as far as Job::progress tells
 struct Checkpoint {
   int64_t step = 0;
   int attempt = 0;
@@ -181,6 +182,7 @@ struct Job {
   std::string data_report;                    // serialised DataReport
   std::string result;                         // serialised TrainingResult
   std::vector<NamedBlob> artifact;
+  int64_t trained_tokens = 0;                 // the most that any progress told
   int64_t artifact_wall_micros = 0;
   // Set by the first committed checkpoint: a resume repeats the run bit for bit only under the same plan, so later
   // attempts keep to this class and point while any worker of the class is registered. "" = free.
@@ -215,6 +217,7 @@ struct MetricPoint {
 };
 
 // ---- Workers ----
+  int64_t wall_micros = 0;  // when the trainer told it: of two tellings of a step the later one counts
 
 struct ModelEntry {
   std::string name;

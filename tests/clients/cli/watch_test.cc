@@ -104,6 +104,17 @@ TEST_F(WatchTest, AnEvaluationIsToldOnce) {
   EXPECT_THAT(out_.str(), HasSubstr("held-out 2.750\n"));
 }
 
+TEST_F(WatchTest, TheLastStepIsShownAgainWithItsEvaluation) {
+  std::vector<v1::WatchFineTuneJobResponse> messages = {Snapshot(v1::RUNNING, 1), Progress(4), Progress(4),
+                                                        Event(2, v1::RUNNING, v1::SUCCEEDED)};
+  messages[1].mutable_progress()->set_eval_loss(4.5);
+  messages[2].mutable_progress()->set_eval_loss(2.75);
+  Serve(messages);
+  EXPECT_EQ(Run({"watch", "w"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("held-out 4.500\n"));
+  EXPECT_THAT(out_.str(), HasSubstr("held-out 2.750\n"));
+}
+
 TEST_F(WatchTest, TerminalRedrawsOneStatusLine) {
   env_.out_is_terminal = true;
   env_.columns = 40;
