@@ -232,6 +232,8 @@ TEST_F(SchedulerTest, PureAndRepeatable) {
   AddWorker("w1", 8 * kGiB);
   AddWorker("w2", 4 * kGiB);
   for (int i = 0; i < 20; ++i) AddJob("j" + std::to_string(i), 1 + i % 3);
+  EXPECT_EQ(Text(Run()), "a?NO_WORKER@1");
+  job.allow_nonidentical_resume = true;
   EXPECT_EQ(Text(Run()), Text(Run()));
 }
 
