@@ -75,10 +75,13 @@ inline constexpr int kMaxManifestFiles = 256;  // of a checkpoint or an artifact
 inline constexpr int kMaxWarningsPerAttempt = 100;
 inline constexpr int kMaxReportsPerSync = 1000;
 inline constexpr int64_t kMaxBackoffSeconds = 3600;
-inline constexpr int64_t kStoreRetryMs = 1'000;           // after a failed commit
-inline constexpr int kMaxReasonWritesPerPass = 64;        // waiting jobs whose changed figures one pass persists
-inline constexpr int64_t kValidateHostBytes = 512 << 20;  // what a validation attempt is counted with
-inline constexpr int64_t kValidateDiskBytes = 64 << 20;
+inline constexpr int64_t kStoreRetryMs = 1'000;     // after a failed commit
+inline constexpr int kMaxReasonWritesPerPass = 64;  // waiting jobs whose changed figures one pass persists
+// What a validation attempt is counted with: tokenizer, template and the longest line, and the examples of the dataset
+// with a token in every two bytes, eight bytes each (plan_layout.cc).
+inline constexpr int64_t kValidateHostBytes = 512 << 20;
+inline constexpr int64_t kValidateHostBytesPerDatasetByte = 4;
+inline constexpr int64_t kValidateDiskBytes = 64 << 20;  // beside the dataset
 inline constexpr int kMaxBlobsCollectedPerCommit = 256;
 
 // State folder

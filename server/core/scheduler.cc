@@ -152,10 +152,12 @@ class Pass {
   }
 
   void PlaceValidation(const Job& job, Action* action, Refusal* refusal) {
+    // It fetches the data and holds them tokenised, as training will.
     Demand demand;
     demand.fits = true;
-    demand.host_bytes = limits::kValidateHostBytes;
-    demand.disk_bytes = limits::kValidateDiskBytes;
+    demand.host_bytes =
+        limits::kValidateHostBytes + job.train_shape.dataset_bytes * limits::kValidateHostBytesPerDatasetByte;
+    demand.disk_bytes = limits::kValidateDiskBytes + job.train_shape.dataset_bytes;
     for (const size_t i : Candidates(job, refusal)) {
       WorkerSlot& slot = workers_[i];
       if (slot.validations >= std::max(1, slot.worker->cpu_threads_total)) {
