@@ -98,6 +98,7 @@ void AttemptRunner::Recovered() {
   const auto process = dir_.ReadPid();
   if (!process.ok()) {
     env_->log(key_.job_id() + ": found before its trainer had started; starting it");
+  log_offset_known_ = false;
     StartFetch();
     return;
   }

@@ -67,6 +67,11 @@ class FakeScheduler final : public SchedulerClient {
     fenced_.insert(Name(key));
   }
   void set_acknowledge(bool acknowledge) {
+  // Loses the end of a job's log, as a crash does.
+  void CutLog(const std::string& job, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    seen_.logs[job].resize(bytes);
+  }
     const std::lock_guard<std::mutex> lock(mutex_);
     acknowledge_ = acknowledge;
   }
@@ -173,6 +178,8 @@ class FakeScheduler final : public SchedulerClient {
     if (request.complete()) seen_.complete_logs.insert(request.key().job_id());
     return static_cast<int64_t>(log.size());
   }
+    if (static_cast<size_t>(request.offset()) > log.size())
+      return MakeError(absl::StatusCode::kOutOfRange, "LOG_GAP", "continue from " + std::to_string(log.size()));
 
   absl::StatusOr<std::vector<v1::BlobName>> FindMissing(const std::vector<v1::BlobName>& blobs) override {
     const std::lock_guard<std::mutex> lock(mutex_);
