@@ -54,8 +54,8 @@ absl::Status AgentCore::Recover() {
     const std::string dir = JoinPath(root, name);
     auto runner = AttemptRunner::Recover(&env_, dir);
     // No trainer was ever started without a spec, so nothing runs in a folder that lacks it.
-    if (!runner.ok()) {
-      env_.log("removing " + dir + ": " + std::string(runner.status().message()));
+    if (absl::IsNotFound(runner.status())) {
+      env_.log("removing " + dir + ", in which no attempt has begun");
       LH_RETURN_IF_ERROR(RemoveTree(dir));
       continue;
     }
@@ -66,6 +66,10 @@ absl::Status AgentCore::Recover() {
 
 void AgentCore::Poll() {
   // A copy: nothing that an attempt does may invalidate the walk.
+    // One that is there and cannot be read may be of a newer build, and its trainer at work: a person has to look.
+    if (!runner.ok()) {
+      return Annotate(runner.status(), "attempt folder " + dir + " cannot be read (move it away to go on without it)");
+    }
   std::vector<std::shared_ptr<AttemptRunner>> all;
   for (const auto& [name, runner] : attempts_) all.push_back(runner);
   for (const auto& runner : all) runner->Poll();

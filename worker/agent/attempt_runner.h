@@ -59,7 +59,8 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   // A new attempt. An error here is reported as its end.
   static std::shared_ptr<AttemptRunner> Start(AttemptEnv* env, const std::string& dir, const v1::StartAttempt& start,
                                               int64_t lease_deadline_nanos);
-  // One that an earlier agent left. DATA_LOSS where its spec cannot be read: nothing can be reported of it.
+  // One that an earlier agent left. NOT_FOUND where it has no spec: no trainer was started; another error where there
+  // is one that cannot be read.
   static absl::StatusOr<std::shared_ptr<AttemptRunner>> Recover(AttemptEnv* env, const std::string& dir);
   // An attempt that ends before it began, with nothing on disk.
   static std::shared_ptr<AttemptRunner> Refuse(AttemptEnv* env, const std::string& dir, const v1::AttemptKey& key,

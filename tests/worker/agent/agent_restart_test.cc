@@ -171,8 +171,6 @@ TEST_F(AgentTest, ASecondTrainerInAFolderLeadsToTheFirst) {
 TEST_F(AgentTest, FoldersThatNameNoAttemptAreRemoved) {
   StopAgent();
   ASSERT_TRUE(CreateDirs(temp_.At("attempts/half/inputs")).ok());
-  ASSERT_TRUE(CreateDirs(temp_.At("attempts/bad")).ok());
-  ASSERT_TRUE(WriteFileAtomic(temp_.At("attempts/bad/spec.textproto"), "no such field: 1").ok());
   StartAgent();
   EXPECT_EQ(core_->attempts(), 0u);
   EXPECT_TRUE(ListDir(temp_.At("attempts"))->empty());
@@ -180,3 +178,15 @@ TEST_F(AgentTest, FoldersThatNameNoAttemptAreRemoved) {
 
 }  // namespace
 }  // namespace longhaul::agent
+TEST_F(AgentTest, AFolderThatCannotBeReadStopsTheAgentAndStays) {
+  StopAgent();
+  const std::string spec = temp_.At("attempts/newer/spec.textproto");
+  ASSERT_TRUE(CreateDirs(temp_.At("attempts/newer")).ok());
+  ASSERT_TRUE(WriteFileAtomic(spec, "field_of_a_newer_build: 1").ok());
+  MakeAgent();
+  const absl::Status recovered = core_->Recover();
+  EXPECT_EQ(recovered.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(recovered.message().find("attempts/newer"), std::string::npos) << recovered;
+  EXPECT_TRUE(FileExists(spec));
+}
+
