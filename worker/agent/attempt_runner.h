@@ -102,7 +102,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   void ReadEvents();
   void Apply(const v1::TrainerEvent& event);
   void WatchProcess();
-  bool AttachToLockHolder(int exit_code);
+  void SeekLockHolder();
   void OnProcessGone(const ExitState& state);
   v1::TrainerExit ExitWithoutEvent(const ExitState& state) const;
   void EnforceDeadlines();
@@ -151,6 +151,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   int64_t device_bytes_peak_ = 0;
 
   // What its events said.
+  int64_t seek_holder_until_nanos_ = 0;  // not 0: process_ is gone, and the one that holds the folder is looked for
   attempt::EventLogReader events_;
   bool started_ = false;
   bool held_ = false;

@@ -168,6 +168,22 @@ TEST_F(AgentTest, ASecondTrainerInAFolderLeadsToTheFirst) {
   EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
 }
 
+TEST_F(AgentTest, TheHolderOfAFolderIsLookedForUntilItWritesItsPid) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\nwait go\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  const ProcessId first = Trainer(key);
+  StopAgent();
+  const std::string pid = *ReadFile(Dir(key).PidPath(), 100);
+  ASSERT_TRUE(RemoveFile(Dir(key).PidPath()).ok());
+  StartAgent();
+  ASSERT_TRUE(Until([&] { return log_.find("holds the folder; looking for it") != std::string::npos; }));
+  ASSERT_TRUE(WriteFileAtomic(Dir(key).PidPath(), pid).ok());
+  Release(key, "go");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED) << Last("job").exit().message();
+  EXPECT_FALSE(ProcessAlive(first));
+}
+
 TEST_F(AgentTest, FoldersThatNameNoAttemptAreRemoved) {
   StopAgent();
   ASSERT_TRUE(CreateDirs(temp_.At("attempts/half/inputs")).ok());
