@@ -52,6 +52,7 @@ struct AttemptEnv {
 struct ReportMark {
   int64_t progress = 0;
   int64_t warnings = 0;
+  bool whole = true;  // nothing was left out for want of room
 };
 
 class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
@@ -74,7 +75,9 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   // The lease lasts until then, if that is later than before.
   void ExtendLease(int64_t deadline_boot_nanos);
 
-  v1::AttemptStatus Status(ReportMark* mark) const;
+  // What is news, as far as `room_bytes` goes, from which its size is taken. Its key and phase are told in any case;
+  // its end only once everything before it fits, too.
+  v1::AttemptStatus Status(int64_t* room_bytes, ReportMark* mark) const;
   void Acknowledge(const ReportMark& mark);  // progress and warnings up to there are with the scheduler
   void AcknowledgeEnd();                     // the end is: the folder goes
 
@@ -89,6 +92,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   AttemptRunner(AttemptEnv* env, const std::string& dir, v1::AttemptKey key);
 
   // attempt_runner.cc
+  v1::AttemptPhase LivePhase() const;
   void StartFetch();
   void OnFetched(const absl::Status& status);
   absl::Status SpawnTrainer();
@@ -147,11 +151,11 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   int64_t kill_at_nanos_ = 0;  // 0 = never
   bool killed_ = false;        // by us
   int64_t next_look_nanos_ = 0;
+  int64_t seek_holder_until_nanos_ = 0;  // not 0: process_ is gone, and the one that holds the folder is looked for
   int64_t host_bytes_peak_ = 0;
   int64_t device_bytes_peak_ = 0;
 
   // What its events said.
-  int64_t seek_holder_until_nanos_ = 0;  // not 0: process_ is gone, and the one that holds the folder is looked for
   attempt::EventLogReader events_;
   bool started_ = false;
   bool held_ = false;

@@ -192,8 +192,6 @@ TEST_F(AgentTest, FoldersThatNameNoAttemptAreRemoved) {
   EXPECT_TRUE(ListDir(temp_.At("attempts"))->empty());
 }
 
-}  // namespace
-}  // namespace longhaul::agent
 TEST_F(AgentTest, AFolderThatCannotBeReadStopsTheAgentAndStays) {
   StopAgent();
   const std::string spec = temp_.At("attempts/newer/spec.textproto");
@@ -206,3 +204,5 @@ TEST_F(AgentTest, AFolderThatCannotBeReadStopsTheAgentAndStays) {
   EXPECT_TRUE(FileExists(spec));
 }
 
+}  // namespace
+}  // namespace longhaul::agent

@@ -16,6 +16,7 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/limits.h"
 #include "worker/agent/scheduler_client.h"
 
 namespace longhaul::agent {
@@ -66,12 +67,12 @@ class FakeScheduler final : public SchedulerClient {
     const std::lock_guard<std::mutex> lock(mutex_);
     fenced_.insert(Name(key));
   }
-  void set_acknowledge(bool acknowledge) {
   // Loses the end of a job's log, as a crash does.
   void CutLog(const std::string& job, size_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     seen_.logs[job].resize(bytes);
   }
+  void set_acknowledge(bool acknowledge) {
     const std::lock_guard<std::mutex> lock(mutex_);
     acknowledge_ = acknowledge;
   }
@@ -131,6 +132,10 @@ class FakeScheduler final : public SchedulerClient {
 
   void Sync(const v1::SyncRequest& request, int64_t, SyncDone done) override {
     std::unique_lock<std::mutex> lock(mutex_);
+    if (static_cast<int64_t>(request.ByteSizeLong()) > limits::kMaxGrpcMessageBytes) {
+      lock.unlock();
+      return done(absl::ResourceExhaustedError("larger than max"));  // as gRPC says it
+    }
     if (down_ || request.session_id() != session_) {
       const absl::Status why = down_ ? absl::UnavailableError("down") : Closed();
       lock.unlock();
@@ -173,13 +178,13 @@ class FakeScheduler final : public SchedulerClient {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (const absl::Status status = CheckFence(request.session_id(), request.key()); !status.ok()) return status;
     std::string& log = seen_.logs[request.key().job_id()];
+    if (static_cast<size_t>(request.offset()) > log.size())
+      return MakeError(absl::StatusCode::kOutOfRange, "LOG_GAP", "continue from " + std::to_string(log.size()));
     const size_t skip = log.size() - std::min<size_t>(log.size(), static_cast<size_t>(request.offset()));
     if (skip < request.data().size()) log += request.data().substr(skip);
     if (request.complete()) seen_.complete_logs.insert(request.key().job_id());
     return static_cast<int64_t>(log.size());
   }
-    if (static_cast<size_t>(request.offset()) > log.size())
-      return MakeError(absl::StatusCode::kOutOfRange, "LOG_GAP", "continue from " + std::to_string(log.size()));
 
   absl::StatusOr<std::vector<v1::BlobName>> FindMissing(const std::vector<v1::BlobName>& blobs) override {
     const std::lock_guard<std::mutex> lock(mutex_);
