@@ -235,6 +235,8 @@ absl::StatusOr<Dataset> LoadDataset(const std::string& path, const Tokenizer& to
     const size_t newline = rest.find('\n');
     const std::string_view text = rest.substr(0, newline);
     rest.remove_prefix(newline == std::string_view::npos ? rest.size() : newline + 1);
+    if (options.cancelled && options.cancelled())
+      return absl::CancelledError("the reading of " + path + " was cancelled");
     if (text.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     LineReader::Line line;
     LineError error;
