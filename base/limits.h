@@ -120,9 +120,9 @@ inline constexpr int64_t kMaxGgufStringBytes = 64 << 20;
 inline constexpr int64_t kMaxGgufArrayElements = 16 << 20;
 inline constexpr int64_t kMaxJsonFileBytes = 256 << 20;
 inline constexpr int kMaxJsonDepth = 64;
-inline constexpr int64_t kMaxDatasetLineBytes = 64 << 20;
+inline constexpr int64_t kMaxDatasetLineBytes = 8 << 20;
 inline constexpr int64_t kMaxDatasetErrorsReported = 100;
-inline constexpr int kMaxMessagesPerExample = 10'000;
+inline constexpr int kMaxMessagesPerExample = 1000;
 inline constexpr int kMaxVocabSize = 1 << 22;
 inline constexpr int kMaxLayers = 1024;
 inline constexpr int kMaxTensorRank = 64;
@@ -141,4 +141,7 @@ inline constexpr int64_t kMaxTemplateOutputBytes = 256 << 20;
 inline constexpr int kMaxTemplateFrames = 1000;
 inline constexpr int64_t kMaxTemplateRange = 100'000;
 
+// A conversation is rendered twice for each answer that trains; all of its renderings together:
+inline constexpr int64_t kMaxLineRenderSteps = 40'000'000;
+inline constexpr int64_t kMaxLineRenderBytes = 1 << 30;
 }  // namespace longhaul::limits
