@@ -9,6 +9,7 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/net_address.h"
 #include "base/status_macros.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -46,6 +47,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
+  // gRPC would ask the http_proxy of the environment for this very machine, too.
+  if (IsLoopbackTarget(address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // A scheduler that comes back should be found at once; our own backoff spreads the fleet.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kMinReconnectMs);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kMinReconnectMs);

@@ -65,6 +65,30 @@ TEST_F(CommandTest, BrokenUploadGoesOnWhereItBroke) {
   EXPECT_THAT(err_.str(), HasSubstr("connection lost, continuing"));
 }
 
+TEST_F(CommandTest, AnUploadOnADamagedBeginningStartsAgain) {
+  const std::string data = "{\"text\": \"whole\"}";
+  scheduler_.blobs.partials[Sha256Hex(data)] = "damaged";
+  ASSERT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", data)}), kOk) << err_.str();
+  EXPECT_THAT(scheduler_.blobs.write_offsets, ::testing::ElementsAre(7, 0));
+  EXPECT_EQ(scheduler_.blobs.blobs.at(Sha256Hex(data)), data);
+}
+
+TEST_F(CommandTest, WaitsForAnotherUploadOfTheSameData) {
+  const std::string data = "{\"text\": \"theirs\"}";
+  scheduler_.blobs.uploaded_by_other = data;
+  ASSERT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", data)}), kOk) << err_.str();
+  EXPECT_EQ(scheduler_.blobs.write_offsets.size(), 1u);
+  EXPECT_THAT(err_.str(), HasSubstr("another upload of the same data is under way"));
+  EXPECT_THAT(err_.str(), Not(HasSubstr("connection lost")));
+}
+
+TEST_F(CommandTest, NoProxyStandsBetweenLoopbackAddresses) {
+  for (const char* name : {"no_grpc_proxy", "no_proxy"}) ::unsetenv(name);
+  for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::setenv(name, "http://127.0.0.1:1", 1);
+  EXPECT_EQ(Run({"list"}), kOk) << err_.str();
+  for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::unsetenv(name);
+}
+
 TEST_F(CommandTest, InvalidSpecIsRefusedBeforeTheUpload) {
   const std::string path = Write("d.jsonl", "{}");
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", path, "--rank", "0", "--lr", "-1"}), kInvalid);

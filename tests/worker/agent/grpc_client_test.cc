@@ -217,3 +217,18 @@ TEST(GrpcClientAloneTest, AnAbsentSchedulerIsUnavailable) {
 
 }  // namespace
 }  // namespace longhaul::agent
+// As in many a container: a proxy for everything, that knows nothing of this machine's loopback.
+TEST(GrpcClientAloneTest, NoProxyStandsBetweenLoopbackAddresses) {
+  for (const char* name : {"no_grpc_proxy", "no_proxy"}) ::unsetenv(name);
+  for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::setenv(name, "http://127.0.0.1:1", 1);
+  Worker worker;
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&worker);
+  const auto server = builder.BuildAndStart();
+  GrpcSchedulerClient client("127.0.0.1:" + std::to_string(port));
+  EXPECT_EQ(ErrorReason(client.CommitCheckpoint(v1::CommitCheckpointRequest())), "LEASE_FENCED");
+  for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::unsetenv(name);
+}
+
