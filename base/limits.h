@@ -38,6 +38,8 @@ inline constexpr int kMaxPendingWatchEvents = 64;
 inline constexpr int64_t kWatchHeartbeatMs = 10'000;
 inline constexpr int64_t kMaxJobFileBytes = 1 << 20;
 
+inline constexpr int64_t kMaxTransferMs = int64_t{24} * 3600 * 1000;
+inline constexpr int kMaxArtifactNameBytes = 255;  // of a file in a checkpoint's or an artifact's manifest
 // Hyperparameters
 inline constexpr int kMaxLoraRank = 1024;
 inline constexpr int kMaxBatchSize = 4096;
