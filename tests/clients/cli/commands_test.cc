@@ -155,12 +155,14 @@ TEST_F(CommandTest, ListFormatsAndPages) {
     job.mutable_progress()->set_step(3);
     job.mutable_progress()->set_total_steps(9);
     job.mutable_progress()->set_loss(2.5);
+    job.mutable_attempt()->set_kind(v1::ATTEMPT_KIND_TRAIN);
+    job.mutable_attempt()->set_host_bytes_planned(3 << 29);
   }
   ASSERT_EQ(Run({"list", "-o", "name", "--limit", "3"}), kOk);
   EXPECT_EQ(out_.str(), "ftjob-0\nftjob-1\nftjob-2\n");
   EXPECT_THAT(err_.str(), HasSubstr("there are more"));
   ASSERT_EQ(Run({"-o", "table", "list"}), kOk);
-  EXPECT_THAT(out_.str(), HasSubstr("a-name-that-nobody-truncates-4  RUNNING  -       3/9       2.500"));
+  EXPECT_THAT(out_.str(), HasSubstr("a-name-that-nobody-truncates-4  RUNNING  -       3/9       2.500  1.50 GiB RAM"));
   EXPECT_THAT(out_.str(), Not(HasSubstr("\x1b")));
   ASSERT_EQ(Run({"list", "-o", "json", "--limit", "2"}), kOk);
   const auto json = nlohmann::json::parse(out_.str());

@@ -217,6 +217,21 @@ TEST_F(WatchTest, InterruptDetachesAndTellsTheWayBack) {
   EXPECT_THAT(err_.str(), HasSubstr("detached; the job goes on. Come back: longhaul watch ftjob-"));
 }
 
+TEST_F(WatchTest, WaitingForJsonGivesTheJobAsItEnded) {
+  scheduler_.jobs.watches.push_back([this](grpc::ServerContext*, const Request&, Writer* writer) {
+    scheduler_.jobs.jobs.back().set_state(v1::SUCCEEDED);
+    writer->Write(Event(2, v1::VALIDATING, v1::SUCCEEDED));
+    return grpc::Status::OK;
+  });
+  for (const char* flag : {"--wait", "--follow"}) {
+    ASSERT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}"), flag, "-o", "json"}), kOk) << err_.str();
+    const auto job = nlohmann::json::parse(out_.str());  // one message, and nothing else
+    EXPECT_EQ(job["state"], "SUCCEEDED") << flag;
+  }
+  Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}"), "-o", "json"});
+  EXPECT_EQ(nlohmann::json::parse(out_.str())["state"], "VALIDATING");
+}
+
 TEST_F(WatchTest, FollowShowsEveryEventFromTheFirst) {
   Serve({Snapshot(v1::VALIDATING, 1), Event(1, v1::JOB_STATE_UNSPECIFIED, v1::VALIDATING),
          Event(2, v1::VALIDATING, v1::QUEUED), Progress(1), Event(3, v1::QUEUED, v1::SUCCEEDED)});
