@@ -30,6 +30,7 @@ inline constexpr int64_t kMaxErrorMessageBytes = 1800;
 inline constexpr int64_t kMaxErrorDetailBytes = 3900;
 inline constexpr int kMaxProjectBytes = 64;
 inline constexpr int kMaxWorkerIdBytes = 128;
+inline constexpr int kMaxJobIdBytes = 128;
 inline constexpr int kMaxTransfers = 256;
 inline constexpr int kMaxRpcThreads = 1024;
 inline constexpr int kMaxHttpHeaderBytes = 16'384;
@@ -37,9 +38,9 @@ inline constexpr int kMaxPageJobs = 100;
 inline constexpr int kMaxPendingWatchEvents = 64;
 inline constexpr int64_t kWatchHeartbeatMs = 10'000;
 inline constexpr int64_t kMaxJobFileBytes = 1 << 20;
-
 inline constexpr int64_t kMaxTransferMs = int64_t{24} * 3600 * 1000;
 inline constexpr int kMaxArtifactNameBytes = 255;  // of a file in a checkpoint's or an artifact's manifest
+
 // Hyperparameters
 inline constexpr int kMaxLoraRank = 1024;
 inline constexpr int kMaxBatchSize = 4096;
@@ -75,7 +76,7 @@ inline constexpr int kDefaultRetryLimit = 3;
 inline constexpr int kMetricsChunkPoints = 256;
 inline constexpr int64_t kMetricsFlushMs = 2'000;
 inline constexpr int64_t kMaxMetricsPointsTerminal = 2'000;
-inline constexpr int kMaxManifestFiles = 256;  // of a checkpoint or an artifact
+inline constexpr int kMaxManifestFiles = 64;  // of a checkpoint or an artifact
 inline constexpr int kMaxWarningsPerAttempt = 100;
 inline constexpr int kMaxReportsPerSync = 1000;
 inline constexpr int64_t kMaxBackoffSeconds = 3600;
@@ -108,7 +109,6 @@ inline constexpr int kMaxEventsPerRead = 1000;
 inline constexpr int kMaxProgressPerSync = 1000;
 inline constexpr int kMaxWarningsPerSync = 100;
 inline constexpr int kMaxFileNameBytes = 128;
-inline constexpr int kMaxCheckpointFiles = 64;
 inline constexpr int kMaxTransferThreads = 4;
 inline constexpr int64_t kMinSyncIntervalMs = 20;
 inline constexpr int64_t kMinBackoffMs = 100;
@@ -141,9 +141,9 @@ inline constexpr int64_t kMaxTemplateSteps = 10'000'000;
 inline constexpr int kMaxTemplateDepth = 200;
 inline constexpr int64_t kMaxTemplateOutputBytes = 256 << 20;
 inline constexpr int kMaxTemplateFrames = 1000;
-inline constexpr int64_t kMaxTemplateRange = 100'000;
-
 // A conversation is rendered twice for each answer that trains; all of its renderings together:
 inline constexpr int64_t kMaxLineRenderSteps = 40'000'000;
 inline constexpr int64_t kMaxLineRenderBytes = 1 << 30;
+inline constexpr int64_t kMaxTemplateRange = 100'000;
+
 }  // namespace longhaul::limits

@@ -310,7 +310,8 @@ absl::Status DispatcherCore::CheckManifest(const std::vector<NamedBlob>& files, 
   }
   std::set<std::string> paths;
   for (const NamedBlob& file : files) {
-    const bool plain = !file.path.empty() && file.path.size() <= 255 && file.path != "." && file.path != ".." &&
+    const bool plain = !file.path.empty() && static_cast<int>(file.path.size()) <= limits::kMaxArtifactNameBytes &&
+                       file.path != "." && file.path != ".." &&
                        std::all_of(file.path.begin(), file.path.end(),
                                    [](unsigned char c) { return c > 0x20 && c < 0x7f && c != '/' && c != '\\'; });
     if (!plain) return InvalidField(name + ".path", "\"" + file.path + "\" is not a plain file name");

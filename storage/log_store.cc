@@ -16,7 +16,7 @@ namespace {
 constexpr char kCompleteSuffix[] = ".complete";
 
 bool PlainName(const std::string& name) {
-  return !name.empty() && name.size() <= 128 &&
+  return !name.empty() && static_cast<int>(name.size()) <= limits::kMaxJobIdBytes &&
          std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_'; });
 }
 
