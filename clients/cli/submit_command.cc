@@ -7,9 +7,9 @@
 #include "clients/cli/blob_transfer.h"
 #include "clients/cli/commands.h"
 #include "clients/cli/follow_view.h"
-#include "clients/cli/job_file.h"
 #include "clients/cli/job_flags.h"
 #include "clients/cli/watch.h"
+#include "wire/job_file.h"
 #include "wire/job_spec.h"
 
 namespace longhaul::cli {
@@ -30,10 +30,10 @@ struct SubmitOptions {
 absl::StatusOr<v1::CreateFineTuneJobRequest> BuildRequest(const SubmitOptions& options) {
   YAML::Node root(YAML::NodeType::Map);
   if (!options.file.empty()) {
-    LH_ASSIGN_OR_RETURN(root, ReadJobFile(options.file));
+    LH_ASSIGN_OR_RETURN(root, wire::ReadJobFile(options.file));
   }
   LH_RETURN_IF_ERROR(options.flags.Apply(root));
-  return JobRequestFromYaml(root, options.file.empty() ? "command line" : options.file);
+  return wire::JobRequestFromYaml(root, options.file.empty() ? "command line" : options.file);
 }
 
 bool IsLocal(const v1::Dataset& dataset) { return dataset.sha256().empty() && !dataset.file_name().empty(); }
