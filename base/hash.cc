@@ -104,7 +104,7 @@ std::string Sha256Hex(std::string_view bytes) {
   return hash.HexDigest();
 }
 
-absl::StatusOr<std::string> Sha256HexOfFile(const std::string& path) {
+absl::StatusOr<std::string> Sha256HexOfFile(const std::string& path, const std::function<bool()>& cancelled) {
   int raw = -1;
   do {
     raw = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -114,6 +114,7 @@ absl::StatusOr<std::string> Sha256HexOfFile(const std::string& path) {
   std::string chunk(kFileChunkBytes, '\0');
   Sha256 hash;
   for (;;) {
+    if (cancelled != nullptr && cancelled()) return absl::CancelledError("the reading of " + path + " was cancelled");
     const ssize_t n = ::read(fd.get(), chunk.data(), chunk.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return ErrnoStatus("read", path, errno);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -26,7 +27,8 @@ class Sha256 {
 };
 
 std::string Sha256Hex(std::string_view bytes);
-absl::StatusOr<std::string> Sha256HexOfFile(const std::string& path);
+// `cancelled` is asked once a chunk; true: CANCELLED.
+absl::StatusOr<std::string> Sha256HexOfFile(const std::string& path, const std::function<bool()>& cancelled = nullptr);
 bool IsSha256Hex(std::string_view text);
 
 // Castagnoli polynomial, as in iSCSI; Crc32c("123456789") == 0xE3069283.

@@ -12,6 +12,8 @@ inline constexpr int64_t kMaxBlobBytes = int64_t{64} << 30;
 inline constexpr int kMaxBlobsPerFindMissing = 1000;
 inline constexpr int kMaxPageSize = 1000;
 inline constexpr int kDefaultPageSize = 50;
+inline constexpr int64_t kMaxListBytes = 3 << 20;  // a page ends before it would have more
+inline constexpr int kMaxLabelsInFilter = 8;
 inline constexpr int kMaxLabels = 64;
 inline constexpr int kMaxLabelBytes = 256;
 inline constexpr int kMaxMetadata = 64;
@@ -28,6 +30,7 @@ inline constexpr int64_t kMaxErrorMessageBytes = 1800;
 inline constexpr int64_t kMaxErrorDetailBytes = 3900;
 inline constexpr int kMaxProjectBytes = 64;
 inline constexpr int kMaxWorkerIdBytes = 128;
+inline constexpr int kMaxJobIdBytes = 128;
 inline constexpr int kMaxTransfers = 256;
 inline constexpr int kMaxRpcThreads = 1024;
 inline constexpr int kMaxHttpHeaderBytes = 16'384;
@@ -35,6 +38,8 @@ inline constexpr int kMaxPageJobs = 100;
 inline constexpr int kMaxPendingWatchEvents = 64;
 inline constexpr int64_t kWatchHeartbeatMs = 10'000;
 inline constexpr int64_t kMaxJobFileBytes = 1 << 20;
+inline constexpr int64_t kMaxTransferMs = int64_t{24} * 3600 * 1000;
+inline constexpr int kMaxArtifactNameBytes = 255;  // of a file in a checkpoint's or an artifact's manifest
 
 // Hyperparameters
 inline constexpr int kMaxLoraRank = 1024;
@@ -71,14 +76,17 @@ inline constexpr int kDefaultRetryLimit = 3;
 inline constexpr int kMetricsChunkPoints = 256;
 inline constexpr int64_t kMetricsFlushMs = 2'000;
 inline constexpr int64_t kMaxMetricsPointsTerminal = 2'000;
-inline constexpr int kMaxManifestFiles = 256;  // of a checkpoint or an artifact
+inline constexpr int kMaxManifestFiles = 64;  // of a checkpoint or an artifact
 inline constexpr int kMaxWarningsPerAttempt = 100;
 inline constexpr int kMaxReportsPerSync = 1000;
 inline constexpr int64_t kMaxBackoffSeconds = 3600;
-inline constexpr int64_t kStoreRetryMs = 1'000;           // after a failed commit
-inline constexpr int kMaxReasonWritesPerPass = 64;        // waiting jobs whose changed figures one pass persists
-inline constexpr int64_t kValidateHostBytes = 512 << 20;  // what a validation attempt is counted with
-inline constexpr int64_t kValidateDiskBytes = 64 << 20;
+inline constexpr int64_t kStoreRetryMs = 1'000;     // after a failed commit
+inline constexpr int kMaxReasonWritesPerPass = 64;  // waiting jobs whose changed figures one pass persists
+// What a validation attempt is counted with: tokenizer, template and the longest line, and the examples of the dataset
+// with a token in every two bytes, eight bytes each (plan_layout.cc).
+inline constexpr int64_t kValidateHostBytes = 512 << 20;
+inline constexpr int64_t kValidateHostBytesPerDatasetByte = 4;
+inline constexpr int64_t kValidateDiskBytes = 64 << 20;  // beside the dataset
 inline constexpr int kMaxBlobsCollectedPerCommit = 256;
 
 // State folder
@@ -101,7 +109,6 @@ inline constexpr int kMaxEventsPerRead = 1000;
 inline constexpr int kMaxProgressPerSync = 1000;
 inline constexpr int kMaxWarningsPerSync = 100;
 inline constexpr int kMaxFileNameBytes = 128;
-inline constexpr int kMaxCheckpointFiles = 64;
 inline constexpr int kMaxTransferThreads = 4;
 inline constexpr int64_t kMinSyncIntervalMs = 20;
 inline constexpr int64_t kMinBackoffMs = 100;
@@ -115,9 +122,9 @@ inline constexpr int64_t kMaxGgufStringBytes = 64 << 20;
 inline constexpr int64_t kMaxGgufArrayElements = 16 << 20;
 inline constexpr int64_t kMaxJsonFileBytes = 256 << 20;
 inline constexpr int kMaxJsonDepth = 64;
-inline constexpr int64_t kMaxDatasetLineBytes = 64 << 20;
+inline constexpr int64_t kMaxDatasetLineBytes = 8 << 20;
 inline constexpr int64_t kMaxDatasetErrorsReported = 100;
-inline constexpr int kMaxMessagesPerExample = 10'000;
+inline constexpr int kMaxMessagesPerExample = 1000;
 inline constexpr int kMaxVocabSize = 1 << 22;
 inline constexpr int kMaxLayers = 1024;
 inline constexpr int kMaxTensorRank = 64;
@@ -134,6 +141,9 @@ inline constexpr int64_t kMaxTemplateSteps = 10'000'000;
 inline constexpr int kMaxTemplateDepth = 200;
 inline constexpr int64_t kMaxTemplateOutputBytes = 256 << 20;
 inline constexpr int kMaxTemplateFrames = 1000;
+// A conversation is rendered twice for each answer that trains; all of its renderings together:
+inline constexpr int64_t kMaxLineRenderSteps = 40'000'000;
+inline constexpr int64_t kMaxLineRenderBytes = 1 << 30;
 inline constexpr int64_t kMaxTemplateRange = 100'000;
 
 }  // namespace longhaul::limits

@@ -295,10 +295,12 @@ ExitState ReapProcess(const ProcessId& id) {
   return state;
 }
 
-int64_t ProcessRssBytes(pid_t pid, bool peak) {
+namespace {
+
+// A line of /proc/<pid>/status in kB; 0 where it lacks.
+int64_t StatusBytes(pid_t pid, std::string_view key) {
   const absl::StatusOr<std::string> text = ReadFile("/proc/" + std::to_string(pid) + "/status", kMaxProcFileBytes);
   if (!text.ok()) return 0;
-  const std::string_view key = peak ? "\nVmHWM:" : "\nVmRSS:";
   size_t at = text->find(key);
   if (at == std::string::npos) return 0;  // a zombie has no memory
   at = text->find_first_not_of(" \t", at + key.size());
@@ -307,5 +309,11 @@ int64_t ProcessRssBytes(pid_t pid, bool peak) {
   std::from_chars(text->data() + at, text->data() + text->size(), kib);
   return kib * 1024;
 }
+
+}  // namespace
+
+int64_t ProcessRssBytes(pid_t pid, bool peak) { return StatusBytes(pid, peak ? "\nVmHWM:" : "\nVmRSS:"); }
+
+int64_t ProcessAnonymousBytes(pid_t pid) { return StatusBytes(pid, "\nRssAnon:"); }
 
 }  // namespace longhaul

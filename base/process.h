@@ -47,5 +47,7 @@ ExitState ReapProcess(const ProcessId& id);
 
 // Resident set size in bytes; 0 when gone. `peak` asks for VmHWM.
 int64_t ProcessRssBytes(pid_t pid, bool peak = false);
+// The part of it that no file backs: what only the process' end gives back. 0 when gone.
+int64_t ProcessAnonymousBytes(pid_t pid);
 
 }  // namespace longhaul

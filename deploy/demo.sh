@@ -145,31 +145,40 @@ prepare_data() {
   prompt=$(python3 deploy/demo/first_prompt.py "$run/held_out.jsonl")
 }
 
-# wait_until WHAT PID COMMAND...: until the command succeeds; fails as soon as the process has gone.
+# wait_until WHAT PID SECONDS COMMAND...: until the command succeeds; fails when the process has gone or the time is up.
 wait_until() {
-  local what=$1 pid=$2
-  shift 2
+  local what=$1 pid=$2 seconds=$3 end=$((SECONDS + $3))
+  shift 3
   until "$@"; do
     kill -0 "$pid" 2>/dev/null || { tail -n 20 "$run"/*.log >&2; fail "$what ended before it was ready"; }
+    [ "$SECONDS" -lt "$end" ] || { tail -n 20 "$run"/*.log >&2; fail "$what is not ready after $seconds s"; }
     sleep 0.1
   done
 }
 
-has_model() { "$bin/longhaul" workers -o json 2>/dev/null | grep --fixed-strings "\"name\": \"$model_name\"" >/dev/null; }
+# A worker registers once it has looked at its models: from then on it has this one, or never will.
+has_model() {
+  "$bin/longhaul" workers -o json >"$run/workers.json" 2>"$run/workers.log" || return 1
+  grep --quiet --fixed-strings "\"name\": \"$model_name\"" "$run/workers.json" && return 0
+  grep --quiet WORKER_ONLINE "$run/workers.json" || return 1
+  grep --fixed-strings "is left out" "$run/longhaul-worker.log" >&2 || tail -n 20 "$run/longhaul-worker.log" >&2
+  fail "the worker does not offer $model_name; its log says why"
+}
 
 start_daemons() {
   # A session of their own: Ctrl-C reaches this script, which stops them in order.
   setsid "$bin/longhauld" --state-dir "$run/scheduler" --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 \
     --port-file "$run/ports.json" >"$run/longhauld.log" 2>&1 &
   scheduler_pid=$!
-  wait_until longhauld "$scheduler_pid" test -s "$run/ports.json"
+  wait_until longhauld "$scheduler_pid" 60 test -s "$run/ports.json"
   local port
   port=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["grpc_port"])' "$run/ports.json")
   export LONGHAUL_SERVER=127.0.0.1:$port
   setsid "$bin/longhaul-worker" --scheduler "$LONGHAUL_SERVER" --state-dir "$run/worker" --models "$model" \
     >"$run/longhaul-worker.log" 2>&1 &
   worker_pid=$!
-  wait_until longhaul-worker "$worker_pid" has_model
+  # A model is read once, for its digest: a hundred gigabytes take minutes.
+  wait_until longhaul-worker "$worker_pid" 1800 has_model
 }
 
 answer() {

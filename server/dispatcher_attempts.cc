@@ -251,7 +251,7 @@ absl::Status DispatcherCore::FinishRecovery(JobRecord& record) {
       if (it->step > job.last_checkpoint->step) continue;
       bool present = true;
       for (const NamedBlob& file : it->files) {
-        LH_ASSIGN_OR_RETURN(const bool there, blobs_->Present(file.blob));
+        LH_ASSIGN_OR_RETURN(const bool there, BlobStays(file.blob));
         present = present && there;
       }
       if (present) whole = *it;
@@ -310,7 +310,8 @@ absl::Status DispatcherCore::CheckManifest(const std::vector<NamedBlob>& files, 
   }
   std::set<std::string> paths;
   for (const NamedBlob& file : files) {
-    const bool plain = !file.path.empty() && file.path.size() <= 255 && file.path != "." && file.path != ".." &&
+    const bool plain = !file.path.empty() && static_cast<int>(file.path.size()) <= limits::kMaxArtifactNameBytes &&
+                       file.path != "." && file.path != ".." &&
                        std::all_of(file.path.begin(), file.path.end(),
                                    [](unsigned char c) { return c > 0x20 && c < 0x7f && c != '/' && c != '\\'; });
     if (!plain) return InvalidField(name + ".path", "\"" + file.path + "\" is not a plain file name");
@@ -318,7 +319,7 @@ absl::Status DispatcherCore::CheckManifest(const std::vector<NamedBlob>& files, 
     if (!IsSha256Hex(file.blob.sha256)) return InvalidField(name + ".sha256", "of \"" + file.path + "\" is not one");
   }
   for (const NamedBlob& file : files) {
-    LH_ASSIGN_OR_RETURN(const bool present, blobs_->Present(file.blob));
+    LH_ASSIGN_OR_RETURN(const bool present, BlobStays(file.blob));
     if (present) continue;
     return MakeError(absl::StatusCode::kFailedPrecondition, "BLOB_MISSING",
                      "\"" + file.path + "\" (" + file.blob.sha256 + ", " + std::to_string(file.blob.size_bytes) +

@@ -21,6 +21,20 @@ DispatcherCore::DispatcherCore(Dispatcher::Options options, Store* store, BlobIn
       clock_(clock),
       planner_(planner == nullptr ? MemoryPlanner() : *planner) {}
 
+// What the open attempt has warned of: its agent may repeat it.
+absl::StatusOr<std::set<std::string>> DispatcherCore::WarningsOf(const Job& job) const {
+  std::set<std::string> warnings;
+  for (int64_t after = 0; after < job.sequence;) {
+    LH_ASSIGN_OR_RETURN(const std::vector<JobEvent> events, store_->ListEvents(job.id, after, limits::kMaxEventsRead));
+    if (events.empty()) break;
+    for (const JobEvent& event : events) {
+      if (event.type == EventType::kWarning && event.attempt == job.attempt.number) warnings.insert(event.message);
+    }
+    after = events.back().sequence;
+  }
+  return warnings;
+}
+
 absl::Status DispatcherCore::Load() {
   const int64_t now = clock_->BootNanos();
   LH_ASSIGN_OR_RETURN(const uint64_t max_number, store_->MaxCreateNumber());
@@ -57,6 +71,10 @@ absl::Status DispatcherCore::Load() {
       hold.disk_bytes = attempt.disk_bytes_planned;
       hold.cpu_threads = attempt.cpu_threads_planned;
       hold.offered = true;  // the answer that carried it may have left before the restart
+      hold.last_step = std::max(attempt.last_step, attempt.resumed_from_step);
+      hold.checkpoint_step = job.last_checkpoint.has_value() ? job.last_checkpoint->step : 0;
+      hold.checkpoint_boot_nanos = now;
+      LH_ASSIGN_OR_RETURN(hold.warnings, WarningsOf(job));
       if (job.state == JobState::kCancelling) hold.stop = StopMode::kCancel;
       if (job.state == JobState::kPausing) hold.stop = StopMode::kCheckpoint;
       WorkerRecord& worker = workers_[attempt.worker_id];
@@ -79,6 +97,7 @@ absl::Status DispatcherCore::Load() {
 void DispatcherCore::BeginCommand() {
   LH_CHECK(!in_command_, "commands do not nest");
   in_command_ = true;
+  ++stats_.commands_total;
   command_written_ = false;
   command_undo_ = Undo();
   command_undo_.effects = effects_.size();
@@ -235,6 +254,7 @@ void DispatcherCore::EndBatch() {
   effects_.clear();
   on_commit_.clear();
   batch_keys_.clear();
+  batch_dropped_.clear();
   broken_ = absl::OkStatus();
 }
 

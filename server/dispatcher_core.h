@@ -52,11 +52,15 @@ struct Hold {
   AttemptPhase phase = AttemptPhase::kStarting;
   int64_t host_bytes_peak = 0;
   int64_t device_bytes_peak = 0;
-  int64_t last_step = 0;  // of its progress
+  int64_t last_step = 0;              // of its progress
+  int64_t last_step_wall_micros = 0;  // when it was last told, by the trainer's clock
   int64_t checkpoint_step = 0;
   int64_t checkpoint_boot_nanos = 0;
   std::set<std::string> warnings;  // told already: reports repeat them
 };
+
+// Measured peak over planned bytes, minus 1; none where nothing was measured, or nothing planned.
+std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned);
 
 struct WorkerRecord {
   std::shared_ptr<const Worker> worker;  // the inventory; shared, because Sync copies records into the undo log
@@ -79,7 +83,6 @@ struct JobRecord {
   uint64_t demands_fleet = 0;  // the fleet they are of
   int position = 0;
   int64_t state_since_boot_nanos = 0;
-  int64_t trained_tokens = 0;  // the highest told
 };
 
 struct EventEffect {
@@ -209,6 +212,8 @@ class DispatcherCore {
   absl::Status EndedValidation(JobRecord& record, const AttemptReport& report);
   absl::StatusOr<std::string> CheckedFence(const std::string& session_id, const AttemptKey& key, bool open_only);
   absl::Status CheckManifest(const std::vector<NamedBlob>& files, const char* field);
+  // Whether the blob is there and stays: one that this batch collects goes with its commit.
+  absl::StatusOr<bool> BlobStays(const BlobRef& blob) const;
   absl::Status KeepCheckpoints(JobRecord& record);
 
   // ---- Workers (dispatcher_session.cc, dispatcher_report.cc) ----
@@ -221,6 +226,7 @@ class DispatcherCore {
                             int64_t sync_number);
   absl::Status UnlistedInNewSession(const std::string& worker_id, const Hold& hold);
   absl::Status CheckWorker(const SessionInput& input) const;
+  absl::StatusOr<std::set<std::string>> WarningsOf(const Job& job) const;
 
   // ---- Time and placing (dispatcher_schedule.cc) ----
   void RunCommand(const std::function<absl::Status()>& body);
@@ -264,6 +270,7 @@ class DispatcherCore {
   std::vector<Effect> committed_effects_;
   std::vector<std::function<void()>> on_commit_;
   std::vector<RequestKey> batch_keys_;
+  std::set<std::string> batch_dropped_;  // SHA-256 of blobs that CollectBlobs dropped in this batch
 
   bool schedule_wanted_ = true;
   int64_t next_wall_timer_micros_ = 0;  // the earliest backoff or deadline; 0 = none

@@ -74,7 +74,7 @@ absl::StatusOr<Job> DispatcherCore::Create(CreateInput input) {
     const int64_t now = clock_->WallMicros();
     // Asked again here, on the thread that also collects garbage: from now on the job keeps its inputs.
     for (const BlobRef& blob : input.job.inputs) {
-      LH_ASSIGN_OR_RETURN(const bool present, blobs_->Present(blob));
+      LH_ASSIGN_OR_RETURN(const bool present, BlobStays(blob));
       if (!present) {
         return MakeError(absl::StatusCode::kFailedPrecondition, "DATASET_NOT_UPLOADED",
                          "dataset " + blob.sha256 + " is not in the blob store: upload it first");

@@ -1,6 +1,7 @@
 // What an agent says about one attempt, turned into transitions. Reports repeat and may come late: everything here is
 // idempotent, and what a stale epoch says changes nothing but its own hold.
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 #include "base/limits.h"
@@ -80,12 +81,14 @@ absl::Status DispatcherCore::ApplyReport(const std::string& worker_id, const Att
     LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutAttempt(record.job.id, record.job.attempt); }));
     command_undo_.dirty.insert(record.job.id);
   }
-  if (hold.kind == AttemptKind::kTrain && hold.host_bytes > 0 && hold.host_bytes_peak > 0) {
-    const double ratio = static_cast<double>(hold.host_bytes_peak) / static_cast<double>(hold.host_bytes) - 1;
-    OnCommit([this, ratio] {
-      stats_.estimate_error_ratio.Add(ratio < 0 ? -ratio : ratio);
-      stats_.last_estimate_error_ratio = ratio;
-      if (ratio > 0) ++stats_.estimates_exceeded_total;
+  if (hold.kind == AttemptKind::kTrain) {
+    const auto host = ErrorRatio(hold.host_bytes_peak, hold.host_bytes);
+    const auto device = ErrorRatio(hold.device_bytes_peak, hold.device_bytes);
+    OnCommit([this, host, device] {
+      for (const std::optional<double>& ratio : {host, device}) {
+        if (ratio.has_value()) stats_.estimate_error_ratio.Add(std::abs(*ratio));
+      }
+      if (std::max(host.value_or(0), device.value_or(0)) > 0) ++stats_.estimates_exceeded_total;
     });
   }
   done();
@@ -172,15 +175,23 @@ absl::Status DispatcherCore::ApplyPhase(JobRecord& record, const AttemptReport& 
 }
 
 absl::Status DispatcherCore::ApplyProgress(JobRecord& record, Hold& hold, const AttemptReport& report) {
-  for (const MetricPoint& told : report.progress) {
-    if (told.step <= hold.last_step) continue;
+  for (size_t i = 0; i < report.progress.size(); ++i) {
+    const MetricPoint& told = report.progress[i];
+    // A step is told again with the evaluation that followed it: the later telling replaces the earlier one.
+    if (i + 1 < report.progress.size() && report.progress[i + 1].step == told.step) continue;
+    const bool again = told.step == hold.last_step && hold.last_step > record.job.attempt.resumed_from_step;
+    const bool news = again ? told.progress != record.job.progress && told.wall_micros >= hold.last_step_wall_micros
+                            : told.step > hold.last_step;
+    if (!news) continue;
     hold.last_step = told.step;
+    hold.last_step_wall_micros = told.wall_micros;
+    record.job.attempt.last_step = told.step;
     MetricPoint point = told;
     point.attempt = hold.key.attempt;
     record.job.progress = point.progress;
-    const int64_t tokens = std::max<int64_t>(0, point.trained_tokens - record.trained_tokens);
-    record.trained_tokens += tokens;
-    OnCommit([this, tokens, seconds = point.step_seconds] {
+    const int64_t tokens = std::max<int64_t>(0, point.trained_tokens - record.job.trained_tokens);
+    record.job.trained_tokens += tokens;
+    OnCommit([this, tokens, seconds = again ? 0 : point.step_seconds] {
       stats_.training_tokens_total += static_cast<uint64_t>(tokens);
       if (seconds > 0) stats_.step_seconds.Add(seconds);
     });

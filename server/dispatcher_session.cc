@@ -33,9 +33,12 @@ absl::Status TooMany(const char* what, size_t count, int most) {
 absl::Status DispatcherCore::CheckWorker(const SessionInput& input) const {
   const Worker& worker = input.worker;
   const bool plain =
-      !worker.id.empty() && worker.id.size() <= 128 &&
+      !worker.id.empty() && static_cast<int>(worker.id.size()) <= limits::kMaxWorkerIdBytes &&
       std::all_of(worker.id.begin(), worker.id.end(), [](unsigned char c) { return c > 0x20 && c < 0x7f; });
-  if (!plain) return InvalidField("worker_id", "must be 1 to 128 printable characters without spaces");
+  if (!plain) {
+    return InvalidField("worker_id", "must be 1 to " + std::to_string(limits::kMaxWorkerIdBytes) +
+                                         " printable characters without spaces");
+  }
   if (input.protocol_version < kWorkerProtocolVersion - 1 || input.protocol_version < 1) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "WORKER_TOO_OLD",
                      "worker " + worker.id + " speaks protocol " + std::to_string(input.protocol_version) +

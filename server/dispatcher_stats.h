@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +32,9 @@ struct WorkerStats {
   int64_t host_bytes_total = 0;
   int64_t host_bytes_reserved = 0;
   int64_t host_bytes_used = 0;  // the last measured peaks of what runs
+  // Of its training attempts that were measured: peak over planned bytes, minus 1, by kind of memory.
+  std::optional<double> host_estimate_error_ratio;
+  std::optional<double> device_estimate_error_ratio;
   int cpu_threads_total = 0;
   int cpu_threads_reserved = 0;
   struct Device {
@@ -68,9 +72,8 @@ struct DispatcherStats {
   Histogram commit_seconds;
   Histogram step_seconds;
   Histogram checkpoint_interval_seconds;  // between commits of one attempt
-  // Measured host peak / planned - 1 of attempts of kind TRAIN that ended.
-  Histogram estimate_error_ratio;  // of its absolute value
-  double last_estimate_error_ratio = 0;
+  // Measured peak / planned - 1, of host and of device memory, of attempts of kind TRAIN that ended.
+  Histogram estimate_error_ratio;         // of its absolute value
   uint64_t estimates_exceeded_total = 0;  // measured above planned
   std::vector<WorkerStats> workers;
 };

@@ -12,6 +12,17 @@ namespace {
 
 constexpr int64_t kHourMicros = int64_t{3600} * 1'000'000;
 
+// Of the attempts that were measured at all.
+struct Measured {
+  int64_t bytes_peak = 0;
+  int64_t bytes_planned = 0;
+  void Add(int64_t peak, int64_t planned) {
+    if (peak <= 0 || planned <= 0) return;
+    bytes_peak += peak;
+    bytes_planned += planned;
+  }
+};
+
 Worker ViewOf(const WorkerRecord& record) {
   Worker worker = *record.worker;
   worker.online = record.online;
@@ -54,7 +65,7 @@ absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
     const int64_t now = clock_->WallMicros();
     for (const BlobRef& blob : blobs) {
       // On this thread, which also deletes collected blobs: a row never outlives its file.
-      LH_ASSIGN_OR_RETURN(const bool present, blobs_->Present(blob));
+      LH_ASSIGN_OR_RETURN(const bool present, BlobStays(blob));
       if (!present) {
         return MakeError(absl::StatusCode::kUnavailable, "BLOB_GONE",
                          "blob " + blob.sha256 + " was collected in this moment: upload it again");
@@ -63,6 +74,11 @@ absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
     }
     return absl::OkStatus();
   });
+}
+
+absl::StatusOr<bool> DispatcherCore::BlobStays(const BlobRef& blob) const {
+  if (batch_dropped_.contains(blob.sha256)) return false;
+  return blobs_->Present(blob);
 }
 
 absl::StatusOr<int> DispatcherCore::CollectBlobs() {
@@ -83,6 +99,7 @@ absl::StatusOr<int> DispatcherCore::CollectBlobs() {
       return absl::OkStatus();
     }));
     const int count = static_cast<int>(dropped.size());
+    for (const BlobRef& blob : dropped) batch_dropped_.insert(blob.sha256);
     // A file that cannot be deleted now is found again by its folder's next turn.
     OnCommit([this, gone = std::move(dropped)] {
       for (const BlobRef& blob : gone) {
@@ -143,6 +160,11 @@ std::map<std::string, int> DispatcherCore::Positions() const {
   return positions;
 }
 
+std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned) {
+  if (bytes_peak <= 0 || bytes_planned <= 0) return std::nullopt;
+  return static_cast<double>(bytes_peak) / static_cast<double>(bytes_planned) - 1;
+}
+
 DispatcherStats DispatcherCore::Stats() const {
   DispatcherStats stats = stats_;
   stats.jobs_by_state.fill(0);
@@ -167,16 +189,24 @@ DispatcherStats DispatcherCore::Stats() const {
     for (const DeviceEntry& device : worker.devices) {
       entry.devices.push_back({device.id, device.facts.device_class, device.facts.device_bytes, 0, 0});
     }
+    Measured host;
+    Measured device_memory;
     for (const auto& [key, hold] : record.holds) {
       entry.host_bytes_reserved += hold.host_bytes;
       entry.host_bytes_used += hold.host_bytes_peak;
       entry.cpu_threads_reserved += hold.cpu_threads;
+      if (hold.kind == AttemptKind::kTrain) {
+        host.Add(hold.host_bytes_peak, hold.host_bytes);
+        device_memory.Add(hold.device_bytes_peak, hold.device_bytes);
+      }
       for (WorkerStats::Device& device : entry.devices) {
         if (device.device_id != hold.device_id) continue;
         device.bytes_reserved += hold.device_bytes;
         device.bytes_used += hold.device_bytes_peak;
       }
     }
+    entry.host_estimate_error_ratio = ErrorRatio(host.bytes_peak, host.bytes_planned);
+    entry.device_estimate_error_ratio = ErrorRatio(device_memory.bytes_peak, device_memory.bytes_planned);
     stats.workers.push_back(std::move(entry));
   }
   return stats;

@@ -9,17 +9,11 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/net_address.h"
 #include "base/unique_fd.h"
 
 namespace longhaul::server {
 namespace {
-
-// By number, not by name: "127.example.org" is somebody else's.
-bool IsLoopback(const std::string& host) {
-  if (host == "localhost" || host == "::1") return true;
-  in_addr v4{};
-  return ::inet_pton(AF_INET, host.c_str(), &v4) == 1 && (ntohl(v4.s_addr) >> 24) == 127;
-}
 
 // The errno of binding there, 0 where it works.
 int TryBind(const ListenAddress& address) {
@@ -62,7 +56,7 @@ absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const 
   } else if (address.host.find(':') != std::string::npos) {
     return bad;
   }
-  if (!IsLoopback(address.host)) {
+  if (!IsLoopbackHost(address.host)) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "TLS_REQUIRED",
                      flag + " " + text +
                          " is not a loopback address, and this build serves no TLS: plaintext that other "

@@ -16,8 +16,18 @@ namespace {
 constexpr char kCompleteSuffix[] = ".complete";
 
 bool PlainName(const std::string& name) {
-  return !name.empty() && name.size() <= 128 &&
+  return !name.empty() && static_cast<int>(name.size()) <= limits::kMaxJobIdBytes &&
          std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) || c == '-' || c == '_'; });
+}
+
+// Ends a log that has reached its limit, which then has exactly kMaxStoredLogBytes.
+constexpr std::string_view kCutLine = "\n[the rest of this log is not kept: it has reached its limit]\n";
+
+// What of `data` a log of `size` bytes takes.
+std::string Kept(std::string_view data, int64_t size) {
+  const int64_t room = std::max<int64_t>(0, limits::kMaxStoredLogBytes - static_cast<int64_t>(kCutLine.size()) - size);
+  if (static_cast<int64_t>(data.size()) <= room) return std::string(data);
+  return std::string(data.substr(0, static_cast<size_t>(room))) + std::string(kCutLine);
 }
 
 std::string FolderOf(const std::string& path) { return path.substr(0, path.rfind('/')); }
@@ -47,34 +57,23 @@ absl::StatusOr<int64_t> LogStore::Append(const std::string& job_id, int attempt,
   LH_RETURN_IF_ERROR(CreateDirs(FolderOf(path)));
   LH_ASSIGN_OR_RETURN(AppendFile file, AppendFile::Open(path));
   const int64_t size = file.size();
-  if (offset < 0 || offset > size) {
+  // A full log takes everything that comes and keeps none of it: its agent has to come to the end.
+  if (offset < 0 || (offset > size && size < limits::kMaxStoredLogBytes)) {
     return MakeError(absl::StatusCode::kOutOfRange, "LOG_GAP",
                      "log data at offset " + std::to_string(offset) + " of " + job_id + ", whose log has " +
                          std::to_string(size) + " bytes: continue from there");
   }
-  data.remove_prefix(std::min<size_t>(data.size(), static_cast<size_t>(size - offset)));
-  if (size + static_cast<int64_t>(data.size()) > limits::kMaxStoredLogBytes) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "LOG_FULL",
-                     "the log of " + job_id + " has reached " + std::to_string(limits::kMaxStoredLogBytes) +
-                         " bytes, the most that is kept");
-  }
-  if (!data.empty()) {
+  const int64_t end = offset + static_cast<int64_t>(data.size());
+  data.remove_prefix(std::min<size_t>(data.size(), static_cast<size_t>(std::max<int64_t>(0, size - offset))));
+  if (!data.empty() && size < limits::kMaxStoredLogBytes) {
     LH_RETURN_IF_ERROR(Failpoint("log_append"));
-    LH_RETURN_IF_ERROR(file.Append(data));
+    LH_RETURN_IF_ERROR(file.Append(Kept(data, size)));
   }
   if (complete) {
     LH_RETURN_IF_ERROR(file.Sync());
     LH_RETURN_IF_ERROR(WriteFileAtomic(path + kCompleteSuffix, ""));
   }
-  return file.size();
-}
-
-absl::Status LogStore::MarkComplete(const std::string& job_id, int attempt) {
-  LH_ASSIGN_OR_RETURN(const std::string path, LogPath(job_id, attempt));
-  std::lock_guard lock(MutexOf(path));
-  if (FileExists(path + kCompleteSuffix)) return absl::OkStatus();
-  LH_RETURN_IF_ERROR(CreateDirs(FolderOf(path)));
-  return WriteFileAtomic(path + kCompleteSuffix, "");
+  return std::max(file.size(), end);
 }
 
 absl::StatusOr<LogStore::Chunk> LogStore::Read(const std::string& job_id, int attempt, int64_t offset,

@@ -1,8 +1,7 @@
 // What attempts printed: logs/<job>/<attempt>.log of the state folder, appended in order as agents ship it, and an
 // empty <attempt>.log.complete once nothing follows. Not fsynced at each append: a log is for people, and the agent
 // keeps its own until the attempt is acknowledged. Job ids are checked to be plain names. Thread-safe. Errors:
-// OUT_OF_RANGE LOG_GAP names the size to continue from; RESOURCE_EXHAUSTED LOG_FULL past limits::kMaxStoredLogBytes,
-// DISK_FULL; INVALID_ARGUMENT for a bad name.
+// OUT_OF_RANGE LOG_GAP names the size to continue from; RESOURCE_EXHAUSTED DISK_FULL; INVALID_ARGUMENT for a bad name.
 #pragma once
 
 #include <array>
@@ -26,10 +25,11 @@ class LogStore {
 
   static absl::StatusOr<std::unique_ptr<LogStore>> Open(const std::string& state_dir);
 
-  // Appends what of `data` at `offset` is not there yet; repeated calls change nothing. Returns the log's size.
+  // Appends what of `data` at `offset` is not there yet; repeated calls change nothing. Returns the offset to continue
+  // from: the log's size, or, where it has come to limits::kMaxStoredLogBytes and ends with a line that says so, the
+  // end of `data`, of which nothing more is kept.
   absl::StatusOr<int64_t> Append(const std::string& job_id, int attempt, int64_t offset, std::string_view data,
                                  bool complete);
-  absl::Status MarkComplete(const std::string& job_id, int attempt);
   // Up to `most_bytes` at `offset`; empty at or past the end, and where nothing was written yet.
   absl::StatusOr<Chunk> Read(const std::string& job_id, int attempt, int64_t offset, int64_t most_bytes);
   absl::Status Delete(const std::string& job_id);

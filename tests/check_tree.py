@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Checks of the source tree that no compiler makes: the include table of ARCHITECTURE.md, file lengths, unfinished words.
+"""Checks of the source tree that no compiler makes: the include table of ARCHITECTURE.md, tests that are not built, file
+lengths, unfinished words.
 
 Prints one line a violation and exits 1 if there is any.
 """
@@ -34,6 +35,18 @@ LIBRARIES = [
     (re.compile(r"^(cuda|cublas|cudnn|nvml|curand)"), "cuda"),
     (re.compile(r"^(gtest|gmock|benchmark)/"), "gtest"),
 ]
+
+
+# Headers of POSIX and Linux, beside the C++ standard library's, whose names have neither slash nor dot.
+SYSTEM = set("""
+arpa/inet.h dirent.h dlfcn.h fcntl.h immintrin.h limits.h malloc.h netinet/in.h nmmintrin.h poll.h pthread.h pwd.h
+sched.h signal.h spawn.h string.h sys/epoll.h sys/eventfd.h sys/file.h sys/inotify.h sys/ioctl.h sys/mman.h
+sys/prctl.h sys/random.h sys/resource.h sys/signalfd.h sys/socket.h sys/stat.h sys/statvfs.h sys/syscall.h
+sys/types.h sys/uio.h sys/un.h sys/wait.h termios.h time.h unistd.h""".split())
+
+
+def is_system(name):
+    return name in SYSTEM or re.fullmatch(r"[a-z_0-9]+", name) is not None
 
 
 def tracked():
@@ -85,10 +98,25 @@ def check_includes(files, problems):
             target = next((lib for pattern, lib in LIBRARIES if pattern.match(name)), None)
             if target is None:
                 target = next((f for f in folders if name == f or name.startswith(f + "/")), None)
-            if target is None or target == row:
-                continue  # the standard library, the operating system, or its own folder
+            if target == row or is_system(name):
+                continue
+            if target is None:
+                problems.append(f"{path}:{number}: includes {name}, which is of no folder and no library of the table")
+                continue
             if not any(target == a or target.startswith(a + "/") for a in rows[row]):
                 problems.append(f"{path}:{number}: {row} may not include {name} ({target})")
+
+
+def check_built(files, problems):
+    """A test that no CMakeLists.txt names is never run."""
+    for path in files:
+        if not path.startswith("tests/") or not path.endswith("_test.cc"):
+            continue
+        file = pathlib.Path(path)
+        lists = ROOT / file.parent / "CMakeLists.txt"
+        words = re.split(r"[\s()]+", lists.read_text()) if lists.is_file() else []
+        if file.name not in words:
+            problems.append(f"{path}: {file.parent}/CMakeLists.txt does not name it: it is never built")
 
 
 def check_texts(files, problems):
@@ -111,6 +139,7 @@ def main():
     files = tracked()
     problems = []
     check_includes(files, problems)
+    check_built(files, problems)
     check_texts(files, problems)
     print("\n".join(problems) or f"{len(files)} files: includes, lengths and texts are in order")
     return 1 if problems else 0

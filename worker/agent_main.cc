@@ -91,6 +91,10 @@ absl::Status CheckAddress(const std::string& address) {
 }
 
 absl::Status Run(const Flags& flags) {
+  Mailbox mailbox;
+  std::atomic<bool> drain = false;
+  std::atomic<bool> stop = false;
+  const SignalThread signals(&mailbox, &drain, &stop);
   LH_RETURN_IF_ERROR(CheckAddress(flags.scheduler));
   LH_RETURN_IF_ERROR(CreateDirs(flags.state_dir));
   const auto lock = FileLock::Acquire(JoinPath(flags.state_dir, "lock"));
@@ -112,19 +116,20 @@ absl::Status Run(const Flags& flags) {
   if (!flags.host_bytes.empty()) {
     LH_ASSIGN_OR_RETURN(wanted.host_bytes, ParseBytes(flags.host_bytes));
   }
-  LH_ASSIGN_OR_RETURN(Inventory inventory, TakeInventory(wanted, LogLine));
+  // Before there is an agent there is nothing to drain: a signal ends it, however long the reading of a model takes.
+  auto taken = TakeInventory(wanted, LogLine, [&drain] { return drain.load(); });
+  if (absl::IsCancelled(taken.status())) return absl::OkStatus();
+  LH_ASSIGN_OR_RETURN(Inventory inventory, std::move(taken));
   if (inventory.proto.models_size() == 0) LogLine("no models under --models; this worker gets no jobs");
   for (const v1::Model& model : inventory.proto.models()) {
     LogLine("model " + model.name() + " (" + model.storage() + ", " + FormatBytes(model.size_bytes()) + ")");
   }
+  LogLine("offers " + FormatBytes(inventory.proto.host_bytes_total()) + " of RAM and " +
+          std::to_string(inventory.proto.cpu_threads_total()) + " CPU threads");
   options.inventory = std::move(inventory.proto);
   options.model_paths = std::move(inventory.model_paths);
 
   const RealClock clock;
-  Mailbox mailbox;
-  std::atomic<bool> drain = false;
-  std::atomic<bool> stop = false;
-  const SignalThread signals(&mailbox, &drain, &stop);
   GrpcSchedulerClient client(flags.scheduler);
   TaskPool transfers(limits::kMaxTransferThreads);
   TaskPool logs(1);
@@ -147,7 +152,8 @@ int Main(int argc, char** argv) {
   app.add_option("--state-dir", flags.state_dir, "Folder of the attempts; survives restarts")->required();
   app.add_option("--models", flags.models, "A folder of models (.gguf files, Hugging Face folders), or one model");
   app.add_option("--worker-id", flags.worker_id, "Stable name of this worker; by default made once and kept");
-  app.add_option("--host-bytes", flags.host_bytes, "RAM that attempts may use (\"8GiB\"); by default all but 1 GiB");
+  app.add_option("--host-bytes", flags.host_bytes,
+                 "RAM that attempts may use (\"8GiB\"); by default what is free, less 1 GiB");
   app.add_option("--cpu-threads", flags.cpu_threads, "Threads that attempts may use; by default all");
   app.add_option("--drain-seconds", flags.drain_seconds, "How long SIGTERM waits for checkpoints")
       ->capture_default_str();

@@ -12,9 +12,9 @@
 #include "base/format.h"
 #include "base/process.h"
 #include "base/status_macros.h"
+#include "wire/job_file.h"
 #include "worker/attempt/attempt_dir.h"
 #include "worker/attempt/exit_codes.h"
-#include "worker/job_yaml.h"
 #include "worker/trainer/events.h"
 #include "worker/trainer/local_job.h"
 #include "worker/trainer/run_attempt.h"
@@ -84,6 +84,13 @@ int RunAttemptDir(const Flags& flags, AttemptContext context) {
   return RunInDir(std::move(context));
 }
 
+// What only a scheduler uses of a job file (labels, suffix, retry) is read and ignored.
+absl::StatusOr<v1::JobSpec> ReadJobSpec(const std::string& path) {
+  LH_ASSIGN_OR_RETURN(const YAML::Node root, wire::ReadJobFile(path));
+  LH_ASSIGN_OR_RETURN(const v1::CreateFineTuneJobRequest request, wire::JobRequestFromYaml(root, path));
+  return request.spec();
+}
+
 int RunLocal(const Flags& flags, AttemptContext context) {
   LocalJobOptions options = flags.local;
   if (!flags.host_bytes.empty()) {
@@ -92,7 +99,7 @@ int RunLocal(const Flags& flags, AttemptContext context) {
     options.host_bytes = *bytes;
   }
   if (!flags.job_file.empty()) {
-    auto spec = ReadJobYaml(flags.job_file);
+    auto spec = ReadJobSpec(flags.job_file);
     if (!spec.ok()) return Complain(spec.status(), attempt::kExitUsage);
     options.spec = *std::move(spec);
   }

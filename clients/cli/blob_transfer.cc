@@ -17,7 +17,7 @@ namespace longhaul::cli {
 namespace {
 
 constexpr int64_t kFirstBackoffMs = 200;
-constexpr int64_t kMaxTransferMs = int64_t{24} * 3600 * 1000;
+constexpr int64_t kBusyPollMs = 500;
 
 absl::Status LocalFileError(const absl::Status& status) {
   return MakeError(status.code(), "LOCAL_FILE", std::string(status.message()));
@@ -35,9 +35,10 @@ absl::Status WithRetries(Client& client, const std::function<absl::Status()>& at
   int64_t backoff_ms = kFirstBackoffMs;
   for (int tries = 1;; ++tries) {
     const absl::Status status = attempt();
-    if (!IsConnectionError(status) || tries == kTransferTries) return status;
-    *client.env().err << "connection lost, continuing in " << FormatDuration(static_cast<double>(backoff_ms) / 1000)
-                      << "\n";
+    if (!IsConnectionError(status) || ErrorReason(status) == "BLOB_BUSY" || tries == kTransferTries) return status;
+    const std::string why =
+        ErrorReason(status).empty() ? "connection lost, continuing" : std::string(status.message()) + "; again";
+    *client.env().err << why << " in " << FormatDuration(static_cast<double>(backoff_ms) / 1000) << "\n";
     if (client.env().stop->WaitForMillis(backoff_ms)) return client.Error(grpc::Status::CANCELLED);
     backoff_ms *= 2;
   }
@@ -80,7 +81,7 @@ absl::Status SendFrom(Client& client, const std::string& path, const v1::BlobNam
   std::ifstream file(path, std::ios::binary);
   file.seekg(offset);
   grpc::ClientContext context;
-  client.SetDeadline(context, kMaxTransferMs);
+  client.SetDeadline(context, limits::kMaxTransferMs);
   StopSignal::Scope scope(*client.env().stop, [&context] { context.TryCancel(); });
   v1::WriteBlobResponse response;
   const auto writer = client.blobs().Write(&context, &response);
@@ -115,7 +116,8 @@ absl::Status SendFrom(Client& client, const std::string& path, const v1::BlobNam
 
 bool IsPlainName(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
-         name.find('\\') == std::string::npos && name.find('\0') == std::string::npos && name.size() <= 255;
+         name.find('\\') == std::string::npos && name.find('\0') == std::string::npos &&
+         static_cast<int>(name.size()) <= limits::kMaxArtifactNameBytes;
 }
 
 absl::Status ReceiveInto(Client& client, const v1::BlobFile& file, const std::string& partial) {
@@ -131,7 +133,7 @@ absl::Status ReceiveInto(Client& client, const v1::BlobFile& file, const std::st
     *request.mutable_blob() = NameOf(file.sha256(), file.size_bytes());
     request.set_offset(offset);
     grpc::ClientContext context;
-    client.SetDeadline(context, kMaxTransferMs);
+    client.SetDeadline(context, limits::kMaxTransferMs);
     StopSignal::Scope scope(*client.env().stop, [&context] { context.TryCancel(); });
     const auto reader = client.blobs().Read(&context, request);
     TransferLine line(client.env(), "downloading " + file.path(), file.size_bytes());
@@ -173,19 +175,45 @@ absl::Status DescribeDataset(const std::string& path, v1::Dataset* dataset) {
   return absl::OkStatus();
 }
 
+namespace {
+
+// One upload, from where an earlier one got to.
+absl::Status Upload(Client& client, const std::string& path, const v1::BlobName& name) {
+  for (bool again = false;; again = true) {
+    v1::QueryWriteStatusRequest query;
+    *query.mutable_blob() = name;
+    LH_ASSIGN_OR_RETURN(const v1::QueryWriteStatusResponse there,
+                        client.Call(client.blobs(), &v1::BlobService::Stub::QueryWriteStatus, query));
+    if (there.complete()) return absl::OkStatus();
+    const int64_t committed = there.committed_bytes();
+    const int64_t offset = committed < 0 || committed > name.size_bytes() ? 0 : committed;
+    const absl::Status sent = SendFrom(client, path, name, offset);
+    // What an earlier upload left may be damaged; the scheduler has dropped it by now. Once from the start, then it is
+    // the file's fault.
+    if (ErrorReason(sent) != "BLOB_HASH_MISMATCH" || offset == 0 || again) return sent;
+  }
+}
+
+// Somebody else uploads the same data: theirs is as good as ours, and ours goes on where theirs breaks off.
+absl::Status WaitWhileBusy(Client& client, const std::string& path, const v1::BlobName& name) {
+  for (int64_t waited_ms = 0;; waited_ms += kBusyPollMs) {
+    const absl::Status status = WithRetries(client, [&]() -> absl::Status {
+      LH_ASSIGN_OR_RETURN(const bool missing, IsMissing(client, name));
+      return missing ? Upload(client, path, name) : absl::OkStatus();
+    });
+    if (ErrorReason(status) != "BLOB_BUSY" || waited_ms >= limits::kMaxTransferMs) return status;
+    if (waited_ms == 0) *client.env().err << "another upload of the same data is under way; waiting for it\n";
+    if (client.env().stop->WaitForMillis(kBusyPollMs)) return client.Error(grpc::Status::CANCELLED);
+  }
+}
+
+}  // namespace
+
 absl::Status UploadDataset(Client& client, const std::string& path, const v1::Dataset& dataset) {
   const v1::BlobName name = NameOf(dataset.sha256(), dataset.size_bytes());
   LH_ASSIGN_OR_RETURN(const bool missing, IsMissing(client, name));
   if (!missing) return absl::OkStatus();
-  LH_RETURN_IF_ERROR(WithRetries(client, [&]() -> absl::Status {
-    v1::QueryWriteStatusRequest query;
-    *query.mutable_blob() = name;
-    LH_ASSIGN_OR_RETURN(const v1::QueryWriteStatusResponse status,
-                        client.Call(client.blobs(), &v1::BlobService::Stub::QueryWriteStatus, query));
-    if (status.complete()) return absl::OkStatus();
-    const int64_t offset = status.committed_bytes();
-    return SendFrom(client, path, name, offset < 0 || offset > name.size_bytes() ? 0 : offset);
-  }));
+  LH_RETURN_IF_ERROR(WaitWhileBusy(client, path, name));
   *client.env().err << "uploaded " << dataset.file_name() << " (" << FormatBytes(dataset.size_bytes()) << ")\n";
   return absl::OkStatus();
 }

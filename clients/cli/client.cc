@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/net_address.h"
 #include "base/status_macros.h"
 
 namespace longhaul::cli {
@@ -16,6 +17,8 @@ constexpr int kCandidatesShown = 10;
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
+  // gRPC would ask the http_proxy of the environment for this very machine, too.
+  if (IsLoopbackTarget(address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // A restarted scheduler is found again within a second, not after gRPC's two minutes.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   // Despite its name the time that one connection attempt gets: a loaded machine may need seconds to answer.

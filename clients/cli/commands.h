@@ -41,7 +41,4 @@ void AddWorkerCommands(CLI::App& app, Context& context);  // workers drain undra
 void AddToolCommands(CLI::App& app, Context& context);    // data preview, chat
 void AddVersionCommand(CLI::App& app, Context& context);
 
-// Watches with a FollowView on env.err and prints the outcome there. Ctrl-C detaches with a word on how to come back.
-absl::StatusOr<ExitCode> FollowJob(Context& context, const std::string& id);
-
 }  // namespace longhaul::cli

@@ -7,9 +7,9 @@
 #include "base/status_macros.h"
 #include "clients/cli/blob_transfer.h"
 #include "clients/cli/commands.h"
-#include "clients/cli/job_file.h"
 #include "clients/cli/job_flags.h"
 #include "model/model_shape.h"
+#include "wire/job_file.h"
 #include "wire/job_spec.h"
 #include "wire/model_values.h"
 
@@ -25,11 +25,11 @@ struct EstimateOptions {
 absl::StatusOr<v1::EstimateFineTuneJobRequest> BuildRequest(const EstimateOptions& options) {
   YAML::Node root(YAML::NodeType::Map);
   if (!options.file.empty()) {
-    LH_ASSIGN_OR_RETURN(root, ReadJobFile(options.file));
+    LH_ASSIGN_OR_RETURN(root, wire::ReadJobFile(options.file));
   }
   LH_RETURN_IF_ERROR(options.flags.Apply(root));
   LH_ASSIGN_OR_RETURN(const v1::CreateFineTuneJobRequest job,
-                      JobRequestFromYaml(root, options.file.empty() ? "command line" : options.file));
+                      wire::JobRequestFromYaml(root, options.file.empty() ? "command line" : options.file));
   v1::EstimateFineTuneJobRequest request;
   *request.mutable_spec() = job.spec();
   // An estimate reads no data, but a file that is there tells the disk it takes.

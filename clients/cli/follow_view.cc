@@ -47,13 +47,15 @@ void FollowView::OnEvent(const v1::JobEvent& event) {
 
 void FollowView::OnProgress(const v1::TrainingProgress& progress) {
   const std::pair<int32_t, int64_t> key(progress.attempt(), progress.step());
-  if (key == last_shown_) return;
+  // A step is told again where an evaluation followed it.
+  const bool evaluated = progress.has_eval_loss() && progress.eval_loss() != last_eval_loss_;
+  if (key == last_shown_ && !evaluated) return;
   last_shown_ = key;
+  if (progress.has_eval_loss()) last_eval_loss_ = progress.eval_loss();
   if (!is_terminal_) {
     // Every message has the last evaluation; a line a message says it once.
     v1::TrainingProgress line = progress;
-    if (line.has_eval_loss() && line.eval_loss() == last_eval_loss_) line.clear_eval_loss();
-    if (progress.has_eval_loss()) last_eval_loss_ = progress.eval_loss();
+    if (!evaluated) line.clear_eval_loss();
     Line(DescribeProgress(line));
     return;
   }

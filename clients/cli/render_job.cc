@@ -95,9 +95,17 @@ void PrintResult(const v1::Job& job, std::ostream& out) {
   }
 }
 
-std::string Memory(const v1::Estimate& estimate) {
-  if (estimate.device_bytes() > 0) return FormatBytes(estimate.device_bytes()) + " VRAM";
-  return estimate.host_bytes() > 0 ? FormatBytes(estimate.host_bytes()) + " RAM" : "-";
+std::string Memory(int64_t device_bytes, int64_t host_bytes) {
+  if (device_bytes > 0) return FormatBytes(device_bytes) + " VRAM";
+  return host_bytes > 0 ? FormatBytes(host_bytes) + " RAM" : "-";
+}
+std::string Memory(const v1::Estimate& estimate) { return Memory(estimate.device_bytes(), estimate.host_bytes()); }
+
+// What its last attempt was given; before one is placed, what is expected (a list does not tell that).
+std::string Memory(const v1::Job& job) {
+  const v1::Attempt& attempt = job.attempt();
+  return attempt.kind() == v1::ATTEMPT_KIND_TRAIN ? Memory(attempt.device_bytes_planned(), attempt.host_bytes_planned())
+                                                  : Memory(job.estimate());
 }
 
 std::string Parts(const google::protobuf::RepeatedPtrField<v1::MemoryPart>& parts) {
@@ -170,7 +178,7 @@ void PrintJobTable(const std::vector<v1::Job>& jobs, bool wide, const CliEnv& en
         ReasonText(job),
         stepped ? done : "-",
         stepped ? Loss(progress.loss()) : "-",
-        Memory(job.estimate()),
+        Memory(job),
         Ago(job.create_time(), *env.clock),
         stepped && !IsTerminal(job.state()) ? FormatDuration(progress.eta_seconds()) : "-",
     };

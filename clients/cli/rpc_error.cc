@@ -16,19 +16,78 @@ struct Hint {
   const char* text;
 };
 
-// What to do, by reason. A reason that is absent here gets the hint of its code.
+constexpr char kCorrect[] = "correct the value and run the command again; --help of the command lists the flags";
+constexpr char kSubmitAgain[] = "submit again: the dataset is uploaded first";
+constexpr char kAgainSoon[] = "the scheduler is there but cannot do it now: run the command again in a moment";
+constexpr char kSeeWorkers[] = "`longhaul workers` lists the workers";
+constexpr char kStoreTrouble[] = "see the scheduler's log and its state folder's disk, then run the command again";
+constexpr char kBug[] = "this is a bug: please report it with the scheduler's log";
+
+// What to do, by reason: every reason that the scheduler gives a client, and the client's own.
 constexpr Hint kHints[] = {
+    {"INVALID_FIELD", kCorrect},
+    {"INVALID_JSON", kCorrect},
+    {"INVALID_RANGE", kCorrect},
+    {"INVALID_PLAN", kBug},
+    {"INVALID_YAML", "correct the job file; `longhaul get ID -o yaml` of any job is an example"},
+    {"BAD_OPTION", kCorrect},
+    {"LIMIT_EXCEEDED", "ask for less at once"},
     {"MODEL_UNKNOWN",
      "`longhaul workers -o wide` lists the models that workers have; --model takes one of those names"},
+    {"MODEL_UNSUPPORTED", "take a model of a supported family; README.md names them"},
+    {"DEVICE_UNSUPPORTED", "take another worker: this one's device runs no such job"},
+    {"PLAN_DOES_NOT_FIT", "shorten --max-seq-len, or lower --batch-size or --rank"},
     {"EXCEEDS_EVERY_DEVICE",
      "shorten --max-seq-len, lower --batch-size or --rank, or add a larger worker; `longhaul estimate` tells what "
      "fits"},
-    {"BLOB_MISSING", "submit again: the dataset is uploaded first"},
+    {"DATASET_NOT_UPLOADED", kSubmitAgain},
+    {"BLOB_MISSING", kSubmitAgain},
+    {"BLOB_GONE", kSubmitAgain},
+    {"BLOB_NOT_FOUND", "the scheduler has no such file any more: `longhaul get ID` shows what the job has"},
+    {"BLOB_BUSY", "wait for the other upload of the same data to end, then run the command again"},
+    {"BLOB_NAME", kBug},
+    {"BLOB_OFFSET", "run the command again: it asks where to go on"},
+    {"BLOB_SIZE_MISMATCH", "the file changed while it was sent: run the command again"},
+    {"BLOB_HASH_MISMATCH", "the file changed while it was sent: run the command again"},
+    {"BLOB_TRUNCATED", "the scheduler's copy is damaged: see its disk, and restore the blob from a backup"},
+    {"TOO_MANY_TRANSFERS", kAgainSoon},
+    {"TOO_MANY_WATCHERS", "end other watches, or poll: longhaul get ID"},
+    {"TOO_MANY_JOBS", "wait for jobs to end, or cancel some: longhaul list --state queued"},
+    {"TOO_MANY_OPEN_FILES", "raise the scheduler's limit of open files (ulimit -n), then run the command again"},
+    {"OUT_OF_MEMORY", kAgainSoon},
+    {"JOB_NOT_FOUND", "`longhaul list` shows the jobs"},
+    {"ATTEMPT_NOT_FOUND", "`longhaul attempts ID` lists the job's attempts"},
+    {"WORKER_NOT_FOUND", kSeeWorkers},
+    {"ILLEGAL_TRANSITION", "`longhaul get ID` shows the job's state; a job that has ended stays as it is"},
+    {"REQUEST_ID_REUSED", "use another --request-id, or submit exactly the same job"},
+    {"EVENTS_COMPACTED", "watch without --after-sequence"},
+    {"DISK_FULL", "free disk space and try again"},
+    {"SHUTTING_DOWN", kAgainSoon},
+    {"STORE_UNAVAILABLE", kStoreTrouble},
+    {"STORE_BUSY", kAgainSoon},
+    {"STORE_IO", kStoreTrouble},
+    {"STORE_ERROR", kStoreTrouble},
+    {"STORE_CONSTRAINT", kBug},
+    {"STORE_CORRUPT", "stop the scheduler and restore its state folder from a backup"},
+    {"CORRUPT_RECORD", "stop the scheduler and restore its state folder from a backup"},
+    {"SEQUENCE_NOT_DENSE", kBug},
+    {"IO_ERROR", kStoreTrouble},
+    {"FILE_NOT_FOUND", "name a file that exists"},
+    {"PERMISSION_DENIED", "ask the scheduler's administrator for access"},
+    {"SCOPE_MISSING", "ask the scheduler's administrator for a token with that scope"},
+    {"OTHER_PROJECT", "name your own project with --project, or ask the scheduler's administrator for access"},
+    {"NO_CREDENTIALS", "ask the scheduler's administrator for access"},
+    {"INTERNAL", kBug},
     {"AMBIGUOUS_ID", "give more characters of the id"},
     {"INTERRUPTED", "run the command again"},
     {"WAIT_TIMEOUT", "wait again with a longer --timeout, or see what it does: longhaul get, longhaul watch"},
-    {"DISK_FULL", "free disk space and try again"},
+    {"LOCAL_FILE", "see that the path is right, readable, and on a disk with room"},
+    {"NO_ARTIFACT", "download once the job has SUCCEEDED: longhaul wait ID"},
+    {"BAD_FILE_NAME", kBug},
+    {"WRONG_CONTENT", "run the command again; if it stays so, the scheduler's copy is damaged: see its disk"},
 };
+
+}  // namespace
 
 std::string HintFor(const absl::Status& status) {
   const std::string reason = ErrorReason(status);
@@ -37,6 +96,7 @@ std::string HintFor(const absl::Status& status) {
   }
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
+      if (!reason.empty()) return kAgainSoon;  // the scheduler has answered
       return "start the scheduler (longhauld --state-dir DIR), or name another with --server HOST:PORT or "
              "LONGHAUL_SERVER";
     case absl::StatusCode::kDeadlineExceeded:
@@ -51,11 +111,18 @@ std::string HintFor(const absl::Status& status) {
     case absl::StatusCode::kInternal:
     case absl::StatusCode::kUnknown:
     case absl::StatusCode::kDataLoss:
-      return "this is a bug: please report it with the scheduler's log";
+      return kBug;
+    case absl::StatusCode::kNotFound:
+      return "`longhaul list` shows the jobs, `longhaul workers` the workers";
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return kCorrect;
     default:
-      return "";
+      return "`longhaul get ID` shows where the job stands";
   }
 }
+
+namespace {
 
 absl::StatusCode CodeOf(const grpc::Status& status) { return static_cast<absl::StatusCode>(status.error_code()); }
 
@@ -132,8 +199,7 @@ std::string DescribeError(const absl::Status& status) {
       text += "  " + violation.field + ": " + violation.description + "\n";
     }
   }
-  if (const std::string hint = HintFor(status); !hint.empty()) text += "  what to do: " + hint + "\n";
-  return text;
+  return text + "  what to do: " + HintFor(status) + "\n";
 }
 
 }  // namespace longhaul::cli

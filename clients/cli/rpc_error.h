@@ -21,6 +21,9 @@ bool IsConnectionError(const absl::Status& status);
 
 ExitCode ExitCodeFor(const absl::Status& status);
 
+// What to do about it, by its reason, else by its code; never empty. REQUIRES: not OK.
+std::string HintFor(const absl::Status& status);
+
 // What happened, the fields at fault, and what to do; ends with a line break.
 std::string DescribeError(const absl::Status& status);
 

@@ -7,9 +7,9 @@
 #include "clients/cli/blob_transfer.h"
 #include "clients/cli/commands.h"
 #include "clients/cli/follow_view.h"
-#include "clients/cli/job_file.h"
 #include "clients/cli/job_flags.h"
 #include "clients/cli/watch.h"
+#include "wire/job_file.h"
 #include "wire/job_spec.h"
 
 namespace longhaul::cli {
@@ -30,10 +30,10 @@ struct SubmitOptions {
 absl::StatusOr<v1::CreateFineTuneJobRequest> BuildRequest(const SubmitOptions& options) {
   YAML::Node root(YAML::NodeType::Map);
   if (!options.file.empty()) {
-    LH_ASSIGN_OR_RETURN(root, ReadJobFile(options.file));
+    LH_ASSIGN_OR_RETURN(root, wire::ReadJobFile(options.file));
   }
   LH_RETURN_IF_ERROR(options.flags.Apply(root));
-  return JobRequestFromYaml(root, options.file.empty() ? "command line" : options.file);
+  return wire::JobRequestFromYaml(root, options.file.empty() ? "command line" : options.file);
 }
 
 bool IsLocal(const v1::Dataset& dataset) { return dataset.sha256().empty() && !dataset.file_name().empty(); }
@@ -63,16 +63,23 @@ absl::StatusOr<v1::Job> Create(Context& context, const v1::CreateFineTuneJobRequ
   }
 }
 
-void PrintCreated(Context& context, const v1::Job& job, bool following) {
+// On stdout there is one message: the job as created, or, for who waits, as it ended.
+void PrintCreated(Context& context, const v1::Job& job, bool waits, bool follows) {
   if (context.structured()) {
-    PrintMessage(job, context.output, *context.env.out);
+    if (!waits && !follows) PrintMessage(job, context.output, *context.env.out);
   } else {
     *context.env.out << job.id() << "\n";
   }
   context.env.out->flush();
-  if (following || context.output == OutputFormat::kName) return;
+  if (follows || context.output == OutputFormat::kName) return;
   *context.env.err << "submitted; next: longhaul watch " << job.id() << "; longhaul get " << job.id()
                    << "; longhaul cancel " << job.id() << "\n";
+}
+
+ExitCode Ended(Context& context, const v1::Job& job) {
+  if (context.structured()) PrintMessage(job, context.output, *context.env.out);
+  PrintOutcome(job, *context.env.err);
+  return ExitCodeForState(job.state());
 }
 
 absl::StatusOr<ExitCode> Wait(Context& context, const std::string& id) {
@@ -86,8 +93,24 @@ absl::StatusOr<ExitCode> Wait(Context& context, const std::string& id) {
     return kInterrupted;
   }
   LH_RETURN_IF_ERROR(job.status());
-  PrintOutcome(*job, *context.env.err);
-  return ExitCodeForState(job->state());
+  return Ended(context, *job);
+}
+
+absl::StatusOr<ExitCode> FollowJob(Context& context, const std::string& id) {
+  WatchOptions watch;
+  watch.id = id;
+  watch.after_sequence = 0;
+  watch.known_reachable = true;
+  FollowView view(context.env, *context.env.err, context.env.err_is_terminal);
+  const auto job = WatchToEnd(context.client(), watch, view);
+  view.Clear();
+  if (!job.ok() && ErrorReason(job.status()) == "INTERRUPTED") {
+    *context.env.err << "detached; the job goes on. Come back: longhaul watch " << id << "; stop it: longhaul cancel "
+                     << id << "\n";
+    return kInterrupted;
+  }
+  LH_RETURN_IF_ERROR(job.status());
+  return Ended(context, *job);
 }
 
 absl::StatusOr<ExitCode> Submit(Context& context, const SubmitOptions& options) {
@@ -106,31 +129,13 @@ absl::StatusOr<ExitCode> Submit(Context& context, const SubmitOptions& options) 
     *context.env.err << "the job is valid and fits; nothing was stored (without --dry-run it would be)\n";
     return kOk;
   }
-  PrintCreated(context, job, options.follow);
+  PrintCreated(context, job, options.wait, options.follow);
   if (options.follow) return FollowJob(context, job.id());
   if (options.wait) return Wait(context, job.id());
   return kOk;
 }
 
 }  // namespace
-
-absl::StatusOr<ExitCode> FollowJob(Context& context, const std::string& id) {
-  WatchOptions watch;
-  watch.id = id;
-  watch.after_sequence = 0;
-  watch.known_reachable = true;
-  FollowView view(context.env, *context.env.err, context.env.err_is_terminal);
-  const auto job = WatchToEnd(context.client(), watch, view);
-  view.Clear();
-  if (!job.ok() && ErrorReason(job.status()) == "INTERRUPTED") {
-    *context.env.err << "detached; the job goes on. Come back: longhaul watch " << id << "; stop it: longhaul cancel "
-                     << id << "\n";
-    return kInterrupted;
-  }
-  LH_RETURN_IF_ERROR(job.status());
-  PrintOutcome(*job, *context.env.err);
-  return ExitCodeForState(job->state());
-}
 
 void AddSubmitCommand(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand("submit", "Submit a fine-tuning job; prints its id");

@@ -162,6 +162,7 @@ void Fields(A& a, Attempt& v) {
   a(17, v.host_bytes_peak);
   a(18, v.device_class);
   a(19, v.plan_point);
+  a(20, v.last_step);
 }
 
 template <class A>
@@ -221,6 +222,8 @@ void Fields(A& a, Job& v) {
   a(42, v.artifact_wall_micros);
   a(43, v.pinned_device_class);
   a(44, v.pinned_point);
+  a(45, v.trained_tokens);
+  a(46, v.allow_nonidentical_resume);
 }
 
 template <class A>

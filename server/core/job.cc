@@ -82,6 +82,10 @@ const char* Name(Reason reason) {
       return "INTERNAL";
     case Reason::kTrainerCrashed:
       return "TRAINER_CRASHED";
+    case Reason::kResumeNotIdentical:
+      return "RESUME_NOT_IDENTICAL";
+    case Reason::kPlanMismatch:
+      return "PLAN_MISMATCH";
   }
   return "UNKNOWN";
 }

@@ -56,6 +56,8 @@ enum class Reason {
   kDiskFull = 40,
   kInternal = 41,
   kTrainerCrashed = 42,
+  kResumeNotIdentical = 43,
+  kPlanMismatch = 44,
 };
 
 enum class PauseCause { kNone = 0, kUser = 1, kPreempt = 2, kDrain = 3 };
@@ -111,6 +113,7 @@ struct Attempt {
   int64_t host_bytes_peak = 0;
   std::string device_class;                 // kTrain
   PlanPoint plan_point = PlanPoint::kNone;  // kTrain
+  int64_t last_step = 0;                    // of its progress, as far as Job::progress tells
 };
 
 struct Checkpoint {
@@ -157,7 +160,8 @@ struct Job {
   int64_t backoff_seconds = 10;
   int64_t create_wall_micros = 0;
   int64_t deadline_wall_micros = 0;  // 0 = none
-  uint64_t create_number = 0;        // total order of creation
+  bool allow_nonidentical_resume = false;
+  uint64_t create_number = 0;  // total order of creation
 
   // Changes.
   TrainShape train_shape;   // from the spec; after validation from the data too
@@ -178,12 +182,13 @@ struct Job {
   Attempt attempt;                            // current or last; number 0 = none yet
   std::optional<Checkpoint> last_checkpoint;  // committed
   std::string progress;                       // serialised TrainingProgress, the last known
+  int64_t trained_tokens = 0;                 // the most that any progress told
   std::string data_report;                    // serialised DataReport
   std::string result;                         // serialised TrainingResult
   std::vector<NamedBlob> artifact;
   int64_t artifact_wall_micros = 0;
   // Set by the first committed checkpoint: a resume repeats the run bit for bit only under the same plan, so later
-  // attempts keep to this class and point while any worker of the class is registered. "" = free.
+  // attempts keep to this class and point unless allow_nonidentical_resume. "" = free.
   std::string pinned_device_class;
   PlanPoint pinned_point = PlanPoint::kNone;
 };
@@ -212,6 +217,7 @@ struct MetricPoint {
   // Of the same TrainingProgress, for the scheduler's own counters; 0 = not told. Not persisted.
   int64_t trained_tokens = 0;
   double step_seconds = 0;
+  int64_t wall_micros = 0;  // when the trainer told it: of two tellings of a step the later one counts
 };
 
 // ---- Workers ----

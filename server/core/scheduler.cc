@@ -152,10 +152,12 @@ class Pass {
   }
 
   void PlaceValidation(const Job& job, Action* action, Refusal* refusal) {
+    // It fetches the data and holds them tokenised, as training will.
     Demand demand;
     demand.fits = true;
-    demand.host_bytes = limits::kValidateHostBytes;
-    demand.disk_bytes = limits::kValidateDiskBytes;
+    demand.host_bytes =
+        limits::kValidateHostBytes + job.train_shape.dataset_bytes * limits::kValidateHostBytesPerDatasetByte;
+    demand.disk_bytes = limits::kValidateDiskBytes + job.train_shape.dataset_bytes;
     for (const size_t i : Candidates(job, refusal)) {
       WorkerSlot& slot = workers_[i];
       if (slot.validations >= std::max(1, slot.worker->cpu_threads_total)) {
@@ -177,16 +179,8 @@ class Pass {
     }
   }
 
-  // A class pinned by a checkpoint binds while any registered worker has it.
-  bool PinBinds(const Job& job) const {
-    if (job.pinned_device_class.empty()) return false;
-    for (const WorkerSlot& slot : workers_) {
-      for (const DeviceEntry& device : slot.worker->devices) {
-        if (device.facts.device_class == job.pinned_device_class) return true;
-      }
-    }
-    return false;
-  }
+  // On another class the trainer would refuse the checkpoint.
+  static bool PinBinds(const Job& job) { return !job.pinned_device_class.empty() && !job.allow_nonidentical_resume; }
 
   void PlaceTrain(const WaitingJob& waiting, Action* action, Refusal* refusal) {
     const Job& job = *waiting.job;
@@ -214,7 +208,7 @@ class Pass {
       if (pinned && device_class != waiting.job->pinned_device_class) {
         Keep({Reason::kNoWorker,
               "its checkpoint continues bit for bit only on device class " + waiting.job->pinned_device_class +
-                  ", which no connected worker has",
+                  ", which no connected worker has (hyperparameters.allow_nonidentical_resume permits another)",
               4},
              refusal);
         continue;

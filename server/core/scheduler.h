@@ -7,8 +7,8 @@
 // Point of the plan: a WHOLE job starts at the largest point that fits now; while another job waits
 // and the worker has CPU threads left beside it, whole is left out, so that both may run. A job with a committed
 // checkpoint keeps to the class and the point of that checkpoint. Validation attempts take no device and no CPU
-// threads, a fixed piece of host RAM (limits::kValidateHostBytes), and go to any worker with the model, at most one per
-// CPU thread of the worker.
+// threads, host RAM and disk by the size of their dataset (limits::kValidateHostBytes), and go to any worker with the
+// model, at most one per CPU thread of the worker.
 #pragma once
 
 #include <cstdint>

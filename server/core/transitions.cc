@@ -113,6 +113,7 @@ bool IsRetryable(Reason failure) {
     case Reason::kTrainerCrashed:
     case Reason::kDiskFull:
     case Reason::kInternal:
+    case Reason::kPlanMismatch:
     case Reason::kNone:
       return true;
     default:
@@ -128,6 +129,7 @@ bool UserCanFix(Reason failure) {
     case Reason::kDeadlineExceeded:
     case Reason::kExceedsEveryDevice:
     case Reason::kDiskFull:
+    case Reason::kResumeNotIdentical:
       return true;
     default:
       return false;

@@ -53,9 +53,6 @@ void AddTraining(const DispatcherStats& stats, MetricBuilder* out) {
   out->Counter("checkpoints_total", "Checkpoints committed.", static_cast<double>(stats.checkpoints_total));
   AddHistogram("checkpoint_interval_seconds", "Time between committed checkpoints of an attempt.",
                stats.checkpoint_interval_seconds, out);
-  out->Gauge("estimate_error_ratio",
-             "Measured peak of the last ended training attempt over its planned bytes, minus 1.",
-             stats.last_estimate_error_ratio);
   AddHistogram("estimate_absolute_error_ratio", "Absolute value of measured peak over planned bytes, minus 1.",
                stats.estimate_error_ratio, out);
   out->Counter("estimates_exceeded_total", "Training attempts whose measured peak was above the plan.",
@@ -87,6 +84,15 @@ void AddDevice(const WorkerStats& worker, const WorkerStats::Device& device, Met
              static_cast<double>(device.bytes_used), labels);
 }
 
+// Absent until measured: 0 would say that the estimate was exact.
+void AddEstimateError(const WorkerStats& worker, const char* memory, const std::optional<double>& ratio,
+                      MetricBuilder* out) {
+  if (!ratio.has_value()) return;
+  out->Gauge("estimate_error_ratio",
+             "Measured peak of the worker's training attempts over their planned bytes, minus 1.", *ratio,
+             {{"worker", worker.worker_id}, {"memory", memory}});
+}
+
 void AddWorkers(const DispatcherStats& stats, MetricBuilder* out) {
   for (const WorkerStats& worker : stats.workers) {
     const MetricLabels labels = {{"worker", worker.worker_id}};
@@ -104,6 +110,8 @@ void AddWorkers(const DispatcherStats& stats, MetricBuilder* out) {
     out->Gauge("cpu_threads", "CPU threads that attempts may use.", worker.cpu_threads_total, labels);
     out->Gauge("cpu_threads_reserved", "CPU threads that placed attempts have reserved.", worker.cpu_threads_reserved,
                labels);
+    AddEstimateError(worker, "host", worker.host_estimate_error_ratio, out);
+    AddEstimateError(worker, "device", worker.device_estimate_error_ratio, out);
     for (const WorkerStats::Device& device : worker.devices) AddDevice(worker, device, out);
   }
 }

@@ -190,9 +190,9 @@ absl::StatusOr<JobState> FromProto(v1::JobState state, const std::string& field)
 
 absl::StatusOr<std::vector<NamedBlob>> FromProto(const google::protobuf::RepeatedPtrField<v1::BlobFile>& files,
                                                  const std::string& field) {
-  if (files.empty() || files.size() > limits::kMaxCheckpointFiles) {
+  if (files.empty() || files.size() > limits::kMaxManifestFiles) {
     return InvalidField(field, "has " + std::to_string(files.size()) + " files; must have 1 to " +
-                                   std::to_string(limits::kMaxCheckpointFiles));
+                                   std::to_string(limits::kMaxManifestFiles));
   }
   std::vector<NamedBlob> out;
   std::set<std::string> names;

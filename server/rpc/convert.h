@@ -30,7 +30,7 @@ v1::TrainingProgress ToProto(const MetricPoint& point);
 // INVALID_ARGUMENT for a number that the enum lacks or UNSPECIFIED.
 absl::StatusOr<JobState> FromProto(v1::JobState state, const std::string& field);
 
-// One path component each, at most limits::kMaxCheckpointFiles, no name twice, hashes and sizes well-formed.
+// One path component each, at most limits::kMaxManifestFiles, no name twice, hashes and sizes well-formed.
 absl::StatusOr<std::vector<NamedBlob>> FromProto(const google::protobuf::RepeatedPtrField<v1::BlobFile>& files,
                                                  const std::string& field);
 absl::StatusOr<Checkpoint> FromProto(const v1::Checkpoint& checkpoint);

@@ -187,6 +187,7 @@ absl::StatusOr<AttemptReport> FromProto(const v1::AttemptStatus& status, const s
     point.step = progress.step();
     point.progress = progress.SerializeAsString();
     point.trained_tokens = progress.trained_tokens();
+    point.wall_micros = FromTimestamp(progress.time());
     point.step_seconds = std::isfinite(progress.step_seconds()) ? progress.step_seconds() : 0;
     out.progress.push_back(std::move(point));
   }

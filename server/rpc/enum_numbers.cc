@@ -52,8 +52,10 @@ static_assert(Same(Reason::kDeadlineExceeded, v1::DEADLINE_EXCEEDED));
 static_assert(Same(Reason::kDiskFull, v1::DISK_FULL));
 static_assert(Same(Reason::kInternal, v1::INTERNAL));
 static_assert(Same(Reason::kTrainerCrashed, v1::TRAINER_CRASHED));
+static_assert(Same(Reason::kResumeNotIdentical, v1::RESUME_NOT_IDENTICAL));
+static_assert(Same(Reason::kPlanMismatch, v1::PLAN_MISMATCH));
 
-static_assert(Same(Reason::kTrainerCrashed, v1::Reason_MAX));
+static_assert(Same(Reason::kPlanMismatch, v1::Reason_MAX));
 
 static_assert(Same(PauseCause::kNone, v1::PAUSE_CAUSE_UNSPECIFIED));
 static_assert(Same(PauseCause::kUser, v1::PAUSE_CAUSE_USER));

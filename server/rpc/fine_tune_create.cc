@@ -110,6 +110,7 @@ Job MakeJob(const RpcContext& context, const v1::CreateFineTuneJobRequest& reque
   job.device_share_bytes = resolved.resources().device_share_bytes();
   job.retry_limit = resolved.retry().limit();
   job.backoff_seconds = resolved.retry().backoff_seconds();
+  job.allow_nonidentical_resume = resolved.hyperparameters().allow_nonidentical_resume();
   if (resolved.deadline_seconds() > 0) {
     job.deadline_wall_micros = context.gate.clock()->WallMicros() + resolved.deadline_seconds() * 1'000'000;
   }

@@ -9,6 +9,7 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "longhaul/v1/fine_tune_service.grpc.pb.h"
+#include "server/core/page_token.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/fine_tune_create.h"
 #include "server/rpc/log_reactor.h"
@@ -32,7 +33,13 @@ absl::StatusOr<JobFilter> FilterOf(const Caller& caller, const v1::ListFineTuneJ
   LH_ASSIGN_OR_RETURN(filter.page_size, PageSize(request.page_size(), limits::kDefaultPageSize));
   for (int i = 0; i < request.states_size(); ++i) {
     LH_ASSIGN_OR_RETURN(JobState state, FromProto(request.states(i), "states[" + std::to_string(i) + "]"));
-    filter.states.push_back(state);
+    const bool again = std::find(filter.states.begin(), filter.states.end(), state) != filter.states.end();
+    if (!again) filter.states.push_back(state);
+  }
+  // Every number of labels is another query to prepare.
+  if (static_cast<int>(request.labels_size()) > limits::kMaxLabelsInFilter) {
+    return InvalidField("labels", "has " + std::to_string(request.labels_size()) + " entries; at most " +
+                                      std::to_string(limits::kMaxLabelsInFilter));
   }
   filter.model = request.model();
   filter.labels = {request.labels().begin(), request.labels().end()};
@@ -77,9 +84,19 @@ class FineTuneService final : public Base {
       if (!filter.ok()) return filter.status();
       absl::StatusOr<JobPage> page = context_.store->ListJobs(*filter);
       if (!page.ok()) return page.status();
+      int64_t bytes = 0;
+      uint64_t last_number = 0;
       for (const Job& job : page->jobs) {
         const int position = job.state == JobState::kQueued ? context_.dispatcher->QueuePosition(job.id) : 0;
-        *response->add_jobs() = ToProto(job, position);
+        v1::Job shown = ToProto(job, position);
+        if (shown.has_data_report()) shown.mutable_data_report()->clear_errors();  // Get tells them
+        bytes += static_cast<int64_t>(shown.ByteSizeLong());
+        if (bytes > limits::kMaxListBytes && response->jobs_size() > 0) {
+          response->set_next_page_token(MakePageToken(*filter, last_number));
+          return absl::OkStatus();
+        }
+        last_number = job.create_number;
+        *response->add_jobs() = std::move(shown);
       }
       response->set_next_page_token(page->next_page_token);
       return absl::OkStatus();

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import signal
+import struct
 import subprocess
 import sys
 import urllib.request
 
-from harness import GUARD_S, Skip, Watch, check, check_in, wait_for, write_chat
+from harness import GUARD_S, MODEL, Skip, Watch, check, check_in, wait_for, write_chat
 from cases_jobs import ENDLESS_STEPS
 
 SERIES = ["longhaul_jobs{", "longhaul_jobs_created_total", "longhaul_jobs_finished_total", "longhaul_worker_up{",
@@ -75,6 +77,76 @@ def disk_full(cluster):
         subprocess.run(["umount", mount_point], check=True)
 
 
+def failing_disk(cluster):
+    """A disk that fails under the blob store, the log and the database: an error each, nothing half done, and on."""
+    data = write_chat(cluster.path("train.jsonl"))
+
+    def restarted(failpoints):
+        if cluster.server is not None:
+            cluster.kill(cluster.server, signal.SIGTERM)
+        cluster.start_server(env={"LONGHAUL_FAILPOINTS": failpoints})
+
+    restarted("blob_append=error")
+    cluster.start_worker()
+    submit = ["submit", "--model", MODEL, "--data", data, "--steps", "4", "--max-seq-len", "128", "--rank", "4"]
+    check_in("blob_append", cluster.cli(*submit, code=3).stderr, "the upload's error")
+    check(cluster.jobs() == [], "a job was stored without its dataset")
+    # The upload comes through, the Create does not: its commit fails, and with it everything that it said.
+    restarted("dispatcher_before_commit=error")
+    error = cluster.cli(*submit, code=3).stderr
+    check_in("STORE_UNAVAILABLE", error, "the error")
+    check("start the scheduler" not in error, "a scheduler that answers is not to be started:\n" + error)
+    check(cluster.jobs() == [], "a job is there that was not acknowledged")
+    # No log can be written: a job runs to its end all the same, and its log comes once it can.
+    restarted("log_append=error")
+    wait_for("the worker's return", lambda: "ONLINE" in cluster.cli("workers").stdout)
+    job_id = cluster.submit(data, steps=4)
+    cluster.wait(job_id, 0)
+    check(cluster.cli("logs", job_id, code=0).stdout == "", "a log was written over the failpoint")
+    restarted("")
+    wait_for("the log that came late", lambda: "step 4/4" in cluster.cli("logs", job_id, code=0).stdout)
+
+
+def model_left_out(cluster):
+    """A damaged model is left out with its reason; the others are offered."""
+    models = cluster.path("models")
+    shutil.copytree(cluster.model_dir, os.path.join(models, MODEL))
+    torn = os.path.join(models, "torn")
+    shutil.copytree(cluster.model_dir, torn)
+    weights = os.path.join(torn, "model.safetensors")
+    os.truncate(weights, os.path.getsize(weights) - 1000)
+    with open(os.path.join(models, "broken.gguf"), "wb") as file:
+        file.write(b"GGUF" + struct.pack("<I", 3) + b"\xff" * 16)
+    cluster.model_dir = models
+    cluster.start_server()
+    cluster.start_worker()
+    worker = json.loads(cluster.cli("workers", "-o", "json", code=0).stdout)["workers"][0]
+    names = [model["name"] for model in worker["inventory"]["models"]]
+    check(names == [MODEL], "the worker offers %s" % names)
+    with open(cluster.path("worker.log"), encoding="utf-8") as file:
+        log = file.read()
+    for path in (torn, os.path.join(models, "broken.gguf")):
+        lines = [line for line in log.splitlines() if "model %s is left out" % path in line]
+        check(len(lines) == 1, "the log does not say why %s is left out:\n%s" % (path, log))
+    data = write_chat(cluster.path("train.jsonl"))
+    error = cluster.cli("submit", "--model", "torn", "--data", data, code=2).stderr
+    check_in("MODEL_UNKNOWN", error, "the error")
+
+
+def demo_without_its_model(cluster):
+    """The demo of a model that the worker leaves out says so and ends."""
+    broken = cluster.path("broken.gguf")
+    with open(broken, "wb") as file:
+        file.write(b"GGUF but not really")
+    data = write_chat(cluster.path("train.jsonl"))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    result = subprocess.run(["bash", os.path.join(root, "deploy", "demo.sh"), "--model", broken, "--data", data],
+                            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GUARD_S, check=False)
+    check(result.returncode == 1, "the demo exited %d:\n%s" % (result.returncode, result.stderr))
+    check_in("is left out", result.stderr, "the demo's error")
+    check_in("broken", result.stderr, "the demo's error")
+
+
 def metrics(cluster):
     """During a run /metrics has job, worker, memory, estimate-error and gRPC series, and promtool accepts it."""
     cluster.start_server()
@@ -125,4 +197,4 @@ def reflection_client(cluster):
     check(len(cluster.jobs()) == 1, "the script's refused job was stored")
 
 
-CASES = [startup_errors, disk_full, metrics, reflection_client]
+CASES = [startup_errors, disk_full, failing_disk, model_left_out, demo_without_its_model, metrics, reflection_client]

@@ -42,8 +42,8 @@ TEST_F(LogStoreTest, CompleteOnlyAtTheEnd) {
   EXPECT_TRUE(chunk->complete);
   EXPECT_TRUE(logs_->Read("ftjob-a", 2, 6, 3)->complete);
   // An attempt that wrote nothing has a complete, empty log.
-  ASSERT_TRUE(logs_->MarkComplete("ftjob-a", 3).ok());
-  ASSERT_TRUE(logs_->MarkComplete("ftjob-a", 3).ok());
+  ASSERT_TRUE(logs_->Append("ftjob-a", 3, 0, "", true).ok());
+  ASSERT_TRUE(logs_->Append("ftjob-a", 3, 0, "", true).ok());
   EXPECT_TRUE(logs_->Read("ftjob-a", 3, 0, 10)->complete);
 }
 
@@ -57,13 +57,22 @@ TEST_F(LogStoreTest, NamesNeverLeaveTheFolder) {
   EXPECT_FALSE(logs_->Append("ftjob-a", -1, 0, "x", false).ok());
 }
 
-TEST_F(LogStoreTest, FullAtItsLimit) {
+TEST_F(LogStoreTest, CutAtItsLimitWithALineThatSaysSo) {
   const std::string piece(1 << 20, 'l');
-  for (int64_t at = 0; at < limits::kMaxStoredLogBytes; at += static_cast<int64_t>(piece.size())) {
-    ASSERT_TRUE(logs_->Append("ftjob-a", 1, at, piece, false).ok());
+  const int64_t most = limits::kMaxStoredLogBytes;
+  for (int64_t at = 0; at < most; at += static_cast<int64_t>(piece.size())) {
+    ASSERT_EQ(*logs_->Append("ftjob-a", 1, at, piece, false), at + static_cast<int64_t>(piece.size()));
   }
-  EXPECT_EQ(ErrorReason(logs_->Append("ftjob-a", 1, limits::kMaxStoredLogBytes, "x", false).status()), "LOG_FULL");
-  EXPECT_EQ(*logs_->Append("ftjob-a", 1, limits::kMaxStoredLogBytes, "", true), limits::kMaxStoredLogBytes);
+  // Taken and not kept, also what begins past the limit, so that its agent comes to the end.
+  EXPECT_EQ(*logs_->Append("ftjob-a", 1, most, "more", false), most + 4);
+  EXPECT_EQ(*logs_->Append("ftjob-a", 1, most + 4, "and more", false), most + 12);
+  EXPECT_EQ(*logs_->Append("ftjob-a", 1, 0, "", false), most) << "asked by an agent that has restarted";
+  EXPECT_EQ(*logs_->Append("ftjob-a", 1, most + 12, "", true), most + 12);
+  const auto end = logs_->Read("ftjob-a", 1, most - 100, 200);
+  EXPECT_EQ(end->data.size(), 100u);
+  EXPECT_NE(end->data.find("l\n[the rest of this log is not kept"), std::string::npos);
+  EXPECT_EQ(end->data.back(), '\n');
+  EXPECT_TRUE(end->complete);
   ASSERT_TRUE(logs_->Delete("ftjob-a").ok());
   EXPECT_EQ(logs_->Read("ftjob-a", 1, 0, 10)->data, "");
   ASSERT_TRUE(logs_->Delete("ftjob-a").ok());

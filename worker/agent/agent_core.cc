@@ -18,6 +18,13 @@ namespace {
 constexpr int64_t kNanosPerMs = 1'000'000;
 constexpr int64_t kLongestWaitMs = 1'000;
 constexpr const char* kAttemptsDir = "/attempts";
+constexpr int64_t kRequestSlackBytes = 256 << 10;
+
+// What attempts may tell in a request that has this already, so that the scheduler takes the message: every attempt is
+// listed, and the last ones may have to wait for the next Sync with their news.
+int64_t RoomAfter(const google::protobuf::MessageLite& request) {
+  return limits::kMaxGrpcMessageBytes - static_cast<int64_t>(request.ByteSizeLong()) - kRequestSlackBytes;
+}
 
 std::string FolderName(const v1::AttemptKey& key) {
   return key.job_id() + "." + std::to_string(key.attempt()) + "." + std::to_string(key.lease_epoch());
@@ -54,10 +61,14 @@ absl::Status AgentCore::Recover() {
     const std::string dir = JoinPath(root, name);
     auto runner = AttemptRunner::Recover(&env_, dir);
     // No trainer was ever started without a spec, so nothing runs in a folder that lacks it.
-    if (!runner.ok()) {
-      env_.log("removing " + dir + ": " + std::string(runner.status().message()));
+    if (absl::IsNotFound(runner.status())) {
+      env_.log("removing " + dir + ", in which no attempt has begun");
       LH_RETURN_IF_ERROR(RemoveTree(dir));
       continue;
+    }
+    // One that is there and cannot be read may be of a newer build, and its trainer at work: a person has to look.
+    if (!runner.ok()) {
+      return Annotate(runner.status(), "attempt folder " + dir + " cannot be read (move it away to go on without it)");
     }
     attempts_[name] = *std::move(runner);
   }
@@ -113,10 +124,11 @@ void AgentCore::FillOpen(v1::OpenSessionRequest* request) {
   request->set_build(options_.build);
   request->set_plan_version(kPlanVersion);
   *request->mutable_inventory() = options_.inventory;
+  int64_t room_bytes = RoomAfter(*request);
   for (const auto& [name, runner] : attempts_) {
     // What the session's Syncs will tell in full; here it matters which attempts there are.
     ReportMark mark;
-    *request->add_attempts() = runner->Status(&mark);
+    *request->add_attempts() = runner->Status(&room_bytes, &mark);
   }
 }
 
@@ -130,7 +142,8 @@ void AgentCore::OnOpened(const v1::OpenSessionResponse& response) {
 void AgentCore::FillSync(v1::SyncRequest* request) {
   std::map<std::string, ReportMark>& marks = marks_[request->sync_number()];
   marks.clear();
-  for (const auto& [name, runner] : attempts_) *request->add_attempts() = runner->Status(&marks[name]);
+  int64_t room_bytes = RoomAfter(*request);
+  for (const auto& [name, runner] : attempts_) *request->add_attempts() = runner->Status(&room_bytes, &marks[name]);
   request->set_host_bytes_available(std::min(options_.inventory.host_bytes_total(), HostMemAvailableBytes()));
   request->set_disk_bytes_available(DiskFreeBytes(options_.state_dir).value_or(0));
 }

@@ -17,6 +17,8 @@ namespace {
 constexpr int64_t kNanosPerMs = 1'000'000;
 // A live process is looked at this often: its end without an Exit event wakes nobody.
 constexpr int64_t kLookMs = 100;
+// Who holds the folder's lock writes its pid right after it has it: this is plenty, also on a loaded machine.
+constexpr int64_t kHolderPidMs = 5'000;
 
 }  // namespace
 
@@ -85,28 +87,34 @@ void AttemptRunner::WatchProcess() {
   const bool due = now >= next_look_nanos_;
   if (!due && !exit_.has_value()) return;
   next_look_nanos_ = now + kLookMs * kNanosPerMs;
+  if (seek_holder_until_nanos_ != 0) return SeekLockHolder();
   const int64_t peak = ProcessRssBytes(process_->pid, true);
   const ExitState state = ReapProcess(*process_);
   if (!state.exited) {
     host_bytes_peak_ = std::max(host_bytes_peak_, peak);
     return;
   }
-  if (AttachToLockHolder(state.exit_code)) return;
-  OnProcessGone(state);
+  if (state.exit_code != attempt::kExitFolderLocked) return OnProcessGone(state);
+  env_->log(key_.job_id() + ": another trainer holds the folder; looking for it");
+  seek_holder_until_nanos_ = now + kHolderPidMs * kNanosPerMs;
+  SeekLockHolder();
 }
 
-// Our trainer found another in its folder: an earlier agent had spawned it and died before it saw its pid.
-bool AttemptRunner::AttachToLockHolder(int exit_code) {
-  if (exit_code != attempt::kExitFolderLocked) return false;
+// Our trainer found another in its folder: an earlier agent had spawned it and died before it saw its pid, which the
+// other may be about to write.
+void AttemptRunner::SeekLockHolder() {
   const auto holder = dir_.ReadPid();
-  if (!holder.ok() || !ProcessAlive(*holder)) return false;
-  process_ = *holder;
-  if (stop_ != v1::STOP_MODE_UNSPECIFIED) {
-    const v1::StopMode mode = stop_;
-    stop_ = v1::STOP_MODE_UNSPECIFIED;
-    Stop(mode);
+  if (!holder.ok() || !ProcessAlive(*holder)) {
+    if (!exit_.has_value() && env_->clock->BootNanos() < seek_holder_until_nanos_) return;
+    seek_holder_until_nanos_ = 0;
+    return OnProcessGone({true, attempt::kExitFolderLocked, 0});
   }
-  return true;
+  seek_holder_until_nanos_ = 0;
+  process_ = *holder;
+  if (stop_ == v1::STOP_MODE_UNSPECIFIED) return;
+  const v1::StopMode mode = stop_;
+  stop_ = v1::STOP_MODE_UNSPECIFIED;
+  Stop(mode);
 }
 
 void AttemptRunner::OnProcessGone(const ExitState& state) {

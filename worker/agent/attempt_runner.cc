@@ -24,6 +24,12 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 // A lease is written again once it is extended by this much: Syncs may come twenty milliseconds apart.
 constexpr int64_t kLeaseWriteMs = 500;
 
+// Tag and length of an element of a request.
+constexpr int64_t kFieldBytes = 8;
+int64_t WireBytes(const google::protobuf::MessageLite& element) {
+  return static_cast<int64_t>(element.ByteSizeLong()) + kFieldBytes;
+}
+
 // No secrecy, only spread: the same attempt waits the same times in every run.
 uint64_t JitterKey(const v1::AttemptKey& key) { return Crc32c(key.job_id(), static_cast<uint32_t>(key.attempt())); }
 
@@ -92,6 +98,7 @@ absl::Status AttemptRunner::TakeSpec(const v1::AttemptSpec& spec) {
 // Finds the stage again from what is on disk.
 void AttemptRunner::Recovered() {
   note_ = dir_.ReadAgentNote().value_or(attempt::AgentNote());
+  log_offset_known_ = false;
   if (const auto lease = dir_.ReadLease(); lease.ok()) {
     lease_deadline_nanos_ = lease_written_nanos_ = lease->deadline_boot_nanos();
   }
@@ -243,33 +250,49 @@ void AttemptRunner::ExtendLease(int64_t deadline_boot_nanos) {
   lease_written_nanos_ = deadline_boot_nanos;
 }
 
-v1::AttemptStatus AttemptRunner::Status(ReportMark* mark) const {
+v1::AttemptPhase AttemptRunner::LivePhase() const {
+  if (held_) return v1::ATTEMPT_PHASE_HELD;
+  if (finalizing_) return v1::ATTEMPT_PHASE_FINALIZING;
+  return started_ ? v1::ATTEMPT_PHASE_RUNNING : v1::ATTEMPT_PHASE_STARTING;
+}
+
+v1::AttemptStatus AttemptRunner::Status(int64_t* room_bytes, ReportMark* mark) const {
   v1::AttemptStatus status;
   *status.mutable_key() = key_;
-  if (stage_ == Stage::kEnded) {
-    status.set_phase(v1::ATTEMPT_PHASE_ENDED);
-  } else if (held_) {
-    status.set_phase(v1::ATTEMPT_PHASE_HELD);
-  } else if (finalizing_) {
-    status.set_phase(v1::ATTEMPT_PHASE_FINALIZING);
-  } else {
-    status.set_phase(started_ ? v1::ATTEMPT_PHASE_RUNNING : v1::ATTEMPT_PHASE_STARTING);
-  }
-  const size_t points = std::min<size_t>(progress_.size(), limits::kMaxProgressPerSync);
-  for (size_t i = 0; i < points; ++i) *status.add_progress() = progress_[i];
-  const size_t lines = std::min<size_t>(warnings_.size(), limits::kMaxWarningsPerSync);
-  for (size_t i = 0; i < lines; ++i) status.add_warnings(warnings_[i]);
-  mark->progress = progress_begin_ + static_cast<int64_t>(points);
-  mark->warnings = warnings_begin_ + static_cast<int64_t>(lines);
-  if (data_report_.has_value()) *status.mutable_data_report() = *data_report_;
+  status.set_phase(LivePhase());
   status.set_host_bytes_peak(host_bytes_peak_);
   status.set_device_bytes_peak(device_bytes_peak_);
   status.set_artifact_committed(note_.artifact_committed);
-  if (stage_ == Stage::kEnded) {
-    *status.mutable_exit() = *exit_;
-    if (artifact_.has_value()) *status.mutable_result() = artifact_->result();
-    if (has_folder_) status.set_log_tail(attempt::StderrTail(dir_, limits::kFailureLogTailBytes));
+  *room_bytes -= WireBytes(status);
+  const auto takes = [room_bytes](int64_t bytes) {
+    if (bytes > *room_bytes) return false;
+    *room_bytes -= bytes;
+    return true;
+  };
+  const size_t most_points = std::min<size_t>(progress_.size(), limits::kMaxProgressPerSync);
+  size_t points = 0;
+  for (; points < most_points && takes(WireBytes(progress_[points])); ++points) {
+    *status.add_progress() = progress_[points];
   }
+  const size_t most_lines = std::min<size_t>(warnings_.size(), limits::kMaxWarningsPerSync);
+  size_t lines = 0;
+  for (; lines < most_lines && takes(static_cast<int64_t>(warnings_[lines].size()) + kFieldBytes); ++lines) {
+    status.add_warnings(warnings_[lines]);
+  }
+  mark->progress = progress_begin_ + static_cast<int64_t>(points);
+  mark->warnings = warnings_begin_ + static_cast<int64_t>(lines);
+  mark->whole = points == progress_.size() && lines == warnings_.size();
+  // The rest in one piece: what the data are like decides on the end of a validation.
+  v1::AttemptStatus rest;
+  if (data_report_.has_value()) *rest.mutable_data_report() = *data_report_;
+  if (stage_ == Stage::kEnded) {
+    rest.set_phase(v1::ATTEMPT_PHASE_ENDED);
+    *rest.mutable_exit() = *exit_;
+    if (artifact_.has_value()) *rest.mutable_result() = artifact_->result();
+    if (has_folder_) rest.set_log_tail(attempt::StderrTail(dir_, limits::kFailureLogTailBytes));
+  }
+  mark->whole = mark->whole && takes(WireBytes(rest));
+  if (mark->whole) status.MergeFrom(rest);
   return status;
 }
 
@@ -281,7 +304,7 @@ void AttemptRunner::Acknowledge(const ReportMark& mark) {
   const int64_t lines = std::clamp<int64_t>(mark.warnings - warnings_begin_, 0, static_cast<int64_t>(warnings_.size()));
   warnings_.erase(warnings_.begin(), warnings_.begin() + lines);
   warnings_begin_ += lines;
-  if (!progress_.empty() || !warnings_.empty()) env_->on_news();  // more than one Sync may carry
+  if (!mark.whole || !progress_.empty() || !warnings_.empty()) env_->on_news();  // more than one Sync may carry
 }
 
 void AttemptRunner::AcknowledgeEnd() {

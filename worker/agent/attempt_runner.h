@@ -52,6 +52,7 @@ struct AttemptEnv {
 struct ReportMark {
   int64_t progress = 0;
   int64_t warnings = 0;
+  bool whole = true;  // nothing was left out for want of room
 };
 
 class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
@@ -59,7 +60,8 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   // A new attempt. An error here is reported as its end.
   static std::shared_ptr<AttemptRunner> Start(AttemptEnv* env, const std::string& dir, const v1::StartAttempt& start,
                                               int64_t lease_deadline_nanos);
-  // One that an earlier agent left. DATA_LOSS where its spec cannot be read: nothing can be reported of it.
+  // One that an earlier agent left. NOT_FOUND where it has no spec: no trainer was started; another error where there
+  // is one that cannot be read.
   static absl::StatusOr<std::shared_ptr<AttemptRunner>> Recover(AttemptEnv* env, const std::string& dir);
   // An attempt that ends before it began, with nothing on disk.
   static std::shared_ptr<AttemptRunner> Refuse(AttemptEnv* env, const std::string& dir, const v1::AttemptKey& key,
@@ -73,7 +75,9 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   // The lease lasts until then, if that is later than before.
   void ExtendLease(int64_t deadline_boot_nanos);
 
-  v1::AttemptStatus Status(ReportMark* mark) const;
+  // What is news, as far as `room_bytes` goes, from which its size is taken. Its key and phase are told in any case;
+  // its end only once everything before it fits, too.
+  v1::AttemptStatus Status(int64_t* room_bytes, ReportMark* mark) const;
   void Acknowledge(const ReportMark& mark);  // progress and warnings up to there are with the scheduler
   void AcknowledgeEnd();                     // the end is: the folder goes
 
@@ -88,6 +92,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   AttemptRunner(AttemptEnv* env, const std::string& dir, v1::AttemptKey key);
 
   // attempt_runner.cc
+  v1::AttemptPhase LivePhase() const;
   void StartFetch();
   void OnFetched(const absl::Status& status);
   absl::Status SpawnTrainer();
@@ -101,7 +106,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   void ReadEvents();
   void Apply(const v1::TrainerEvent& event);
   void WatchProcess();
-  bool AttachToLockHolder(int exit_code);
+  void SeekLockHolder();
   void OnProcessGone(const ExitState& state);
   v1::TrainerExit ExitWithoutEvent(const ExitState& state) const;
   void EnforceDeadlines();
@@ -118,7 +123,9 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   void PruneCheckpoints();
   void DropOvertaken();
   void ShipLog();
-  void OnLogShipped(int64_t offset, int64_t bytes, bool complete, const absl::StatusOr<int64_t>& committed);
+  std::string NextLogBytes();
+  void OnLogShipped(int64_t bytes, bool complete, const absl::StatusOr<int64_t>& committed);
+  void WriteNote();
   void SettleIfDone();
   // Runs `work` on a task thread and `then` with its result here, unless we are gone by then.
   template <typename Result>
@@ -144,6 +151,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   int64_t kill_at_nanos_ = 0;  // 0 = never
   bool killed_ = false;        // by us
   int64_t next_look_nanos_ = 0;
+  int64_t seek_holder_until_nanos_ = 0;  // not 0: process_ is gone, and the one that holds the folder is looked for
   int64_t host_bytes_peak_ = 0;
   int64_t device_bytes_peak_ = 0;
 
@@ -174,7 +182,8 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   bool shipping_log_ = false;
   bool log_complete_ = false;
   int64_t log_at_nanos_ = 0;
-  int64_t log_offset_ = 0;
+  bool log_offset_known_ = true;
+  int64_t log_offset_ = 0;  // of the scheduler's log: where it goes on
   bool has_folder_ = true;
 };
 

@@ -20,6 +20,8 @@ constexpr int64_t kNanosPerMs = 1'000'000;
 // A log line is with the scheduler this long after it is written, at the latest.
 constexpr int64_t kLogEveryMs = 200;
 constexpr int64_t kLogChunkBytes = 256 << 10;
+constexpr std::string_view kLostLine =
+    "\n[a part of this log is missing: it was rotated away before it could be sent]\n";
 
 absl::Status UploadCheckpoint(SchedulerClient* client, const attempt::AttemptDir& dir, const v1::AttemptKey& key,
                               const std::string& session_id, const v1::CheckpointWritten& written,
@@ -119,9 +121,7 @@ void AttemptRunner::OnCheckpointUploaded(const v1::CheckpointWritten& written, c
   if (status.ok()) {
     backoff_.Reset();
     note_.committed_step = std::max(note_.committed_step, written.step());
-    if (const absl::Status noted = dir_.WriteAgentNote(note_); !noted.ok()) {
-      env_->log(key_.job_id() + ": " + std::string(noted.message()));
-    }
+    WriteNote();
     PruneCheckpoints();
   } else {
     warnings_.push_back(attempt::ToUtf8("the checkpoint of step " + std::to_string(written.step()) +
@@ -142,9 +142,7 @@ void AttemptRunner::OnArtifactUploaded(const absl::Status& status) {
   if (status.ok()) {
     backoff_.Reset();
     note_.artifact_committed = true;
-    if (const absl::Status noted = dir_.WriteAgentNote(note_); !noted.ok()) {
-      env_->log(key_.job_id() + ": " + std::string(noted.message()));
-    }
+    WriteNote();
   } else {
     artifact_.reset();
     exit_.emplace();
@@ -193,37 +191,58 @@ void AttemptRunner::ShipLog() {
   const int64_t now = env_->clock->BootNanos();
   if (now < log_at_nanos_) return;
   log_at_nanos_ = now + kLogEveryMs * kNanosPerMs;
-  auto chunk = attempt::ReadStderr(dir_, log_offset_, kLogChunkBytes);
-  if (!chunk.ok()) {
-    env_->log(key_.job_id() + ": its log cannot be read: " + std::string(chunk.status().message()));
-    chunk = attempt::LogChunk{log_offset_, ""};
-  }
-  const bool complete = chunk->data.empty() && stage_ == Stage::kSettling;
-  if (chunk->data.empty() && !complete) return;
+  // Where the log's end is not known, nothing is appended at its beginning: the answer tells the size.
+  const std::string data = log_offset_known_ ? NextLogBytes() : "";
+  const bool complete = log_offset_known_ && data.empty() && stage_ == Stage::kSettling;
+  if (log_offset_known_ && data.empty() && !complete) return;
   v1::AppendLogRequest request;
   request.set_session_id(env_->session_id());
   *request.mutable_key() = key_;
-  request.set_offset(chunk->offset);
-  request.set_data(chunk->data);
+  request.set_offset(log_offset_known_ ? log_offset_ : 0);
+  request.set_data(data);
   request.set_complete(complete);
-  const int64_t bytes = static_cast<int64_t>(chunk->data.size());
+  const int64_t bytes = static_cast<int64_t>(data.size());
   shipping_log_ = true;
   RunTask<absl::StatusOr<int64_t>>(
       env_->logs, [client = env_->client, request = std::move(request)] { return client->AppendLog(request); },
-      [offset = chunk->offset, bytes, complete](AttemptRunner* self, const absl::StatusOr<int64_t>& committed) {
-        self->OnLogShipped(offset, bytes, complete, committed);
+      [bytes, complete](AttemptRunner* self, const absl::StatusOr<int64_t>& committed) {
+        self->OnLogShipped(bytes, complete, committed);
       });
 }
 
-void AttemptRunner::OnLogShipped(int64_t offset, int64_t bytes, bool complete,
-                                 const absl::StatusOr<int64_t>& committed) {
+// What follows in the scheduler's log: the trainer's output, or a line in place of what was rotated away unshipped.
+std::string AttemptRunner::NextLogBytes() {
+  const int64_t at = log_offset_ + note_.log_missing_bytes;
+  auto chunk = attempt::ReadStderr(dir_, at, kLogChunkBytes);
+  if (!chunk.ok()) {
+    env_->log(key_.job_id() + ": its log cannot be read: " + std::string(chunk.status().message()));
+    return "";
+  }
+  if (chunk->offset == at) return std::move(chunk->data);
+  // Noted first: an agent that dies in between finds the same loss again, and says the same.
+  note_.log_missing_bytes = chunk->offset - log_offset_ - static_cast<int64_t>(kLostLine.size());
+  WriteNote();
+  return std::string(kLostLine);
+}
+
+void AttemptRunner::WriteNote() {
+  const absl::Status noted = dir_.WriteAgentNote(note_);
+  if (!noted.ok()) env_->log(key_.job_id() + ": " + std::string(noted.message()));
+}
+
+void AttemptRunner::OnLogShipped(int64_t bytes, bool complete, const absl::StatusOr<int64_t>& committed) {
   shipping_log_ = false;
   if (committed.ok()) {
-    // After a restart we begin at 0 and learn here what is there already.
-    log_offset_ = *committed > offset ? *committed : offset + bytes;
+    if (!log_offset_known_) log_at_nanos_ = 0;
+    log_offset_known_ = true;
+    log_offset_ = *committed;
     log_complete_ = log_complete_ || complete;
     if (bytes == kLogChunkBytes || stage_ == Stage::kSettling) log_at_nanos_ = 0;
   } else if (IsRetryable(committed.status())) {
+    RetryAt(&log_at_nanos_);
+  } else if (ErrorReason(committed.status()) == "LOG_GAP") {
+    // The scheduler has lost the end of its log, which is not synced: we have it still.
+    log_offset_known_ = false;
     RetryAt(&log_at_nanos_);
   } else {
     env_->log(key_.job_id() + ": its log is not taken any more: " + std::string(committed.status().message()));

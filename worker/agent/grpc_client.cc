@@ -9,6 +9,7 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/net_address.h"
 #include "base/status_macros.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -46,6 +47,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
+  // gRPC would ask the http_proxy of the environment for this very machine, too.
+  if (IsLoopbackTarget(address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // A scheduler that comes back should be found at once; our own backoff spreads the fleet.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kMinReconnectMs);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kMinReconnectMs);
@@ -182,20 +185,29 @@ absl::StatusOr<std::vector<v1::BlobName>> GrpcSchedulerClient::FindMissing(const
 
 absl::Status GrpcSchedulerClient::WriteBlob(const v1::BlobName& blob, const std::string& path,
                                             const CancelFlag& cancelled) {
-  v1::QueryWriteStatusResponse there;
-  {
-    Impl::Live live(impl_.get(), kUnaryDeadlineMs);
-    v1::QueryWriteStatusRequest request;
-    *request.mutable_blob() = blob;
-    LH_RETURN_IF_ERROR(FromGrpc(impl_->blobs->QueryWriteStatus(live.context(), request, &there)));
+  for (bool again = false;; again = true) {
+    v1::QueryWriteStatusResponse there;
+    {
+      Impl::Live live(impl_.get(), kUnaryDeadlineMs);
+      v1::QueryWriteStatusRequest request;
+      *request.mutable_blob() = blob;
+      LH_RETURN_IF_ERROR(FromGrpc(impl_->blobs->QueryWriteStatus(live.context(), request, &there)));
+    }
+    if (there.complete()) return absl::OkStatus();
+    const absl::Status sent = SendBlob(blob, path, there.committed_bytes(), cancelled);
+    // What an earlier upload left there may be damaged; the scheduler has dropped it by now. Once from the start, then
+    // the file is not what its name says.
+    if (ErrorReason(sent) != "BLOB_HASH_MISMATCH" || there.committed_bytes() == 0 || again) return sent;
   }
-  if (there.complete()) return absl::OkStatus();
+}
+
+absl::Status GrpcSchedulerClient::SendBlob(const v1::BlobName& blob, const std::string& path, int64_t offset,
+                                           const CancelFlag& cancelled) {
   Impl::Live live(impl_.get(), kStreamDeadlineMs);
   v1::WriteBlobResponse response;
   const auto writer = impl_->blobs->Write(live.context(), &response);
   v1::WriteBlobRequest message;
   *message.mutable_blob() = blob;
-  int64_t offset = there.committed_bytes();
   absl::Status local;
   while (true) {
     auto bytes = ReadFileRange(path, offset, std::min(limits::kBlobChunkBytes, blob.size_bytes() - offset));

@@ -33,6 +33,9 @@ class GrpcSchedulerClient final : public SchedulerClient {
                         const CancelFlag& cancelled) override;
 
  private:
+  // The bytes from `offset` on, to the end.
+  absl::Status SendBlob(const v1::BlobName& blob, const std::string& path, int64_t offset, const CancelFlag& cancelled);
+
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

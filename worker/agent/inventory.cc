@@ -17,6 +17,7 @@
 #include "model/device_facts.h"
 #include "nlohmann/json.hpp"
 #include "wire/model_values.h"
+#include "worker/agent/host_memory.h"
 #include "worker/data/tokenizer.h"
 #include "worker/formats/model_source.h"
 
@@ -24,9 +25,7 @@ namespace longhaul::agent {
 namespace {
 
 using Log = std::function<void(const std::string&)>;
-
-// For the operating system, the agent and a scheduler beside it.
-constexpr int64_t kReserveBytes = int64_t{1} << 30;
+using Cancelled = std::function<bool()>;
 
 // A small file of JSON in the state folder: forgotten where it cannot be read, for everything in it can be found again.
 class Cache {
@@ -127,7 +126,7 @@ std::string StorageOf(const formats::ModelSource& source) {
   return std::string(source.gguf() != nullptr ? "gguf:" : "safetensors:") + main;
 }
 
-absl::StatusOr<v1::Model> Describe(const std::string& path, Cache* cache, const Log& log) {
+absl::StatusOr<v1::Model> Describe(const std::string& path, Cache* cache, const Log& log, const Cancelled& cancelled) {
   LH_ASSIGN_OR_RETURN(const formats::ModelSource source, formats::ModelSource::Open(path));
   auto tokenizer = source.gguf() != nullptr ? data::Tokenizer::FromGguf(*source.gguf())
                                             : data::Tokenizer::FromHuggingFaceFolder(source.folder());
@@ -146,18 +145,20 @@ absl::StatusOr<v1::Model> Describe(const std::string& path, Cache* cache, const 
     return model;
   }
   log("reading " + path + " (" + FormatBytes(source.bytes()) + ") for its digest");
-  LH_ASSIGN_OR_RETURN(*model.mutable_digest(), source.ComputeDigest());
+  LH_ASSIGN_OR_RETURN(*model.mutable_digest(), source.ComputeDigest(cancelled));
   cache->Put(key, model.digest());
   return model;
 }
 
-absl::Status AddModels(const InventoryOptions& options, const Log& log, Inventory* inventory) {
+absl::Status AddModels(const InventoryOptions& options, const Log& log, const Cancelled& cancelled,
+                       Inventory* inventory) {
   Cache cache(JoinPath(options.state_dir, "models.json"));
   std::map<std::string, std::string> path_of_name;
   for (const std::string& dir : options.model_dirs) {
     LH_ASSIGN_OR_RETURN(const std::vector<std::string> paths, FindModels(dir));
     for (const std::string& path : paths) {
-      auto model = Describe(path, &cache, log);
+      auto model = Describe(path, &cache, log, cancelled);
+      if (absl::IsCancelled(model.status())) return model.status();
       if (!model.ok()) {
         log("model " + path + " is left out: " + std::string(model.status().message()));
         continue;
@@ -195,6 +196,17 @@ double MeasuredFlops(const InventoryOptions& options, const kernels::CpuFacts& c
   return flops;
 }
 
+// A class is what has the same plans and gives the same bits: instruction set, threads and RAM, and, as a short hash,
+// the processor and the GEMM library, whose blocking follows its caches.
+std::string CpuDeviceClass(const kernels::CpuFacts& cpu, int threads, int64_t host_bytes) {
+  constexpr int64_t kMiB = int64_t{1} << 20;
+  const bool whole_gib = host_bytes % (1024 * kMiB) == 0;
+  const std::string ram =
+      whole_gib ? std::to_string(host_bytes / (1024 * kMiB)) + "g" : std::to_string(host_bytes / kMiB) + "m";
+  return "cpu-" + cpu.isa + "-" + std::to_string(threads) + "t-" + ram + "-" +
+         Sha256Hex(cpu.model_name + "\n" + cpu.gemm_library).substr(0, 6);
+}
+
 absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* inventory) {
   const int threads_there = HostCpuThreads();
   const int threads = options.cpu_threads == 0 ? threads_there : options.cpu_threads;
@@ -203,17 +215,21 @@ absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* 
                         "is " + std::to_string(threads) + "; this machine gives 1 to " + std::to_string(threads_there));
   }
   const int64_t total = HostMemTotalBytes();
-  int64_t host_bytes = options.host_bytes;
-  if (host_bytes == 0) host_bytes = std::max(total - kReserveBytes, total / 2);
-  if (host_bytes < 0 || host_bytes > total) {
-    return InvalidField("--host-bytes", "is " + FormatBytes(host_bytes) + "; this machine has " + FormatBytes(total));
+  if (options.host_bytes < 0 || options.host_bytes > total) {
+    return InvalidField("--host-bytes",
+                        "is " + FormatBytes(options.host_bytes) + "; this machine has " + FormatBytes(total));
   }
+  // Plans are made for what the machine has, whoever uses it now; what is given out is what is there.
+  const int64_t plannable = options.host_bytes > 0 ? options.host_bytes : PlannableHostBytes(total);
+  const int64_t host_bytes = options.host_bytes > 0 ? options.host_bytes
+                                                    : OfferedHostBytes(plannable, HostMemAvailableBytes(),
+                                                                       OwnTrainersBytes(options.state_dir));
   LH_ASSIGN_OR_RETURN(const int64_t disk_bytes, DiskFreeBytes(options.state_dir));
   const kernels::CpuFacts cpu = kernels::ProbeCpu();
   DeviceFacts facts;
-  facts.device_class = "cpu-" + cpu.isa + "-" + std::to_string(threads) + "t";
+  facts.device_class = CpuDeviceClass(cpu, threads, plannable);
   facts.kind = DeviceKind::kCpu;
-  facts.host_bytes = host_bytes;
+  facts.host_bytes = plannable;
   facts.disk_bytes = disk_bytes;
   facts.cpu_threads = threads;
   facts.isa = cpu.isa;
@@ -230,13 +246,13 @@ absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* 
 
 }  // namespace
 
-absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const Log& log) {
+absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const Log& log, const Cancelled& cancelled) {
   Inventory inventory;
   inventory.proto.set_host_name(HostName());
   // What is wrong with the flags is said before anything is measured or read.
   for (const std::string& dir : options.model_dirs) LH_RETURN_IF_ERROR(FindModels(dir).status());
   LH_RETURN_IF_ERROR(AddCpu(options, log, &inventory));
-  LH_RETURN_IF_ERROR(AddModels(options, log, &inventory));
+  LH_RETURN_IF_ERROR(AddModels(options, log, cancelled, &inventory));
   return inventory;
 }
 

@@ -20,7 +20,7 @@ namespace longhaul::agent {
 struct InventoryOptions {
   std::vector<std::string> model_dirs;
   std::string state_dir;
-  int64_t host_bytes = 0;  // 0 = what the machine has, less a reserve for everything else
+  int64_t host_bytes = 0;  // 0 = what other programs leave, less a reserve (host_memory.h)
   int cpu_threads = 0;     // 0 = all that the affinity mask allows
 };
 
@@ -32,8 +32,10 @@ struct Inventory {
 // Models: every .gguf file and every folder with a config.json or a .gguf directly under a model folder, or the model
 // folder itself where it is one. The name is the file's without .gguf, or the folder's; a name that comes twice is an
 // error. One that cannot be used is told to `log` and left out.
-// INVALID_ARGUMENT where an option cannot be met, NOT_FOUND where a model folder is absent.
+// INVALID_ARGUMENT where an option cannot be met, NOT_FOUND where a model folder is absent, CANCELLED soon after
+// `cancelled` says so: a large model's digest takes minutes.
 absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options,
-                                        const std::function<void(const std::string&)>& log);
+                                        const std::function<void(const std::string&)>& log,
+                                        const std::function<bool()>& cancelled = nullptr);
 
 }  // namespace longhaul::agent

@@ -16,8 +16,10 @@ constexpr int64_t kAnswerSlackMs = 10'000;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 bool IsFatal(const absl::Status& status) {
-  return ErrorReason(status) == "WORKER_TOO_OLD" || status.code() == absl::StatusCode::kUnauthenticated ||
-         status.code() == absl::StatusCode::kPermissionDenied || status.code() == absl::StatusCode::kInvalidArgument;
+  const std::string reason = ErrorReason(status);
+  return reason == "WORKER_TOO_OLD" || reason == "WORKER_TOO_NEW" ||
+         status.code() == absl::StatusCode::kUnauthenticated || status.code() == absl::StatusCode::kPermissionDenied ||
+         status.code() == absl::StatusCode::kInvalidArgument;
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ class Session {
 
   // "" while there is none.
   const std::string& id() const { return id_; }
-  // The scheduler refuses this worker for good (WORKER_TOO_OLD, credentials); OK otherwise.
+  // The scheduler refuses this worker for good (WORKER_TOO_OLD, WORKER_TOO_NEW, credentials); OK otherwise.
   const absl::Status& fatal() const { return fatal_; }
 
  private:

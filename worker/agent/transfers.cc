@@ -83,9 +83,9 @@ absl::Status FetchInputs(SchedulerClient* client, const attempt::AttemptDir& dir
     LH_RETURN_IF_ERROR(FetchBlob(client, NameOf(spec.spec().eval_dataset()), dir.EvalDatasetPath(), cancelled));
   }
   if (!spec.has_resume_from()) return absl::OkStatus();
-  if (spec.resume_from().files_size() > limits::kMaxCheckpointFiles) {
+  if (spec.resume_from().files_size() > limits::kMaxManifestFiles) {
     return InvalidField("resume_from.files", "has " + std::to_string(spec.resume_from().files_size()) +
-                                                 " files; at most " + std::to_string(limits::kMaxCheckpointFiles));
+                                                 " files; at most " + std::to_string(limits::kMaxManifestFiles));
   }
   LH_RETURN_IF_ERROR(CreateDirs(dir.ResumeDir()));
   for (const v1::BlobFile& file : spec.resume_from().files()) {
@@ -101,9 +101,9 @@ absl::Status FetchInputs(SchedulerClient* client, const attempt::AttemptDir& dir
 absl::StatusOr<std::vector<v1::BlobFile>> UploadFiles(SchedulerClient* client, const std::string& folder,
                                                       const std::vector<std::string>& names,
                                                       const CancelFlag& cancelled) {
-  if (names.empty() || static_cast<int>(names.size()) > limits::kMaxCheckpointFiles) {
+  if (names.empty() || static_cast<int>(names.size()) > limits::kMaxManifestFiles) {
     return InvalidField("files", "has " + std::to_string(names.size()) + " files; must be 1 to " +
-                                     std::to_string(limits::kMaxCheckpointFiles));
+                                     std::to_string(limits::kMaxManifestFiles));
   }
   std::vector<v1::BlobFile> files;
   std::vector<v1::BlobName> blobs;

@@ -125,17 +125,18 @@ absl::StatusOr<ProcessId> AttemptDir::ReadPid() const {
 absl::Status AttemptDir::WriteAgentNote(const AgentNote& note) const {
   return WriteFileAtomic(AgentNotePath(), "committed_step " + std::to_string(note.committed_step) +
                                               " artifact_committed " + std::to_string(note.artifact_committed ? 1 : 0) +
-                                              "\n");
+                                              " log_missing_bytes " + std::to_string(note.log_missing_bytes) + "\n");
 }
 
 absl::StatusOr<AgentNote> AttemptDir::ReadAgentNote() const {
   LH_ASSIGN_OR_RETURN(const std::string text, ReadFile(AgentNotePath(), 256));
   AgentNote note;
   int committed = 0;
-  if (std::sscanf(text.c_str(), "committed_step %" SCNd64 " artifact_committed %d", &note.committed_step, &committed) !=
-          2 ||
+  if (std::sscanf(text.c_str(), "committed_step %" SCNd64 " artifact_committed %d log_missing_bytes %" SCNd64,
+                  &note.committed_step, &committed, &note.log_missing_bytes) != 3 ||
       note.committed_step < 0) {
-    return Unparsable(AgentNotePath(), "expected \"committed_step <n> artifact_committed <0|1>\"");
+    return Unparsable(AgentNotePath(),
+                      "expected \"committed_step <n> artifact_committed <0|1> log_missing_bytes <n>\"");
   }
   note.artifact_committed = committed != 0;
   return note;

@@ -25,6 +25,9 @@ absl::Status ValidateFileName(std::string_view name);
 struct AgentNote {
   int64_t committed_step = 0;  // of the newest committed checkpoint; 0 = none
   bool artifact_committed = false;
+  // Bytes of the trainer's output that the scheduler's log lacks before its end: stream offset = log offset + this.
+  // Below 0 where the line that says so is longer than what is missing.
+  int64_t log_missing_bytes = 0;
 };
 
 class AttemptDir {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/limits.h"
 #include "base/status_macros.h"
 
 namespace longhaul::data {
@@ -56,32 +57,52 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Create(const Tokenizer& tokenizer) {
 }
 
 absl::StatusOr<jinja::Rendered> ChatTemplate::RenderAll(const Json& messages, const Json& tools,
-                                                        bool add_generation_prompt) const {
+                                                        bool add_generation_prompt, jinja::RenderLimits* left) const {
   std::vector<std::pair<std::string, jinja::Value>> variables;
   variables.emplace_back("messages", jinja::Value::FromJson(messages));
   variables.emplace_back("tools", tools.is_array() ? jinja::Value::FromJson(tools) : jinja::Value::None());
   variables.emplace_back("documents", jinja::Value::None());
   variables.emplace_back("add_generation_prompt", jinja::Value::Bool(add_generation_prompt));
   for (const auto& [name, text] : special_tokens_) variables.emplace_back(name, jinja::Value::String(text));
-  return template_.Render(variables, {});
+  jinja::RenderOptions options;
+  options.limits.max_steps = std::min(options.limits.max_steps, left->max_steps);
+  options.limits.max_bytes = std::min(options.limits.max_bytes, left->max_bytes);
+  LH_ASSIGN_OR_RETURN(jinja::Rendered rendered, template_.Render(variables, options));
+  left->max_steps -= rendered.steps;
+  left->max_bytes -= rendered.bytes;
+  return rendered;
+}
+
+absl::StatusOr<std::string> ChatTemplate::RenderText(const Json& messages, const Json& tools,
+                                                     bool add_generation_prompt, jinja::RenderLimits* left) const {
+  LH_ASSIGN_OR_RETURN(jinja::Rendered rendered, RenderAll(messages, tools, add_generation_prompt, left));
+  return std::move(rendered.text);
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(const Json& messages, const Json& tools,
                                                  bool add_generation_prompt) const {
-  LH_ASSIGN_OR_RETURN(jinja::Rendered rendered, RenderAll(messages, tools, add_generation_prompt));
-  return std::move(rendered.text);
+  jinja::RenderLimits limits;
+  return RenderText(messages, tools, add_generation_prompt, &limits);
+}
+
+jinja::RenderLimits ChatTemplate::LineLimits() {
+  jinja::RenderLimits line;
+  line.max_steps = limits::kMaxLineRenderSteps;
+  line.max_bytes = limits::kMaxLineRenderBytes;
+  return line;
 }
 
 // The answer's place shows where renderings of two other answers part: their common start is what comes before it,
 // their common end what follows. The turn's end, which trains with the answer, is what follows it while it is the last
 // message.
 absl::StatusOr<std::pair<int64_t, int64_t>> ChatTemplate::ProbeAnswer(const std::string& full, const Json& messages,
-                                                                      const Json& tools, size_t index) const {
-  LH_ASSIGN_OR_RETURN(const std::string zero, Render(WithContent(messages, index, "0"), tools, false));
-  LH_ASSIGN_OR_RETURN(const std::string one, Render(WithContent(messages, index, "1"), tools, false));
+                                                                      const Json& tools, size_t index,
+                                                                      jinja::RenderLimits* left) const {
+  LH_ASSIGN_OR_RETURN(const std::string zero, RenderText(WithContent(messages, index, "0"), tools, false, left));
+  LH_ASSIGN_OR_RETURN(const std::string one, RenderText(WithContent(messages, index, "1"), tools, false, left));
   const Json turns = Prefix(messages, index + 1);
-  LH_ASSIGN_OR_RETURN(const std::string last_zero, Render(WithContent(turns, index, "0"), tools, false));
-  LH_ASSIGN_OR_RETURN(const std::string last_one, Render(WithContent(turns, index, "1"), tools, false));
+  LH_ASSIGN_OR_RETURN(const std::string last_zero, RenderText(WithContent(turns, index, "0"), tools, false, left));
+  LH_ASSIGN_OR_RETURN(const std::string last_one, RenderText(WithContent(turns, index, "1"), tools, false, left));
   const size_t before = CommonPrefix(zero, one), after = CommonSuffix(zero, one);
   const size_t turn_end = CommonSuffix(last_zero, last_one);
   const std::string tail = last_zero.substr(last_zero.size() - turn_end);
@@ -98,21 +119,31 @@ absl::StatusOr<std::pair<int64_t, int64_t>> ChatTemplate::ProbeAnswer(const std:
 }
 
 absl::StatusOr<std::pair<int64_t, int64_t>> ChatTemplate::FindAnswer(const std::string& full, const Json& messages,
-                                                                     const Json& tools, size_t index) const {
+                                                                     const Json& tools, size_t index,
+                                                                     jinja::RenderLimits* left) const {
   // Many templates cannot render an empty conversation, and some give it another start: the first message is probed.
   if (index > 0) {
-    const absl::StatusOr<std::string> before = Render(Prefix(messages, index), tools, true);
-    const absl::StatusOr<std::string> through = Render(Prefix(messages, index + 1), tools, false);
+    const absl::StatusOr<std::string> before = RenderText(Prefix(messages, index), tools, true, left);
+    const absl::StatusOr<std::string> through = RenderText(Prefix(messages, index + 1), tools, false, left);
     if (before.ok() && through.ok() && StartsWith(*through, *before) && StartsWith(full, *through)) {
       return std::pair(static_cast<int64_t>(before->size()), static_cast<int64_t>(through->size()));
     }
   }
-  return ProbeAnswer(full, messages, tools, index);
+  return ProbeAnswer(full, messages, tools, index, left);
 }
 
 absl::StatusOr<RenderedChat> ChatTemplate::RenderForTraining(const Json& messages, const Json& tools,
-                                                             const std::vector<bool>& trains) const {
-  LH_ASSIGN_OR_RETURN(jinja::Rendered full, RenderAll(messages, tools, false));
+                                                             const std::vector<bool>& trains,
+                                                             const jinja::RenderLimits& limits) const {
+  jinja::RenderLimits left = limits;
+  absl::StatusOr<RenderedChat> chat = Trace(messages, tools, trains, &left);
+  if (ErrorReason(chat.status()) != "TEMPLATE_LIMIT") return chat;
+  return Annotate(chat.status(), "the conversation takes more to render than a line may: shorten or split it");
+}
+
+absl::StatusOr<RenderedChat> ChatTemplate::Trace(const Json& messages, const Json& tools,
+                                                 const std::vector<bool>& trains, jinja::RenderLimits* left) const {
+  LH_ASSIGN_OR_RETURN(jinja::Rendered full, RenderAll(messages, tools, false, left));
   std::vector<size_t> answers;
   bool all_train = true;
   for (size_t i = 0; i < messages.size(); ++i) {
@@ -134,7 +165,7 @@ absl::StatusOr<RenderedChat> ChatTemplate::RenderForTraining(const Json& message
   } else {
     for (size_t i : answers) {
       if (!trains[i]) continue;
-      LH_ASSIGN_OR_RETURN(const auto span, FindAnswer(full.text, messages, tools, i));
+      LH_ASSIGN_OR_RETURN(const auto span, FindAnswer(full.text, messages, tools, i, left));
       chat.trained.push_back(span);
     }
   }

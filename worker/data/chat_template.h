@@ -32,18 +32,29 @@ class ChatTemplate {
   absl::StatusOr<std::string> Render(const Json& messages, const Json& tools, bool add_generation_prompt) const;
 
   // trains[i]: whether message i trains; only assistant messages may. INVALID_ARGUMENT (reason TEMPLATE_UNTRACEABLE)
-  // where the place of an answer in the text cannot be followed.
+  // where the place of an answer in the text cannot be followed. RESOURCE_EXHAUSTED (TEMPLATE_LIMIT) where the whole
+  // and the renderings that find the answers take more than `limits` together.
   absl::StatusOr<RenderedChat> RenderForTraining(const Json& messages, const Json& tools,
-                                                 const std::vector<bool>& trains) const;
+                                                 const std::vector<bool>& trains,
+                                                 const jinja::RenderLimits& limits = LineLimits()) const;
+  static jinja::RenderLimits LineLimits();
 
  private:
   explicit ChatTemplate(jinja::Template parsed) : template_(std::move(parsed)) {}
-  absl::StatusOr<jinja::Rendered> RenderAll(const Json& messages, const Json& tools, bool add_generation_prompt) const;
+  // Takes what it uses from `left`.
+  absl::StatusOr<jinja::Rendered> RenderAll(const Json& messages, const Json& tools, bool add_generation_prompt,
+                                            jinja::RenderLimits* left) const;
+  absl::StatusOr<std::string> RenderText(const Json& messages, const Json& tools, bool add_generation_prompt,
+                                         jinja::RenderLimits* left) const;
+  absl::StatusOr<RenderedChat> Trace(const Json& messages, const Json& tools, const std::vector<bool>& trains,
+                                     jinja::RenderLimits* left) const;
   // Bytes of answer `index`, through its end of turn, in `full`, the whole conversation's text.
   absl::StatusOr<std::pair<int64_t, int64_t>> FindAnswer(const std::string& full, const Json& messages,
-                                                         const Json& tools, size_t index) const;
+                                                         const Json& tools, size_t index,
+                                                         jinja::RenderLimits* left) const;
   absl::StatusOr<std::pair<int64_t, int64_t>> ProbeAnswer(const std::string& full, const Json& messages,
-                                                          const Json& tools, size_t index) const;
+                                                          const Json& tools, size_t index,
+                                                          jinja::RenderLimits* left) const;
 
   jinja::Template template_;
   std::vector<std::pair<std::string, std::string>> special_tokens_;

@@ -13,8 +13,6 @@
 namespace longhaul::data {
 namespace {
 
-constexpr int64_t kMaxValuesPerLine = 1'000'000;
-
 bool Bad(LineError* error, std::string field, std::string reason) {
   error->field = std::move(field);
   error->reason = std::move(reason);
@@ -64,7 +62,8 @@ bool CheckMessage(const std::string& field, Json* message, bool* trains, LineErr
       if (!call.is_object() || !call.contains("function") || !call["function"].is_object()) continue;
       Json& function = call["function"];
       if (!function.contains("arguments") || !function["arguments"].is_string()) continue;
-      absl::StatusOr<Json> decoded = ParseJson(function["arguments"].get<std::string>(), kMaxValuesPerLine);
+      absl::StatusOr<Json> decoded =
+          ParseJson(function["arguments"].get<std::string>(), limits::kMaxDatasetLineJsonValues);
       if (decoded.ok()) function["arguments"] = *std::move(decoded);
     }
   }
@@ -144,7 +143,7 @@ bool LineReader::Read(std::string_view json_line, Line* line, LineError* error) 
                "has " + std::to_string(json_line.size()) + " bytes; the limit is " +
                    std::to_string(limits::kMaxDatasetLineBytes));
   }
-  const absl::StatusOr<Json> object = ParseJson(json_line, kMaxValuesPerLine);
+  const absl::StatusOr<Json> object = ParseJson(json_line, limits::kMaxDatasetLineJsonValues);
   if (!object.ok()) return Bad(error, "", std::string(object.status().message()));
   if (!object->is_object()) return Bad(error, "", "is " + TypeOf(*object) + "; must be an object");
   LineFormat format = FormatOf(*object);
@@ -236,6 +235,8 @@ absl::StatusOr<Dataset> LoadDataset(const std::string& path, const Tokenizer& to
     const std::string_view text = rest.substr(0, newline);
     rest.remove_prefix(newline == std::string_view::npos ? rest.size() : newline + 1);
     if (text.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+    if (options.cancelled && options.cancelled())
+      return absl::CancelledError("the reading of " + path + " was cancelled");
     LineReader::Line line;
     LineError error;
     if (!reader.Read(text, &line, &error)) {

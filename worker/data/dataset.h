@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -50,6 +51,7 @@ struct DatasetOptions {
   LineFormat format = LineFormat::kAuto;  // kAuto: told from the first good line
   int64_t max_sequence_length = 2048;     // a longer example keeps its start
   bool train_on_responses_only = true;    // messages; false: every token trains
+  std::function<bool()> cancelled;        // asked before each line by LoadDataset; true: CANCELLED
 };
 
 struct Dataset {
@@ -85,7 +87,7 @@ class LineReader {
   BpeScratch scratch_;
 };
 
-// Errors only where the file cannot be read. Empty lines are skipped.
+// Errors only where the file cannot be read, or CANCELLED. Empty lines are skipped.
 absl::StatusOr<Dataset> LoadDataset(const std::string& path, const Tokenizer& tokenizer, const ChatTemplate* chat,
                                     const DatasetOptions& options);
 

@@ -70,8 +70,8 @@ const StoredTensor* ModelSource::Find(const std::string& hf_name) const {
   return it == index_.end() ? nullptr : &tensors_[it->second];
 }
 
-absl::StatusOr<std::string> ModelSource::ComputeDigest() const {
-  if (gguf_ != nullptr) return Sha256HexOfFile(gguf_->path());
+absl::StatusOr<std::string> ModelSource::ComputeDigest(const std::function<bool()>& cancelled) const {
+  if (gguf_ != nullptr) return Sha256HexOfFile(gguf_->path(), cancelled);
   std::vector<std::string> files = safetensors_->files();
   for (const char* name : kDigestFiles) {
     const std::string file = JoinPath(folder_, name);
@@ -79,7 +79,7 @@ absl::StatusOr<std::string> ModelSource::ComputeDigest() const {
   }
   std::map<std::string, std::string> digests;
   for (const std::string& file : files) {
-    LH_ASSIGN_OR_RETURN(digests[file.substr(file.rfind('/') + 1)], Sha256HexOfFile(file));
+    LH_ASSIGN_OR_RETURN(digests[file.substr(file.rfind('/') + 1)], Sha256HexOfFile(file, cancelled));
   }
   std::string lines;
   for (const auto& [name, digest] : digests) lines += name + '\0' + digest + '\n';

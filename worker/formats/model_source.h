@@ -44,8 +44,8 @@ class ModelSource {
   // Bytes of the weight files.
   int64_t bytes() const { return bytes_; }
   // SHA-256 of the content: of the .gguf file, or of the sorted lines "name\0sha256\n" of the folder's config,
-  // tokenizer and weight files. Reads every byte at each call: keep the result.
-  absl::StatusOr<std::string> ComputeDigest() const;
+  // tokenizer and weight files. Reads every byte at each call: keep the result. CANCELLED once `cancelled` says so.
+  absl::StatusOr<std::string> ComputeDigest(const std::function<bool()>& cancelled = nullptr) const;
 
   // The GGUF file, or null for a Hugging Face folder.
   const GgufFile* gguf() const { return gguf_.get(); }

@@ -33,11 +33,13 @@ data::LineFormat FormatOf(v1::DatasetFormat format) {
   }
 }
 
-data::DatasetOptions OptionsOf(const v1::JobSpec& spec, const v1::Dataset& dataset) {
+data::DatasetOptions OptionsOf(const v1::JobSpec& spec, const v1::Dataset& dataset,
+                               const std::function<bool()>& cancelled) {
   data::DatasetOptions options;
   options.format = FormatOf(dataset.format());
   options.max_sequence_length = spec.hyperparameters().max_sequence_length();
   options.train_on_responses_only = spec.hyperparameters().train_on_responses_only();
+  options.cancelled = cancelled;
   return options;
 }
 
@@ -85,12 +87,13 @@ void AddRun(const v1::JobSpec& spec, const Inputs& inputs, v1::DataReport* repor
   report->set_total_steps(train::TotalSteps(HyperOfSpec(spec), batches.UpdatesPerEpoch()));
 }
 
-absl::Status LoadEval(const v1::JobSpec& spec, const InputPaths& paths, Inputs* inputs) {
+absl::Status LoadEval(const v1::JobSpec& spec, const InputPaths& paths, const std::function<bool()>& cancelled,
+                      Inputs* inputs) {
   const int64_t held_out = spec.hyperparameters().eval_examples();
   if (!paths.eval_dataset.empty()) {
     const data::ChatTemplate* chat = inputs->chat.has_value() ? &*inputs->chat : nullptr;
     LH_ASSIGN_OR_RETURN(data::Dataset eval, data::LoadDataset(paths.eval_dataset, inputs->tokenizer, chat,
-                                                              OptionsOf(spec, spec.eval_dataset())));
+                                                              OptionsOf(spec, spec.eval_dataset(), cancelled)));
     AddErrors(eval.report, NameOf(spec.eval_dataset(), "eval dataset"), &inputs->report);
     // The memory plan must cover the evaluation's documents too.
     inputs->report.set_longest_tokens(std::max(inputs->report.longest_tokens(), eval.report.longest_tokens));
@@ -128,15 +131,16 @@ absl::StatusOr<Model> OpenModel(const std::string& path) {
   return model;
 }
 
-absl::StatusOr<Inputs> LoadInputs(const v1::JobSpec& spec, const InputPaths& paths) {
+absl::StatusOr<Inputs> LoadInputs(const v1::JobSpec& spec, const InputPaths& paths,
+                                  const std::function<bool()>& cancelled) {
   LH_ASSIGN_OR_RETURN(Model model, OpenModel(paths.model));
   Inputs inputs{std::move(model.source), std::move(model.tokenizer), std::move(model.chat), {}, {}, {}};
   const data::ChatTemplate* chat = inputs.chat.has_value() ? &*inputs.chat : nullptr;
-  LH_ASSIGN_OR_RETURN(data::Dataset train,
-                      data::LoadDataset(paths.dataset, inputs.tokenizer, chat, OptionsOf(spec, spec.dataset())));
+  LH_ASSIGN_OR_RETURN(data::Dataset train, data::LoadDataset(paths.dataset, inputs.tokenizer, chat,
+                                                             OptionsOf(spec, spec.dataset(), cancelled)));
   inputs.report = ReportOf(train.report, spec);
   inputs.train = std::move(train.examples);
-  LH_RETURN_IF_ERROR(LoadEval(spec, paths, &inputs));
+  LH_RETURN_IF_ERROR(LoadEval(spec, paths, cancelled, &inputs));
   AddRun(spec, inputs, &inputs.report);
   return inputs;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -44,8 +45,10 @@ struct Model {
 absl::StatusOr<Model> OpenModel(const std::string& path);
 
 // Bad lines are in the report, not an error. INVALID_ARGUMENT INVALID_DATASET where eval_examples leaves nothing to
-// train on; OpenModel's errors; the file system's. REQUIRES: `spec` is resolved.
-absl::StatusOr<Inputs> LoadInputs(const v1::JobSpec& spec, const InputPaths& paths);
+// train on; OpenModel's errors; the file system's; CANCELLED soon after `cancelled` says so. REQUIRES: `spec` is
+// resolved.
+absl::StatusOr<Inputs> LoadInputs(const v1::JobSpec& spec, const InputPaths& paths,
+                                  const std::function<bool()>& cancelled = nullptr);
 
 // OK where the data can be trained on; else INVALID_DATASET with the first error and how many there are.
 absl::Status CheckReport(const v1::DataReport& report, const v1::JobSpec& spec);

@@ -19,8 +19,13 @@
 namespace longhaul::trainer {
 namespace {
 
+// The reading of a large dataset takes minutes: a cancel does not wait for it.
+std::function<bool()> SignalCame(const AttemptContext& context) {
+  return [&context] { return StoppedBefore(context.signals).has_value(); };
+}
+
 absl::StatusOr<v1::TrainerExit> Validate(const AttemptContext& context) {
-  LH_ASSIGN_OR_RETURN(const Inputs inputs, LoadInputs(context.spec.spec(), context.paths));
+  LH_ASSIGN_OR_RETURN(const Inputs inputs, LoadInputs(context.spec.spec(), context.paths, SignalCame(context)));
   v1::TrainerEvent event;
   *event.mutable_data_report() = inputs.report;
   context.events->AddDurable(event);
@@ -97,7 +102,7 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
 
 absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
   const v1::JobSpec& spec = context.spec.spec();
-  LH_ASSIGN_OR_RETURN(Inputs inputs, LoadInputs(spec, context.paths));
+  LH_ASSIGN_OR_RETURN(Inputs inputs, LoadInputs(spec, context.paths, SignalCame(context)));
   LH_RETURN_IF_ERROR(CheckReport(inputs.report, spec));
   LH_ASSIGN_OR_RETURN(const train::TrainerOptions options, OptionsOf(context, inputs.tokenizer));
   DatasetBatches train_batches(&inputs.train, TrainBatches(spec), "the dataset");
@@ -135,6 +140,9 @@ absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
 v1::TrainerExit RunAttempt(const AttemptContext& context) {
   const auto exit = context.spec.kind() == v1::ATTEMPT_KIND_VALIDATE ? Validate(context) : Train(context);
   if (exit.ok() && context.events->status().ok()) return *exit;
+  if (absl::IsCancelled(exit.status())) {
+    if (const auto stopped = StoppedBefore(context.signals); stopped.has_value()) return *stopped;
+  }
   return ExitOfError(exit.ok() ? context.events->status() : exit.status());
 }
 

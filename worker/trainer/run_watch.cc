@@ -154,12 +154,14 @@ train::Control RunWatch::Poll() {
 
 void RunWatch::WaitWhileHeld() { decision_ = control_.Hold(); }
 
-std::optional<v1::TrainerExit> RunWatch::StoppedBefore() {
-  context_.signals->Poll();
-  if (context_.signals->cancel_asked()) return ExitOf(v1::TRAINER_EXIT_CANCELLED, "cancelled before the first step");
-  if (context_.signals->stop_asked()) return ExitOf(v1::TRAINER_EXIT_CHECKPOINTED, "stopped before the first step");
+std::optional<v1::TrainerExit> StoppedBefore(SignalInbox* signals) {
+  signals->Poll();
+  if (signals->cancel_asked()) return ExitOf(v1::TRAINER_EXIT_CANCELLED, "cancelled before the first step");
+  if (signals->stop_asked()) return ExitOf(v1::TRAINER_EXIT_CHECKPOINTED, "stopped before the first step");
   return std::nullopt;
 }
+
+std::optional<v1::TrainerExit> RunWatch::StoppedBefore() { return trainer::StoppedBefore(context_.signals); }
 
 v1::TrainerExit RunWatch::CancelledExit() const {
   if (lease_lost_) return ExitOf(v1::TRAINER_EXIT_LEASE_LOST, "the lease is lost: another attempt may have the job");

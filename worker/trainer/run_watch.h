@@ -14,6 +14,9 @@
 
 namespace longhaul::trainer {
 
+// The exit of an attempt that a signal asked to stop before its engine was made; none where none came.
+std::optional<v1::TrainerExit> StoppedBefore(SignalInbox* signals);
+
 // Not thread-safe: the training thread's.
 class RunWatch final : public train::TrainerObserver, public train::TrainerControl {
  public:

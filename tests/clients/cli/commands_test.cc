@@ -65,6 +65,30 @@ TEST_F(CommandTest, BrokenUploadGoesOnWhereItBroke) {
   EXPECT_THAT(err_.str(), HasSubstr("connection lost, continuing"));
 }
 
+TEST_F(CommandTest, AnUploadOnADamagedBeginningStartsAgain) {
+  const std::string data = "{\"text\": \"whole\"}";
+  scheduler_.blobs.partials[Sha256Hex(data)] = "damaged";
+  ASSERT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", data)}), kOk) << err_.str();
+  EXPECT_THAT(scheduler_.blobs.write_offsets, ::testing::ElementsAre(7, 0));
+  EXPECT_EQ(scheduler_.blobs.blobs.at(Sha256Hex(data)), data);
+}
+
+TEST_F(CommandTest, WaitsForAnotherUploadOfTheSameData) {
+  const std::string data = "{\"text\": \"theirs\"}";
+  scheduler_.blobs.uploaded_by_other = data;
+  ASSERT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", data)}), kOk) << err_.str();
+  EXPECT_EQ(scheduler_.blobs.write_offsets.size(), 1u);
+  EXPECT_THAT(err_.str(), HasSubstr("another upload of the same data is under way"));
+  EXPECT_THAT(err_.str(), Not(HasSubstr("connection lost")));
+}
+
+TEST_F(CommandTest, NoProxyStandsBetweenLoopbackAddresses) {
+  for (const char* name : {"no_grpc_proxy", "no_proxy"}) ::unsetenv(name);
+  for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::setenv(name, "http://127.0.0.1:1", 1);
+  EXPECT_EQ(Run({"list"}), kOk) << err_.str();
+  for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::unsetenv(name);
+}
+
 TEST_F(CommandTest, InvalidSpecIsRefusedBeforeTheUpload) {
   const std::string path = Write("d.jsonl", "{}");
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", path, "--rank", "0", "--lr", "-1"}), kInvalid);
@@ -131,12 +155,14 @@ TEST_F(CommandTest, ListFormatsAndPages) {
     job.mutable_progress()->set_step(3);
     job.mutable_progress()->set_total_steps(9);
     job.mutable_progress()->set_loss(2.5);
+    job.mutable_attempt()->set_kind(v1::ATTEMPT_KIND_TRAIN);
+    job.mutable_attempt()->set_host_bytes_planned(3 << 29);
   }
   ASSERT_EQ(Run({"list", "-o", "name", "--limit", "3"}), kOk);
   EXPECT_EQ(out_.str(), "ftjob-0\nftjob-1\nftjob-2\n");
   EXPECT_THAT(err_.str(), HasSubstr("there are more"));
   ASSERT_EQ(Run({"-o", "table", "list"}), kOk);
-  EXPECT_THAT(out_.str(), HasSubstr("a-name-that-nobody-truncates-4  RUNNING  -       3/9       2.500"));
+  EXPECT_THAT(out_.str(), HasSubstr("a-name-that-nobody-truncates-4  RUNNING  -       3/9       2.500  1.50 GiB RAM"));
   EXPECT_THAT(out_.str(), Not(HasSubstr("\x1b")));
   ASSERT_EQ(Run({"list", "-o", "json", "--limit", "2"}), kOk);
   const auto json = nlohmann::json::parse(out_.str());

@@ -145,6 +145,10 @@ grpc::Status FakeBlobs::Write(grpc::ServerContext*, grpc::ServerReader<v1::Write
       sha256 = message.blob().sha256();
       write_offsets.push_back(message.offset());
     }
+    if (!uploaded_by_other.empty()) {
+      blobs[sha256] = std::exchange(uploaded_by_other, "");
+      return DetailedError(grpc::StatusCode::UNAVAILABLE, "BLOB_BUSY", "another upload is under way");
+    }
     std::string& bytes = partials[sha256];
     if (static_cast<size_t>(message.offset()) != bytes.size()) {
       return DetailedError(grpc::StatusCode::INVALID_ARGUMENT, "BAD_OFFSET", "offset is not where the upload stands");
@@ -156,7 +160,8 @@ grpc::Status FakeBlobs::Write(grpc::ServerContext*, grpc::ServerReader<v1::Write
     }
     if (!message.finish()) continue;
     if (Sha256Hex(bytes) != sha256) {
-      return DetailedError(grpc::StatusCode::INVALID_ARGUMENT, "WRONG_CONTENT", "the SHA-256 differs");
+      partials.erase(sha256);
+      return DetailedError(grpc::StatusCode::INVALID_ARGUMENT, "BLOB_HASH_MISMATCH", "the SHA-256 differs");
     }
     blobs[sha256] = bytes;
     response->set_committed_bytes(static_cast<int64_t>(bytes.size()));

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "clients/cli/job_file.h"
+#include "wire/job_file.h"
 
 namespace longhaul::cli {
 namespace {
@@ -15,7 +15,7 @@ absl::StatusOr<v1::CreateFineTuneJobRequest> Parse(std::vector<std::string> argu
   std::reverse(arguments.begin(), arguments.end());
   app.parse(arguments);
   if (absl::Status status = flags.Apply(root); !status.ok()) return status;
-  return JobRequestFromYaml(root, "job.yaml");
+  return wire::JobRequestFromYaml(root, "job.yaml");
 }
 
 absl::StatusOr<v1::CreateFineTuneJobRequest> Parse(const std::vector<std::string>& arguments) {

@@ -104,6 +104,17 @@ TEST_F(WatchTest, AnEvaluationIsToldOnce) {
   EXPECT_THAT(out_.str(), HasSubstr("held-out 2.750\n"));
 }
 
+TEST_F(WatchTest, TheLastStepIsShownAgainWithItsEvaluation) {
+  std::vector<v1::WatchFineTuneJobResponse> messages = {Snapshot(v1::RUNNING, 1), Progress(4), Progress(4),
+                                                        Event(2, v1::RUNNING, v1::SUCCEEDED)};
+  messages[1].mutable_progress()->set_eval_loss(4.5);
+  messages[2].mutable_progress()->set_eval_loss(2.75);
+  Serve(messages);
+  EXPECT_EQ(Run({"watch", "w"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("held-out 4.500\n"));
+  EXPECT_THAT(out_.str(), HasSubstr("held-out 2.750\n"));
+}
+
 TEST_F(WatchTest, TerminalRedrawsOneStatusLine) {
   env_.out_is_terminal = true;
   env_.columns = 40;
@@ -204,6 +215,21 @@ TEST_F(WatchTest, InterruptDetachesAndTellsTheWayBack) {
   });
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}"), "--follow"}), kInterrupted);
   EXPECT_THAT(err_.str(), HasSubstr("detached; the job goes on. Come back: longhaul watch ftjob-"));
+}
+
+TEST_F(WatchTest, WaitingForJsonGivesTheJobAsItEnded) {
+  scheduler_.jobs.watches.push_back([this](grpc::ServerContext*, const Request&, Writer* writer) {
+    scheduler_.jobs.jobs.back().set_state(v1::SUCCEEDED);
+    writer->Write(Event(2, v1::VALIDATING, v1::SUCCEEDED));
+    return grpc::Status::OK;
+  });
+  for (const char* flag : {"--wait", "--follow"}) {
+    ASSERT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}"), flag, "-o", "json"}), kOk) << err_.str();
+    const auto job = nlohmann::json::parse(out_.str());  // one message, and nothing else
+    EXPECT_EQ(job["state"], "SUCCEEDED") << flag;
+  }
+  Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}"), "-o", "json"});
+  EXPECT_EQ(nlohmann::json::parse(out_.str())["state"], "VALIDATING");
 }
 
 TEST_F(WatchTest, FollowShowsEveryEventFromTheFirst) {

@@ -59,6 +59,9 @@ Job FullJob() {
   job.artifact = {{"adapter", {"dd", 10}}};
   job.pinned_device_class = "cpu";
   job.pinned_point = PlanPoint::kWhole;
+  job.allow_nonidentical_resume = true;
+  job.trained_tokens = 4321;
+  job.attempt.last_step = 21;
   return job;
 }
 
@@ -75,6 +78,9 @@ TEST(CodecTest, AJobComesBackWhole) {
   EXPECT_EQ(back->model_shape.rope.scaling, RopeScaling::kLlama3);
   EXPECT_EQ(back->train_shape.compute, ComputeType::kBF16);
   EXPECT_EQ(back->train_shape.cpu_threads, 3);
+  EXPECT_TRUE(back->allow_nonidentical_resume);
+  EXPECT_EQ(back->trained_tokens, 4321);
+  EXPECT_EQ(back->attempt.last_step, 21);
   ASSERT_TRUE(back->last_checkpoint.has_value());
   EXPECT_EQ(back->last_checkpoint->eval_loss, 1.25);
   EXPECT_EQ(back->last_checkpoint->files.at(0).blob.sha256, "cc");

@@ -205,6 +205,20 @@ TEST_F(SchedulerTest, ValidationsNeedNoDeviceAndNoThread) {
   EXPECT_EQ(Text(Run()), "a>w1:validate b?WAITING_FOR_HOST_RAM@1 c?WAITING_FOR_HOST_RAM@2 d?WAITING_FOR_HOST_RAM@3");
 }
 
+TEST_F(SchedulerTest, AValidationIsCountedWithItsDataset) {
+  Worker& worker = AddWorker("w1", 2 * kGiB, 3);
+  worker.devices.clear();
+  for (const char* id : {"a", "b"}) {
+    Job& job = AddJob(id, 1);
+    job.state = JobState::kValidating;
+    job.train_shape.dataset_bytes = kGiB / 4;
+  }
+  EXPECT_EQ(Text(Run()), "a>w1:validate b?WAITING_FOR_HOST_RAM@1");
+  worker.host_bytes_total = 64 * kGiB;
+  worker.disk_bytes_total = kGiB / 2;
+  EXPECT_EQ(Text(Run()), "a>w1:validate b?WAITING_FOR_DISK@1");
+}
+
 TEST_F(SchedulerTest, ACheckpointPinsClassAndPoint) {
   AddWorker("w1", 64 * kGiB, 4);
   AddWorker("w2", 64 * kGiB, 8);
@@ -216,8 +230,10 @@ TEST_F(SchedulerTest, ACheckpointPinsClassAndPoint) {
   const std::vector<Action> actions = Run();
   EXPECT_EQ(Text(actions), "a?NO_WORKER@1");
   EXPECT_NE(actions[0].detail.find("bit for bit"), std::string::npos) << actions[0].detail;
-  // No registered worker has the class any more: it runs where it can, and the trainer judges the resume.
+  // Also where no registered worker has the class any more, for another's trainer would refuse the checkpoint.
   workers_.pop_back();
+  EXPECT_EQ(Text(Run()), "a?NO_WORKER@1");
+  job.allow_nonidentical_resume = true;
   EXPECT_EQ(Text(Run()), "a>w1:whole");
 }
 

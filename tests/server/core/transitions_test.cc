@@ -79,11 +79,12 @@ TEST(TransitionsTest, CancelAndPauseInForceAnswerOk) {
 }
 
 TEST(TransitionsTest, RetryClasses) {
-  for (const Reason reason : {Reason::kWorkerLost, Reason::kTrainerCrashed, Reason::kDiskFull, Reason::kInternal}) {
+  for (const Reason reason :
+       {Reason::kWorkerLost, Reason::kTrainerCrashed, Reason::kDiskFull, Reason::kInternal, Reason::kPlanMismatch}) {
     EXPECT_TRUE(IsRetryable(reason)) << Name(reason);
   }
   for (const Reason reason : {Reason::kInvalidDataset, Reason::kInvalidModel, Reason::kDeviceOom, Reason::kHostOom,
-                              Reason::kNonFiniteLoss, Reason::kDeadlineExceeded}) {
+                              Reason::kNonFiniteLoss, Reason::kDeadlineExceeded, Reason::kResumeNotIdentical}) {
     EXPECT_FALSE(IsRetryable(reason)) << Name(reason);
   }
   EXPECT_FALSE(UserCanFix(Reason::kHostOom));

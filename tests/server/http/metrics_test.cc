@@ -23,11 +23,11 @@ MetricsInput FullInput() {
   stats.recoveries_total[Reason::kWorkerLost] = 1;
   stats.queue_wait_seconds.Add(0.2);
   stats.queue_wait_seconds.Add(1e9);
-  stats.last_estimate_error_ratio = -0.01;
   WorkerStats worker;
   worker.worker_id = "w\"1\\\n";
   worker.online = true;
   worker.host_bytes_total = int64_t{8} << 30;
+  worker.host_estimate_error_ratio = -0.01;
   worker.devices.push_back({"cpu-0", "cpu-avx2-2t", 1, 2, 3});
   stats.workers.push_back(worker);
   RequestStats requests;
@@ -48,7 +48,8 @@ TEST(MetricsTest, ShowsTheFigures) {
         "longhaul_jobs_created_total 7\n",
         "longhaul_jobs_finished_total{state=\"FAILED\",reason=\"INVALID_DATASET\"} 1\n",
         "longhaul_queue_wait_seconds_bucket{le=\"0.5\"} 1\n", "longhaul_queue_wait_seconds_bucket{le=\"+Inf\"} 2\n",
-        "longhaul_estimate_error_ratio -0.01\n", "longhaul_worker_up{worker=\"w\\\"1\\\\\\n\"} 1\n",
+        "longhaul_estimate_error_ratio{worker=\"w\\\"1\\\\\\n\",memory=\"host\"} -0.01\n",
+        "longhaul_worker_up{worker=\"w\\\"1\\\\\\n\"} 1\n",
         "longhaul_grpc_requests_total{method=\"FineTuneService/GetFineTuneJob\",code=\"OK\"} 1\n",
         "longhaul_grpc_request_seconds_bucket{method=\"FineTuneService/GetFineTuneJob\",le=\"0.005\"} 1\n",
         "longhaul_watch_streams 2\n", "longhaul_auth_failures_total 1\n", "longhaul_db_wal_bytes 200\n",

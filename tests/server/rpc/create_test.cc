@@ -226,6 +226,42 @@ TEST_F(CreateTest, ListPagesFilterAndRefuseForeignTokens) {
             "INVALID_FIELD");
 }
 
+TEST_F(CreateTest, ListPagesEndBeforeTheyAreTooLargeForAMessage) {
+  v1::CreateFineTuneJobRequest request = GoodRequest();
+  for (int i = 0; i < limits::kMaxMetadata; ++i) {
+    (*request.mutable_metadata())["key " + std::to_string(i)] =
+        std::string(static_cast<size_t>(limits::kMaxMetadataValueBytes), 'm');
+  }
+  std::vector<std::string> ids;
+  for (int i = 0; i < 130; ++i) ids.push_back(MustCreate(request).id());
+  v1::ListFineTuneJobsRequest list;
+  list.set_page_size(limits::kMaxPageSize);
+  list.set_oldest_first(true);
+  std::vector<std::string> seen;
+  int pages = 0;
+  do {
+    v1::ListFineTuneJobsResponse page;
+    const grpc::Status status = Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, list, &page);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_LE(static_cast<int64_t>(page.ByteSizeLong()), limits::kMaxGrpcMessageBytes);
+    for (const v1::Job& job : page.jobs()) seen.push_back(job.id());
+    list.set_page_token(page.next_page_token());
+    ++pages;
+  } while (!list.page_token().empty());
+  EXPECT_EQ(seen, ids);
+  EXPECT_EQ(pages, 2);
+}
+
+TEST_F(CreateTest, ListFiltersAreLimited) {
+  v1::ListFineTuneJobsRequest list;
+  for (int i = 0; i < 100; ++i) list.add_states(v1::QUEUED);  // one state, said often
+  v1::ListFineTuneJobsResponse page;
+  EXPECT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, list, &page).ok());
+  for (int i = 0; i <= limits::kMaxLabelsInFilter; ++i) (*list.mutable_labels())["l" + std::to_string(i)] = "v";
+  const auto details = DetailsOf(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, list, &page));
+  EXPECT_EQ(details.reason, "INVALID_FIELD");
+}
+
 TEST_F(CreateTest, UnknownJobsAreNotFound) {
   v1::GetFineTuneJobRequest request;
   request.set_id("ftjob-nothere");

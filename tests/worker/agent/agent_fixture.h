@@ -21,6 +21,11 @@ class AgentTest : public ::testing::Test {
 
   // A new agent over the same folders; the old one is gone as after a kill: nothing is told to trainers or scheduler.
   void StartAgent() {
+    MakeAgent();
+    ASSERT_TRUE(core_->Recover().ok());
+  }
+  // The same, before it has looked at the folders.
+  void MakeAgent() {
     StopAgent();
     mailbox_ = std::make_unique<Mailbox>();
     transfers_ = std::make_unique<TaskPool>(2);
@@ -33,7 +38,6 @@ class AgentTest : public ::testing::Test {
     core_ = std::make_unique<AgentCore>(options,
                                         AgentParts{&clock_, &scheduler_, mailbox_.get(), transfers_.get(), logs_.get(),
                                                    [this](const std::string& line) { log_ += line + "\n"; }});
-    ASSERT_TRUE(core_->Recover().ok());
   }
   void StopAgent() {
     scheduler_.CloseSessions();  // no answer comes any more

@@ -73,6 +73,59 @@ TEST_F(AgentTest, WhatIsCommittedIsNotCommittedAgain) {
   EXPECT_TRUE(Last("job").artifact_committed());
 }
 
+TEST_F(AgentTest, ALogWhoseEndTheSchedulerLostIsSentAgain) {
+  const v1::AttemptKey key = Start("job", "started\nstderr one\nwait go\nstderr two\nartifact\nexit 1\n");
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().logs["job"] == "one\n"; }));
+  Trainer(key);
+  scheduler_.CutLog("job", 1);
+  Release(key, "go");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(scheduler_.seen().logs.at("job"), "one\ntwo\n");
+  EXPECT_EQ(scheduler_.seen().complete_logs.count("job"), 1u);
+}
+
+TEST_F(AgentTest, ALogOfWhichAPartWasRotatedAwaySaysSoAndGoesOn) {
+  const v1::AttemptKey key = Start("job", "started\nstderr one\nwait go\nstderr two\nartifact\nexit 1\n");
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().logs["job"] == "one\n"; }));
+  Trainer(key);
+  StopAgent();
+  // What was written while no agent looked: up to 1000 it is gone, "kept" is in the rotated file, "one" counts as the
+  // first line of the new one.
+  ASSERT_TRUE(WriteFileAtomic(Dir(key).StderrPath() + ".1000", "kept\n").ok());
+  StartAgent();
+  Release(key, "go");
+  ASSERT_TRUE(UntilForgotten());
+  const std::string log = scheduler_.seen().logs.at("job");
+  EXPECT_EQ(log.substr(0, 6), "one\n\n[") << log;
+  EXPECT_EQ(log.find("missing"), log.rfind("missing")) << log;
+  EXPECT_EQ(log.substr(log.find("]\n") + 2), "kept\none\ntwo\n") << log;
+  EXPECT_EQ(scheduler_.seen().complete_logs.count("job"), 1u);
+}
+
+TEST_F(AgentTest, WhatALongOutageGatheredComesInSyncsThatTheSchedulerTakes) {
+  // Twelve attempts with 400 KB each: more than a message may have.
+  std::string script = "started\nprogress 1\nwait go\n";
+  for (int i = 0; i < 100; ++i) script += "warn " + std::to_string(i) + " " + std::string(4000, 'w') + "\n";
+  script += "artifact\nexit 1\n";
+  std::vector<v1::AttemptKey> keys;
+  for (int i = 0; i < 12; ++i) keys.push_back(Start("job" + std::to_string(i), script));
+  for (const v1::AttemptKey& key : keys) ASSERT_TRUE(UntilStep(key.job_id(), 1));
+  scheduler_.set_down(true);
+  for (const v1::AttemptKey& key : keys) {
+    const ProcessId trainer = Trainer(key);
+    Release(key, "go");
+    ASSERT_TRUE(Until([&] { return !ProcessAlive(trainer); }));
+  }
+  scheduler_.set_down(false);
+  ASSERT_TRUE(UntilForgotten());
+  const auto seen = scheduler_.seen();
+  for (const v1::AttemptKey& key : keys) {
+    EXPECT_GE(seen.warnings.at(key.job_id()).size(), 100u);
+    EXPECT_EQ(seen.warnings.at(key.job_id()).back().substr(0, 3), "99 ") << "before its end is told";
+    EXPECT_EQ(seen.last.at(key.job_id()).exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
+  }
+}
+
 TEST_F(AgentTest, ARestartDuringTheFetchBeginsItAgain) {
   v1::AttemptSpec spec = StartCommand("job", "started\nartifact\nexit 1\n").start().spec();
   spec.set_job_id("job");
@@ -115,14 +168,40 @@ TEST_F(AgentTest, ASecondTrainerInAFolderLeadsToTheFirst) {
   EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
 }
 
+TEST_F(AgentTest, TheHolderOfAFolderIsLookedForUntilItWritesItsPid) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\nwait go\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  const ProcessId first = Trainer(key);
+  StopAgent();
+  const std::string pid = *ReadFile(Dir(key).PidPath(), 100);
+  ASSERT_TRUE(RemoveFile(Dir(key).PidPath()).ok());
+  StartAgent();
+  ASSERT_TRUE(Until([&] { return log_.find("holds the folder; looking for it") != std::string::npos; }));
+  ASSERT_TRUE(WriteFileAtomic(Dir(key).PidPath(), pid).ok());
+  Release(key, "go");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED) << Last("job").exit().message();
+  EXPECT_FALSE(ProcessAlive(first));
+}
+
 TEST_F(AgentTest, FoldersThatNameNoAttemptAreRemoved) {
   StopAgent();
   ASSERT_TRUE(CreateDirs(temp_.At("attempts/half/inputs")).ok());
-  ASSERT_TRUE(CreateDirs(temp_.At("attempts/bad")).ok());
-  ASSERT_TRUE(WriteFileAtomic(temp_.At("attempts/bad/spec.textproto"), "no such field: 1").ok());
   StartAgent();
   EXPECT_EQ(core_->attempts(), 0u);
   EXPECT_TRUE(ListDir(temp_.At("attempts"))->empty());
+}
+
+TEST_F(AgentTest, AFolderThatCannotBeReadStopsTheAgentAndStays) {
+  StopAgent();
+  const std::string spec = temp_.At("attempts/newer/spec.textproto");
+  ASSERT_TRUE(CreateDirs(temp_.At("attempts/newer")).ok());
+  ASSERT_TRUE(WriteFileAtomic(spec, "field_of_a_newer_build: 1").ok());
+  MakeAgent();
+  const absl::Status recovered = core_->Recover();
+  EXPECT_EQ(recovered.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(recovered.message().find("attempts/newer"), std::string::npos) << recovered;
+  EXPECT_TRUE(FileExists(spec));
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/limits.h"
 #include "worker/agent/scheduler_client.h"
 
 namespace longhaul::agent {
@@ -65,6 +66,11 @@ class FakeScheduler final : public SchedulerClient {
   void Fence(const v1::AttemptKey& key) {
     const std::lock_guard<std::mutex> lock(mutex_);
     fenced_.insert(Name(key));
+  }
+  // Loses the end of a job's log, as a crash does.
+  void CutLog(const std::string& job, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    seen_.logs[job].resize(bytes);
   }
   void set_acknowledge(bool acknowledge) {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -126,6 +132,10 @@ class FakeScheduler final : public SchedulerClient {
 
   void Sync(const v1::SyncRequest& request, int64_t, SyncDone done) override {
     std::unique_lock<std::mutex> lock(mutex_);
+    if (static_cast<int64_t>(request.ByteSizeLong()) > limits::kMaxGrpcMessageBytes) {
+      lock.unlock();
+      return done(absl::ResourceExhaustedError("larger than max"));  // as gRPC says it
+    }
     if (down_ || request.session_id() != session_) {
       const absl::Status why = down_ ? absl::UnavailableError("down") : Closed();
       lock.unlock();
@@ -168,6 +178,8 @@ class FakeScheduler final : public SchedulerClient {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (const absl::Status status = CheckFence(request.session_id(), request.key()); !status.ok()) return status;
     std::string& log = seen_.logs[request.key().job_id()];
+    if (static_cast<size_t>(request.offset()) > log.size())
+      return MakeError(absl::StatusCode::kOutOfRange, "LOG_GAP", "continue from " + std::to_string(log.size()));
     const size_t skip = log.size() - std::min<size_t>(log.size(), static_cast<size_t>(request.offset()));
     if (skip < request.data().size()) log += request.data().substr(skip);
     if (request.complete()) seen_.complete_logs.insert(request.key().job_id());

@@ -22,6 +22,14 @@
 namespace longhaul::agent {
 namespace {
 
+grpc::Status HashMismatch() {
+  google::rpc::Status details;
+  google::rpc::ErrorInfo info;
+  info.set_reason("BLOB_HASH_MISMATCH");
+  details.add_details()->PackFrom(info);
+  return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "another SHA-256", details.SerializeAsString());
+}
+
 grpc::Status Fenced() {
   google::rpc::Status details;
   google::rpc::ErrorInfo info;
@@ -75,10 +83,12 @@ class Blobs final : public v1::BlobService::Service {
   grpc::Status Write(grpc::ServerContext*, grpc::ServerReader<v1::WriteBlobRequest>* reader,
                      v1::WriteBlobResponse* response) override {
     v1::WriteBlobRequest message;
+    std::string sha256;
     bool first = true;
     while (reader->Read(&message)) {
       if (first != message.has_blob())
         return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "the first message names the blob");
+      if (first) sha256 = message.blob().sha256();
       first = false;
       if (message.offset() != static_cast<int64_t>(bytes.size()))
         return grpc::Status(grpc::StatusCode::OUT_OF_RANGE, "a gap");
@@ -89,7 +99,12 @@ class Blobs final : public v1::BlobService::Service {
         broken_once = true;
         return grpc::Status(grpc::StatusCode::UNAVAILABLE, "going down");
       }
-      if (message.finish()) complete = true;
+      if (!message.finish()) continue;
+      complete = Sha256Hex(bytes) == sha256;
+      if (complete) continue;
+      bytes.clear();
+      ++refused;
+      return HashMismatch();
     }
     response->set_committed_bytes(static_cast<int64_t>(bytes.size()));
     return grpc::Status::OK;
@@ -106,6 +121,7 @@ class Blobs final : public v1::BlobService::Service {
   std::string bytes;
   bool complete = false;
   bool broken_once = false;
+  int refused = 0;
 };
 
 class GrpcClientTest : public ::testing::Test {
@@ -171,6 +187,25 @@ TEST_F(GrpcClientTest, ABrokenUploadGoesOnWhereItEnded) {
   EXPECT_TRUE(client_->WriteBlob(blob, temp_.At("absent"), cancelled_).ok());  // complete: not even looked at
 }
 
+TEST_F(GrpcClientTest, AnUploadOnADamagedBeginningStartsAgainOnce) {
+  blobs_.broken_once = true;
+  blobs_.bytes = "damaged";
+  const std::string bytes = "the whole file";
+  ASSERT_TRUE(WriteFileAtomic(temp_.At("f"), bytes).ok());
+  v1::BlobName blob;
+  blob.set_sha256(Sha256Hex(bytes));
+  blob.set_size_bytes(static_cast<int64_t>(bytes.size()));
+  EXPECT_TRUE(client_->WriteBlob(blob, temp_.At("f"), cancelled_).ok());
+  EXPECT_EQ(blobs_.bytes, bytes);
+  EXPECT_EQ(blobs_.refused, 1);
+  // A file that is not what its name says stays refused.
+  blobs_.complete = false;
+  blobs_.bytes = "damaged";
+  blob.set_sha256(Sha256Hex("another file"));
+  EXPECT_EQ(ErrorReason(client_->WriteBlob(blob, temp_.At("f"), cancelled_)), "BLOB_HASH_MISMATCH");
+  EXPECT_EQ(blobs_.refused, 3);
+}
+
 TEST_F(GrpcClientTest, AnEmptyFileAndACancelledUpload) {
   blobs_.broken_once = true;
   ASSERT_TRUE(WriteFileAtomic(temp_.At("empty"), "").ok());
@@ -206,6 +241,21 @@ TEST_F(GrpcClientTest, ShutdownAnswersWhatIsParkedAndRefusesTheRest) {
   client_->Shutdown();
   EXPECT_EQ(answer.code(), absl::StatusCode::kCancelled);  // before Shutdown returned
   EXPECT_FALSE(client_->AppendLog(v1::AppendLogRequest()).ok());
+}
+
+// As in many a container: a proxy for everything, that knows nothing of this machine's loopback.
+TEST(GrpcClientAloneTest, NoProxyStandsBetweenLoopbackAddresses) {
+  for (const char* name : {"no_grpc_proxy", "no_proxy"}) ::unsetenv(name);
+  for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::setenv(name, "http://127.0.0.1:1", 1);
+  Worker worker;
+  int port = 0;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(&worker);
+  const auto server = builder.BuildAndStart();
+  GrpcSchedulerClient client("127.0.0.1:" + std::to_string(port));
+  EXPECT_EQ(ErrorReason(client.CommitCheckpoint(v1::CommitCheckpointRequest())), "LEASE_FENCED");
+  for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::unsetenv(name);
 }
 
 TEST(GrpcClientAloneTest, AnAbsentSchedulerIsUnavailable) {

@@ -202,6 +202,15 @@ TEST_F(SessionTest, ATooOldWorkerGivesUp) {
   EXPECT_TRUE(client_.opens.empty());
 }
 
+TEST_F(SessionTest, ATooNewWorkerGivesUp) {
+  session_.Poll();
+  client_.opens.front()(MakeError(absl::StatusCode::kFailedPrecondition, "WORKER_TOO_NEW", "upgrade the scheduler"));
+  client_.opens.pop_front();
+  Turn(limits::kMaxBackoffMs);
+  EXPECT_EQ(ErrorReason(session_.fatal()), "WORKER_TOO_NEW");
+  EXPECT_TRUE(client_.opens.empty());
+}
+
 TEST(SessionLifeTest, AnAnswerAfterItsEndFindsNobody) {
   FakeClock clock;
   Mailbox mailbox;

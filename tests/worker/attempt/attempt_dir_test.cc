@@ -61,9 +61,10 @@ TEST(AttemptDirTest, LeasePidAndNoteRoundTrip) {
   ASSERT_TRUE(dir.WritePid({4242, 18446744073709551615ull}).ok());
   EXPECT_EQ(dir.ReadPid()->pid, 4242);
   EXPECT_EQ(dir.ReadPid()->start_ticks, 18446744073709551615ull);
-  ASSERT_TRUE(dir.WriteAgentNote({40, true}).ok());
+  ASSERT_TRUE(dir.WriteAgentNote({40, true, -3}).ok());
   EXPECT_EQ(dir.ReadAgentNote()->committed_step, 40);
   EXPECT_TRUE(dir.ReadAgentNote()->artifact_committed);
+  EXPECT_EQ(dir.ReadAgentNote()->log_missing_bytes, -3);
   // Replaced by rename: nothing else is left behind.
   EXPECT_EQ(*ListDir(temp.path()), (std::vector<std::string>{"agent", "lease", "pid"}));
 }

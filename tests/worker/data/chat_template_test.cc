@@ -134,5 +134,22 @@ TEST(ChatTemplateTest, AnAnswerThatCannotBeFollowedIsAnError) {
   EXPECT_EQ(ErrorReason(rendered.status()), "TEMPLATE_UNTRACEABLE") << rendered.status();
 }
 
+TEST(ChatTemplateTest, ALineHasOneBudgetForAllOfItsRenderings) {
+  const ChatTemplate chat = TemplateOf(GgufTokenizer());
+  std::vector<std::pair<std::string, std::string>> turns;
+  for (int i = 0; i < 40; ++i) turns.emplace_back(i % 2 == 0 ? "user" : "assistant", std::string(1000, 'a'));
+  const Json messages = Turns(turns);
+  std::vector<bool> trains(messages.size());
+  for (size_t i = 1; i < trains.size(); i += 2) trains[i] = true;
+  EXPECT_TRUE(chat.RenderForTraining(messages, Json(), trains).ok());
+  // Enough for the whole several times over, and not for the forty renderings of its beginnings.
+  jinja::RenderLimits few;
+  few.max_bytes = 400'000;
+  const auto refused = chat.RenderForTraining(messages, Json(), trains, few);
+  EXPECT_EQ(ErrorReason(refused.status()), "TEMPLATE_LIMIT") << refused.status();
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("shorten or split it"));
+  EXPECT_TRUE(chat.Render(messages, Json(), false).ok());
+}
+
 }  // namespace
 }  // namespace longhaul::data

@@ -238,6 +238,18 @@ TEST(DatasetTest, MessagesWithoutATemplateAreAnError) {
                                    GoldenTokenizer("qwen2"), nullptr, {});
   ASSERT_TRUE(dataset.ok());
   EXPECT_EQ(dataset->report.error_count, 1);
+  DatasetOptions cancelled;
+  int asked = 0;
+  cancelled.cancelled = [&asked] { return ++asked == 2; };
+  const std::string two = dir.Write("two.jsonl", R"({"text": "a"})"
+                                                 "\n"
+                                                 R"({"text": "b"})"
+                                                 "\n"
+                                                 R"({"text": "c"})"
+                                                 "\n");
+  EXPECT_EQ(LoadDataset(two, GoldenTokenizer("qwen2"), nullptr, cancelled).status().code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_EQ(asked, 2) << "at the line where it was told";
   EXPECT_FALSE(LoadDataset(dir.path() + "/none.jsonl", GoldenTokenizer("qwen2"), nullptr, {}).ok());
 }
 

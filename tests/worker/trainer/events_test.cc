@@ -43,6 +43,8 @@ TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
       {"NON_FINITE_LOSS", v1::NON_FINITE_LOSS, true},
       {"HOST_OOM", v1::HOST_OOM, false},
       {"DISK_FULL", v1::DISK_FULL, false},
+      {"RESUME_NOT_IDENTICAL", v1::RESUME_NOT_IDENTICAL, true},
+      {"PLAN_MISMATCH", v1::PLAN_MISMATCH, false},
       {"ANYTHING_ELSE", v1::INTERNAL, false},
   };
   for (const auto& c : cases) {

@@ -218,6 +218,20 @@ TEST_F(RunAttemptTest, ACancelKeepsNothing) {
   EXPECT_EQ(Adapter(dir), "");
 }
 
+TEST_F(RunAttemptTest, ASignalEndsTheReadingOfTheData) {
+  const attempt::AttemptDir dir = Make("attempt", Chats(40));
+  for (const v1::AttemptKind kind : {v1::ATTEMPT_KIND_VALIDATE, v1::ATTEMPT_KIND_TRAIN}) {
+    spec_.set_kind(kind);
+    signals_ = nullptr;
+    signals_ = std::make_unique<SignalInbox>();
+    ASSERT_EQ(::kill(::getpid(), SIGTERM), 0);
+    EXPECT_EQ(Run(dir).reason(), v1::TRAINER_EXIT_CHECKPOINTED);
+    ASSERT_EQ(::kill(::getpid(), SIGUSR1), 0);
+    EXPECT_EQ(Run(dir).reason(), v1::TRAINER_EXIT_CANCELLED);
+    EXPECT_EQ(Read(dir).report.examples(), 0) << "nothing was read to its end";
+  }
+}
+
 TEST_F(RunAttemptTest, WithoutALeaseItHoldsUntilASignal) {
   const attempt::AttemptDir dir = Make("a", Chats(40));
   v1::LeaseFile lease;

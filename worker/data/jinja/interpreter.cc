@@ -57,6 +57,8 @@ absl::StatusOr<Rendered> Interpreter::Run(const Block& body,
   for (const auto& [name, value] : variables) root.names[name] = value;
   out_ = &rendered_.text;
   LH_RETURN_IF_ERROR(Execute(body, &root).status());
+  rendered_.steps = budget_.steps();
+  rendered_.bytes = budget_.bytes() + output_bytes_;
   return std::move(rendered_);
 }
 

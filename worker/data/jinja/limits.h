@@ -22,6 +22,8 @@ class Budget {
   // Charges bytes of new values, and a step for each 64 of them.
   absl::Status Bytes(int64_t bytes);
   const RenderLimits& limits() const { return limits_; }
+  int64_t steps() const { return steps_; }
+  int64_t bytes() const { return bytes_; }
 
  private:
   RenderLimits limits_;

@@ -21,6 +21,8 @@ namespace longhaul::data::jinja {
 struct Rendered {
   std::string text;
   std::vector<std::pair<int64_t, int64_t>> generation_spans;  // bytes [begin, end) of text, in order
+  int64_t steps = 0;                                          // what it took of RenderLimits
+  int64_t bytes = 0;
 };
 
 struct RenderOptions {

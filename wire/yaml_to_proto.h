@@ -8,11 +8,11 @@
 
 #include "absl/status/status.h"
 
-namespace longhaul::cli {
+namespace longhaul::wire {
 
 // Fills `message`. Keys are field names (snake_case or the proto JSON name). null leaves a field unset.
 // Errors: INVALID_ARGUMENT with one violation a fault: unknown or repeated key, wrong kind of value, number out of
 // range, unknown enum value (the values are listed).
 absl::Status YamlToProto(const YAML::Node& root, const std::string& origin, google::protobuf::Message* message);
 
-}  // namespace longhaul::cli
+}  // namespace longhaul::wire

@@ -1,4 +1,4 @@
-#include "clients/cli/yaml_to_proto.h"
+#include "wire/yaml_to_proto.h"
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/util/json_util.h>
@@ -17,7 +17,7 @@
 #include "nlohmann/json.hpp"
 #include "wire/enum_names.h"
 
-namespace longhaul::cli {
+namespace longhaul::wire {
 namespace {
 
 using google::protobuf::Descriptor;
@@ -181,9 +181,9 @@ class Converter {
   }
 
   json Enum(const YAML::Node& node, const EnumDescriptor* type, const std::string& path) {
-    const auto number = wire::ParseEnumName(*type, node.Scalar(), path);
+    const auto number = ParseEnumName(*type, node.Scalar(), path);
     if (number.ok()) return type->FindValueByNumber(*number)->name();
-    Fault(node, path, "is '" + node.Scalar() + "'; must be one of " + wire::EnumNames(*type));
+    Fault(node, path, "is '" + node.Scalar() + "'; must be one of " + EnumNames(*type));
     return nullptr;
   }
 
@@ -213,4 +213,4 @@ absl::Status YamlToProto(const YAML::Node& root, const std::string& origin, goog
   return absl::OkStatus();
 }
 
-}  // namespace longhaul::cli
+}  // namespace longhaul::wire

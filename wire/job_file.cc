@@ -1,4 +1,4 @@
-#include "clients/cli/job_file.h"
+#include "wire/job_file.h"
 
 #include <filesystem>
 #include <utility>
@@ -7,9 +7,9 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
-#include "clients/cli/yaml_to_proto.h"
+#include "wire/yaml_to_proto.h"
 
-namespace longhaul::cli {
+namespace longhaul::wire {
 namespace {
 
 bool IsField(const google::protobuf::Descriptor* type, const std::string& name) {
@@ -70,4 +70,4 @@ absl::StatusOr<v1::CreateFineTuneJobRequest> JobRequestFromYaml(const YAML::Node
   return request;
 }
 
-}  // namespace longhaul::cli
+}  // namespace longhaul::wire

@@ -1,4 +1,4 @@
-#include "clients/cli/job_file.h"
+#include "wire/job_file.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 
-namespace longhaul::cli {
+namespace longhaul::wire {
 namespace {
 
 using ::testing::HasSubstr;
@@ -113,6 +113,8 @@ TEST_F(JobFileTest, BadValues) {
   EXPECT_THAT(Error("model: a\nmodel: b\n"), HasSubstr("appears more than once"));
   EXPECT_THAT(Error("- model: a\n"), HasSubstr("must be a mapping"));
   EXPECT_THAT(Error("model: [unclosed\n"), HasSubstr("job.yaml"));
+  EXPECT_THAT(Error("a: b: c\n"), HasSubstr("line 1"));
+  EXPECT_THAT(Error("hyperparameters: 3\n"), HasSubstr("must be a mapping"));
   EXPECT_THAT(Error("labels: {a: {b: c}}\n"), HasSubstr("labels"));
   EXPECT_THAT(Error("suffix: {a: b}\n"), HasSubstr("must be a single value"));
 }
@@ -133,4 +135,4 @@ TEST_F(JobFileTest, MissingFileIsNamed) {
 }
 
 }  // namespace
-}  // namespace longhaul::cli
+}  // namespace longhaul::wire

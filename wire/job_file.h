@@ -18,7 +18,7 @@
 #include "absl/status/statusor.h"
 #include "longhaul/v1/fine_tune_service.pb.h"
 
-namespace longhaul::cli {
+namespace longhaul::wire {
 
 // The file's tree with spec fields moved under `spec` and local dataset paths made relative to the working folder.
 absl::StatusOr<YAML::Node> ReadJobFile(const std::string& path);
@@ -26,4 +26,4 @@ absl::StatusOr<YAML::Node> ReadJobFile(const std::string& path);
 // `origin` is what errors name: the file's path, or "command line".
 absl::StatusOr<v1::CreateFineTuneJobRequest> JobRequestFromYaml(const YAML::Node& root, const std::string& origin);
 
-}  // namespace longhaul::cli
+}  // namespace longhaul::wire

@@ -1,0 +1,14 @@
+// Hosts of this machine, told by number: "127.example.org" is somebody else's.
+#pragma once
+
+#include <string>
+
+namespace longhaul {
+
+// "localhost", 127.0.0.0/8 or ::1, without brackets and port.
+bool IsLoopbackHost(const std::string& host);
+
+// The same of "HOST:PORT", with a bracketed IPv6 address: what a client connects to.
+bool IsLoopbackTarget(const std::string& target);
+
+}  // namespace longhaul
