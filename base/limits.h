@@ -135,6 +135,9 @@ inline constexpr int64_t kMaxTokenizerJsonValues = 16'000'000;
 inline constexpr int64_t kMaxAddedTokens = 65'536;
 inline constexpr int64_t kMaxAddedTokenBytes = 1024;
 
+// Files to outside
+inline constexpr int64_t kExportShardBytes = int64_t{2} << 30;  // of an exported base; one is held in memory
+
 // Chat templates
 inline constexpr int64_t kMaxTemplateBytes = 1 << 20;
 inline constexpr int64_t kMaxTemplateSteps = 10'000'000;

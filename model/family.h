@@ -8,6 +8,7 @@ namespace longhaul {
 
 struct FamilyFacts {
   const char* name;               // model_type of config.json, and ModelShape::family
+  const char* hf_class;           // of config.json's architectures; "" where Longhaul writes none
   const char* gguf_architecture;  // general.architecture of a GGUF; "" where Longhaul reads none
   bool qk_norm;                   // per-head RMSNorm of q and k
   bool gguf_permutes_qk;          // rows of q and k are permuted in a GGUF (FORMATS.md section 8)

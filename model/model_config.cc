@@ -1,7 +1,8 @@
-// ModelShapeFromConfigJson: what Longhaul understands of a Hugging Face config.json (FORMATS.md section 4).
+// What Longhaul understands of a Hugging Face config.json, and what it writes (FORMATS.md section 4).
 #include <algorithm>
 #include <string>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
@@ -161,6 +162,42 @@ absl::StatusOr<ModelShape> ModelShapeFromConfigJson(const std::string& config_js
   LH_RETURN_IF_ERROR(ReadRope(config, *family, &shape));
   LH_RETURN_IF_ERROR(ValidateModelShape(shape));
   return shape;
+}
+
+json ConfigJsonOfModelShape(const ModelShape& shape) {
+  const FamilyFacts* family = FindFamily(shape.family);
+  LH_CHECK(family != nullptr && family->hf_class[0] != '\0', shape.family);
+  json config = {
+      {"architectures", {family->hf_class}},
+      {"model_type", family->name},
+      {"hidden_size", shape.hidden},
+      {"intermediate_size", shape.intermediate},
+      {"num_hidden_layers", shape.layers},
+      {"num_attention_heads", shape.heads},
+      {"num_key_value_heads", shape.kv_heads},
+      {"head_dim", shape.head_dim},
+      {"vocab_size", shape.vocab},
+      {"max_position_embeddings", shape.max_position_embeddings},
+      {"rms_norm_eps", shape.rms_norm_eps},
+      {"tie_word_embeddings", shape.tied_embeddings},
+      {"hidden_act", "silu"},
+      {"attention_bias", false},
+      {"mlp_bias", false},
+      {"sliding_window", nullptr},  // Mistral's default is a window
+      {"rope_theta", shape.rope.theta},
+      {"rope_scaling", nullptr},
+  };
+  // The older form of the RoPE facts: every version of Transformers reads it.
+  if (shape.rope.scaling == RopeScaling::kLinear) {
+    config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", shape.rope.factor}};
+  } else if (shape.rope.scaling == RopeScaling::kLlama3) {
+    config["rope_scaling"] = {{"rope_type", "llama3"},
+                              {"factor", shape.rope.factor},
+                              {"low_freq_factor", shape.rope.low_freq_factor},
+                              {"high_freq_factor", shape.rope.high_freq_factor},
+                              {"original_max_position_embeddings", shape.rope.original_max_position_embeddings}};
+  }
+  return config;
 }
 
 }  // namespace longhaul

@@ -53,6 +53,10 @@ absl::Status ValidateModelShape(const ModelShape& shape);
 // UNIMPLEMENTED with reason MODEL_UNSUPPORTED names the feature that this family needs and Longhaul lacks.
 absl::StatusOr<ModelShape> ModelShapeFromConfigJson(const std::string& config_json);
 
+// The other way: a config.json that gives this shape back and that Transformers opens. No token ids, no dtype.
+// REQUIRES: the shape's family is a supported one.
+nlohmann::json ConfigJsonOfModelShape(const ModelShape& shape);
+
 // Our own JSON of a shape (the memory plan and the worker's cache carry it).
 nlohmann::json ModelShapeToJson(const ModelShape& shape);
 absl::StatusOr<ModelShape> ModelShapeFromJson(const nlohmann::json& json);

@@ -1,4 +1,5 @@
-// longhaul-tool: the engine's eyes and voice without a server. data-preview, chat, model-inspect.
+// longhaul-tool: the engine's eyes and voice without a server. data-preview, tokenize, chat, model-inspect,
+// export-base.
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,7 +21,10 @@
 #include "model/memory_plan.h"
 #include "nlohmann/json.hpp"
 #include "worker/data/preview.h"
+#include "worker/data/tokenizer_json.h"
+#include "worker/formats/gguf.h"
 #include "worker/formats/peft_adapter.h"
+#include "worker/train/export_base.h"
 #include "worker/train/generate.h"
 #include "worker/train/weight_source.h"
 #include "worker/trainer/inputs.h"
@@ -43,6 +47,12 @@ struct Flags {
   std::string system;
   std::string base = "as_stored";
   int64_t max_tokens = 256;
+  // tokenize
+  std::string input;
+  bool add_special = false;
+  // export-base
+  std::string compute = "f32";
+  std::string out;
 };
 
 bool ColorWanted() { return ::isatty(STDOUT_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr; }
@@ -62,6 +72,54 @@ absl::Status PreviewData(const Flags& flags) {
   } else {
     std::cout << data::PreviewText(preview, model.tokenizer, ColorWanted());
   }
+  return absl::OkStatus();
+}
+
+// A .gguf file or a folder with tokenizer.json; no weights are needed.
+absl::StatusOr<data::Tokenizer> OpenTokenizer(const std::string& path) {
+  if (IsDirectory(path) && FileExists(JoinPath(path, "tokenizer.json"))) {
+    return data::Tokenizer::FromHuggingFaceFolder(path);
+  }
+  if (IsDirectory(path)) {
+    LH_ASSIGN_OR_RETURN(trainer::Model model, trainer::OpenModel(path));
+    return std::move(model.tokenizer);
+  }
+  LH_ASSIGN_OR_RETURN(const formats::GgufFile file, formats::GgufFile::Open(path));
+  return data::Tokenizer::FromGguf(file);
+}
+
+// Each line of the input is a JSON string; each line of the output the JSON array of its ids.
+absl::Status Tokenize(const Flags& flags) {
+  LH_ASSIGN_OR_RETURN(const data::Tokenizer tokenizer, OpenTokenizer(flags.model));
+  LH_ASSIGN_OR_RETURN(const MappedFile input, MappedFile::Open(flags.input));
+  data::EncodeOptions options;
+  options.add_special = flags.add_special;
+  data::BpeScratch scratch;
+  std::string_view rest = input.view();
+  for (int64_t line = 1; !rest.empty(); ++line) {
+    const size_t end = rest.find('\n');
+    const std::string at = flags.input + " line " + std::to_string(line);
+    const auto text = data::ParseJson(rest.substr(0, end), /*max_values=*/1);
+    if (!text.ok() || !text->is_string()) return InvalidField(at, "must be a JSON string");
+    const auto ids = tokenizer.Encode(text->get_ref<const std::string&>(), options, &scratch);
+    if (!ids.ok()) return Annotate(ids.status(), at);
+    std::cout << data::Json(*ids).dump() << "\n";
+    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExportBase(const Flags& flags) {
+  LH_ASSIGN_OR_RETURN(const trainer::Model model, trainer::OpenModel(flags.model));
+  train::ExportBaseOptions options;
+  options.base = flags.base == "nf4" ? BaseWeights::kNf4 : BaseWeights::kAsStored;
+  options.compute = flags.compute == "bf16" ? ComputeType::kBF16 : ComputeType::kF32;
+  options.threads = HostCpuThreads();
+  // The tokenizer first: a folder with a config.json is whole.
+  LH_RETURN_IF_ERROR(CreateDirs(flags.out));
+  LH_RETURN_IF_ERROR(data::ExportTokenizer(model.source, flags.out));
+  LH_RETURN_IF_ERROR(train::ExportBaseWeights(model.source, options, flags.out));
+  std::cout << flags.out << "\n";
   return absl::OkStatus();
 }
 
@@ -187,24 +245,23 @@ absl::Status InspectModel(const Flags& flags) {
   return absl::OkStatus();
 }
 
-CLI::App* AddCommand(CLI::App& app, const std::string& name, const std::string& about, Flags& flags,
-                     std::function<absl::Status(const Flags&)> run, std::function<absl::Status(const Flags&)>& chosen) {
+using Command = std::function<absl::Status(const Flags&)>;
+constexpr char kModelHelp[] = "A .gguf file or a model folder";
+
+CLI::App* AddCommand(CLI::App& app, const std::string& name, const std::string& about, Command run, Command& chosen) {
   CLI::App* command = app.add_subcommand(name, about);
-  command->add_option("-o,--output", flags.output, "text or json")->check(CLI::IsMember({"text", "json"}));
   command->callback([&chosen, run = std::move(run)] { chosen = run; });
   return command;
 }
 
-int Main(int argc, char** argv) {
-  Flags flags;
-  std::function<absl::Status(const Flags&)> chosen;
-  CLI::App app("longhaul-tool: looks at data and models, and talks to them", "longhaul-tool");
-  app.set_version_flag("--version", LONGHAUL_VERSION);
-  app.require_subcommand(1);
-  const char* model_help = "A .gguf file or a model folder";
+void AddOutput(CLI::App* command, Flags& flags) {
+  command->add_option("-o,--output", flags.output, "text or json")->check(CLI::IsMember({"text", "json"}));
+}
 
-  CLI::App* preview = AddCommand(app, "data-preview", "Examples as the trainer sees them", flags, PreviewData, chosen);
-  preview->add_option("--model", flags.model, model_help)->required();
+void AddDataCommands(CLI::App& app, Flags& flags, Command& chosen) {
+  CLI::App* preview = AddCommand(app, "data-preview", "Examples as the trainer sees them", PreviewData, chosen);
+  AddOutput(preview, flags);
+  preview->add_option("--model", flags.model, kModelHelp)->required();
   preview->add_option("--data", flags.data, "JSONL file")->required();
   preview->add_option("-n,--count", flags.count, "Examples to show")
       ->check(CLI::Range(0, 10'000))
@@ -216,8 +273,16 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"auto", "messages", "text"}));
   preview->add_flag("--all-tokens", flags.all_tokens, "Train on every token, not on answers only");
 
-  CLI::App* chat = AddCommand(app, "chat", "An answer, the likeliest token each time", flags, Chat, chosen);
-  chat->add_option("--model", flags.model, model_help)->required();
+  CLI::App* tokenize = AddCommand(app, "tokenize", "Token ids of texts, as JSON", Tokenize, chosen);
+  tokenize->add_option("--model", flags.model, "A .gguf file or a folder with tokenizer.json")->required();
+  tokenize->add_option("--input", flags.input, "File with a JSON string on each line")->required();
+  tokenize->add_flag("--add-special", flags.add_special, "Add what the tokenizer adds around a text, as BOS");
+}
+
+void AddModelCommands(CLI::App& app, Flags& flags, Command& chosen) {
+  CLI::App* chat = AddCommand(app, "chat", "An answer, the likeliest token each time", Chat, chosen);
+  AddOutput(chat, flags);
+  chat->add_option("--model", flags.model, kModelHelp)->required();
   chat->add_option("--adapter", flags.adapter, "Folder of a LoRA adapter");
   chat->add_option("--prompt", flags.prompt, "What the user says")->required();
   chat->add_option("--system", flags.system, "What the system says first");
@@ -225,10 +290,30 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(int64_t{1}, limits::kMaxSequenceLength));
   chat->add_option("--base", flags.base, "Base weights: as_stored or nf4")->check(CLI::IsMember({"as_stored", "nf4"}));
 
-  CLI::App* inspect =
-      AddCommand(app, "model-inspect", "What a model is and how it is stored", flags, InspectModel, chosen);
-  inspect->add_option("model", flags.model, model_help)->required();
+  CLI::App* inspect = AddCommand(app, "model-inspect", "What a model is and how it is stored", InspectModel, chosen);
+  AddOutput(inspect, flags);
+  inspect->add_option("model", flags.model, kModelHelp)->required();
 
+  CLI::App* export_base = AddCommand(
+      app, "export-base", "The weights that training multiplies with, as a Hugging Face folder", ExportBase, chosen);
+  export_base->add_option("--model", flags.model, kModelHelp)->required();
+  export_base->add_option("--base", flags.base, "Base weights: as_stored or nf4")
+      ->check(CLI::IsMember({"as_stored", "nf4"}))
+      ->capture_default_str();
+  export_base->add_option("--compute", flags.compute, "Round to what a run multiplies in: f32 or bf16")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  export_base->add_option("--out", flags.out, "New folder")->required();
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  Command chosen;
+  CLI::App app("longhaul-tool: looks at data and models, and talks to them", "longhaul-tool");
+  app.set_version_flag("--version", LONGHAUL_VERSION);
+  app.require_subcommand(1);
+  AddDataCommands(app, flags, chosen);
+  AddModelCommands(app, flags, chosen);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

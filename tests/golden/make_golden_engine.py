@@ -1,34 +1,61 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/engine_{llama_tied,llama_untied,qwen3}/: tiny models of real structure, a PEFT adapter with random B,
-and what Transformers and PEFT compute for them: logits, loss, the gradient of every A and B.
+"""Makes tests/golden/engine_{llama_tied,llama_untied,qwen3,llama_nf4}/: tiny models of real structure, a PEFT adapter with
+random B, and what Transformers and PEFT compute for them: logits, loss, the gradient of every A and B.
 
-Needs: torch transformers peft safetensors numpy. Deterministic: a second run gives the same bytes.
+engine_llama_nf4 is engine_llama_tied quantised by bitsandbytes and saved by Transformers; its expectations are those of
+the weights that bitsandbytes dequantises, with engine_llama_tied's adapter and documents. bitsandbytes runs its torch
+kernels here, which agree with its CUDA kernels. Its native CPU kernels do not: they round an absmax near the middle of
+two codes either way, and with AVX-512 they take a wrong absmax where in_features is no multiple of the block.
+
+Needs: torch transformers peft bitsandbytes safetensors numpy (CONTRIBUTING.md). Deterministic: a second run gives the
+same bytes. Made with torch 2.11.0, transformers 5.24.0, peft 0.21.2, bitsandbytes 0.50.2.
 
 Transformers works partly in f32 whatever the model's type (RMSNorm, rotary tables), so the f64 run replaces those two
-forward functions by their formulas in f64. The plain f32 run is stored as well; the script asserts that the two agree.
+forward functions by their formulas in f64. The script asserts that the plain f32 run agrees.
 """
 
+import ctypes
 import json
 import math
+import os
 import pathlib
 import shutil
+import tempfile
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # the models have no name that a hub could know
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # no compiled kernels: plain torch adds in one order
+
+
+def refuse_native_bitsandbytes(path):
+    if "bitsandbytes" in str(path):
+        raise OSError("not here: the torch kernels are wanted")
+    return load_library(path)
+
+
+load_library, ctypes.cdll.LoadLibrary = ctypes.cdll.LoadLibrary, refuse_native_bitsandbytes
+
+import bitsandbytes.cextension
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import (AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM)
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
 OUT = pathlib.Path(__file__).resolve().parent
-DOCUMENTS = [23, 9, 14]
-RANK, ALPHA = 4, 12
+DOCUMENTS = [23, 9, 1, 14]  # tokens; a document of one has no target
+RANK, ALPHA = 3, 12
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-COMMON = dict(vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+COMMON = dict(vocab_size=131, hidden_size=48, intermediate_size=80, num_hidden_layers=2, num_attention_heads=4,
               num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-5, attention_bias=False,
-              initializer_range=0.08, dtype="bfloat16", bos_token_id=1, eos_token_id=2, pad_token_id=0)
+              initializer_range=0.1, dtype="bfloat16", bos_token_id=1, eos_token_id=2, pad_token_id=0)
+# Wavelengths of head_dim 12 lie below, within and above the band from 64/4 to 64/1 that llama3 scaling smooths.
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
+PATCHED = ((modeling_llama.LlamaRMSNorm, modeling_llama.LlamaRotaryEmbedding),
+           (modeling_qwen3.Qwen3RMSNorm, modeling_qwen3.Qwen3RotaryEmbedding))
 
 
 def norm_forward(self, x):
@@ -65,14 +92,12 @@ def randomise(model):
 
 def run(model, documents):
     """Every document alone; the loss is divided once, by the targets of all of them."""
-    dtype = next(model.parameters()).dtype
-    targets = sum((labels != -100).sum().item() for _, labels in documents)
+    targets = sum((labels[1:] != -100).sum().item() for _, labels in documents)
     logits, total = [], 0
     for ids, labels in documents:
         out = model(input_ids=ids[None]).logits[0]
         logits.append(out)
-        total = total + torch.nn.functional.cross_entropy(out[:-1].to(dtype), labels[1:], ignore_index=-100,
-                                                          reduction="sum")
+        total = total + torch.nn.functional.cross_entropy(out[:-1], labels[1:], ignore_index=-100, reduction="sum")
     loss = total / targets
     model.zero_grad()
     loss.backward()
@@ -80,7 +105,56 @@ def run(model, documents):
     return torch.cat(logits).detach(), loss.detach(), gradients
 
 
-def make(name, config, cls, norm, rotary):
+def run_f64(model, documents):
+    originals = [(norm.forward, rotary.forward) for norm, rotary in PATCHED]
+    for norm, rotary in PATCHED:
+        norm.forward, rotary.forward = norm_forward, rotary_forward
+    result = run(model.double(), documents)
+    for (norm, rotary), original in zip(PATCHED, originals):
+        norm.forward, rotary.forward = original
+    return result
+
+
+def random_documents(vocab):
+    documents = []
+    for length in DOCUMENTS:
+        ids = torch.randint(3, vocab, (length,))
+        labels = torch.where(torch.rand(length) < 0.3, torch.tensor(-100), ids)
+        documents.append((ids, labels))
+    return documents
+
+
+def save_adapter(model, folder):
+    """As PEFT saves it, but for the order of target_modules, which is a set to PEFT and differs from run to run."""
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink()
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["target_modules"].sort()
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def save_expected(folder, name, model, documents):
+    logits32, loss32, gradients32 = run(model.float(), documents)
+    logits, loss, gradients = run_f64(model, documents)
+    assert (logits32 - logits).norm() < 1e-5 * logits.norm(), name
+    assert abs(loss32 - loss) < 1e-5 * loss, name
+    expected = {"logits": logits, "loss": loss.reshape(1),
+                "ids": torch.cat([i for i, _ in documents]).int(), "labels": torch.cat([l for _, l in documents]).int(),
+                "lengths": torch.tensor(DOCUMENTS, dtype=torch.int32)}
+    for key, g in gradients.items():
+        assert (gradients32[key] - g).norm() < 1e-4 * g.norm() and g.norm() > 0, (name, key)
+        expected["grad." + key] = g
+    save_file({k: v.contiguous() for k, v in expected.items()}, folder / "expected.safetensors")
+    for file in folder.rglob("*.*"):
+        file.chmod(0o644)
+    print(name, "loss", loss.item(), "bytes", sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()))
+
+
+def base_weights(model):
+    return {n.replace(".base_layer", ""): p for n, p in model.get_base_model().named_parameters() if "lora_" not in n}
+
+
+def make(name, config, cls):
     folder = OUT / f"engine_{name}"
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(sum(map(ord, name)))
@@ -91,47 +165,54 @@ def make(name, config, cls, norm, rotary):
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS, task_type="CAUSAL_LM"))
     model.peft_config["default"].base_model_name_or_path = f"tiny-{name}"
     randomise(model)
-    documents = []
-    for length in DOCUMENTS:
-        ids = torch.randint(3, config.vocab_size, (length,))
-        labels = torch.where(torch.rand(length) < 0.3, torch.tensor(-100), ids)
-        documents.append((ids, labels))
-
-    logits32, loss32, gradients32 = run(model, documents)
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink()
-    weights = {n: p.detach().to(torch.bfloat16).contiguous() for n, p in cls.named_parameters(model.get_base_model())
-               if "lora_" not in n}
-    weights = {n.replace(".base_layer", ""): w for n, w in weights.items()}
+    save_adapter(model, folder / "adapter")
+    weights = {n: p.detach().to(torch.bfloat16).contiguous() for n, p in base_weights(model).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config.to_diff_dict(), indent=1, sort_keys=True) + "\n")
+    facts = dict(config.to_diff_dict(), architectures=[cls.__name__])
+    (folder / "config.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    documents = random_documents(config.vocab_size)
+    save_expected(folder, name, model, documents)
+    return model, documents
 
-    originals = norm.forward, rotary.forward
-    norm.forward, rotary.forward = norm_forward, rotary_forward
-    logits64, loss64, gradients64 = run(model.double(), documents)
-    norm.forward, rotary.forward = originals
-    assert (logits32 - logits64).norm() < 1e-5 * logits64.norm(), name
-    for key, g in gradients64.items():
-        assert (gradients32[key] - g).norm() < 1e-4 * g.norm(), (name, key)
 
-    expected = {"logits": logits64, "loss": loss64.reshape(1), "logits_f32": logits32, "loss_f32": loss32.reshape(1),
-                "ids": torch.cat([i for i, _ in documents]).int(), "labels": torch.cat([l for _, l in documents]).int(),
-                "lengths": torch.tensor(DOCUMENTS, dtype=torch.int32)}
-    for key, g in gradients64.items():
-        expected["grad." + key] = g
-    save_file({k: v.contiguous() for k, v in expected.items()}, folder / "expected.safetensors")
-    print(name, "loss", loss64.item(), "bytes", sum(f.stat().st_size for f in folder.iterdir()))
+def make_nf4(name, source, model, documents):
+    """The source's folder through Transformers and bitsandbytes; then the same model over the dequantised weights."""
+    folder = OUT / f"engine_{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as alone:  # without the adapter, which Transformers would load too
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(OUT / f"engine_{source}" / file, alone)
+        nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                 bnb_4bit_compute_dtype=torch.bfloat16)
+        quantised = AutoModelForCausalLM.from_pretrained(alone, quantization_config=nf4, dtype=torch.bfloat16,
+                                                         device_map={"": "cpu"})
+    quantised.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    assert type(bitsandbytes.cextension.lib).__name__ == "ErrorHandlerMockBNBNativeLibrary"
+    weights = base_weights(model)
+    replaced = 0
+    with torch.no_grad():
+        for key, p in quantised.named_parameters():
+            if not hasattr(p, "quant_state"):
+                continue
+            dequantised = dequantize_4bit(p.data, p.quant_state)
+            assert dequantised.dtype == torch.bfloat16 and dequantised.shape == weights[key].shape
+            weights[key].copy_(dequantised)
+            replaced += 1
+    assert replaced == 7 * COMMON["num_hidden_layers"]
+    assert any(".quant_state." in key for key in load_file(folder / "model.safetensors"))
+    save_expected(folder, name, model, documents)
 
 
 def main():
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    for name, tied in (("llama_tied", True), ("llama_untied", False)):
-        make(name, LlamaConfig(**COMMON, rope_parameters=LLAMA3, tie_word_embeddings=tied), LlamaForCausalLM,
-             modeling_llama.LlamaRMSNorm, modeling_llama.LlamaRotaryEmbedding)
-    make("qwen3", Qwen3Config(**COMMON, head_dim=24, tie_word_embeddings=True,
-                              rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}), Qwen3ForCausalLM,
-         modeling_qwen3.Qwen3RMSNorm, modeling_qwen3.Qwen3RotaryEmbedding)
+    llama, documents = make("llama_tied", LlamaConfig(**COMMON, rope_parameters=LLAMA3, tie_word_embeddings=True),
+                            LlamaForCausalLM)
+    make_nf4("llama_nf4", "llama_tied", llama, documents)
+    make("llama_untied", LlamaConfig(**COMMON, rope_parameters=LLAMA3, tie_word_embeddings=False), LlamaForCausalLM)
+    make("qwen3", Qwen3Config(**COMMON, head_dim=20, tie_word_embeddings=True,
+                              rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}), Qwen3ForCausalLM)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,28 @@ TEST(ModelConfig, ReadsSmolLm2) {
   EXPECT_EQ(shape->TotalParams(), 134515008);
 }
 
+TEST(ModelConfig, WrittenConfigsReadBackAsTheSameShape) {
+  for (const char* family : {"llama", "mistral", "qwen3"}) {
+    for (RopeScaling scaling : {RopeScaling::kNone, RopeScaling::kLinear, RopeScaling::kLlama3}) {
+      ModelShape shape = SmolLm2Shape();
+      shape.family = family;
+      shape.qk_norm = FindFamily(family)->qk_norm;
+      shape.head_dim = 40;
+      shape.tied_embeddings = scaling == RopeScaling::kNone;
+      shape.rope.scaling = scaling;
+      if (scaling != RopeScaling::kNone) shape.rope.factor = 4.0;
+      if (scaling == RopeScaling::kLlama3) {
+        shape.rope.low_freq_factor = 1.5;
+        shape.rope.high_freq_factor = 6.0;
+        shape.rope.original_max_position_embeddings = 2048;
+      }
+      const auto back = ModelShapeFromConfigJson(ConfigJsonOfModelShape(shape).dump());
+      ASSERT_TRUE(back.ok()) << family << back.status();
+      EXPECT_EQ(ModelShapeToJson(*back), ModelShapeToJson(shape));
+    }
+  }
+}
+
 TEST(ModelConfig, KvHeadsNullMeansHeadsAndHeadDimIsItsOwn) {
   json config = LlamaConfig();
   config["num_key_value_heads"] = nullptr;

@@ -130,6 +130,21 @@ size_t NextWord(PreTokenizerStep step, std::string_view piece, size_t begin) {
 
 }  // namespace
 
+const char* PreTokenizerRegex(PreTokenizerStep step) {
+  switch (step) {
+    case PreTokenizerStep::kGpt2:
+      return R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+    case PreTokenizerStep::kLlama3:
+      return R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    case PreTokenizerStep::kQwen2:
+      return R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    case PreTokenizerStep::kDigitsIndividual:
+    case PreTokenizerStep::kDigitsRuns:
+      break;
+  }
+  return "";
+}
+
 void PreTokenize(const std::vector<PreTokenizerStep>& steps, std::string_view text, std::vector<size_t>* ends,
                  std::vector<size_t>* scratch) {
   ends->clear();

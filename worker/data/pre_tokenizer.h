@@ -17,6 +17,9 @@ enum class PreTokenizerStep : uint8_t {
   kQwen2,             // as kLlama3, numbers one by one
 };
 
+// The published regex that a scanner is equal to; "" for the steps of digits, which are no Split.
+const char* PreTokenizerRegex(PreTokenizerStep step);
+
 // Replaces *ends by the end offset of each word of `text`, ascending; the last is text.size(). Nothing for an empty
 // text. `scratch` is working memory that a caller may reuse. REQUIRES: valid UTF-8.
 void PreTokenize(const std::vector<PreTokenizerStep>& steps, std::string_view text, std::vector<size_t>* ends,

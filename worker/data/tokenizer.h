@@ -44,6 +44,9 @@ struct TokenizerSource {
   std::string tool_chat_template;  // the one named tool_use, "" = none
 };
 
+// The metadata of a GGUF. The views are the file's. Errors as Tokenizer::FromGguf.
+absl::StatusOr<TokenizerSource> TokenizerSourceFromGguf(const formats::GgufFile& file);
+
 struct EncodeOptions {
   bool add_special = false;   // what the post-processor adds; raw text wants it, a rendered template has its own
   bool parse_special = true;  // special tokens written in the text become their ids

@@ -116,7 +116,7 @@ bool ReadFlag(const GgufFile& file, std::string_view key, bool absent) {
 
 }  // namespace
 
-absl::StatusOr<Tokenizer> Tokenizer::FromGguf(const GgufFile& file) {
+absl::StatusOr<TokenizerSource> TokenizerSourceFromGguf(const GgufFile& file) {
   TokenizerSource source;
   source.name = file.path();
   bool add_bos = false;
@@ -141,7 +141,12 @@ absl::StatusOr<Tokenizer> Tokenizer::FromGguf(const GgufFile& file) {
   }
   LH_ASSIGN_OR_RETURN(source.chat_template, file.String("tokenizer.chat_template", ""));
   LH_ASSIGN_OR_RETURN(source.tool_chat_template, file.String("tokenizer.chat_template.tool_use", ""));
-  return Tokenizer::Create(source);
+  return source;
+}
+
+absl::StatusOr<Tokenizer> Tokenizer::FromGguf(const GgufFile& file) {
+  LH_ASSIGN_OR_RETURN(const TokenizerSource source, TokenizerSourceFromGguf(file));
+  return Create(source);
 }
 
 }  // namespace longhaul::data

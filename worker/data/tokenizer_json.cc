@@ -13,13 +13,6 @@
 namespace longhaul::data {
 namespace {
 
-// The regexes that the scanners of pre_tokenizer.cc are equal to.
-constexpr const char* kGpt2Regex = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr const char* kLlama3Regex =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr const char* kQwen2Regex =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
 absl::Status Unsupported(const std::string& what) {
   return MakeError(absl::StatusCode::kUnimplemented, "MODEL_UNSUPPORTED", "tokenizer.json: " + what);
 }
@@ -74,16 +67,12 @@ absl::Status ReadSplit(const Json& split, TokenizerSource* source) {
     return Unsupported("pre_tokenizer Split with behavior " + Quoted(Text(split, "behavior")) +
                        (Flag(split, "invert", false) ? " inverted" : ""));
   }
-  if (regex == kLlama3Regex) {
-    source->steps.push_back(PreTokenizerStep::kLlama3);
-  } else if (regex == kQwen2Regex) {
-    source->steps.push_back(PreTokenizerStep::kQwen2);
-  } else if (regex == kGpt2Regex) {
-    source->steps.push_back(PreTokenizerStep::kGpt2);
-  } else {
-    return Unsupported("pre_tokenizer Split with pattern " + Quoted(Field(split, "pattern").dump()));
+  for (PreTokenizerStep step : {PreTokenizerStep::kLlama3, PreTokenizerStep::kQwen2, PreTokenizerStep::kGpt2}) {
+    if (regex != PreTokenizerRegex(step)) continue;
+    source->steps.push_back(step);
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
+  return Unsupported("pre_tokenizer Split with pattern " + Quoted(Field(split, "pattern").dump()));
 }
 
 // `byte_level`: set once a ByteLevel has been seen, which must be the last step.

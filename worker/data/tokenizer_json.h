@@ -1,10 +1,14 @@
-// Tokenizer from the texts of a Hugging Face folder's files (FORMATS.md section 5).
+// Tokenizers as the texts of a Hugging Face folder's files, both ways (FORMATS.md section 5).
 #pragma once
 
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "worker/data/tokenizer.h"
+
+namespace longhaul::formats {
+class ModelSource;
+}
 
 namespace longhaul::data {
 
@@ -17,5 +21,12 @@ struct TokenizerFiles {
 
 // Errors as Tokenizer::FromHuggingFaceFolder.
 absl::StatusOr<Tokenizer> TokenizerFromJson(const TokenizerFiles& files);
+
+// The files that give the same tokenizer back: the same digest. INVALID_ARGUMENT (reason INVALID_MODEL) where two ids
+// have one text or a text is not UTF-8, which tokenizer.json cannot say.
+absl::StatusOr<TokenizerFiles> TokenizerToJson(const TokenizerSource& source);
+
+// Copies a folder's tokenizer files, or makes them from the GGUF's metadata, into `folder`, which exists.
+absl::Status ExportTokenizer(const formats::ModelSource& model, const std::string& folder);
 
 }  // namespace longhaul::data

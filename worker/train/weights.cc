@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <mutex>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -14,8 +12,7 @@
 #include "base/status_macros.h"
 #include "model/plan_layout.h"
 #include "nlohmann/json.hpp"
-#include "worker/formats/bnb_nf4.h"
-#include "worker/formats/half.h"
+#include "worker/train/base_reader.h"
 
 namespace longhaul::train {
 namespace {
@@ -52,25 +49,10 @@ class FrozenCarver {
   uint8_t* next_;
 };
 
-struct Nf4Scratch {
-  std::vector<uint8_t> packed;
-  std::vector<float> absmax;
-  std::vector<uint8_t> absmax_codes;
-  std::vector<float> nested;
-};
-
-void RoundTo(StoredAs type, float* w, int64_t n) {
-  if (type == StoredAs::kBF16) {
-    for (int64_t i = 0; i < n; ++i) w[i] = formats::Bf16ToFloat(formats::FloatToBf16(w[i]));
-  } else if (type == StoredAs::kF16) {
-    for (int64_t i = 0; i < n; ++i) w[i] = formats::F16ToFloat(formats::FloatToF16(w[i]));
-  }
-}
-
 class Loader {
  public:
   Loader(const WeightSource& source, const EngineMemory& memory, const Exec& exec)
-      : source_(source), memory_(memory), exec_(exec) {}
+      : source_(source), memory_(memory), exec_(exec), reader_(source, memory.plan().train.base, exec.threads()) {}
 
   struct Part {
     std::string name;
@@ -84,7 +66,7 @@ class Loader {
                                : memory_.arena().Matrix("load.staging", DType::kF32, w.out, w.in).as<float>();
     float* next = rows;
     for (const Part& part : parts) {
-      LH_RETURN_IF_ERROR(Matrix(part.name, part.rows, w.in, may_quantise, next));
+      LH_RETURN_IF_ERROR(reader_.Read(part.name, part.rows, w.in, may_quantise, next));
       next += part.rows * w.in;
     }
     const Tensor staged = kernels::MakeTensor(rows, DType::kF32, w.out, w.in);
@@ -103,7 +85,7 @@ class Loader {
 
   // A table or vector that is never quantised.
   absl::Status Plain(const std::string& name, const Tensor& to) {
-    if (to.dtype == DType::kF32) return Matrix(name, to.rows, to.cols, false, to.as<float>());
+    if (to.dtype == DType::kF32) return reader_.Read(name, to.rows, to.cols, false, to.as<float>());
     std::vector<float> row_block;
     const int64_t rows = std::clamp<int64_t>(kChunkElements / to.cols, 1, to.rows);
     row_block.resize(static_cast<size_t>(rows * to.cols));
@@ -117,63 +99,10 @@ class Loader {
   }
 
  private:
-  // body(first element, end element) over chunks of whole rows that are also whole NF4 blocks; the first error wins.
-  template <typename Body>
-  absl::Status Chunks(int64_t rows, int64_t cols, const Body& body) {
-    const int64_t granule = formats::kNf4DefaultBlock / std::gcd(cols, formats::kNf4DefaultBlock);
-    const int64_t step = RoundUp(std::max<int64_t>(1, kChunkElements / cols), granule);
-    const int64_t chunks = (rows + step - 1) / step;
-    absl::Status first;
-    std::mutex mutex;  // guards first
-#pragma omp parallel for schedule(dynamic, 1) num_threads(exec_.threads())
-    for (int64_t i = 0; i < chunks; ++i) {
-      const absl::Status status = body(i * step, std::min(rows, (i + 1) * step));
-      if (!status.ok()) {
-        std::lock_guard<std::mutex> lock(mutex);
-        if (first.ok()) first = status;
-      }
-    }
-    return first;
-  }
-
-  absl::Status Matrix(const std::string& name, int64_t rows, int64_t cols, bool may_quantise, float* out) {
-    const StoredAs type = source_.Type(name);
-    const bool quantise = may_quantise && memory_.plan().train.base == BaseWeights::kNf4 && type != StoredAs::kNf4;
-    if (!quantise) {
-      return Chunks(rows, cols,
-                    [&](int64_t begin, int64_t end) { return source_.ReadRows(name, begin, end, out + begin * cols); });
-    }
-    const int64_t n = rows * cols;
-    const int64_t block = formats::kNf4DefaultBlock;
-    const int64_t blocks = formats::Nf4Blocks(n, block);
-    nf4_.packed.resize(static_cast<size_t>(formats::Nf4PackedBytes(n)));
-    nf4_.absmax.resize(static_cast<size_t>(blocks));
-    nf4_.absmax_codes.resize(static_cast<size_t>(blocks));
-    nf4_.nested.resize(static_cast<size_t>(formats::Nf4Blocks(blocks, formats::kNf4NestedBlock)));
-    absl::Status quantised = Chunks(rows, cols, [&](int64_t begin, int64_t end) -> absl::Status {
-      float* const w = out + begin * cols;
-      LH_RETURN_IF_ERROR(source_.ReadRows(name, begin, end, w));
-      return Annotate(formats::QuantizeNf4(w, (end - begin) * cols, block, nf4_.packed.data() + begin * cols / 2,
-                                           nf4_.absmax.data() + begin * cols / block),
-                      name);
-    });
-    LH_RETURN_IF_ERROR(quantised);
-    const float offset = formats::MeanAbsmax(nf4_.absmax.data(), blocks);
-    formats::QuantizeAbsmax(nf4_.absmax.data(), blocks, offset, nf4_.absmax_codes.data(), nf4_.nested.data());
-    formats::DequantizeAbsmax(nf4_.absmax_codes.data(), formats::kNf4NestedCodes.data(), nf4_.nested.data(), offset, 0,
-                              blocks, formats::kNf4NestedBlock, nf4_.absmax.data());
-    return Chunks(rows, cols, [&](int64_t begin, int64_t end) {
-      formats::DequantizeNf4(nf4_.packed.data(), nf4_.absmax.data(), begin * cols, end * cols, block,
-                             out + begin * cols);
-      RoundTo(type, out + begin * cols, (end - begin) * cols);
-      return absl::OkStatus();
-    });
-  }
-
   const WeightSource& source_;
   const EngineMemory& memory_;
   const Exec& exec_;
-  Nf4Scratch nf4_;
+  BaseReader reader_;
 };
 
 template <typename T>

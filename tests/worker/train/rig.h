@@ -191,16 +191,7 @@ struct Rig {
   std::unique_ptr<Decoder> decoder;
   std::unique_ptr<CutCrossEntropy> loss;
 
-  explicit Rig(const MemoryPlan& plan, double scale = 0.7) {
-    auto exec_or = CreateExec(plan, false);
-    EXPECT_TRUE(exec_or.ok()) << exec_or.status();
-    exec = std::move(*exec_or);
-    auto memory_or = EngineMemory::Create(plan);
-    EXPECT_TRUE(memory_or.ok()) << memory_or.status();
-    memory = std::move(*memory_or);
-    weights = CarveWeights(*memory);
-    EXPECT_TRUE(LoadWeights(SyntheticWeightSource(plan.shape, 3), *memory, *exec, weights).ok());
-    adapter = std::make_unique<Adapter>(*memory);
+  explicit Rig(const MemoryPlan& plan, double scale = 0.7) : Rig(plan, SyntheticWeightSource(plan.shape, 3), scale) {
     adapter->Initialize(1);
     for (const LoraModule& m : adapter->modules()) {
       for (int64_t i = 0; i < m.out * adapter->rank(); ++i) {
@@ -209,6 +200,20 @@ struct Rig {
         SetElement(adapter->master(), m.b_offset + i, static_cast<double>(static_cast<float>(value)));
       }
     }
+  }
+
+  // Weights from `source`; the adapter's masters are for the caller to set.
+  Rig(const MemoryPlan& plan, const WeightSource& source, double scale) {
+    auto exec_or = CreateExec(plan, false);
+    EXPECT_TRUE(exec_or.ok()) << exec_or.status();
+    exec = std::move(*exec_or);
+    auto memory_or = EngineMemory::Create(plan);
+    EXPECT_TRUE(memory_or.ok()) << memory_or.status();
+    memory = std::move(*memory_or);
+    weights = CarveWeights(*memory);
+    const absl::Status loaded = LoadWeights(source, *memory, *exec, weights);
+    EXPECT_TRUE(loaded.ok()) << loaded;
+    adapter = std::make_unique<Adapter>(*memory);
     kernels::Zero(*exec, adapter->grad());
     decoder = std::make_unique<Decoder>(*memory, *exec, weights, *adapter, scale);
     loss = std::make_unique<CutCrossEntropy>(*memory, *exec, weights);
