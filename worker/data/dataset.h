@@ -51,7 +51,7 @@ struct DatasetOptions {
   LineFormat format = LineFormat::kAuto;  // kAuto: told from the first good line
   int64_t max_sequence_length = 2048;     // a longer example keeps its start
   bool train_on_responses_only = true;    // messages; false: every token trains
-  std::function<bool()> cancelled;        // asked before each line by LoadDataset; true: CANCELLED
+  std::function<bool()> cancelled = {};   // asked before each line by LoadDataset; true: CANCELLED
 };
 
 struct Dataset {

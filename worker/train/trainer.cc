@@ -70,7 +70,8 @@ absl::Status Trainer::Load(const WeightSource& weights) {
   LH_ASSIGN_OR_RETURN(exec_, CreateExec(options_.plan, options_.pin_threads));
   LH_ASSIGN_OR_RETURN(memory_, EngineMemory::Create(options_.plan));
   weights_ = CarveWeights(*memory_);
-  LH_RETURN_IF_ERROR(LoadWeights(weights, *memory_, *exec_, weights_));
+  base_cache_ = std::make_unique<BaseCache>(options_.base_cache_folder, options_.model_digest, *memory_);
+  LH_RETURN_IF_ERROR(LoadWeights(weights, *memory_, *exec_, weights_, base_cache_.get()));
   adapter_ = std::make_unique<Adapter>(*memory_);
   adapter_->Initialize(options_.hyper.seed);
   for (const kernels::Tensor* t : {&adapter_->grad(), &adapter_->moment1(), &adapter_->moment2()}) {

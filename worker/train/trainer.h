@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "worker/train/adapter.h"
+#include "worker/train/base_cache.h"
 #include "worker/train/batch_source.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/decoder.h"
@@ -102,9 +103,11 @@ enum class Outcome { kFinished, kStopped, kCancelled };
 struct TrainerOptions {
   MemoryPlan plan;
   Hyper hyper;
-  std::string checkpoint_root;  // checkpoints are its folders step-N; "" = none are written
-  std::string resume_from;      // a checkpoint's folder; "" = from the start
-  std::string data_signature;   // digest of model, data and everything that decides the batches
+  std::string checkpoint_root;    // checkpoints are its folders step-N; "" = none are written
+  std::string resume_from;        // a checkpoint's folder; "" = from the start
+  std::string data_signature;     // digest of model, data and everything that decides the batches
+  std::string base_cache_folder;  // BaseCache's; "" = none
+  std::string model_digest;       // SHA-256 of the model's content; "" = unknown, and nothing is cached
   bool pin_threads = false;
   int checkpoints_kept = limits::kCheckpointsKept;
 };
@@ -166,6 +169,7 @@ class Trainer {
   const Clock* clock_;
   std::unique_ptr<kernels::Exec> exec_;
   std::unique_ptr<EngineMemory> memory_;
+  std::unique_ptr<BaseCache> base_cache_;
   ModelWeights weights_;
   std::unique_ptr<Adapter> adapter_;
   std::unique_ptr<Decoder> decoder_;

@@ -138,6 +138,22 @@ absl::Status LoadLayer(const ModelShape& s, const std::string& prefix, const Lay
   return absl::OkStatus();
 }
 
+absl::Status ReadBase(const WeightSource& source, const EngineMemory& memory, const Exec& exec,
+                      const ModelWeights& weights) {
+  const MemoryPlan& plan = memory.plan();
+  Loader loader(source, memory, exec);
+  for (int64_t i = 0; i < plan.shape.layers; ++i) {
+    LH_RETURN_IF_ERROR(LoadLayer(plan.shape, "model.layers." + std::to_string(i) + ".",
+                                 weights.layers[static_cast<size_t>(i)], &loader));
+  }
+  LH_RETURN_IF_ERROR(loader.Plain("model.norm.weight", weights.final_norm));
+  const char* const embedding = "model.embed_tokens.weight";
+  const std::string head = plan.shape.tied_embeddings ? embedding : "lm_head.weight";
+  LH_RETURN_IF_ERROR(loader.Linear({{head, plan.shape.vocab}}, weights.head, /*may_quantise=*/false));
+  if (SharesHeadWithEmbedding(plan)) return absl::OkStatus();
+  return loader.Plain(embedding, weights.embedding);
+}
+
 }  // namespace
 
 ModelWeights CarveWeights(const EngineMemory& memory) {
@@ -180,26 +196,18 @@ ModelWeights CarveWeights(const EngineMemory& memory) {
 }
 
 absl::Status LoadWeights(const WeightSource& source, const EngineMemory& memory, const Exec& exec,
-                         const ModelWeights& weights) {
+                         const ModelWeights& weights, BaseCache* cache) {
   const MemoryPlan& plan = memory.plan();
   if (ModelShapeToJson(source.shape()) != ModelShapeToJson(plan.shape)) {
     return MakeError(absl::StatusCode::kInvalidArgument, "PLAN_MISMATCH",
                      "the model's shape is " + ModelShapeToJson(source.shape()).dump() + ", the memory plan's is " +
                          ModelShapeToJson(plan.shape).dump());
   }
-  {
-    Loader loader(source, memory, exec);
-    for (int64_t i = 0; i < plan.shape.layers; ++i) {
-      LH_RETURN_IF_ERROR(LoadLayer(plan.shape, "model.layers." + std::to_string(i) + ".",
-                                   weights.layers[static_cast<size_t>(i)], &loader));
-    }
-    LH_RETURN_IF_ERROR(loader.Plain("model.norm.weight", weights.final_norm));
-    const char* const embedding = "model.embed_tokens.weight";
-    const std::string head = plan.shape.tied_embeddings ? embedding : "lm_head.weight";
-    LH_RETURN_IF_ERROR(loader.Linear({{head, plan.shape.vocab}}, weights.head, /*may_quantise=*/false));
-    if (!SharesHeadWithEmbedding(plan)) LH_RETURN_IF_ERROR(loader.Plain(embedding, weights.embedding));
+  if (cache == nullptr || !cache->Load(exec)) {
+    LH_RETURN_IF_ERROR(ReadBase(source, memory, exec, weights));
+    malloc_trim(0);  // the loader's 4-bit scratch is not part of the plan
+    if (cache != nullptr) cache->Store();
   }
-  malloc_trim(0);  // the loader's 4-bit scratch is not part of the plan
   if (memory.dtype() == DType::kF64) {
     FillRope<double>(plan.shape, weights.rope_cos, weights.rope_sin);
   } else {

@@ -7,6 +7,7 @@
 #include "kernels/exec.h"
 #include "kernels/ops.h"
 #include "kernels/tensor.h"
+#include "worker/train/base_cache.h"
 #include "worker/train/memory.h"
 #include "worker/train/weight_source.h"
 
@@ -37,9 +38,10 @@ ModelWeights CarveWeights(const EngineMemory& memory);
 
 // Reads every tensor, quantises and dequantises the linears where the plan's base is NF4 (bit for bit as bitsandbytes
 // with double quantisation; a weight stored as NF4 is left as it is), and lays it out as the plan says. Fills the RoPE
-// tables. Uses exec's threads; scratch is bounded by one tensor's 4-bit form and freed.
+// tables. Uses exec's threads; scratch is bounded by one tensor's 4-bit form and freed. `cache`, where it is not null,
+// is asked first, and told to keep what had to be read.
 // INVALID_ARGUMENT: the source's shape is not the plan's, or a weight is not finite (NF4 only).
 absl::Status LoadWeights(const WeightSource& source, const EngineMemory& memory, const kernels::Exec& exec,
-                         const ModelWeights& weights);
+                         const ModelWeights& weights, BaseCache* cache = nullptr);
 
 }  // namespace longhaul::train

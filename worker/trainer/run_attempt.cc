@@ -94,6 +94,8 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
   options.hyper = HyperOfSpec(spec.spec());
   options.checkpoint_root = context.dir.CheckpointsDir();
   if (spec.has_resume_from()) options.resume_from = context.dir.ResumeDir();
+  if (!spec.cache_dir().empty()) options.base_cache_folder = JoinPath(spec.cache_dir(), "base");
+  options.model_digest = spec.model_digest();
   options.data_signature = DataSignature(spec.spec(), spec.model_digest(), tokenizer);
   // The agent removes them once the store has them; before that none may go.
   if (!context.alone) options.checkpoints_kept = std::numeric_limits<int>::max();
