@@ -19,6 +19,7 @@ constexpr int64_t kSmallTileRows = 64;
 constexpr int64_t kFastLossTileBytes = int64_t{64} << 20;
 constexpr int64_t kSmallLossTileBytes = int64_t{16} << 20;
 constexpr int64_t kLeastLossTileRows = 32;
+constexpr int64_t kBlockRows = 128;  // rows that a thread multiplies at once: a tile gives every thread as many
 
 PlanChoices ChooseTiles(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts, bool small) {
   PlanChoices choices;
@@ -29,7 +30,9 @@ PlanChoices ChooseTiles(const ModelShape& shape, const TrainShape& train, const 
   const int64_t fast = std::clamp<int64_t>(RoundUp(choices.cpu_threads, 2) * 64, kFastTileRows, kMostTileRows);
   choices.token_tile_rows = std::min(n, small ? kSmallTileRows : fast);
   const int64_t row_bytes = shape.vocab * (train.compute == ComputeType::kF64 ? 8 : 4);
-  const int64_t rows = (small ? kSmallLossTileBytes : kFastLossTileBytes) / row_bytes / 32 * 32;
+  const int64_t most = (small ? kSmallLossTileBytes : kFastLossTileBytes) / row_bytes;
+  const int64_t even = kBlockRows * choices.cpu_threads;
+  const int64_t rows = most >= even ? most / even * even : most / kLeastLossTileRows * kLeastLossTileRows;
   choices.loss_tile_rows = std::min(n, std::max(kLeastLossTileRows, std::min(rows, kMostTileRows)));
   return choices;
 }

@@ -1,8 +1,8 @@
 // The library's blocks, and the choice between them and panels.
 //
-// Rows go through primitives of fixed sizes (64, and 16 for what is left or where there are few), the last rows padded,
-// so there are at most four primitives a shape, all made on one thread's account, and a row's bits do not depend on the
-// call it is in. Our own threads run the blocks, each with a scratchpad of its own (the library's primitives are
+// Rows go through primitives of fixed sizes (128, and 64 and 16 for what is left or where there are few), the last rows
+// padded, so there are at most six primitives a shape, all made on one thread's account, and a row's bits do not depend
+// on the call it is in. Our own threads run the blocks, each with a scratchpad of its own (the library's primitives are
 // thread-safe then). Source: oneDNN 2.6 developer guide, "Matrix Multiplication" and "Primitive Attributes:
 // Scratchpad".
 #include "kernels/cpu/packed_gemm.h"
@@ -23,8 +23,14 @@ using dnnl::memory;
 using Tag = dnnl::memory::format_tag;
 using Type = dnnl::memory::data_type;
 
-constexpr int64_t kBigBlock = 64;
-constexpr int64_t kSmallBlock = 16;
+// Every block streams the whole weight, so the larger the better; the smaller ones are for what is left.
+constexpr int64_t kBlockRows[] = {128, 64, 16};
+constexpr int64_t kBigBlock = kBlockRows[0];
+constexpr int64_t kSmallBlock = kBlockRows[2];
+constexpr int kBlockSizes = 3;
+// Longer sums than this the library cuts by the number of rows (seen with AMX at 49,152): there every block has the
+// middle size, so that a row's bits still do not depend on its call.
+constexpr int64_t kLongestFreeSum = 4096;
 
 int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -102,16 +108,46 @@ LONGHAUL_SIMD void RoundRow(const float* x, uint16_t* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = ToBf16(x[i]);
 }
 
-// Which rows a task works on.
+// Which rows a task works on, and with which size of block.
 struct Block {
   int64_t row, rows, padded_rows;
+  int size;
 };
 
-Block BlockOf(int64_t task, int64_t big_blocks, int64_t rows) {
-  if (task < big_blocks) return {task * kBigBlock, kBigBlock, kBigBlock};
-  const int64_t row = big_blocks * kBigBlock + (task - big_blocks) * kSmallBlock;
-  return {row, std::min(kSmallBlock, rows - row), kSmallBlock};
-}
+// Rows cut into blocks: as many as possible of the largest size that gives every thread one, then of the next.
+class BlockCut {
+ public:
+  BlockCut(int64_t rows, int64_t sum, int threads) : rows_(rows) {
+    if (sum > kLongestFreeSum) {
+      counts_[1] = RoundUp(rows, kBlockRows[1]) / kBlockRows[1];
+      return;
+    }
+    int64_t left = rows;
+    bool any = false;
+    for (int size = 0; size + 1 < kBlockSizes; ++size) {
+      any = any || rows >= kBlockRows[size] * threads;
+      counts_[size] = any ? left / kBlockRows[size] : 0;
+      left -= counts_[size] * kBlockRows[size];
+    }
+    counts_[kBlockSizes - 1] = RoundUp(left, kSmallBlock) / kSmallBlock;
+  }
+
+  int64_t blocks() const { return counts_[0] + counts_[1] + counts_[2]; }
+  Block at(int64_t task) const {
+    int64_t row = 0;
+    int size = 0;
+    for (; task >= counts_[size]; ++size) {
+      task -= counts_[size];
+      row += counts_[size] * kBlockRows[size];
+    }
+    row += task * kBlockRows[size];
+    return {row, std::min(kBlockRows[size], rows_ - row), kBlockRows[size], size};
+  }
+
+ private:
+  int64_t rows_;
+  int64_t counts_[kBlockSizes] = {};
+};
 
 // The block's rows of x as the primitive wants them: dense, of its type, padded with zeros.
 const void* StageSource(const Tensor& x, const Block& block, bool bf16, float* staging, void* scratch) {
@@ -171,17 +207,17 @@ void LibraryGemm(const Exec& exec, const Tensor& x, void* blocks, bool bf16, dou
                  void* scratch) {
   CpuExec& state = exec.cpu();
   const bool accumulate = beta != 0;
-  const PackedPrimitive& big = Find(state, {kBigBlock, x.cols, y.cols, bf16, accumulate});
-  const PackedPrimitive& small = Find(state, {kSmallBlock, x.cols, y.cols, bf16, accumulate});
+  const PackedPrimitive* primitives[kBlockSizes];
+  for (int i = 0; i < kBlockSizes; ++i) {
+    primitives[i] = &Find(state, {kBlockRows[i], x.cols, y.cols, bf16, accumulate});
+  }
   for (CpuExec::Thread& thread : state.threads) {
     thread.staging.Reserve(kBigBlock * (x.cols + y.cols) * static_cast<int64_t>(sizeof(float)));
   }
 
-  const bool few_rows = x.rows < kBigBlock * exec.threads();
-  const int64_t big_blocks = few_rows ? 0 : x.rows / kBigBlock;
-  const int64_t small_blocks = RoundUp(x.rows - big_blocks * kBigBlock, kSmallBlock) / kSmallBlock;
-  ParallelTasks(exec, big_blocks + small_blocks, [&](int64_t task, int thread) {
-    const Block block = BlockOf(task, big_blocks, x.rows);
+  const BlockCut cut(x.rows, x.cols, exec.threads());
+  ParallelTasks(exec, cut.blocks(), [&](int64_t task, int thread) {
+    const Block block = cut.at(task);
     CpuExec::Thread& own = state.threads[static_cast<size_t>(thread)];
     float* const source_staging = own.staging.as<float>();
     float* const result_staging = source_staging + kBigBlock * x.cols;
@@ -192,7 +228,7 @@ void LibraryGemm(const Exec& exec, const Tensor& x, void* blocks, bool bf16, dou
       CopyRows(result, y.stride, result_staging, y.cols, block.rows, y.cols);
       std::fill(result_staging + block.rows * y.cols, result_staging + block.padded_rows * y.cols, 0.0f);
     }
-    Run(task < big_blocks ? big : small, own.stream, static_cast<size_t>(thread), source, blocks,
+    Run(*primitives[block.size], own.stream, static_cast<size_t>(thread), source, blocks,
         direct ? result : result_staging, own.scratchpad.as<void>());
     if (!direct) CopyRows(result_staging, y.cols, result, y.stride, block.rows, y.cols);
   });
@@ -226,7 +262,8 @@ int64_t PackedWeightBytes(const Exec& exec, int64_t out, int64_t in, bool backwa
 }
 
 int64_t FrozenGemmScratchBytes(GemmType type, int64_t rows, int64_t out, int64_t in) {
-  return type == GemmType::kBF16 ? cpu::RoundUp(rows, cpu::kBigBlock) * std::max(out, in) * 2 : 0;
+  constexpr int64_t kGranule = 64;  // the plan's; at least the smallest block
+  return type == GemmType::kBF16 ? cpu::RoundUp(rows, kGranule) * std::max(out, in) * 2 : 0;
 }
 
 void PackWeight(const Exec& exec, const Tensor& rows, const FrozenWeight& w) {

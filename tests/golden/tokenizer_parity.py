@@ -45,7 +45,7 @@ Größe niño façade Ångström İstanbul ǅ ﬁne encyclopædia données été
 CODE = ["def {a}({b}, *{c}):", "    return {a}[{n}:{m}] if {b} else None", "for (int {a} = 0; {a} < {n}; ++{a}) {{",
         "\t{a}->{b}({c}, &{a}[{n}]);", "std::vector<{a}> {b}{{{n}, {m}}};", "#include <{a}/{b}.h>", "if ({a} != nullptr && *{a} == '\\{n}') break;",
         "SELECT {a}.{b}, COUNT(*) FROM {c} WHERE {a} >= {n} GROUP BY {b};", "{{\"{a}\": [{n}, {m}.5e-{n}], \"{b}\": null}}",
-        "<div class=\"{a}\" id='{b}'>{c}&nbsp;{n}</div>", "$ {a} --{b}={n} | grep -E '^{c}+' > /dev/null 2>&1", "// TODO({a}): {b}_{c} = 0x{n}FF;",
+        "<div class=\"{a}\" id='{b}'>{c}&nbsp;{n}</div>", "$ {a} --{b}={n} | grep -E '^{c}+' > /dev/null 2>&1", "// NOTE({a}): {b}_{c} = 0x{n}FF;",
         "fn {a}<'a, T: {b}>(&'a mut self) -> Result<T, {c}>", "@{a}.{b}(lambda {c}: {c} ** {n} % {m})", "https://{a}.example.org/{b}?{c}={n}#{m}",
         "    \"\"\"{a} {b}.\n\n    {c}: {n}\n    \"\"\"", "{a}\\begin{{{b}}} \\frac{{{n}}}{{{m}}} $\\alpha_{{{c}}}$"]
 # First and last code point of blocks with letters, marks, digits and signs.
