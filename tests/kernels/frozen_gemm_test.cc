@@ -131,6 +131,24 @@ TEST(FrozenGemmTest, EqualsTheDefinition) {
   }
 }
 
+// The trap of logits that are rounded to bf16 before the log-sum-exp: 257 ones add up to 257, which bf16 does not have.
+TEST(FrozenGemmTest, BF16ProductsAreNotRoundedToBF16) {
+  if (!CpuHas(Layout::kPackedBF16)) GTEST_SKIP() << "this CPU has no bf16 products";
+  constexpr int64_t kRows = 3, kOut = 65, kIn = 257;
+  const auto exec = ExecFor(Layout::kPackedBF16, 2);
+  Weight weight(*exec, Layout::kPackedBF16, kOut, kIn);
+  Buffer ones(DType::kF32, kOut, kIn), x(DType::kF32, kRows, kIn), y(DType::kF32, kRows, kOut);
+  for (int64_t j = 0; j < kIn; ++j) {
+    for (int64_t i = 0; i < kOut; ++i) ones.Set(i, j, 1);
+    for (int64_t i = 0; i < kRows; ++i) x.Set(i, j, 1);
+  }
+  PackWeight(*exec, ones.view(), weight.frozen);
+  Multiply(*exec, weight, false, x.view(), 0, y.view());
+  for (int64_t i = 0; i < kRows; ++i) {
+    for (int64_t j = 0; j < kOut; ++j) EXPECT_EQ(y(i, j), 257.0);
+  }
+}
+
 // Sums over 576, 1,536, 4,096 and 49,152 (a head's backward pass): a library that cut a long sum by the number of rows
 // would show there.
 TEST(FrozenGemmTest, HasTheSameBitsHoweverTheRowsAreCut) {
