@@ -86,9 +86,9 @@ TEST_P(EngineGolden, SingleFollowsTransformers) {
 }
 
 // The weights are bf16 already, so only what enters a frozen product is rounded: eps = 2^-9, a product's error is about
-// eps / sqrt(3) of its norm, and that of 15 in a row sqrt(15 / 3) * 2^-9 = 0.4%. The backward pass subtracts numbers that
-// are nearly equal (p - target, dp - sum p dp in the softmax, the projection in the norm), which makes errors several
-// times larger relative to what is left: ten times is 4%, a cosine of 1 - 0.04^2 / 2 = 0.999.
+// eps / sqrt(3) of its norm, and that of 15 in a row sqrt(15 / 3) * 2^-9 = 0.4%. The backward pass subtracts numbers
+// that are nearly equal (p - target, dp - sum p dp in the softmax, the projection in the norm), which makes errors
+// several times larger relative to what is left: ten times is 4%, a cosine of 1 - 0.04^2 / 2 = 0.999.
 TEST_P(EngineGolden, Bf16FollowsTransformers) {
   if (!kernels::ProbeCpu().has_bf16) GTEST_SKIP() << "this CPU has no bf16 products";
   double largest_logit = 0;
