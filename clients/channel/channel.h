@@ -13,14 +13,14 @@
 namespace longhaul::channel {
 
 struct ChannelOptions {
-  std::string address;           // HOST:PORT
-  bool tls = false;              // also with any of the files below
-  std::string ca_file;           // PEM, who signs the scheduler's certificate; "" = the system's authorities
-  std::string certificate_file;  // PEM, ours; with key_file
-  std::string key_file;
-  std::string server_name;  // what the scheduler's certificate is for, where that is not the address
-  std::string token;
-  std::string token_file;  // instead of `token`; read at each call, so that it may be replaced at any time
+  std::string address = "";           // HOST:PORT
+  bool tls = false;                   // also with any of the files below
+  std::string ca_file = "";           // PEM, who signs the scheduler's certificate; "" = the system's authorities
+  std::string certificate_file = "";  // PEM, ours; with key_file
+  std::string key_file = "";
+  std::string server_name = "";  // what the scheduler's certificate is for, where that is not the address
+  std::string token = "";
+  std::string token_file = "";  // instead of `token`; read at each call, so that it may be replaced at any time
 
   bool uses_tls() const { return tls || !ca_file.empty() || !certificate_file.empty() || !key_file.empty(); }
 };

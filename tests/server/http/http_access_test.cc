@@ -4,8 +4,9 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/clock.h"
+#include "base/env.h"
 #include "base/error.h"
-#include "base/random.h"
 #include "gtest/gtest.h"
 #include "server/core/access.h"
 #include "server/server.h"
