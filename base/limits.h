@@ -41,6 +41,31 @@ inline constexpr int64_t kMaxJobFileBytes = 1 << 20;
 inline constexpr int64_t kMaxTransferMs = int64_t{24} * 3600 * 1000;
 inline constexpr int kMaxArtifactNameBytes = 255;  // of a file in a checkpoint's or an artifact's manifest
 
+// Access: tokens, callers, TLS
+inline constexpr int kMaxTokens = 10'000;
+inline constexpr int kMaxTokenNameBytes = 64;
+inline constexpr int64_t kDefaultTokenDays = 90;
+inline constexpr int64_t kMaxTokenDays = 3'650;
+inline constexpr int64_t kTokenKeepDays = 90;      // listed that long after they have ended
+inline constexpr int64_t kTokenRefreshMs = 1'000;  // a revocation works after at most this
+inline constexpr int kMaxTokenFileBytes = 4'096;
+inline constexpr int64_t kMaxPemBytes = 1 << 20;
+inline constexpr int64_t kHandshakeMs = 20'000;
+inline constexpr int kMaxGrpcMetadataBytes = 16'384;
+// Each of these is of one caller on one host; the operator on a plaintext loopback has only the server's own limits.
+inline constexpr int kMaxCallsPerSecond = 1'000;
+inline constexpr int kMaxCallBurst = 2'000;
+inline constexpr int kMaxStreamsPerCaller = 5'000;
+inline constexpr int kMaxTransfersPerCaller = 64;
+inline constexpr int kMaxCallersTracked = 10'000;
+inline constexpr int64_t kTransferStallMs = 60'000;  // a transfer that moves no byte so long is ended
+inline constexpr int64_t kMaxProjectUploadBytes = int64_t{4} << 40;
+inline constexpr int64_t kAuditKeepDays = 400;
+inline constexpr int kMaxAuditFieldBytes = 256;
+inline constexpr int kMaxAuditPage = 10'000;
+inline constexpr int kMaxHttpConnections = 256;
+inline constexpr int64_t kHttpRequestMs = 10'000;
+
 // Hyperparameters
 inline constexpr int kMaxLoraRank = 1024;
 inline constexpr int kMaxBatchSize = 4096;
@@ -79,6 +104,7 @@ inline constexpr int64_t kMaxMetricsPointsTerminal = 2'000;
 inline constexpr int kMaxManifestFiles = 64;  // of a checkpoint or an artifact
 inline constexpr int kMaxWarningsPerAttempt = 100;
 inline constexpr int kMaxReportsPerSync = 1000;
+inline constexpr int64_t kMaxReportedCount = int64_t{1} << 53;  // bytes, tokens, examples: what a double still counts
 inline constexpr int64_t kMaxBackoffSeconds = 3600;
 inline constexpr int64_t kStoreRetryMs = 1'000;     // after a failed commit
 inline constexpr int kMaxReasonWritesPerPass = 64;  // waiting jobs whose changed figures one pass persists

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 #include "base/check.h"
@@ -16,6 +17,7 @@
 #include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "server/dispatcher_command.h"
 #include "server/dispatcher_core.h"
 #include "server/dispatcher_stats.h"
 
@@ -91,16 +93,30 @@ class Dispatcher::Impl {
 
   // Runs `command` in a batch and waits for the commit. R: absl::Status or absl::StatusOr.
   template <class R>
-  R Call(std::function<R(DispatcherCore&)> command) {
+  R Call(std::function<R(DispatcherCore&)> command, Audit* audit = nullptr) {
     LH_CHECK(std::this_thread::get_id() != thread_.get_id(), "the dispatcher's own thread would wait for itself");
     std::optional<R> result;
     std::promise<R> answered;
-    Post({[&](DispatcherCore& core) { result.emplace(command(core)); },
+    Post({[&](DispatcherCore& core) {
+            result.emplace(command(core));
+            if (audit != nullptr) AddAudit(core, *result, audit);
+          },
           [&](const absl::Status& commit) {
+            if (audit != nullptr) audit->recorded = result.has_value() && commit.ok();
             answered.set_value(result.has_value() ? Either(commit, *std::move(result)) : R(commit));
           },
           nullptr});
     return answered.get_future().get();
+  }
+
+  // In the command's own batch: where the record cannot be written, nothing of the batch is done.
+  template <class R>
+  void AddAudit(DispatcherCore& core, const R& result, Audit* audit) {
+    if constexpr (std::is_same_v<R, absl::StatusOr<Job>>) {
+      if (result.ok()) audit->record.target = result->id;
+    }
+    SetOutcome(StatusOf(result), clock_->WallMicros(), &audit->record);
+    core.AddAudit(audit->record).IgnoreError();
   }
 
   // Asks about committed memory; a default value once stopped.
@@ -298,40 +314,45 @@ absl::Status Dispatcher::Start() { return impl_->Start(); }
 void Dispatcher::Stop() { impl_->Stop(); }
 void Dispatcher::Wake() { impl_->Wake(); }
 
-absl::StatusOr<Job> Dispatcher::Create(CreateInput input) {
-  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Create(std::move(input)); });
+absl::StatusOr<Job> Dispatcher::Create(CreateInput input, Audit* audit) {
+  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Create(std::move(input)); }, audit);
 }
-absl::StatusOr<Job> Dispatcher::Cancel(const std::string& id) {
-  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Cancel(id); });
+absl::StatusOr<Job> Dispatcher::Cancel(const std::string& id, Audit* audit) {
+  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Cancel(id); }, audit);
 }
-absl::StatusOr<Job> Dispatcher::Pause(const std::string& id) {
-  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Pause(id); });
+absl::StatusOr<Job> Dispatcher::Pause(const std::string& id, Audit* audit) {
+  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Pause(id); }, audit);
 }
-absl::StatusOr<Job> Dispatcher::Resume(const std::string& id) {
-  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Resume(id); });
+absl::StatusOr<Job> Dispatcher::Resume(const std::string& id, Audit* audit) {
+  return impl_->Call<absl::StatusOr<Job>>([&](DispatcherCore& core) { return core.Resume(id); }, audit);
 }
-absl::Status Dispatcher::Delete(const std::string& id) {
-  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.Delete(id); });
+absl::Status Dispatcher::Delete(const std::string& id, Audit* audit) {
+  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.Delete(id); }, audit);
 }
-absl::StatusOr<Worker> Dispatcher::SetDraining(const std::string& worker_id, bool draining) {
+absl::StatusOr<Worker> Dispatcher::SetDraining(const std::string& worker_id, bool draining, Audit* audit) {
   return impl_->Call<absl::StatusOr<Worker>>(
-      [&](DispatcherCore& core) { return core.SetDraining(worker_id, draining); });
+      [&](DispatcherCore& core) { return core.SetDraining(worker_id, draining); }, audit);
 }
-absl::StatusOr<SessionReply> Dispatcher::OpenSession(SessionInput input) {
+absl::StatusOr<SessionReply> Dispatcher::OpenSession(SessionInput input, Audit* audit) {
   return impl_->Call<absl::StatusOr<SessionReply>>(
-      [&](DispatcherCore& core) { return core.OpenSession(std::move(input)); });
+      [&](DispatcherCore& core) { return core.OpenSession(std::move(input)); }, audit);
 }
-absl::Status Dispatcher::CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint) {
+absl::Status Dispatcher::CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint,
+                                          Audit* audit) {
   return impl_->Call<absl::Status>(
-      [&](DispatcherCore& core) { return core.CommitCheckpoint(session_id, key, std::move(checkpoint)); });
+      [&](DispatcherCore& core) { return core.CommitCheckpoint(session_id, key, std::move(checkpoint)); }, audit);
 }
 absl::Status Dispatcher::CommitArtifact(const std::string& session_id, const AttemptKey& key,
-                                        std::vector<NamedBlob> files, std::string result) {
+                                        std::vector<NamedBlob> files, std::string result, Audit* audit) {
   return impl_->Call<absl::Status>(
-      [&](DispatcherCore& core) { return core.CommitArtifact(session_id, key, std::move(files), std::move(result)); });
+      [&](DispatcherCore& core) { return core.CommitArtifact(session_id, key, std::move(files), std::move(result)); },
+      audit);
 }
-absl::Status Dispatcher::RecordBlobs(std::vector<BlobRef> blobs) {
-  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.RecordBlobs(blobs); });
+absl::Status Dispatcher::RecordBlobs(std::vector<BlobRef> blobs, const std::string& project, Audit* audit) {
+  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.RecordBlobs(blobs, project); }, audit);
+}
+absl::Status Dispatcher::RecordAudit(const AuditRecord& record) {
+  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.AddAudit(record); });
 }
 absl::StatusOr<int> Dispatcher::CollectBlobs() {
   return impl_->Call<absl::StatusOr<int>>([](DispatcherCore& core) { return core.CollectBlobs(); });

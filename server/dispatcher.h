@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "server/core/access.h"
 #include "server/core/blob_index.h"
 #include "server/core/job.h"
 #include "server/core/store.h"
@@ -90,6 +91,9 @@ struct SessionInput {
   Worker worker;
   int protocol_version = 0;
   std::vector<AttemptReport> attempts;
+  // Who opens it (Caller::name). "" = an administrator, who may be any worker and becomes the owner of none.
+  std::string caller = {};
+  bool may_take_over = false;  // the worker's id is granted to the caller by name: it becomes the owner
 };
 
 struct SessionReply {
@@ -119,6 +123,7 @@ struct WorkerView {
   Worker worker;
   struct Running {
     AttemptKey key;
+    std::string project;  // of the job; "" = it is gone already
     int64_t host_bytes = 0;
     int64_t device_bytes = 0;
     int cpu_threads = 0;
@@ -162,18 +167,24 @@ class Dispatcher {
 
   // Blocking until committed. Errors carry reasons (base/error.h): JOB_NOT_FOUND, ILLEGAL_TRANSITION,
   // REQUEST_ID_REUSED, ...
-  absl::StatusOr<Job> Create(CreateInput input);
-  absl::StatusOr<Job> Cancel(const std::string& id);
-  absl::StatusOr<Job> Pause(const std::string& id);
-  absl::StatusOr<Job> Resume(const std::string& id);
-  absl::Status Delete(const std::string& id);
-  absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining);
-  absl::StatusOr<SessionReply> OpenSession(SessionInput input);
-  absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint);
+  // `audit` not null: its record is completed and committed with what the command did, or with its refusal.
+  absl::StatusOr<Job> Create(CreateInput input, Audit* audit = nullptr);
+  absl::StatusOr<Job> Cancel(const std::string& id, Audit* audit = nullptr);
+  absl::StatusOr<Job> Pause(const std::string& id, Audit* audit = nullptr);
+  absl::StatusOr<Job> Resume(const std::string& id, Audit* audit = nullptr);
+  absl::Status Delete(const std::string& id, Audit* audit = nullptr);
+  absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining, Audit* audit = nullptr);
+  // PERMISSION_DENIED WORKER_OWNED where another caller has registered the worker.
+  absl::StatusOr<SessionReply> OpenSession(SessionInput input, Audit* audit = nullptr);
+  absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint,
+                                Audit* audit = nullptr);
   absl::Status CommitArtifact(const std::string& session_id, const AttemptKey& key, std::vector<NamedBlob> files,
-                              std::string result);
-  // Records a verified blob (or renews its grace); group-committed like everything else.
-  absl::Status RecordBlobs(std::vector<BlobRef> blobs);
+                              std::string result, Audit* audit = nullptr);
+  // Records a verified blob (or renews its grace); group-committed like everything else. `project` not "": it has
+  // shown that it has the bytes.
+  absl::Status RecordBlobs(std::vector<BlobRef> blobs, const std::string& project = "", Audit* audit = nullptr);
+  // For a call that was refused before it became a command.
+  absl::Status RecordAudit(const AuditRecord& record);
   // One step of garbage collection: forgets unreferenced blobs past their grace time and deletes their files, and finds
   // files without a row in one of 256 folders, the next one each call. Call it every minute. Returns the blobs removed.
   absl::StatusOr<int> CollectBlobs();

@@ -124,7 +124,8 @@ class DispatcherCore {
   absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint);
   absl::Status CommitArtifact(const std::string& session_id, const AttemptKey& key, std::vector<NamedBlob> files,
                               std::string result);
-  absl::Status RecordBlobs(const std::vector<BlobRef>& blobs);
+  absl::Status RecordBlobs(const std::vector<BlobRef>& blobs, const std::string& project = "");
+  absl::Status AddAudit(const AuditRecord& record);
   absl::StatusOr<int> CollectBlobs();
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
   // What the clock asks for: lost workers, recoveries, deadlines, metrics, expired keys, and a scheduling pass when
@@ -227,6 +228,7 @@ class DispatcherCore {
   absl::Status UnlistedInNewSession(const std::string& worker_id, const Hold& hold);
   absl::Status CheckWorker(const SessionInput& input) const;
   absl::StatusOr<std::set<std::string>> WarningsOf(const Job& job) const;
+  absl::StatusOr<std::string> OwnerAfter(const SessionInput& input) const;
 
   // ---- Time and placing (dispatcher_schedule.cc) ----
   void RunCommand(const std::function<absl::Status()>& body);

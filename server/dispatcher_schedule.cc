@@ -130,6 +130,9 @@ void DispatcherCore::TickKeys() {
   next_key_sweep_boot_nanos_ = clock_->BootNanos() + kKeySweepNanos;
   const int64_t oldest = clock_->WallMicros() - limits::kRequestIdTtlDays * kDayMicros;
   RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(oldest); }); });
+  // A day later than the store would allow, because the two look at the clock at different times.
+  const int64_t oldest_audit = clock_->WallMicros() - (limits::kAuditKeepDays + 1) * kDayMicros;
+  RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteAuditBefore(oldest_audit); }); });
 }
 
 int64_t DispatcherCore::NextTimerBootNanos() const {

@@ -74,14 +74,30 @@ absl::Status DispatcherCore::CheckWorker(const SessionInput& input) const {
   return absl::OkStatus();
 }
 
+// A worker's id is its first caller's: another one would end its session and get its attempts.
+absl::StatusOr<std::string> DispatcherCore::OwnerAfter(const SessionInput& input) const {
+  const auto known = workers_.find(input.worker.id);
+  const std::string owner =
+      known == workers_.end() || known->second.worker == nullptr ? "" : known->second.worker->owner;
+  if (input.caller.empty()) return owner;
+  if (owner.empty() || owner == input.caller || input.may_take_over) return input.caller;
+  return MakeError(absl::StatusCode::kPermissionDenied, "WORKER_OWNED",
+                   "worker " + input.worker.id +
+                       " is registered with other credentials: choose another --worker-id, "
+                       "or have a token made for it (longhauld token create --worker-id " +
+                       input.worker.id + ")");
+}
+
 absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
   return Command([&]() -> absl::StatusOr<SessionReply> {
     LH_RETURN_IF_ERROR(CheckWorker(input));
     const std::string id = input.worker.id;
+    LH_ASSIGN_OR_RETURN(std::string owner, OwnerAfter(input));
     WorkerRecord& record = TouchWorker(id);
     if (!record.session_id.empty()) SetSession(record.session_id, std::nullopt);
     auto worker = std::make_shared<Worker>(std::move(input.worker));
     worker->draining = record.worker != nullptr && record.worker->draining;  // an operator's word outlives sessions
+    worker->owner = std::move(owner);
     record.worker = worker;
     record.session_id = "s-" + RandomId();
     record.online = true;

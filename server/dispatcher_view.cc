@@ -60,7 +60,7 @@ absl::StatusOr<Worker> DispatcherCore::SetDraining(const std::string& worker_id,
   });
 }
 
-absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
+absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs, const std::string& project) {
   return Command([&]() -> absl::Status {
     const int64_t now = clock_->WallMicros();
     for (const BlobRef& blob : blobs) {
@@ -71,6 +71,8 @@ absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
                          "blob " + blob.sha256 + " was collected in this moment: upload it again");
       }
       LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
+      if (project.empty()) continue;
+      LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlobProject(blob, project); }));
     }
     return absl::OkStatus();
   });
@@ -79,6 +81,10 @@ absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
 absl::StatusOr<bool> DispatcherCore::BlobStays(const BlobRef& blob) const {
   if (batch_dropped_.contains(blob.sha256)) return false;
   return blobs_->Present(blob);
+}
+
+absl::Status DispatcherCore::AddAudit(const AuditRecord& record) {
+  return Command([&] { return Write([&](StoreTransaction& tx) { return tx.AddAudit(record); }); });
 }
 
 absl::StatusOr<int> DispatcherCore::CollectBlobs() {
@@ -118,7 +124,9 @@ std::vector<WorkerView> DispatcherCore::Workers() const {
     view.worker = ViewOf(record);
     view.suspect = record.online && Suspect(record);
     for (const auto& [key, hold] : record.holds) {
-      view.attempts.push_back({hold.key, hold.host_bytes, hold.device_bytes, hold.cpu_threads});
+      const auto job = jobs_.find(hold.key.job_id);
+      view.attempts.push_back({hold.key, job == jobs_.end() ? "" : job->second.job.project, hold.host_bytes,
+                               hold.device_bytes, hold.cpu_threads});
       view.host_bytes_reserved += hold.host_bytes;
       view.device_bytes_reserved += hold.device_bytes;
       view.cpu_threads_reserved += hold.cpu_threads;

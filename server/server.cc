@@ -12,9 +12,13 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "base/tls_material.h"
+#include "server/authenticator.h"
+#include "server/call_limits.h"
 #include "server/core/demands.h"
 #include "server/dispatcher.h"
 #include "server/dispatcher_stats.h"
+#include "server/http/http_access.h"
 #include "server/http/http_server.h"
 #include "server/http/metrics.h"
 #include "server/http/page.h"
@@ -26,6 +30,7 @@
 #include "server/rpc/rpc_server.h"
 #include "server/version.h"
 #include "spdlog/spdlog.h"
+#include "storage/access_store.h"
 #include "storage/blob_store.h"
 #include "storage/job_store.h"
 #include "storage/log_store.h"
@@ -36,10 +41,10 @@ namespace {
 constexpr int64_t kShutdownGraceMs = 5'000;
 constexpr auto kCollectEvery = std::chrono::seconds(60);
 
-absl::Status CheckPositive(const char* flag, int64_t value_ms) {
-  if (value_ms >= 1) return absl::OkStatus();
+absl::Status CheckPositive(const char* flag, int64_t value) {
+  if (value >= 1) return absl::OkStatus();
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_OPTION",
-                   std::string(flag) + " is " + std::to_string(value_ms) + "; must be 1 or more milliseconds");
+                   std::string(flag) + " is " + std::to_string(value) + "; must be 1 or more");
 }
 
 absl::Status CheckTimes(const ServerOptions& options) {
@@ -53,6 +58,28 @@ absl::Status CheckTimes(const ServerOptions& options) {
                        std::to_string(options.lease_ms));
 }
 
+absl::Status CheckAccess(const ServerOptions& options) {
+  LH_RETURN_IF_ERROR(CheckPositive("--calls-per-second", options.calls_per_second));
+  const auto bad = [](const std::string& what) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_OPTION", what);
+  };
+  if (options.tls_certificate_file.empty() != options.tls_key_file.empty()) {
+    return bad("--tls-cert and --tls-key go together");
+  }
+  if (options.tls_certificate_file.empty() && !options.tls_client_ca_file.empty()) {
+    return bad("--tls-client-ca needs --tls-cert and --tls-key");
+  }
+  if (options.tls_client_ca_file.empty() && options.tls_require_client_cert) {
+    return bad("--tls-require-client-cert needs --tls-client-ca");
+  }
+  return absl::OkStatus();
+}
+
+ClientCertificates ClientCertificatesOf(const ServerOptions& options) {
+  if (options.tls_client_ca_file.empty()) return ClientCertificates::kNone;
+  return options.tls_require_client_cert ? ClientCertificates::kRequired : ClientCertificates::kAsked;
+}
+
 }  // namespace
 
 // In dependency order: destroyed from the last to the first.
@@ -61,11 +88,16 @@ struct Server::Impl {
   std::unique_ptr<Store> store;
   std::unique_ptr<storage::BlobStore> blobs;
   std::unique_ptr<storage::LogStore> logs;
+  std::unique_ptr<storage::AccessStore> access;
+  std::unique_ptr<TlsReloader> tls;  // null = plaintext
   RequestStats request_stats;
+  std::unique_ptr<Authenticator> authenticator;
+  std::unique_ptr<CallLimits> call_limits;
   std::unique_ptr<EventHub> hub;
   std::unique_ptr<Dispatcher> dispatcher;
   std::unique_ptr<RpcContext> context;
   std::unique_ptr<RpcServer> rpc;
+  std::unique_ptr<HttpAccess> http_access;
   std::unique_ptr<HttpServer> http;
   std::jthread collector;
   bool stopped = false;
@@ -74,7 +106,17 @@ struct Server::Impl {
     LH_ASSIGN_OR_RETURN(store, storage::OpenJobStore(options.state_dir));
     LH_ASSIGN_OR_RETURN(blobs, storage::BlobStore::Open(options.state_dir));
     LH_ASSIGN_OR_RETURN(logs, storage::LogStore::Open(options.state_dir));
+    LH_ASSIGN_OR_RETURN(access, storage::AccessStore::OpenToRead(options.state_dir));
     return absl::OkStatus();
+  }
+
+  void OpenAccess(const ServerOptions& options) {
+    authenticator = std::make_unique<Authenticator>(Authenticator::Options{tls != nullptr, options.require_token},
+                                                    access.get(), clock, &request_stats);
+    call_limits =
+        std::make_unique<CallLimits>(CallLimits::Options{options.calls_per_second, options.call_burst,
+                                                         options.streams_per_caller, options.transfers_per_caller},
+                                     clock);
   }
 
   absl::Status StartDispatcher(const ServerOptions& options) {
@@ -84,26 +126,32 @@ struct Server::Impl {
     return dispatcher->Start();
   }
 
-  absl::Status StartServing(const ListenAddress& grpc_address, const std::optional<ListenAddress>& http_address) {
-    context = std::make_unique<RpcContext>(RpcContext{Gate(&request_stats, clock), dispatcher.get(), store.get(),
-                                                      blobs.get(), logs.get(), hub.get(), &MemoryPlanner()});
-    LH_ASSIGN_OR_RETURN(rpc, RpcServer::Start(grpc_address, context.get()));
+  absl::Status StartServing(const ServerOptions& options, const ListenAddress& grpc_address,
+                            const std::optional<ListenAddress>& http_address) {
+    context = std::make_unique<RpcContext>(RpcContext{
+        Gate(authenticator.get(), call_limits.get(), &request_stats, clock, dispatcher.get()), dispatcher.get(),
+        store.get(), blobs.get(), logs.get(), hub.get(), &MemoryPlanner(), options.transfer_stall_ms});
+    LH_ASSIGN_OR_RETURN(rpc, RpcServer::Start(grpc_address, context.get(), tls.get(), ClientCertificatesOf(options)));
     if (!http_address.has_value()) return absl::OkStatus();
+    http_access = std::make_unique<HttpAccess>(authenticator.get(), call_limits.get(), &request_stats);
     HttpPages pages;
-    pages["/"] = [this] { return Page(); };
-    pages["/metrics"] = [this] { return Metrics(); };
-    pages["/healthz"] = [] { return HttpReply{200, "text/plain; charset=utf-8", "ok\n"}; };
-    LH_ASSIGN_OR_RETURN(http, HttpServer::Start(*http_address, std::move(pages)));
+    pages["/"] = http_access->ForViewers([this](const Caller& caller) { return Page(caller); });
+    pages["/metrics"] = http_access->ForViewersOfAll([this](const Caller&) { return Metrics(); });
+    // For probes, which have no credentials: it says no more than that the port is open.
+    pages["/healthz"] = [](const HttpRequest&) { return HttpReply{200, "text/plain; charset=utf-8", "ok\n"}; };
+    LH_ASSIGN_OR_RETURN(http, HttpServer::Start(*http_address, std::move(pages), clock, tls.get()));
     return absl::OkStatus();
   }
 
   HttpReply Metrics() const {
-    const MetricsInput input{dispatcher->Stats(), request_stats.Read(), store->GetSizes(), kVersion};
+    MetricsInput input{dispatcher->Stats(), request_stats.Read(), store->GetSizes(), kVersion, std::nullopt};
+    if (tls != nullptr) input.tls = tls->counts();
     return {200, "text/plain; version=0.0.4; charset=utf-8", RenderMetrics(input)};
   }
 
-  HttpReply Page() const {
+  HttpReply Page(const Caller& caller) const {
     JobFilter filter;
+    if (!caller.all_projects) filter.project = caller.project;
     filter.page_size = limits::kMaxPageJobs;
     absl::StatusOr<JobPage> jobs = store->ListJobs(filter);
     if (!jobs.ok()) return {503, "text/plain; charset=utf-8", std::string(jobs.status().message()) + "\n"};
@@ -150,17 +198,24 @@ struct Server::Impl {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const Clock* clock) {
   LH_RETURN_IF_ERROR(CheckTimes(options));
-  LH_ASSIGN_OR_RETURN(const ListenAddress grpc_address, ParseListenAddress("--listen", options.listen));
+  LH_RETURN_IF_ERROR(CheckAccess(options));
+  const bool with_tls = !options.tls_certificate_file.empty();
+  LH_ASSIGN_OR_RETURN(const ListenAddress grpc_address, ParseListenAddress("--listen", options.listen, with_tls));
   std::optional<ListenAddress> http_address;
   if (!options.http_listen.empty()) {
-    LH_ASSIGN_OR_RETURN(http_address, ParseListenAddress("--http-listen", options.http_listen));
+    LH_ASSIGN_OR_RETURN(http_address, ParseListenAddress("--http-listen", options.http_listen, with_tls));
   }
   std::unique_ptr<Server> server(new Server(std::make_unique<Impl>()));
   Impl& impl = *server->impl_;
   impl.clock = clock;
+  if (with_tls) {
+    const TlsFiles files{options.tls_certificate_file, options.tls_key_file, options.tls_client_ca_file};
+    LH_ASSIGN_OR_RETURN(impl.tls, TlsReloader::Open(files, clock));
+  }
   LH_RETURN_IF_ERROR(impl.OpenState(options));
+  impl.OpenAccess(options);
   LH_RETURN_IF_ERROR(impl.StartDispatcher(options));
-  LH_RETURN_IF_ERROR(impl.StartServing(grpc_address, http_address));
+  LH_RETURN_IF_ERROR(impl.StartServing(options, grpc_address, http_address));
   impl.collector = std::jthread([&impl](std::stop_token stop) { impl.Collect(std::move(stop)); });
   if (!options.port_file.empty()) {
     LH_RETURN_IF_ERROR(WriteFileAtomic(options.port_file, "{\"grpc_port\":" + std::to_string(server->grpc_port()) +

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/check.h"
 #include "base/env.h"
 #include "base/error.h"
 #include "base/failpoints.h"
@@ -17,10 +18,6 @@ namespace longhaul::storage {
 namespace {
 
 constexpr char kPartialSuffix[] = ".part";
-
-absl::Status NotFound(const BlobRef& blob) {
-  return MakeError(absl::StatusCode::kNotFound, "BLOB_NOT_FOUND", "there is no blob " + blob.sha256);
-}
 
 absl::Status Refused(const BlobRef& blob) {
   return MakeError(absl::StatusCode::kFailedPrecondition, "BLOB_HASH_MISMATCH",
@@ -125,9 +122,11 @@ std::string BlobStore::BlobPath(const std::string& sha256) const {
   return JoinPath(JoinPath(JoinPath(state_dir_, "blobs"), sha256.substr(0, 2)), sha256);
 }
 
-std::string BlobStore::PartialPath(const BlobRef& blob) const {
-  return JoinPath(JoinPath(state_dir_, "uploads"),
-                  blob.sha256 + "-" + std::to_string(blob.size_bytes) + kPartialSuffix);
+std::string BlobStore::PartialPath(const BlobRef& blob, const std::string& space) const {
+  const bool hex = space.find_first_not_of("0123456789abcdef") == std::string::npos;
+  LH_CHECK(hex, space);
+  return JoinPath(JoinPath(state_dir_, "uploads"), blob.sha256 + "-" + std::to_string(blob.size_bytes) +
+                                                       (space.empty() ? "" : "-" + space) + kPartialSuffix);
 }
 
 absl::Status BlobStore::CheckName(const BlobRef& blob, bool size_known) const {
@@ -157,6 +156,10 @@ absl::Status BlobStore::CheckSpace(int64_t bytes_to_come) const {
 void BlobStore::EndUpload(const std::string& partial_path) {
   std::lock_guard lock(uploads_mutex_);
   uploads_.erase(partial_path);
+}
+
+absl::Status BlobStore::NotFound(const BlobRef& blob) {
+  return MakeError(absl::StatusCode::kNotFound, "BLOB_NOT_FOUND", "there is no blob " + blob.sha256);
 }
 
 absl::StatusOr<int64_t> BlobStore::Size(const BlobRef& blob) {
@@ -195,24 +198,25 @@ absl::StatusOr<std::vector<BlobRef>> BlobStore::List(const std::string& prefix) 
   return blobs;
 }
 
-absl::StatusOr<BlobStore::WriteStatus> BlobStore::QueryWriteStatus(const BlobRef& blob) {
+absl::StatusOr<BlobStore::WriteStatus> BlobStore::QueryWriteStatus(const BlobRef& blob, const std::string& space) {
   LH_RETURN_IF_ERROR(CheckName(blob, true));
   LH_ASSIGN_OR_RETURN(const bool present, Present(blob));
   if (present) return WriteStatus{blob.size_bytes, true};
-  const absl::StatusOr<int64_t> size = FileSize(PartialPath(blob));
+  const absl::StatusOr<int64_t> size = FileSize(PartialPath(blob, space));
   if (absl::IsNotFound(size.status())) return WriteStatus{};
   LH_RETURN_IF_ERROR(size.status());
   return WriteStatus{*size, false};
 }
 
-absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const BlobRef& blob) {
+absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const BlobRef& blob,
+                                                                          const std::string& space) {
   LH_RETURN_IF_ERROR(CheckName(blob, true));
   auto state = std::make_unique<Upload::State>();
   state->store = this;
   state->blob = blob;
   LH_ASSIGN_OR_RETURN(state->complete, Present(blob));
   if (state->complete) return std::unique_ptr<Upload>(new Upload(std::move(state)));
-  const std::string path = PartialPath(blob);
+  const std::string path = PartialPath(blob, space);
   {
     std::lock_guard lock(uploads_mutex_);
     if (!uploads_.insert(path).second) {

@@ -177,6 +177,21 @@ absl::StatusOr<bool> QueryHasBlob(Db* db, const BlobRef& blob) {
   return query.BindText(1, blob.sha256).Bind(2, blob.size_bytes).Step();
 }
 
+absl::StatusOr<bool> QueryBlobInProject(Db* db, const BlobRef& blob, const std::string& project) {
+  LH_ASSIGN_OR_RETURN(Statement query,
+                      db->Prepare("SELECT 1 FROM blob_projects WHERE project=?1 AND sha256=?2 UNION ALL "
+                                  "SELECT 1 FROM blob_refs JOIN jobs ON jobs.id=blob_refs.job_id "
+                                  "WHERE blob_refs.sha256=?2 AND jobs.project=?1 LIMIT 1"));
+  return query.BindText(1, project).BindText(2, blob.sha256).Step();
+}
+
+absl::StatusOr<int64_t> QueryUploadedBytes(Db* db, const std::string& project) {
+  LH_ASSIGN_OR_RETURN(Statement query, db->Prepare("SELECT IFNULL(SUM(size_bytes), 0) FROM blob_projects "
+                                                   "JOIN blobs USING(sha256) WHERE project=?1"));
+  LH_RETURN_IF_ERROR(query.BindText(1, project).Step().status());
+  return query.Int(0);
+}
+
 absl::StatusOr<std::vector<Job>> QueryLiveJobs(Db* db) {
   LH_ASSIGN_OR_RETURN(Statement query, db->Prepare("SELECT body FROM jobs WHERE state<10 ORDER BY create_number"));
   return DecodeAll<Job>(query, DecodeJob);

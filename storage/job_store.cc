@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "server/core/codec.h"
+#include "storage/access_store.h"
 #include "storage/job_query.h"
 #include "storage/job_writer.h"
 #include "storage/migrations.h"
@@ -126,6 +127,18 @@ class JobStore final : public Store {
   absl::StatusOr<bool> HasBlob(const BlobRef& blob) override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
     return QueryHasBlob(db.get(), blob);
+  }
+  absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryBlobInProject(db.get(), blob, project);
+  }
+  absl::StatusOr<int64_t> UploadedBytes(const std::string& project) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryUploadedBytes(db.get(), project);
+  }
+  absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryAudit(db.get(), after_number, most);
   }
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());

@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "server/core/codec.h"
+#include "storage/access_store.h"
 
 namespace longhaul::storage {
 namespace {
@@ -37,7 +38,10 @@ class JobTransaction final : public StoreTransaction {
   absl::Status DeleteRequestKeysBefore(int64_t wall_micros) override;
   absl::Status PutWorker(const Worker& worker) override;
   absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override;
+  absl::Status PutBlobProject(const BlobRef& blob, const std::string& project) override;
   absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override;
+  absl::Status AddAudit(const AuditRecord& record) override { return InsertAudit(db_, record); }
+  absl::Status DeleteAuditBefore(int64_t wall_micros) override;
   absl::Status Commit() override { return transaction_.Commit(); }
 
  private:
@@ -259,6 +263,17 @@ absl::StatusOr<std::vector<BlobRef>> JobTransaction::DropUnreferencedBlobs(int64
     LH_RETURN_IF_ERROR(erase.BindText(1, blob.sha256).Run());
   }
   return dropped;
+}
+
+absl::Status JobTransaction::PutBlobProject(const BlobRef& blob, const std::string& project) {
+  LH_ASSIGN_OR_RETURN(Statement statement,
+                      db_->Prepare("INSERT OR IGNORE INTO blob_projects(project, sha256) VALUES(?1, ?2)"));
+  return statement.BindText(1, project).BindText(2, blob.sha256).Run();
+}
+
+absl::Status JobTransaction::DeleteAuditBefore(int64_t wall_micros) {
+  LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("DELETE FROM audit WHERE wall_micros<?1"));
+  return statement.Bind(1, wall_micros).Run();
 }
 
 }  // namespace

@@ -89,6 +89,51 @@ CREATE TABLE blob_refs(
   PRIMARY KEY(sha256, job_id, source)) WITHOUT ROWID;
 CREATE INDEX blob_refs_by_job ON blob_refs(job_id, source);
 )sql",
+    // 2: tokens, the audit log, and which project uploaded a blob
+    R"sql(
+-- `change` grows with each change of any row: readers take what is newer than what they have.
+CREATE TABLE tokens(
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  scopes INTEGER NOT NULL,
+  project TEXT NOT NULL,
+  worker_id TEXT NOT NULL,
+  text_sha256 TEXT NOT NULL,
+  create_wall_micros INTEGER NOT NULL,
+  expire_wall_micros INTEGER NOT NULL,
+  revoke_wall_micros INTEGER NOT NULL,
+  change INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
+
+-- AUTOINCREMENT: a number is never given twice, so that a gap shows.
+CREATE TABLE audit(
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  wall_micros INTEGER NOT NULL,
+  caller TEXT NOT NULL,
+  host TEXT NOT NULL,
+  method TEXT NOT NULL,
+  project TEXT NOT NULL,
+  target TEXT NOT NULL,
+  code TEXT NOT NULL,
+  reason TEXT NOT NULL);
+CREATE INDEX audit_by_time ON audit(wall_micros);
+-- Append-only: nothing changes a row, and nothing deletes one of the last 400 days.
+CREATE TRIGGER audit_constant BEFORE UPDATE ON audit
+BEGIN
+  SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+CREATE TRIGGER audit_kept BEFORE DELETE ON audit
+WHEN OLD.wall_micros > (CAST(strftime('%s', 'now') AS INTEGER) - 400 * 86400) * 1000000
+BEGIN
+  SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+
+-- Whose bytes a blob's are, beside those of the jobs that refer to it: who has shown that it has them.
+CREATE TABLE blob_projects(
+  project TEXT NOT NULL,
+  sha256 TEXT NOT NULL REFERENCES blobs(sha256) ON DELETE CASCADE,
+  PRIMARY KEY(project, sha256)) WITHOUT ROWID;
+CREATE INDEX blob_projects_by_blob ON blob_projects(sha256);
+)sql",
 };
 
 }  // namespace

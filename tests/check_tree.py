@@ -25,7 +25,6 @@ LIBRARIES = [
     (re.compile(r"^spdlog/"), "spdlog"),
     (re.compile(r"^sqlite3\.h$"), "sqlite"),
     (re.compile(r"^prometheus/"), "prometheus"),
-    (re.compile(r"^(civetweb|CivetServer)\.h$"), "civetweb"),
     (re.compile(r"^CLI/"), "CLI11"),
     (re.compile(r"^yaml-cpp/"), "yaml-cpp"),
     (re.compile(r"^pcre2\.h$"), "pcre2"),

@@ -76,7 +76,13 @@ constexpr Hint kHints[] = {
     {"PERMISSION_DENIED", "ask the scheduler's administrator for access"},
     {"SCOPE_MISSING", "ask the scheduler's administrator for a token with that scope"},
     {"OTHER_PROJECT", "name your own project with --project, or ask the scheduler's administrator for access"},
-    {"NO_CREDENTIALS", "ask the scheduler's administrator for access"},
+    {"NO_CREDENTIALS", "pass a token: --token-file FILE, or LONGHAUL_TOKEN"},
+    {"TOKEN_INVALID", "ask the scheduler's administrator for a new one (longhauld token create)"},
+    {"TOKEN_NEEDS_TLS", "give --tls-ca FILE, who signs the scheduler's certificate, or --tls"},
+    {"TLS_MATERIAL", "give a certificate and the key that belongs to it, both in PEM form"},
+    {"CERTIFICATE_INVALID", "ask the scheduler's administrator for a certificate of this worker"},
+    {"RATE_LIMITED", "wait a moment and run the command again"},
+    {"TOO_MANY_UPLOADS", "delete jobs that nobody needs, or ask the scheduler's administrator for room"},
     {"INTERNAL", kBug},
     {"AMBIGUOUS_ID", "give more characters of the id"},
     {"INTERRUPTED", "run the command again"},
@@ -98,7 +104,7 @@ std::string HintFor(const absl::Status& status) {
     case absl::StatusCode::kUnavailable:
       if (!reason.empty()) return kAgainSoon;  // the scheduler has answered
       return "start the scheduler (longhauld --state-dir DIR), or name another with --server HOST:PORT or "
-             "LONGHAUL_SERVER";
+             "LONGHAUL_SERVER; where it speaks TLS, give --tls-ca FILE";
     case absl::StatusCode::kDeadlineExceeded:
       return "the scheduler may be overloaded: try again, and see its log";
     case absl::StatusCode::kUnauthenticated:

@@ -275,6 +275,7 @@ void Fields(A& a, Worker& v) {
   a(8, v.disk_bytes_total);
   a(9, v.cpu_threads_total);
   a(10, v.draining);
+  a(11, v.owner);
 }
 
 namespace {

@@ -248,6 +248,7 @@ struct Worker {
   int64_t disk_bytes_total = 0;
   int cpu_threads_total = 0;
   bool draining = false;
+  std::string owner;  // the caller that registers it (Caller::name); "" = none yet
   // Not persisted.
   bool online = false;
   std::string session_id;

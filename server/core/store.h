@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/core/access.h"
 #include "server/core/job.h"
 
 namespace longhaul::server {
@@ -61,9 +62,14 @@ class StoreTransaction {
   virtual absl::Status DeleteRequestKeysBefore(int64_t wall_micros) = 0;
   virtual absl::Status PutWorker(const Worker& worker) = 0;
   virtual absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) = 0;  // present, grace renewed
+  // The project has shown that it has the bytes. Forgotten with the blob. REQUIRES: PutBlob before.
+  virtual absl::Status PutBlobProject(const BlobRef& blob, const std::string& project) = 0;
   // Forgets blobs that no job and no kept checkpoint refers to and whose grace began before `wall_micros`, `most` of
   // them; returns them, so that their files can go after the commit.
   virtual absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) = 0;
+  virtual absl::Status AddAudit(const AuditRecord& record) = 0;  // the store gives the number
+  // Records of the last limits::kAuditKeepDays cannot be deleted: ABORTED.
+  virtual absl::Status DeleteAuditBefore(int64_t wall_micros) = 0;
   virtual absl::Status Commit() = 0;
 };
 
@@ -86,6 +92,11 @@ class Store {
                                                                int most) = 0;
   virtual absl::StatusOr<std::vector<Worker>> ListWorkers() = 0;
   virtual absl::StatusOr<bool> HasBlob(const BlobRef& blob) = 0;
+  // Uploaded by the project, or kept by one of its jobs.
+  virtual absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) = 0;
+  // Of the blobs that the project has uploaded and that are still there.
+  virtual absl::StatusOr<int64_t> UploadedBytes(const std::string& project) = 0;
+  virtual absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) = 0;
   // Every job that is not terminal, by create_number: what the dispatcher loads at start.
   virtual absl::StatusOr<std::vector<Job>> LoadLiveJobs() = 0;
   virtual absl::StatusOr<uint64_t> MaxCreateNumber() = 0;

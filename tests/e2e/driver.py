@@ -12,9 +12,10 @@ import traceback
 import cases_faults
 import cases_jobs
 import cases_ops
+import cases_security
 from harness import MODEL, Cluster, Failure, Skip
 
-CASES = cases_jobs.CASES + cases_faults.CASES + cases_ops.CASES
+CASES = cases_jobs.CASES + cases_faults.CASES + cases_ops.CASES + cases_security.CASES
 LOG_TAIL_LINES = 15
 
 

@@ -4,6 +4,7 @@
 #include <optional>
 #include <set>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
@@ -111,6 +112,14 @@ class FakeTransaction final : public StoreTransaction {
     entry = {blob, std::max(entry.second, wall_micros)};
     return absl::OkStatus();
   }
+  absl::Status PutBlobProject(const BlobRef& blob, const std::string& project) override {
+    LH_RETURN_IF_ERROR(Fails());
+    if (!state_.blobs.contains(blob.sha256)) {
+      return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", "there is no blob " + blob.sha256);
+    }
+    state_.blob_projects.emplace(project, blob.sha256);
+    return absl::OkStatus();
+  }
   absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override {
     LH_RETURN_IF_ERROR(Fails());
     std::set<std::string> kept;
@@ -128,8 +137,28 @@ class FakeTransaction final : public StoreTransaction {
       if (static_cast<int>(dropped.size()) >= most) break;
       if (entry.second < wall_micros && !kept.contains(sha256)) dropped.push_back(entry.first);
     }
-    for (const BlobRef& blob : dropped) state_.blobs.erase(blob.sha256);
+    for (const BlobRef& blob : dropped) {
+      state_.blobs.erase(blob.sha256);
+      std::erase_if(state_.blob_projects, [&](const auto& entry) { return entry.second == blob.sha256; });
+    }
     return dropped;
+  }
+  absl::Status AddAudit(const AuditRecord& record) override {
+    LH_RETURN_IF_ERROR(Fails());
+    state_.audit.push_back(record);
+    state_.audit.back().number = ++state_.audit_numbers;
+    return absl::OkStatus();
+  }
+  absl::Status DeleteAuditBefore(int64_t wall_micros) override {
+    LH_RETURN_IF_ERROR(Fails());
+    const int64_t kept_micros = RealClock().WallMicros() - limits::kAuditKeepDays * 24 * 3600 * 1'000'000;
+    for (const AuditRecord& record : state_.audit) {
+      if (record.wall_micros < wall_micros && record.wall_micros > kept_micros) {
+        return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", "the audit log is append-only");
+      }
+    }
+    std::erase_if(state_.audit, [&](const AuditRecord& record) { return record.wall_micros < wall_micros; });
+    return absl::OkStatus();
   }
   absl::Status Commit() override {
     if (store_->fail_commits_ > 0) {
@@ -146,6 +175,10 @@ class FakeTransaction final : public StoreTransaction {
  private:
   absl::Status Fails() {
     if (store_->fail_writes_ == 0) return absl::OkStatus();
+    if (store_->writes_before_failure_ > 0) {
+      --store_->writes_before_failure_;
+      return absl::OkStatus();
+    }
     --store_->fail_writes_;
     return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", "a write failed (injected)");
   }
@@ -271,6 +304,44 @@ absl::StatusOr<bool> FakeStore::HasBlob(const BlobRef& blob) {
   const auto now = state();
   const auto found = now->blobs.find(blob.sha256);
   return found != now->blobs.end() && found->second.first.size_bytes == blob.size_bytes;
+}
+
+absl::StatusOr<bool> FakeStore::BlobInProject(const BlobRef& blob, const std::string& project) {
+  const auto now = state();
+  if (now->blob_projects.contains({project, blob.sha256})) return true;
+  for (const auto& [id, job] : now->jobs) {
+    if (job.project != project) continue;
+    for (const BlobRef& input : job.inputs) {
+      if (input.sha256 == blob.sha256) return true;
+    }
+    for (const NamedBlob& file : job.artifact) {
+      if (file.blob.sha256 == blob.sha256) return true;
+    }
+    for (const Checkpoint& checkpoint : Values(now->checkpoints, id)) {
+      for (const NamedBlob& file : checkpoint.files) {
+        if (file.blob.sha256 == blob.sha256) return true;
+      }
+    }
+  }
+  return false;
+}
+
+absl::StatusOr<int64_t> FakeStore::UploadedBytes(const std::string& project) {
+  const auto now = state();
+  int64_t bytes = 0;
+  for (const auto& [of_project, sha256] : now->blob_projects) {
+    if (of_project == project) bytes += now->blobs.at(sha256).first.size_bytes;
+  }
+  return bytes;
+}
+
+absl::StatusOr<std::vector<AuditRecord>> FakeStore::ListAudit(int64_t after_number, int most) {
+  const auto now = state();
+  std::vector<AuditRecord> records;
+  for (const AuditRecord& record : now->audit) {
+    if (record.number > after_number && static_cast<int>(records.size()) < most) records.push_back(record);
+  }
+  return records;
 }
 
 absl::StatusOr<std::vector<Job>> FakeStore::LoadLiveJobs() {

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,7 +25,10 @@ class FakeStore final : public Store {
     std::map<std::string, std::map<int64_t, MetricPoint>> metrics;
     std::map<std::pair<std::string, std::string>, RequestKey> keys;
     std::map<std::string, Worker> workers;
-    std::map<std::string, std::pair<BlobRef, int64_t>> blobs;  // grace
+    std::map<std::string, std::pair<BlobRef, int64_t>> blobs;     // grace
+    std::set<std::pair<std::string, std::string>> blob_projects;  // project, sha256
+    std::vector<AuditRecord> audit;
+    int64_t audit_numbers = 0;  // given out
   };
 
   FakeStore() : state_(std::make_shared<const State>()) {}
@@ -33,6 +37,11 @@ class FakeStore final : public Store {
   void FailCommits(int count) { fail_commits_ = count; }
   // The next `count` writes inside transactions fail.
   void FailWrites(int count) { fail_writes_ = count; }
+  // One write fails, behind `count` that do not.
+  void FailWritesAfter(int count) {
+    writes_before_failure_ = count;
+    fail_writes_ = 1;
+  }
   int commits() const { return commits_; }
 
   absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override;
@@ -48,6 +57,9 @@ class FakeStore final : public Store {
                                                        int most) override;
   absl::StatusOr<std::vector<Worker>> ListWorkers() override;
   absl::StatusOr<bool> HasBlob(const BlobRef& blob) override;
+  absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) override;
+  absl::StatusOr<int64_t> UploadedBytes(const std::string& project) override;
+  absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) override;
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override;
   absl::StatusOr<uint64_t> MaxCreateNumber() override;
   Sizes GetSizes() override { return {}; }
@@ -63,6 +75,7 @@ class FakeStore final : public Store {
   std::shared_ptr<const State> state_;
   int fail_commits_ = 0;
   int fail_writes_ = 0;
+  int writes_before_failure_ = 0;
   int commits_ = 0;
 };
 

@@ -15,11 +15,13 @@ constexpr int64_t kNanosPerMs = 1'000'000;
 constexpr int64_t kAnswerSlackMs = 10'000;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
-bool IsFatal(const absl::Status& status) {
+// What trying again does not change. Refused credentials are fatal only to an agent that has never got in: later they
+// have expired, and their renewal (a new token file, a new certificate) must find the trainers running.
+bool IsFatal(const absl::Status& status, bool was_in) {
+  const bool refused = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
   const std::string reason = ErrorReason(status);
-  return reason == "WORKER_TOO_OLD" || reason == "WORKER_TOO_NEW" ||
-         status.code() == absl::StatusCode::kUnauthenticated || status.code() == absl::StatusCode::kPermissionDenied ||
-         status.code() == absl::StatusCode::kInvalidArgument;
+  return reason == "WORKER_TOO_OLD" || reason == "WORKER_TOO_NEW" || absl::IsInvalidArgument(status) ||
+         (refused && !was_in);
 }
 
 }  // namespace
@@ -74,7 +76,7 @@ void Session::Open() {
 void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer) {
   opening_ = false;
   if (!answer.ok()) {
-    if (IsFatal(answer.status())) {
+    if (IsFatal(answer.status(), generation_ > 0)) {
       fatal_ = answer.status();
     } else {
       WaitBeforeRetry(answer.status());

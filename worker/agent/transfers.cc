@@ -69,6 +69,9 @@ bool IsRetryable(const absl::Status& status) {
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kResourceExhausted:
+    // Credentials can be renewed, and an attempt that is well must not end because they were not in time.
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
       return true;
     default:
       return ErrorReason(status) == "SESSION_CLOSED";

@@ -133,7 +133,7 @@ class GrpcClientTest : public ::testing::Test {
     builder.RegisterService(&worker_);
     builder.RegisterService(&blobs_);
     server_ = builder.BuildAndStart();
-    client_ = std::make_unique<GrpcSchedulerClient>("127.0.0.1:" + std::to_string(port));
+    client_ = *GrpcSchedulerClient::Open({.address = "127.0.0.1:" + std::to_string(port)});
   }
   ~GrpcClientTest() override {
     client_->Shutdown();
@@ -259,8 +259,8 @@ TEST(GrpcClientAloneTest, NoProxyStandsBetweenLoopbackAddresses) {
 }
 
 TEST(GrpcClientAloneTest, AnAbsentSchedulerIsUnavailable) {
-  GrpcSchedulerClient client("127.0.0.1:1");
-  const absl::Status status = client.CommitCheckpoint(v1::CommitCheckpointRequest());
+  const auto client = GrpcSchedulerClient::Open({.address = "127.0.0.1:1"});
+  const absl::Status status = (*client)->CommitCheckpoint(v1::CommitCheckpointRequest());
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_TRUE(IsRetryable(status));
 }
