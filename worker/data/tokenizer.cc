@@ -153,6 +153,9 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(const TokenizerSource& source) {
   for (const AddedToken& token : source.added) {
     t.ids_.emplace(token.content, token.id);
     t.added_.emplace(token.id, token);
+    std::string bytes;
+    if (!MappedToBytes(token.content, &bytes)) bytes = token.content;
+    t.added_bytes_.emplace(token.id, std::move(bytes));
   }
   for (size_t id = 0; id < t.texts_.size(); ++id) {
     if (!t.texts_[id].empty()) t.ids_.emplace(t.texts_[id], static_cast<int32_t>(id));
@@ -273,7 +276,7 @@ absl::StatusOr<Encoding> Tokenizer::EncodeWithSpans(std::string_view text, const
 }
 
 std::string_view Tokenizer::TokenBytes(int32_t id) const {
-  if (auto it = added_.find(id); it != added_.end()) return it->second.content;
+  if (auto it = added_bytes_.find(id); it != added_bytes_.end()) return it->second;
   if (id < 0 || id >= bpe_.size()) return {};
   return bpe_.TokenBytes(id);
 }

@@ -82,7 +82,8 @@ class Tokenizer {
 
   // Bytes that are no UTF-8 become U+FFFD. Unknown ids decode to nothing.
   std::string Decode(const std::vector<int32_t>& ids, bool skip_special) const;
-  // The bytes of one token, which may be part of a character. "" for an unknown id.
+  // The bytes of one token, which may be part of a character. "" for an unknown id. An added token goes through the
+  // byte map where all of its characters are in it ("café" is caf and the byte E9), as in Hugging Face's decoder.
   std::string_view TokenBytes(int32_t id) const;
 
   int32_t TokenToId(std::string_view token) const;  // as in the vocabulary ("Ġthe", "<|im_end|>"); -1 = none
@@ -116,7 +117,8 @@ class Tokenizer {
   int32_t bos_id_ = -1, eos_id_ = -1, pad_id_ = -1, unk_id_ = -1, vocab_size_ = 0;
   std::unordered_map<std::string, int32_t> ids_;
   std::unordered_map<int32_t, AddedToken> added_;
-  std::vector<std::string> texts_;  // id -> vocabulary text
+  std::vector<std::string> texts_;                        // id -> vocabulary text
+  std::unordered_map<int32_t, std::string> added_bytes_;  // of every added token: what it decodes to
   std::string chat_template_, tool_chat_template_;
   std::string digest_;
 };

@@ -57,6 +57,15 @@ TEST(TokenizerTest, BytesThatAreNotUtf8AreRefusedByPlace) {
   EXPECT_THAT(std::string(ids.status().message()), HasSubstr("byte 2"));
 }
 
+TEST(TokenizerTest, AnAddedTokenDecodesThroughTheByteMapAndKeepsItsText) {
+  const Tokenizer t = GoldenTokenizer("qwen2");
+  const int32_t id = t.TokenToId("caf\u00E9");
+  ASSERT_GE(id, 0);
+  EXPECT_EQ(t.TokenText(id), "caf\u00E9");
+  EXPECT_EQ(t.TokenBytes(id), "caf\xE9");
+  EXPECT_EQ(t.Decode({id}, false), "caf\uFFFD");
+}
+
 TEST(TokenizerTest, IdsOutsideTheVocabularyDecodeToNothing) {
   const Tokenizer t = GgufTokenizer();
   EXPECT_EQ(t.Decode({-1, t.vocab_size(), INT32_MAX, INT32_MIN}, false), "");

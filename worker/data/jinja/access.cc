@@ -87,6 +87,7 @@ absl::StatusOr<Value> GetAttribute(const Value& value, const std::string& name) 
       if (name == "cycle") return Method(value, name);
       return LoopAttribute(value.loop(), name);
     case Kind::kDict:
+    case Kind::kList:
     case Kind::kString:
       if (IsMethod(value, name)) return Method(value, name);
       break;

@@ -21,7 +21,7 @@ enum class ExprKind : unsigned char {
   kSubscript,    // operands[0] [ operands[1] ]
   kSlice,        // operands[0] [ operands[1] : operands[2] : operands[3] ], each may be null
   kCall,         // operands[0] ( arguments )
-  kFilter,       // operands[0] | name ( arguments ); operands[0] is null for the body of a set block
+  kFilter,       // operands[0] | name ( arguments ); operands[0] is null for the body of a set or filter block
   kTest,         // operands[0] is name ( arguments )
   kNot,          // operands[0]
   kNegate,       // operands[0]
@@ -75,6 +75,7 @@ enum class StmtKind : unsigned char {
   kSet,        // names = expr
   kSetMember,  // names[0] . names[1] = expr
   kSetBlock,   // names[0] = body through filters
+  kFilter,     // body through the filters of expr
   kMacro,      // names[0], parameters, body
   kBreak,
   kContinue,

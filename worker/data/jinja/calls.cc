@@ -93,7 +93,8 @@ absl::StatusOr<Value> Interpreter::CallMacro(const Callable& callable, const Arg
     }
     scope.names[names[i]] = std::move(bound[i]);
   }
-  LH_ASSIGN_OR_RETURN(std::string text, Capture(macro.body, &scope));
+  std::string text;
+  LH_RETURN_IF_ERROR(Capture(macro.body, &scope, &text).status());
   return NewString(std::move(text), &budget_);
 }
 

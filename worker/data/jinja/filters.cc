@@ -1,13 +1,16 @@
 #include "worker/data/jinja/filters.h"
 
 #include <algorithm>
-#include <charconv>
+#include <cmath>
 #include <unordered_map>
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "worker/data/jinja/format.h"
 #include "worker/data/jinja/methods.h"
+#include "worker/data/jinja/numbers.h"
 #include "worker/data/jinja/text.h"
+#include "worker/data/unicode.h"
 
 namespace longhaul::data::jinja {
 namespace {
@@ -17,6 +20,8 @@ using FilterFunction = absl::StatusOr<Value> (*)(const Value& value, const Argum
 absl::Status UnknownFilter(const std::string& name) {
   return MakeError(absl::StatusCode::kUnimplemented, "TEMPLATE_UNSUPPORTED", "the filter '" + name + "' is not known");
 }
+
+absl::Status IsUndefined(const Value& value) { return TemplateError("'" + value.undefined_name() + "' is undefined"); }
 
 absl::StatusOr<Value> Trim(const Value& value, const Arguments& arguments, Budget* budget) {
   LH_ASSIGN_OR_RETURN(const auto bound, Bind(arguments, "trim", {"chars"}));
@@ -81,9 +86,27 @@ absl::StatusOr<Value> Case(const Value& value, const Arguments& arguments, Budge
   return NewString(kFunction(text), budget);
 }
 
+// Unlike the method: words begin after white space, - ( { [ and < only, so that "it's" is "It's".
 absl::StatusOr<Value> TitleFilter(const Value& value, const Arguments& arguments, Budget* budget) {
-  LH_ASSIGN_OR_RETURN(std::string text, ToStr(value, budget));
-  return CallMethod(Value::String(std::move(text)), "title", arguments, budget);
+  LH_ASSIGN_OR_RETURN(const auto none, Bind(arguments, "title", {}));
+  LH_ASSIGN_OR_RETURN(const std::string text, ToStr(value, budget));
+  const std::string_view all = text;
+  std::string out;
+  for (size_t begin = 0, at = 0; at <= all.size();) {
+    const CodePoint c = at < all.size() ? DecodeAt(all, at) : CodePoint{' ', 1};
+    const auto bytes = static_cast<size_t>(c.bytes);
+    const bool between =
+        IsPythonSpace(c.value) || (c.value < 0x80 && std::string_view("-({[<").find(all[at]) != std::string_view::npos);
+    if (between && begin < at) {
+      const auto first = static_cast<size_t>(DecodeAt(all, begin).bytes);
+      out += Upper(all.substr(begin, first));
+      out += Lower(all.substr(begin + first, at - begin - first));
+    }
+    if (between && at < all.size()) out += all.substr(at, bytes);
+    at += bytes;
+    if (between) begin = at;
+  }
+  return NewString(std::move(out), budget);
 }
 
 absl::StatusOr<Value> ReplaceFilter(const Value& value, const Arguments& arguments, Budget* budget) {
@@ -94,20 +117,104 @@ absl::StatusOr<Value> ReplaceFilter(const Value& value, const Arguments& argumen
   return Replace(text, from, to, bound[2].IsInteger() ? bound[2].integer() : -1, budget);
 }
 
-absl::StatusOr<Value> IntFilter(const Value& value, const Arguments& arguments, Budget*) {
-  LH_ASSIGN_OR_RETURN(const auto bound, Bind(arguments, "int", {"default"}));
+// The number that text or a number means, by `default` where it means none.
+absl::StatusOr<Value> IntFilter(const Value& value, const Arguments& arguments, Budget* budget) {
+  LH_ASSIGN_OR_RETURN(const auto bound, Bind(arguments, "int", {"default", "base"}));
+  const Value fallback = bound[0].Is(Kind::kUndefined) ? Value::Int(0) : bound[0];
+  if (value.Is(Kind::kUndefined)) return IsUndefined(value);
   if (value.IsInteger()) return Value::Int(value.integer());
-  if (value.Is(Kind::kFloat) && value.number() > -9.2e18 && value.number() < 9.2e18) {
-    return Value::Int(static_cast<int64_t>(value.number()));
+  if (value.Is(Kind::kFloat)) return std::isnan(value.number()) ? fallback : IntegerOf(value.number());
+  if (!value.Is(Kind::kString)) return fallback;
+  LH_RETURN_IF_ERROR(budget->Bytes(2 * static_cast<int64_t>(value.str().size())));
+  const Value base = bound[1].Is(Kind::kUndefined) ? Value::Int(10) : bound[1];
+  if (base.IsInteger()) {
+    LH_ASSIGN_OR_RETURN(const auto integer, ParsePythonInt(value.str(), base.integer()));
+    if (integer.has_value()) return Value::Int(*integer);
   }
+  const auto number = ParsePythonFloat(value.str());  // "42.23" is 42
+  if (!number.has_value() || !std::isfinite(*number)) return fallback;
+  return IntegerOf(*number);
+}
+
+absl::StatusOr<Value> FloatFilter(const Value& value, const Arguments& arguments, Budget* budget) {
+  LH_ASSIGN_OR_RETURN(const auto bound, Bind(arguments, "float", {"default"}));
+  if (value.Is(Kind::kUndefined)) return IsUndefined(value);
+  if (value.IsNumber()) return Value::Float(value.number());
   if (value.Is(Kind::kString)) {
-    std::string_view text = StripBegin(StripEnd(value.str()));
-    if (!text.empty() && text[0] == '+') text.remove_prefix(1);
-    int64_t out = 0;
-    const auto result = std::from_chars(text.data(), text.data() + text.size(), out);
-    if (result.ec == std::errc() && result.ptr == text.data() + text.size()) return Value::Int(out);
+    LH_RETURN_IF_ERROR(budget->Bytes(2 * static_cast<int64_t>(value.str().size())));
+    if (const auto number = ParsePythonFloat(value.str())) return Value::Float(*number);
   }
-  return bound[0].Is(Kind::kUndefined) ? Value::Int(0) : bound[0];
+  return bound[0].Is(Kind::kUndefined) ? Value::Float(0) : bound[0];
+}
+
+absl::StatusOr<Value> Abs(const Value& value, const Arguments& arguments, Budget*) {
+  LH_ASSIGN_OR_RETURN(const auto none, Bind(arguments, "abs", {}));
+  if (value.Is(Kind::kUndefined)) return IsUndefined(value);
+  if (!value.IsNumber()) return TemplateError(std::string("abs needs a number, got ") + TypeName(value));
+  if (value.Is(Kind::kFloat)) return Value::Float(std::fabs(value.number()));
+  return value.integer() < 0 ? Negate(value) : Value::Int(value.integer());
+}
+
+absl::StatusOr<Value> FormatFilter(const Value& value, const Arguments& arguments, Budget* budget) {
+  LH_ASSIGN_OR_RETURN(const std::string format, ToStr(value, budget));
+  if (arguments.named.empty()) {
+    LH_ASSIGN_OR_RETURN(const Value tuple, NewList(arguments.positional, budget, true));
+    return PercentFormat(format, tuple, budget);
+  }
+  if (!arguments.positional.empty()) return TemplateError("format takes either positional or named arguments");
+  LH_ASSIGN_OR_RETURN(const Value dict, NewDict(arguments.named, budget));
+  return PercentFormat(format, dict, budget);
+}
+
+std::string_view Entity(char c) {
+  switch (c) {
+    case '&':
+      return "&amp;";
+    case '<':
+      return "&lt;";
+    case '>':
+      return "&gt;";
+    case '\'':
+      return "&#39;";
+    case '"':
+      return "&#34;";
+    default:
+      return {};
+  }
+}
+
+absl::StatusOr<Value> Escape(const Value& value, const Arguments& arguments, Budget* budget) {
+  LH_ASSIGN_OR_RETURN(const auto none, Bind(arguments, "escape", {}));
+  LH_ASSIGN_OR_RETURN(const std::string text, ToStr(value, budget));
+  int64_t size = 0;
+  for (char c : text) size += static_cast<int64_t>(std::max<size_t>(Entity(c).size(), 1));
+  LH_RETURN_IF_ERROR(budget->Bytes(size));  // before anything is built
+  std::string out;
+  out.reserve(static_cast<size_t>(size));
+  for (char c : text) {
+    if (const std::string_view entity = Entity(c); !entity.empty()) {
+      out += entity;
+    } else {
+      out.push_back(c);
+    }
+  }
+  return Value::String(std::move(out));
+}
+
+absl::StatusOr<Value> WordCount(const Value& value, const Arguments& arguments, Budget* budget) {
+  LH_ASSIGN_OR_RETURN(const auto none, Bind(arguments, "wordcount", {}));
+  LH_ASSIGN_OR_RETURN(const std::string text, ToStr(value, budget));
+  LH_RETURN_IF_ERROR(budget->Step(static_cast<int64_t>(text.size() / 64)));
+  int64_t words = 0;
+  bool in_word = false;
+  for (size_t i = 0; i < text.size();) {
+    const CodePoint c = DecodeAt(text, i);
+    i += static_cast<size_t>(c.bytes);
+    const bool is_word = IsPythonWord(c.value);
+    words += is_word && !in_word ? 1 : 0;
+    in_word = is_word;
+  }
+  return Value::Int(words);
 }
 
 absl::StatusOr<Value> Indent(const Value& value, const Arguments& arguments, Budget* budget) {
@@ -142,6 +249,12 @@ absl::StatusOr<Value> JoinFilter(const Value&, const Arguments&, Budget*);
 absl::StatusOr<Value> ItemsFilter(const Value&, const Arguments&, Budget*);
 absl::StatusOr<Value> DictSortFilter(const Value&, const Arguments&, Budget*);
 absl::StatusOr<Value> ReverseFilter(const Value&, const Arguments&, Budget*);
+absl::StatusOr<Value> SortFilter(const Value&, const Arguments&, Budget*);
+absl::StatusOr<Value> UniqueFilter(const Value&, const Arguments&, Budget*);
+absl::StatusOr<Value> BatchFilter(const Value&, const Arguments&, Budget*);
+absl::StatusOr<Value> MinFilter(const Value&, const Arguments&, Budget*);
+absl::StatusOr<Value> MaxFilter(const Value&, const Arguments&, Budget*);
+absl::StatusOr<Value> SumFilter(const Value&, const Arguments&, Budget*);
 absl::StatusOr<Value> MapFilter(const Value&, const Arguments&, Budget*);
 absl::StatusOr<Value> SelectFilter(const Value&, const Arguments&, Budget*);
 absl::StatusOr<Value> RejectFilter(const Value&, const Arguments&, Budget*);
@@ -166,6 +279,12 @@ const std::unordered_map<std::string, FilterFunction>& Filters() {
       {"title", TitleFilter},
       {"replace", ReplaceFilter},
       {"int", IntFilter},
+      {"float", FloatFilter},
+      {"abs", Abs},
+      {"format", FormatFilter},
+      {"escape", Escape},
+      {"e", Escape},
+      {"wordcount", WordCount},
       {"indent", Indent},
       {"list", ListFilter},
       {"first", FirstFilter},
@@ -174,6 +293,12 @@ const std::unordered_map<std::string, FilterFunction>& Filters() {
       {"items", ItemsFilter},
       {"dictsort", DictSortFilter},
       {"reverse", ReverseFilter},
+      {"sort", SortFilter},
+      {"unique", UniqueFilter},
+      {"batch", BatchFilter},
+      {"min", MinFilter},
+      {"max", MaxFilter},
+      {"sum", SumFilter},
       {"map", MapFilter},
       {"select", SelectFilter},
       {"reject", RejectFilter},

@@ -1,4 +1,13 @@
-// Filters and tests by name.
+// Filters and tests by name, as in Jinja 3.1:
+//   text       capitalize, e (escape), format, indent, lower, replace, safe, string, title, tojson, trim, upper,
+//              wordcount
+//   numbers    abs, float, int
+//   sequences  batch, count (length), dictsort, first, items, join, last, list, map, max, min, reject, rejectattr,
+//              reverse, select, selectattr, sort, sum, unique
+//   any        d (default)
+// What differs from Jinja: a filter that returns a generator there returns a list; strings have no Markup type, so
+// escape escapes what is escaped already and safe changes nothing; an integer beyond 64 bits is an error.
+// Each charges the budget for what it reads, compares and builds, the latter before it is built.
 #pragma once
 
 #include <string>

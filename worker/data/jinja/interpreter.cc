@@ -72,13 +72,27 @@ absl::Status Interpreter::Emit(std::string_view text) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> Interpreter::Capture(const Block& block, Scope* scope) {
-  std::string captured;
-  std::string* outer = std::exchange(out_, &captured);
-  const absl::Status status = Execute(block, scope).status();
+absl::StatusOr<Interpreter::Flow> Interpreter::Capture(const Block& block, Scope* scope, std::string* out) {
+  std::string* outer = std::exchange(out_, out);
+  auto flow = Execute(block, scope);
   out_ = outer;
-  LH_RETURN_IF_ERROR(status);
-  return captured;
+  return flow;
+}
+
+absl::StatusOr<Interpreter::Flow> Interpreter::CaptureFiltered(const Stmt& stmt, Scope* scope, Value* out) {
+  std::string text;
+  LH_ASSIGN_OR_RETURN(const Flow flow, Capture(stmt.body, scope, &text));
+  if (flow != Flow::kNormal) return flow;  // what was captured goes with the block
+  LH_ASSIGN_OR_RETURN(*out, NewString(std::move(text), &budget_));
+  // Filters wrap each other: the innermost has no operand, the block's text is its value.
+  std::vector<const Expr*> chain;
+  for (const Expr* filter = stmt.expr.get(); filter != nullptr; filter = filter->operands[0].get()) {
+    chain.push_back(filter);
+  }
+  for (auto it = chain.rbegin(); it != chain.rend(); ++it) {
+    LH_ASSIGN_OR_RETURN(*out, EvalFilter(**it, std::move(*out), scope));
+  }
+  return flow;
 }
 
 absl::StatusOr<Interpreter::Flow> Interpreter::Execute(const Block& block, Scope* scope) {
@@ -113,8 +127,9 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteOne(const Stmt& stmt, Scop
       status = ExecuteSetMember(stmt, scope);
       break;
     case StmtKind::kSetBlock:
-      status = ExecuteSetBlock(stmt, scope);
-      break;
+      return ExecuteSetBlock(stmt, scope);
+    case StmtKind::kFilter:
+      return ExecuteFilter(stmt, scope);
     case StmtKind::kMacro: {
       auto callable = std::make_shared<Callable>();
       callable->type = Callable::Type::kMacro;
@@ -138,6 +153,10 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteOne(const Stmt& stmt, Scop
 
 absl::Status Interpreter::ExecuteOutput(const Stmt& stmt, Scope* scope) {
   LH_ASSIGN_OR_RETURN(const Value value, Eval(*stmt.expr, scope));
+  return EmitValue(value);
+}
+
+absl::Status Interpreter::EmitValue(const Value& value) {
   if (value.Is(Kind::kString)) return Emit(value.str());
   LH_ASSIGN_OR_RETURN(const std::string text, ToStr(value, &budget_));
   return Emit(text);
@@ -225,24 +244,26 @@ absl::Status Interpreter::ExecuteSetMember(const Stmt& stmt, Scope* scope) {
   return TemplateError("'" + stmt.names[0] + "' is not a namespace, so its attributes cannot be set");
 }
 
-absl::Status Interpreter::ExecuteSetBlock(const Stmt& stmt, Scope* scope) {
+absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteSetBlock(const Stmt& stmt, Scope* scope) {
   Scope inner{scope, {}};
-  LH_ASSIGN_OR_RETURN(std::string text, Capture(stmt.body, &inner));
-  LH_ASSIGN_OR_RETURN(Value value, NewString(std::move(text), &budget_));
-  // Filters wrap each other: the innermost has no operand, the block's text is its value.
-  std::vector<const Expr*> chain;
-  for (const Expr* filter = stmt.expr.get(); filter != nullptr; filter = filter->operands[0].get()) {
-    chain.push_back(filter);
-  }
-  for (auto it = chain.rbegin(); it != chain.rend(); ++it) {
-    LH_ASSIGN_OR_RETURN(value, EvalFilter(**it, std::move(value), scope));
-  }
-  scope->names[stmt.names[0]] = std::move(value);
-  return absl::OkStatus();
+  Value value;
+  LH_ASSIGN_OR_RETURN(const Flow flow, CaptureFiltered(stmt, &inner, &value));
+  if (flow == Flow::kNormal) scope->names[stmt.names[0]] = std::move(value);
+  return flow;
+}
+
+absl::StatusOr<Interpreter::Flow> Interpreter::ExecuteFilter(const Stmt& stmt, Scope* scope) {
+  Scope inner{scope, {}};
+  Value value;
+  LH_ASSIGN_OR_RETURN(const Flow flow, CaptureFiltered(stmt, &inner, &value));
+  if (flow == Flow::kNormal) LH_RETURN_IF_ERROR(EmitValue(value));
+  return flow;
 }
 
 absl::Status Interpreter::ExecuteGeneration(const Stmt& stmt, Scope* scope) {
-  if (out_ != &rendered_.text) return TemplateError("a generation block inside a macro or a set block has no place");
+  if (out_ != &rendered_.text) {
+    return TemplateError("a generation block inside a macro, a set block or a filter block has no place");
+  }
   const auto begin = static_cast<int64_t>(rendered_.text.size());
   const size_t before = rendered_.generation_spans.size();
   Scope inner{scope, {}};

@@ -37,11 +37,15 @@ class Interpreter {
   absl::StatusOr<std::vector<Value>> LoopItems(const Stmt& stmt, Scope* scope);
   absl::Status ExecuteSet(const Stmt& stmt, Scope* scope);
   absl::Status ExecuteSetMember(const Stmt& stmt, Scope* scope);
-  absl::Status ExecuteSetBlock(const Stmt& stmt, Scope* scope);
+  absl::StatusOr<Flow> ExecuteSetBlock(const Stmt& stmt, Scope* scope);
+  absl::StatusOr<Flow> ExecuteFilter(const Stmt& stmt, Scope* scope);
   absl::Status ExecuteGeneration(const Stmt& stmt, Scope* scope);
   absl::Status Emit(std::string_view text);
-  // The output of `block`, apart from the main output.
-  absl::StatusOr<std::string> Capture(const Block& block, Scope* scope);
+  absl::Status EmitValue(const Value& value);  // its str()
+  // Appends the output of `block` to *out, apart from the main output. A break or continue ends it early.
+  absl::StatusOr<Flow> Capture(const Block& block, Scope* scope, std::string* out);
+  // The body of a set or filter block, run in `scope`, through the filters of stmt.expr.
+  absl::StatusOr<Flow> CaptureFiltered(const Stmt& stmt, Scope* scope, Value* out);
 
   absl::StatusOr<Value> Eval(const Expr& expr, Scope* scope);
   absl::StatusOr<Value> EvalKind(const Expr& expr, Scope* scope);

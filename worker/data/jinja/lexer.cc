@@ -33,6 +33,13 @@ class Lexer {
       }
       EmitText(open);
       const char type = source_[open + 1];
+      char sign = '\0';
+      const size_t end = type == '%' ? WordTag(open, "raw", "-", &sign) : std::string_view::npos;
+      if (end != std::string_view::npos) {
+        CloseTag(end, sign, false);  // trim_blocks does not reach into a raw block
+        LH_RETURN_IF_ERROR(LexRaw());
+        continue;
+      }
       at_ = open + 2;
       if (at_ < source_.size() && (source_[at_] == '-' || source_[at_] == '+')) ++at_;
       if (type == '#') {
@@ -93,15 +100,46 @@ class Lexer {
   void CloseTag(size_t end, char sign, bool trims_newline) {
     at_ = end;
     if (sign == '-') {
-      while (at_ < source_.size()) {
-        const size_t space = SpaceAt(source_, at_);
-        if (space == 0) break;
-        at_ += space;
-      }
+      at_ = SkipSpace(at_);
     } else if (sign != '+' && trims_newline && at_ < source_.size() && source_[at_] == '\n') {
       ++at_;
     }
     line_starting_ = source_[at_ - 1] == '\n';
+  }
+
+  size_t SkipSpace(size_t at) const {
+    while (at < source_.size()) {
+      const size_t space = SpaceAt(source_, at);
+      if (space == 0) break;
+      at += space;
+    }
+    return at;
+  }
+
+  // Where the tag at `open` ends if it is `word` alone; npos if it is another. Of `signs` before the end mark, *sign
+  // is the one that stands there, or 0.
+  size_t WordTag(size_t open, std::string_view word, std::string_view signs, char* sign) const {
+    size_t at = open + 2;
+    if (at < source_.size() && (source_[at] == '-' || source_[at] == '+')) ++at;
+    at = SkipSpace(at);
+    if (source_.substr(at, word.size()) != word) return std::string_view::npos;
+    at = SkipSpace(at + word.size());
+    const bool has_sign = at < source_.size() && signs.find(source_[at]) != std::string_view::npos;
+    *sign = has_sign ? source_[at++] : '\0';
+    return source_.substr(at, 2) == "%}" ? at + 2 : std::string_view::npos;
+  }
+
+  // The text up to {% endraw %}, and that tag.
+  absl::Status LexRaw() {
+    for (size_t open = source_.find("{%", at_); open != std::string_view::npos; open = source_.find("{%", open + 2)) {
+      char sign = '\0';
+      const size_t end = WordTag(open, "endraw", "-+", &sign);
+      if (end == std::string_view::npos) continue;
+      EmitText(open);
+      CloseTag(end, sign, true);
+      return absl::OkStatus();
+    }
+    return Error("a raw block has no end");
   }
 
   absl::Status SkipComment() {

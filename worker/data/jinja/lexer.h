@@ -1,5 +1,6 @@
 // Template text to tokens, with the whitespace rules that chat templates are rendered under: trim_blocks and
-// lstrip_blocks on, one trailing newline dropped, `-` and `+` marks. Source: Jinja 3.1's lexer.
+// lstrip_blocks on, one trailing newline dropped, `-` and `+` marks; what {% raw %} holds is text. Source: Jinja 3.1's
+// lexer.
 #pragma once
 
 #include <string>

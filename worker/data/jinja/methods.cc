@@ -15,6 +15,7 @@ namespace {
 constexpr std::array kStringMethods = {"split",      "rsplit", "strip", "lstrip",  "rstrip",     "startswith",
                                        "endswith",   "upper",  "lower", "replace", "capitalize", "title",
                                        "splitlines", "find",   "count", "join",    "isdigit"};
+constexpr std::array kListMethods = {"count", "index"};
 constexpr std::array kDictMethods = {"get", "items", "keys", "values"};
 
 absl::Status WrongArgument(const std::string& method, const Value& value, const char* expected) {
@@ -235,17 +236,50 @@ absl::StatusOr<Value> CallDictMethod(const Dict& dict, const std::string& name, 
   return NewList(std::move(out), budget);
 }
 
+absl::StatusOr<Value> CallListMethod(const List& list, const std::string& name, const Arguments& arguments,
+                                     Budget* budget) {
+  const auto size = static_cast<int64_t>(list.items.size());
+  int64_t range[2] = {0, size};
+  std::vector<Value> bound;
+  if (name == "count") {
+    LH_ASSIGN_OR_RETURN(bound, Bind(arguments, name, {"value"}, 1));
+  } else {
+    LH_ASSIGN_OR_RETURN(bound, Bind(arguments, name, {"value", "start", "stop"}, 1));
+    for (size_t i = 0; i < 2; ++i) {
+      const Value& limit = bound[i + 1];
+      if (limit.Is(Kind::kUndefined)) continue;
+      if (!limit.IsInteger()) return WrongArgument(name, limit, "integers for start and stop");
+      const int64_t from_end = limit.integer() < 0 ? size : 0;
+      range[i] = std::clamp<int64_t>(limit.integer() + from_end, 0, size);
+    }
+  }
+  int64_t count = 0;
+  for (int64_t i = range[0]; i < range[1]; ++i) {
+    LH_ASSIGN_OR_RETURN(const bool same, Equals(list.items[static_cast<size_t>(i)], bound[0], budget));
+    if (same && name == "index") return Value::Int(i);
+    count += same ? 1 : 0;
+  }
+  if (name == "index") return TemplateError("index(): the value is not in the list");
+  return Value::Int(count);
+}
+
+template <size_t kCount>
+bool IsAmong(const std::array<const char*, kCount>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
 }  // namespace
 
 bool IsMethod(const Value& self, const std::string& name) {
-  if (self.Is(Kind::kString))
-    return std::find(kStringMethods.begin(), kStringMethods.end(), name) != kStringMethods.end();
-  return self.Is(Kind::kDict) && std::find(kDictMethods.begin(), kDictMethods.end(), name) != kDictMethods.end();
+  if (self.Is(Kind::kString)) return IsAmong(kStringMethods, name);
+  if (self.Is(Kind::kList)) return IsAmong(kListMethods, name);
+  return self.Is(Kind::kDict) && IsAmong(kDictMethods, name);
 }
 
 absl::StatusOr<Value> CallMethod(const Value& self, const std::string& name, const Arguments& arguments,
                                  Budget* budget) {
   if (self.Is(Kind::kString)) return CallStringMethod(self.str(), name, arguments, budget);
+  if (self.Is(Kind::kList)) return CallListMethod(self.list(), name, arguments, budget);
   if (self.Is(Kind::kDict)) return CallDictMethod(self.dict(), name, arguments, budget);
   if (arguments.positional.empty()) return TemplateError("loop.cycle() needs at least one value");
   return arguments.positional[static_cast<size_t>(self.loop().index0) % arguments.positional.size()];

@@ -1,4 +1,4 @@
-// Methods of strings and dicts, the only ones that templates get.
+// Methods of strings, lists, tuples and dicts, the only ones that templates get.
 #pragma once
 
 #include <string>

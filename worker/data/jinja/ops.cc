@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/status_macros.h"
+#include "worker/data/jinja/format.h"
 #include "worker/data/jinja/methods.h"
 #include "worker/data/jinja/text.h"
 
@@ -171,14 +172,23 @@ absl::StatusOr<bool> Equals(const Value& a, const Value& b, Budget* budget) {
   return false;
 }
 
-absl::StatusOr<int> Order(const Value& a, const Value& b) {
+absl::StatusOr<int> Order(const Value& a, const Value& b, Budget* budget) {
+  LH_RETURN_IF_ERROR(budget->Step());
   if (a.IsInteger() && b.IsInteger()) return a.integer() < b.integer() ? -1 : a.integer() > b.integer();
   if (a.IsNumber() && b.IsNumber()) return a.number() < b.number() ? -1 : a.number() > b.number();
   if (a.Is(Kind::kString) && b.Is(Kind::kString)) {
+    LH_RETURN_IF_ERROR(budget->Step(static_cast<int64_t>(std::min(a.str().size(), b.str().size()) / 256)));
     const int order = a.str().compare(b.str());
     return order < 0 ? -1 : order > 0;
   }
-  return NoOperands("<", a, b);
+  const bool lists = a.Is(Kind::kList) && b.Is(Kind::kList) && a.list().tuple == b.list().tuple;
+  if (!lists) return NoOperands("<", a, b);
+  const auto &left = a.list().items, &right = b.list().items;
+  for (size_t i = 0; i < std::min(left.size(), right.size()); ++i) {
+    LH_ASSIGN_OR_RETURN(const bool same, Equals(left[i], right[i], budget));
+    if (!same) return Order(left[i], right[i], budget);
+  }
+  return left.size() < right.size() ? -1 : left.size() > right.size();
 }
 
 absl::StatusOr<bool> Contains(const Value& container, const Value& item, Budget* budget) {
@@ -220,7 +230,9 @@ absl::StatusOr<bool> Compare(Operator op, const Value& a, const Value& b, Budget
     default:
       break;
   }
-  LH_ASSIGN_OR_RETURN(const int order, Order(a, b));
+  auto is_nan = [](const Value& v) { return v.Is(Kind::kFloat) && std::isnan(v.number()); };
+  if (a.IsNumber() && b.IsNumber() && (is_nan(a) || is_nan(b))) return false;
+  LH_ASSIGN_OR_RETURN(const int order, Order(a, b, budget));
   if (op == Operator::kLess) return order < 0;
   if (op == Operator::kLessEqual) return order <= 0;
   if (op == Operator::kGreater) return order > 0;
@@ -247,6 +259,7 @@ absl::StatusOr<Value> Binary(Operator op, Value a, const Value& b, Budget* budge
     items.insert(items.end(), b.list().items.begin(), b.list().items.end());
     return NewList(std::move(items), budget, a.list().tuple);
   }
+  if (op == Operator::kModulo && a.Is(Kind::kString)) return PercentFormat(a.str(), b, budget);
   if (op == Operator::kMultiply) {
     const bool a_repeats = a.Is(Kind::kString) || a.Is(Kind::kList);
     const bool b_repeats = b.Is(Kind::kString) || b.Is(Kind::kList);

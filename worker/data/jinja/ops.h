@@ -13,11 +13,12 @@ namespace longhaul::data::jinja {
 
 bool Truthy(const Value& value);
 absl::StatusOr<bool> Equals(const Value& a, const Value& b, Budget* budget);
-// -1, 0 or 1. Numbers and strings only.
-absl::StatusOr<int> Order(const Value& a, const Value& b);
+// -1, 0 or 1. Numbers, strings, and lists or tuples of them: the first items that differ decide, then the lengths. A
+// NaN is neither below nor above.
+absl::StatusOr<int> Order(const Value& a, const Value& b, Budget* budget);
 absl::StatusOr<bool> Contains(const Value& container, const Value& item, Budget* budget);
 absl::StatusOr<bool> Compare(Operator op, const Value& a, const Value& b, Budget* budget);
-// kAdd to kConcat. `a` may be used up.
+// kAdd to kConcat; kModulo of a string formats (format.h). `a` may be used up.
 absl::StatusOr<Value> Binary(Operator op, Value a, const Value& b, Budget* budget);
 absl::StatusOr<Value> Negate(const Value& value);
 

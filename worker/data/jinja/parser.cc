@@ -105,6 +105,8 @@ absl::Status Parser::ParseTag(Block* out) {
     LH_RETURN_IF_ERROR(ParseSet(stmt.get()));
   } else if (tag.text == "macro") {
     LH_RETURN_IF_ERROR(ParseMacro(stmt.get()));
+  } else if (tag.text == "filter") {
+    LH_RETURN_IF_ERROR(ParseFilterBlock(stmt.get()));
   } else if (tag.text == "generation") {
     has_generation_ = true;
     stmt->kind = StmtKind::kGeneration;
@@ -113,10 +115,10 @@ absl::Status Parser::ParseTag(Block* out) {
     if (loops_ == 0) return Error(std::string(tag.text) + " outside of a loop");
     stmt->kind = tag.text == "break" ? StmtKind::kBreak : StmtKind::kContinue;
   } else {
-    return AtLine(
-        MakeError(absl::StatusCode::kUnimplemented, "TEMPLATE_UNSUPPORTED",
-                  "the tag " + Shown(tag) + " is not known (known: if, for, set, macro, break, continue, generation)"),
-        tag.line);
+    return AtLine(MakeError(absl::StatusCode::kUnimplemented, "TEMPLATE_UNSUPPORTED",
+                            "the tag " + Shown(tag) +
+                                " is not known (known: if, for, set, macro, filter, raw, break, continue, generation)"),
+                  tag.line);
   }
   out->push_back(std::move(stmt));
   return Expect(TokenKind::kBlockEnd, "");
@@ -203,10 +205,19 @@ absl::Status Parser::ParseSet(Stmt* stmt) {
   }
   stmt->kind = StmtKind::kSetBlock;
   if (stmt->names.size() != 1) return Unexpected("'='");
-  while (PeekOperator("|")) {
+  while (TakeOperator("|")) {
     LH_ASSIGN_OR_RETURN(stmt->expr, ParseFilter(std::move(stmt->expr)));
   }
   LH_ASSIGN_OR_RETURN(stmt->body, ParseBodyTo("endset"));
+  return absl::OkStatus();
+}
+
+absl::Status Parser::ParseFilterBlock(Stmt* stmt) {
+  stmt->kind = StmtKind::kFilter;
+  do {
+    LH_ASSIGN_OR_RETURN(stmt->expr, ParseFilter(std::move(stmt->expr)));
+  } while (TakeOperator("|"));
+  LH_ASSIGN_OR_RETURN(stmt->body, ParseBodyTo("endfilter"));
   return absl::OkStatus();
 }
 

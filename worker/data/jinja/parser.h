@@ -46,6 +46,7 @@ class Parser {
   absl::Status ParseFor(Stmt* stmt);
   absl::Status ParseSet(Stmt* stmt);
   absl::Status ParseMacro(Stmt* stmt);
+  absl::Status ParseFilterBlock(Stmt* stmt);
   absl::StatusOr<std::vector<std::string>> ParseTargets(std::string_view stop);
 
   absl::StatusOr<ExprPtr> ParseTuple();  // an expression, or several with commas
@@ -63,7 +64,7 @@ class Parser {
   absl::StatusOr<ExprPtr> ParsePostfix(ExprPtr node);
   absl::StatusOr<ExprPtr> ParseSubscript(ExprPtr node);
   absl::StatusOr<ExprPtr> ParseFilters(ExprPtr node);
-  absl::StatusOr<ExprPtr> ParseFilter(ExprPtr node);
+  absl::StatusOr<ExprPtr> ParseFilter(ExprPtr node);  // after the `|`
   absl::StatusOr<ExprPtr> ParseTest(ExprPtr node);
   absl::Status ParseArguments(Expr* call);
   ExprPtr Make(ExprKind kind) const;

@@ -343,7 +343,7 @@ absl::Status Parser::ParseArguments(Expr* call) {
 
 absl::StatusOr<ExprPtr> Parser::ParseFilters(ExprPtr node) {
   while (true) {
-    if (PeekOperator("|")) {
+    if (TakeOperator("|")) {
       LH_ASSIGN_OR_RETURN(node, ParseFilter(std::move(node)));
     } else if (PeekName("is")) {
       LH_ASSIGN_OR_RETURN(node, ParseTest(std::move(node)));
@@ -356,7 +356,6 @@ absl::StatusOr<ExprPtr> Parser::ParseFilters(ExprPtr node) {
 }
 
 absl::StatusOr<ExprPtr> Parser::ParseFilter(ExprPtr node) {
-  Next();  // |
   ExprPtr filter = Make(ExprKind::kFilter);
   filter->operands.push_back(std::move(node));
   LH_ASSIGN_OR_RETURN(filter->name, ExpectName());

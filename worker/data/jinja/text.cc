@@ -242,6 +242,11 @@ bool IsPythonSpace(char32_t value) {
   return ClassOf(value) == CharClass::kSpace;
 }
 
+bool IsPythonWord(char32_t value) {
+  if (value == '_' || ClassOf(value) == CharClass::kLetter) return true;
+  return u_getIntPropertyValue(static_cast<UChar32>(value), UCHAR_NUMERIC_TYPE) != U_NT_NONE;
+}
+
 std::string_view StripBegin(std::string_view text, const std::string* chars) {
   size_t at = 0;
   while (at < text.size()) {
@@ -315,6 +320,10 @@ std::string FloatRepr(double value) {
 absl::StatusOr<std::string> ToStr(const Value& value, Budget* budget) {
   if (value.Is(Kind::kString)) return value.str();
   if (value.Is(Kind::kUndefined)) return std::string();
+  return Repr(value, budget);
+}
+
+absl::StatusOr<std::string> Repr(const Value& value, Budget* budget) {
   Writer writer(budget);
   LH_RETURN_IF_ERROR(PutRepr(value, &writer));
   return writer.Take();

@@ -12,6 +12,7 @@
 namespace longhaul::data::jinja {
 
 bool IsPythonSpace(char32_t value);  // str.isspace
+bool IsPythonWord(char32_t value);   // \w of Python's re: letters, numbers, underscore; no marks
 // Without `chars`: Python whitespace. With: any of these characters.
 std::string_view StripBegin(std::string_view text, const std::string* chars = nullptr);
 std::string_view StripEnd(std::string_view text, const std::string* chars = nullptr);
@@ -26,6 +27,7 @@ std::string Capitalize(std::string_view text);  // first character title-cased, 
 
 std::string FloatRepr(double value);
 absl::StatusOr<std::string> ToStr(const Value& value, Budget* budget);  // str(): what {{ }} prints
+absl::StatusOr<std::string> Repr(const Value& value, Budget* budget);   // repr()
 
 struct JsonStyle {
   int indent = -1;  // < 0: one line
