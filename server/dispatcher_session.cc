@@ -85,6 +85,7 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     record.worker = worker;
     record.session_id = "s-" + RandomId();
     record.online = true;
+    record.leaving = input.leaving;
     record.sync_number = 0;
     record.last_sync_boot_nanos = clock_->BootNanos();
     record.last_sync_wall_micros = clock_->WallMicros();
@@ -126,7 +127,8 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
     const bool was_suspect = Suspect(record);
     record.last_sync_boot_nanos = clock_->BootNanos();
     record.last_sync_wall_micros = clock_->WallMicros();
-    if (was_suspect) schedule_wanted_ = true;
+    if (was_suspect || record.leaving != input.leaving) schedule_wanted_ = true;
+    record.leaving = input.leaving;
     for (auto& [key, hold] : record.holds) {
       // Asked again: the answer that carried the command was lost.
       if (hold.start_sent_in == input.sync_number) hold.start_sent_in = 0;

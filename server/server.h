@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,6 +25,8 @@ struct ServerOptions {
   int64_t worker_lost_ms = limits::kWorkerLostMs;
   int64_t sync_hold_ms = limits::kSyncHoldMs;
   int64_t heartbeat_ms = limits::kWatchHeartbeatMs;
+  int64_t preempt_after_ms = limits::kPreemptMinRunMs;
+  std::vector<std::string> quotas;  // server/core/quota.h has the form
 };
 
 class Server {

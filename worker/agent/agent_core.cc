@@ -96,6 +96,7 @@ void AgentCore::Drain() {
   drain_until_nanos_ = env_.clock->BootNanos() + options_.drain_grace_ms * kNanosPerMs;
   env_.log("draining: " + std::to_string(attempts_.size()) + " attempts are asked for a checkpoint");
   for (const auto& [name, runner] : attempts_) runner->Stop(v1::STOP_MODE_CHECKPOINT);
+  session_.MarkNews();  // so that nothing new is placed here meanwhile
 }
 
 absl::Status AgentCore::Run(const std::atomic<bool>& stop, const std::atomic<bool>& drain) {
@@ -124,6 +125,7 @@ void AgentCore::FillOpen(v1::OpenSessionRequest* request) {
   request->set_build(options_.build);
   request->set_plan_version(kPlanVersion);
   *request->mutable_inventory() = options_.inventory;
+  request->set_leaving(draining_);
   int64_t room_bytes = RoomAfter(*request);
   for (const auto& [name, runner] : attempts_) {
     // What the session's Syncs will tell in full; here it matters which attempts there are.
@@ -142,6 +144,7 @@ void AgentCore::OnOpened(const v1::OpenSessionResponse& response) {
 void AgentCore::FillSync(v1::SyncRequest* request) {
   std::map<std::string, ReportMark>& marks = marks_[request->sync_number()];
   marks.clear();
+  request->set_leaving(draining_);
   int64_t room_bytes = RoomAfter(*request);
   for (const auto& [name, runner] : attempts_) *request->add_attempts() = runner->Status(&room_bytes, &marks[name]);
   request->set_host_bytes_available(std::min(options_.inventory.host_bytes_total(), HostMemAvailableBytes()));

@@ -52,7 +52,7 @@ class AgentCore final : private SessionDelegate {
 
   void Poll();
   int64_t NextWakeNanos() const;
-  // Takes no more attempts, asks every trainer for a checkpoint, and hands them back.
+  // Takes no more attempts and tells the scheduler so, asks every trainer for a checkpoint, and hands them back.
   void Drain();
 
   // Polls and waits until `stop` is set (whoever sets it wakes the mailbox), or the scheduler refuses this worker: its
