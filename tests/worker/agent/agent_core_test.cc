@@ -226,7 +226,9 @@ TEST_F(AgentTest, DrainingHandsBackAndRefusesMore) {
   const v1::AttemptKey key = Start("job", "started\nprogress 1\nuntil_signal\n");
   ASSERT_TRUE(UntilStep("job", 1));
   Trainer(key);
+  EXPECT_FALSE(scheduler_.seen().leaving);
   core_->Drain();
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().leaving; })) << "it is said at once, not with the hold time's end";
   Start("late", "started\n");
   ASSERT_TRUE(UntilForgotten());
   EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_CHECKPOINTED);
