@@ -69,7 +69,8 @@ std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned);
 struct WorkerRecord {
   std::shared_ptr<const Worker> worker;  // the inventory; shared, because Sync copies records into the undo log
   bool online = false;
-  bool leaving = false;  // shuts down by its own word
+  bool leaving = false;           // shuts down by its own word
+  bool leaving_answered = false;  // an answer has told it that we know
   std::string session_id;
   int64_t sync_number = 0;  // highest seen
   int64_t last_sync_boot_nanos = 0;

@@ -154,6 +154,9 @@ TEST_F(SchedulingTest, AWorkerThatShutsDownIsGivenNothingAndLosesNothing) {
   EXPECT_NE(Get(id).reason_detail.find("shutting down"), std::string::npos) << Get(id).reason_detail;
   EXPECT_EQ(Get(id).failed_attempts, 0);
   EXPECT_TRUE(core->Workers().at(0).leaving);
+  EXPECT_TRUE(core->Urgent("w1")) << "an agent that goes is not kept waiting";
+  core->MakeReply("w1", sync_number);
+  EXPECT_FALSE(core->Urgent("w1"));
   EXPECT_EQ(StateStory(id), "VALIDATING QUEUED STARTING RUNNING PAUSING QUEUED");
   const std::string back = Open(TestWorker("w1"));
   EXPECT_TRUE(StartOf(*Sync(back), id).has_value()) << "its next agent takes work again";

@@ -236,6 +236,22 @@ TEST_F(AgentTest, DrainingHandsBackAndRefusesMore) {
   EXPECT_EQ(scheduler_.seen().checkpoints.size(), 1u);
 }
 
+TEST_F(AgentTest, AnIdleAgentEndsOnceItsLeavingIsKnown) {
+  ASSERT_TRUE(Until([&] { return !core_->session_id().empty() && !scheduler_.seen().sync_numbers.empty(); }));
+  EXPECT_FALSE(core_->drained());
+  core_->Drain();
+  EXPECT_FALSE(core_->drained()) << "else the scheduler would place jobs here until it misses us";
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().leaving; }));
+  scheduler_.set_hold(false);
+  ASSERT_TRUE(Until([&] { return core_->drained(); }));
+}
+
+TEST_F(AgentTest, AnIdleAgentWithoutASchedulerEndsAtOnce) {
+  scheduler_.set_down(true);
+  core_->Drain();
+  ASSERT_TRUE(Until([&] { return core_->drained(); }));
+}
+
 TEST_F(AgentTest, TwoAttemptsSideBySide) {
   const v1::AttemptKey a = Start("a", "started\nprogress 1\nwait go\nartifact\nexit 1\n");
   const v1::AttemptKey b = Start("b", "started\nprogress 1\nwait go\nartifact\nexit 1\n");
