@@ -115,6 +115,26 @@ inline constexpr int64_t kValidateHostBytesPerDatasetByte = 4;
 inline constexpr int64_t kValidateDiskBytes = 64 << 20;  // beside the dataset
 inline constexpr int kMaxBlobsCollectedPerCommit = 256;
 
+// Scheduling (server/core/scheduler.h)
+inline constexpr int kMaxReservations = 8;                    // waiting jobs whose start nothing behind them may delay
+inline constexpr int kMaxSchedulingDepth = 500;               // shapes of jobs tried in a pass
+inline constexpr int64_t kMaxDeviceLooksPerPass = 2'000'000;  // bounds a pass over a fragmented fleet
+inline constexpr int kMaxStartsPerPass = 256;                 // the next pass goes on
+inline constexpr int64_t kUsageHalfLifeSeconds = 3'600;       // of a project's usage
+inline constexpr int kMaxUsageJobsAtStart = 1'000;            // finished jobs from which usage is restored
+inline constexpr int kMaxPreemptionsPerJob = 2;
+inline constexpr int64_t kPreemptMinRunMs = 600'000;    // what runs shorter is not preempted
+inline constexpr int64_t kPreemptMinGainSeconds = 60;   // nobody is preempted for a start that comes that soon
+inline constexpr int64_t kStopSeconds = 30;             // a stop with its checkpoint, in predictions
+inline constexpr int64_t kAttemptOverheadSeconds = 20;  // fetching, loading, uploading, in predictions
+inline constexpr int64_t kValidateSeconds = 60;         // a validation, in predictions
+inline constexpr int64_t kAssumedRunSeconds = 14'400;   // a run whose length nobody can tell
+inline constexpr double kSlowestClassRatio = 4;         // a class slower than the fastest by more is not used
+inline constexpr int64_t kScheduleRefreshMs = 30'000;   // while jobs wait, so that expected starts stay fresh
+inline constexpr int kMaxQuotas = 10'000;
+inline constexpr int kMaxBlockersNamed = 4;  // ends of attempts that an explanation names
+inline constexpr int kMaxExplainedWorkers = 32;
+
 // State folder
 inline constexpr int64_t kMinFreeDiskBytes = 256 << 20;  // uploads and logs leave at least this
 inline constexpr int64_t kMaxStoredLogBytes = 64 << 20;  // an attempt

@@ -153,9 +153,9 @@ class Dispatcher::Impl {
     std::lock_guard lock(published_mutex_);
     return fleet_;
   }
-  std::shared_ptr<const std::map<std::string, int>> positions() const {
+  std::shared_ptr<const WaitTable> waits() const {
     std::lock_guard lock(published_mutex_);
-    return positions_;
+    return waits_;
   }
 
  private:
@@ -215,18 +215,17 @@ class Dispatcher::Impl {
     }
   }
 
-  // Copies for Fleet and QueuePosition, which every Create and Get ask for, when they have changed.
+  // For Fleet and WaitOf, which every Create and Get ask, when they have changed.
   void Publish() {
     const std::pair<uint64_t, uint64_t> version = core_.ViewVersion();
     if (fleet_ != nullptr && version == published_version_) return;
     auto fleet = version.first == published_version_.first && fleet_ != nullptr
                      ? fleet_
                      : std::make_shared<const FleetView>(core_.Fleet());
-    auto positions = std::make_shared<const std::map<std::string, int>>(core_.Positions());
     published_version_ = version;
     std::lock_guard lock(published_mutex_);
     fleet_ = std::move(fleet);
-    positions_ = std::move(positions);
+    waits_ = core_.waits();
   }
 
   // An older Sync of the session is answered now, without commands: those go with the newer one, whose connection is
@@ -299,9 +298,9 @@ class Dispatcher::Impl {
   bool stopping_ = false;
   bool woken_ = false;
 
-  mutable std::mutex published_mutex_;  // guards fleet_ and positions_, which the dispatcher's thread alone writes
+  mutable std::mutex published_mutex_;  // guards fleet_ and waits_, which the dispatcher's thread alone writes
   std::shared_ptr<const FleetView> fleet_;
-  std::shared_ptr<const std::map<std::string, int>> positions_;
+  std::shared_ptr<const WaitTable> waits_;
 
   std::jthread thread_;
 };
@@ -370,11 +369,18 @@ FleetView Dispatcher::Fleet() const {
   const std::shared_ptr<const FleetView> fleet = impl_->fleet();
   return fleet == nullptr ? FleetView() : *fleet;
 }
-int Dispatcher::QueuePosition(const std::string& id) const {
-  const auto positions = impl_->positions();
-  if (positions == nullptr) return 0;
-  const auto found = positions->find(id);
-  return found == positions->end() ? 0 : found->second;
+std::optional<WaitInfo> Dispatcher::WaitOf(const Job& job) const {
+  if (!Waits(job)) return std::nullopt;
+  const auto waits = impl_->waits();
+  return waits == nullptr ? std::nullopt : waits->Find(job.create_number);
+}
+absl::StatusOr<std::optional<Explanation>> Dispatcher::Explain(const std::string& id) {
+  return impl_->Call<absl::StatusOr<std::optional<Explanation>>>(
+      [&](DispatcherCore& core) { return core.ExplainWait(id); });
+}
+absl::StatusOr<StartForecast> Dispatcher::Forecast(Job job) {
+  return impl_->Call<absl::StatusOr<StartForecast>>(
+      [&](DispatcherCore& core) { return core.ForecastStart(std::move(job)); });
 }
 DispatcherStats Dispatcher::Stats() const {
   return impl_->Ask<DispatcherStats>([](const DispatcherCore& core) { return core.Stats(); });

@@ -7,15 +7,19 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/limits.h"
 #include "server/core/access.h"
 #include "server/core/blob_index.h"
+#include "server/core/explain.h"
 #include "server/core/job.h"
+#include "server/core/quota.h"
 #include "server/core/store.h"
 
 namespace longhaul::server {
@@ -85,12 +89,14 @@ struct SyncInput {
   std::vector<AttemptReport> attempts;
   int64_t host_bytes_available = 0;
   int64_t disk_bytes_available = 0;
+  bool leaving = false;  // the agent shuts down: it hands its attempts back and takes no more
 };
 
 struct SessionInput {
   Worker worker;
   int protocol_version = 0;
   std::vector<AttemptReport> attempts;
+  bool leaving = false;
   // Who opens it (Caller::name). "" = an administrator, who may be any worker and becomes the owner of none.
   std::string caller = {};
   bool may_take_over = false;  // the worker's id is granted to the caller by name: it becomes the owner
@@ -133,6 +139,7 @@ struct WorkerView {
   int64_t device_bytes_reserved = 0;
   int cpu_threads_reserved = 0;
   bool suspect = false;
+  bool leaving = false;
 };
 
 // Facts for Create and Estimate: registered devices by class and models by name, online or not.
@@ -155,6 +162,8 @@ class Dispatcher {
     int64_t lease_ms;
     int64_t worker_lost_ms;
     int64_t sync_hold_ms;
+    int64_t preempt_min_run_ms = limits::kPreemptMinRunMs;
+    Quotas quotas = {};
   };
 
   // Does not own. Loads live jobs; gives every lease a full worker_lost_ms. Start before any other call.
@@ -202,8 +211,15 @@ class Dispatcher {
   // Copies of committed memory. Any thread but the dispatcher's own (an EventSink's methods must not call them).
   std::vector<WorkerView> Workers() const;
   FleetView Fleet() const;
-  int QueuePosition(const std::string& id) const;  // 1 = next, 0 = not waiting
   DispatcherStats Stats() const;
+
+  // What the last committed pass said of a job that waits; empty where `job`, as the store has it, does not. Any thread
+  // but the dispatcher's own; never blocks.
+  std::optional<WaitInfo> WaitOf(const Job& job) const;
+  // The same in full, by a pass of its own, on the dispatcher's thread. Empty where the job does not wait.
+  absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id);
+  // When `job`, which Create has checked but not made, would start, were it queued now.
+  absl::StatusOr<StartForecast> Forecast(Job job);
 
  private:
   class Impl;

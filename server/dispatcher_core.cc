@@ -19,7 +19,8 @@ DispatcherCore::DispatcherCore(Dispatcher::Options options, Store* store, BlobIn
       store_(store),
       blobs_(blobs),
       clock_(clock),
-      planner_(planner == nullptr ? MemoryPlanner() : *planner) {}
+      planner_(planner == nullptr ? MemoryPlanner() : *planner),
+      table_(options_.quotas) {}
 
 // What the open attempt has warned of: its agent may repeat it.
 absl::StatusOr<std::set<std::string>> DispatcherCore::WarningsOf(const Job& job) const {
@@ -89,9 +90,11 @@ absl::Status DispatcherCore::Load() {
     const std::string id = job.id;
     record.job = std::move(job);
     jobs_[id] = std::move(record);
+    changed_jobs_.insert(id);
   }
+  for (const auto& [id, record] : workers_) changed_workers_.insert(id);
   RefreshFleet();
-  return absl::OkStatus();
+  return RestoreUsage();
 }
 
 void DispatcherCore::BeginCommand() {
@@ -129,6 +132,7 @@ void DispatcherCore::EndCommand(bool keep) {
 
 void DispatcherCore::Restore(Undo* undo) {
   for (auto& [id, record] : undo->jobs) {
+    changed_jobs_.insert(id);
     if (record.has_value()) {
       jobs_[id] = *std::move(record);
     } else {
@@ -136,6 +140,7 @@ void DispatcherCore::Restore(Undo* undo) {
     }
   }
   for (auto& [id, record] : undo->workers) {
+    changed_workers_.insert(id);
     if (record.has_value()) {
       workers_[id] = *std::move(record);
     } else {
@@ -159,6 +164,7 @@ JobRecord& DispatcherCore::TouchJob(const std::string& id) {
   const auto found = jobs_.find(id);
   if (!command_undo_.jobs.contains(id)) {
     command_undo_.jobs.emplace(id, found == jobs_.end() ? std::optional<JobRecord>() : found->second);
+    changed_jobs_.insert(id);
   }
   return found == jobs_.end() ? jobs_[id] : found->second;
 }
@@ -168,6 +174,7 @@ WorkerRecord& DispatcherCore::TouchWorker(const std::string& id) {
   const auto found = workers_.find(id);
   if (!command_undo_.workers.contains(id)) {
     command_undo_.workers.emplace(id, found == workers_.end() ? std::optional<WorkerRecord>() : found->second);
+    changed_workers_.insert(id);
   }
   return found == workers_.end() ? workers_[id] : found->second;
 }

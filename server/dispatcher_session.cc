@@ -101,6 +101,8 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     record.worker = worker;
     record.session_id = "s-" + RandomId();
     record.online = true;
+    record.leaving = input.leaving;
+    record.leaving_answered = false;
     record.sync_number = 0;
     record.last_sync_boot_nanos = clock_->BootNanos();
     record.last_sync_wall_micros = clock_->WallMicros();
@@ -142,7 +144,9 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
     const bool was_suspect = Suspect(record);
     record.last_sync_boot_nanos = clock_->BootNanos();
     record.last_sync_wall_micros = clock_->WallMicros();
-    if (was_suspect) schedule_wanted_ = true;
+    if (was_suspect || record.leaving != input.leaving) schedule_wanted_ = true;
+    record.leaving = input.leaving;
+    record.leaving_answered = record.leaving_answered && input.leaving;
     for (auto& [key, hold] : record.holds) {
       // Asked again: the answer that carried the command was lost.
       if (hold.start_sent_in == input.sync_number) hold.start_sent_in = 0;
@@ -235,6 +239,7 @@ bool DispatcherCore::Urgent(const std::string& worker_id) const {
   const auto found = workers_.find(worker_id);
   if (found == workers_.end()) return false;
   if (!found->second.acknowledged.empty()) return true;
+  if (found->second.leaving && !found->second.leaving_answered) return true;  // it waits for this to end
   for (const auto& [key, hold] : found->second.holds) {
     if (hold.fenced || hold.stop.has_value()) {
       if (hold.stop_sent_in == 0) return true;
@@ -261,6 +266,7 @@ SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_n
   const auto found = workers_.find(worker_id);
   if (found == workers_.end()) return reply;
   reply.acknowledged = std::exchange(found->second.acknowledged, {});
+  found->second.leaving_answered = found->second.leaving;
   for (auto& [key, hold] : found->second.holds) {
     if (hold.fenced) {
       reply.stops.push_back({hold.key, StopMode::kFenced});

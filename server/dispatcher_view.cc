@@ -123,6 +123,7 @@ std::vector<WorkerView> DispatcherCore::Workers() const {
     WorkerView view;
     view.worker = ViewOf(record);
     view.suspect = record.online && Suspect(record);
+    view.leaving = record.leaving;
     for (const auto& [key, hold] : record.holds) {
       const auto job = jobs_.find(hold.key.job_id);
       view.attempts.push_back({hold.key, job == jobs_.end() ? "" : job->second.job.project, hold.host_bytes,
@@ -160,14 +161,6 @@ FleetView DispatcherCore::Fleet() const {
   return fleet;
 }
 
-std::map<std::string, int> DispatcherCore::Positions() const {
-  std::map<std::string, int> positions;
-  for (const auto& [id, record] : jobs_) {
-    if (record.position > 0) positions[id] = record.position;
-  }
-  return positions;
-}
-
 std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned) {
   if (bytes_peak <= 0 || bytes_planned <= 0) return std::nullopt;
   return static_cast<double>(bytes_peak) / static_cast<double>(bytes_planned) - 1;
@@ -179,7 +172,12 @@ DispatcherStats DispatcherCore::Stats() const {
   for (const auto& [id, record] : jobs_) {
     if (IsTerminal(record.job.state)) continue;
     ++stats.jobs_by_state[static_cast<size_t>(record.job.state)];
-    if (record.position > 0) ++stats.waiting_by_reason[record.job.reason];
+  }
+  if (waits_ != nullptr) {
+    const PlanResult& result = waits_->result();
+    for (const Wait& wait : result.waits) {
+      ++stats.waiting_by_reason[result.verdicts[static_cast<size_t>(wait.verdict)].reason];
+    }
   }
   for (const auto& [end, count] : stats.finished_total) {
     stats.jobs_by_state[static_cast<size_t>(end.first)] += static_cast<int64_t>(count);
@@ -189,7 +187,7 @@ DispatcherStats DispatcherCore::Stats() const {
     WorkerStats entry;
     entry.worker_id = id;
     entry.online = record.online;
-    entry.draining = worker.draining;
+    entry.draining = worker.draining || record.leaving;
     entry.heartbeat_age_seconds = static_cast<double>(clock_->BootNanos() - record.last_sync_boot_nanos) / 1e9;
     entry.attempts = static_cast<int>(record.holds.size());
     entry.host_bytes_total = worker.host_bytes_total;

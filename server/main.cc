@@ -70,6 +70,13 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--sync-hold-ms", options.sync_hold_ms, "How long a worker's Sync is parked")->capture_default_str();
   AddAccessOptions(app, &options);
+  app.add_option("--preempt-after-ms", options.preempt_after_ms,
+                 "How long an attempt runs undisturbed before a job of a higher class may take its place")
+      ->capture_default_str();
+  app.add_option("--quota", options.quotas,
+                 "What a project may hold at once: PROJECT:jobs=N,vram=SIZE,ram=SIZE,threads=N; \"*\" = any other; "
+                 "may be repeated")
+      ->type_name("QUOTA");
   app.add_option("--log-level", log_level, "What goes to stderr")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();

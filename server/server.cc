@@ -16,6 +16,7 @@
 #include "server/authenticator.h"
 #include "server/call_limits.h"
 #include "server/core/demands.h"
+#include "server/core/quota.h"
 #include "server/dispatcher.h"
 #include "server/dispatcher_stats.h"
 #include "server/http/http_access.h"
@@ -51,6 +52,7 @@ absl::Status CheckTimes(const ServerOptions& options) {
   LH_RETURN_IF_ERROR(CheckPositive("--lease-ms", options.lease_ms));
   LH_RETURN_IF_ERROR(CheckPositive("--worker-lost-ms", options.worker_lost_ms));
   LH_RETURN_IF_ERROR(CheckPositive("--sync-hold-ms", options.sync_hold_ms));
+  LH_RETURN_IF_ERROR(CheckPositive("--preempt-after-ms", options.preempt_after_ms));
   if (options.worker_lost_ms >= options.lease_ms) return absl::OkStatus();
   // A worker may hold its lease to the end: lost before that, two workers would have one job.
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_OPTION",
@@ -121,8 +123,10 @@ struct Server::Impl {
 
   absl::Status StartDispatcher(const ServerOptions& options) {
     hub = std::make_unique<EventHub>(options.heartbeat_ms);
-    const Dispatcher::Options times{options.lease_ms, options.worker_lost_ms, options.sync_hold_ms};
-    dispatcher = std::make_unique<Dispatcher>(times, store.get(), blobs.get(), clock, hub.get());
+    Dispatcher::Options dispatching{
+        options.lease_ms, options.worker_lost_ms, options.sync_hold_ms, options.preempt_after_ms, {}};
+    for (const std::string& quota : options.quotas) LH_RETURN_IF_ERROR(ParseQuota(quota, &dispatching.quotas));
+    dispatcher = std::make_unique<Dispatcher>(std::move(dispatching), store.get(), blobs.get(), clock, hub.get());
     return dispatcher->Start();
   }
 
@@ -157,6 +161,10 @@ struct Server::Impl {
     if (!jobs.ok()) return {503, "text/plain; charset=utf-8", std::string(jobs.status().message()) + "\n"};
     PageInput input;
     for (Job& job : jobs->jobs) {
+      if (std::optional<WaitInfo> wait = dispatcher->WaitOf(job); wait.has_value()) {
+        job.reason = wait->reason;
+        job.reason_detail = std::move(wait->detail);
+      }
       std::string progress = ProgressText(job);
       input.jobs.push_back({std::move(job), std::move(progress)});
     }

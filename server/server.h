@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -35,6 +36,8 @@ struct ServerOptions {
   int streams_per_caller = limits::kMaxStreamsPerCaller;
   int transfers_per_caller = limits::kMaxTransfersPerCaller;
   int64_t transfer_stall_ms = limits::kTransferStallMs;
+  int64_t preempt_after_ms = limits::kPreemptMinRunMs;
+  std::vector<std::string> quotas;  // server/core/quota.h has the form
 };
 
 class Server {

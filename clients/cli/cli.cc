@@ -45,6 +45,7 @@ int RunCli(const std::vector<std::string>& arguments, const CliEnv& env) {
   AddSubmitCommand(app, context);
   AddEstimateCommand(app, context);
   AddJobCommands(app, context);
+  AddExplainCommand(app, context);
   AddStreamCommands(app, context);
   AddHistoryCommands(app, context);
   AddDownloadCommand(app, context);

@@ -30,6 +30,7 @@ struct Context {
 
 void AddSubmitCommand(CLI::App& app, Context& context);
 void AddEstimateCommand(CLI::App& app, Context& context);
+void AddExplainCommand(CLI::App& app, Context& context);
 void AddJobCommands(CLI::App& app, Context& context);      // list get cancel pause resume delete
 void AddHistoryCommands(CLI::App& app, Context& context);  // attempts checkpoints metrics
 void AddStreamCommands(CLI::App& app, Context& context);   // watch wait logs

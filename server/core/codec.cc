@@ -224,6 +224,7 @@ void Fields(A& a, Job& v) {
   a(44, v.pinned_point);
   a(45, v.trained_tokens);
   a(46, v.allow_nonidentical_resume);
+  a(47, v.preemptions);
 }
 
 template <class A>

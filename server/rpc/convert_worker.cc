@@ -236,6 +236,7 @@ absl::StatusOr<SessionInput> FromProto(const v1::OpenSessionRequest& request) {
   out.worker.id = request.worker_id();
   out.worker.build = request.build();
   out.worker.plan_version = request.plan_version();
+  out.leaving = request.leaving();
   LH_RETURN_IF_ERROR(InventoryFromProto(request.inventory(), &out.worker));
   for (int i = 0; i < request.attempts_size(); ++i) {
     LH_ASSIGN_OR_RETURN(AttemptReport report, FromProto(request.attempts(i), At("attempts", i)));
@@ -251,6 +252,7 @@ absl::StatusOr<SyncInput> FromProto(const v1::SyncRequest& request) {
   out.sync_number = request.sync_number();
   out.host_bytes_available = request.host_bytes_available();
   out.disk_bytes_available = request.disk_bytes_available();
+  out.leaving = request.leaving();
   for (int i = 0; i < request.attempts_size(); ++i) {
     LH_ASSIGN_OR_RETURN(AttemptReport report, FromProto(request.attempts(i), At("attempts", i)));
     out.attempts.push_back(std::move(report));
@@ -302,6 +304,7 @@ v1::Worker ToProto(const WorkerView& view) {
     proto->set_cpu_threads(running.cpu_threads);
   }
   out.set_draining(view.worker.draining);
+  out.set_leaving(view.leaving);
   out.set_build(view.worker.build);
   out.set_plan_version(view.worker.plan_version);
   out.set_host_bytes_reserved(view.host_bytes_reserved);

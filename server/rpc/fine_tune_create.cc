@@ -12,6 +12,7 @@
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "server/rpc/admission.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/enum_numbers.h"
 #include "server/rpc/visibility.h"
 #include "wire/job_spec.h"
 #include "wire/model_values.h"
@@ -124,6 +125,32 @@ Job MakeJob(const RpcContext& context, const v1::CreateFineTuneJobRequest& reque
   return job;
 }
 
+// When the job would start, were it validated and queued now.
+absl::StatusOr<v1::QueueForecast> ForecastQueue(const RpcContext& context, const std::string& project,
+                                                const v1::JobSpec& resolved, const ModelEntry& model,
+                                                const FleetPlan& plan) {
+  v1::CreateFineTuneJobRequest request;
+  *request.mutable_spec() = resolved;
+  Job job = MakeJob(context, request, project, resolved, model);
+  job.train_shape = *plan.train;
+  for (const v1::DeviceClassEstimate& one : plan.classes) {
+    if (one.fits()) job.total_steps = one.estimate().total_steps();
+  }
+  LH_ASSIGN_OR_RETURN(const StartForecast forecast, context.dispatcher->Forecast(std::move(job)));
+  v1::QueueForecast out;
+  out.set_position(forecast.wait.position);
+  out.set_device_class(forecast.device_class);
+  out.set_reason(NumberOf<v1::Reason>(forecast.wait.reason));
+  out.set_reason_detail(forecast.wait.detail);
+  if (forecast.wait.expected_wall_micros != 0) {
+    *out.mutable_expected_start_time() = ToTimestamp(forecast.wait.expected_wall_micros);
+  }
+  if (forecast.expected_end_wall_micros != 0) {
+    *out.mutable_expected_finish_time() = ToTimestamp(forecast.expected_end_wall_micros);
+  }
+  return out;
+}
+
 }  // namespace
 
 absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& caller,
@@ -161,7 +188,7 @@ absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& calle
   return ShowJob(context, job);
 }
 
-absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context,
+absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context, const Caller& caller,
                                                             const v1::EstimateFineTuneJobRequest& request) {
   const FleetView fleet = context.dispatcher->Fleet();
   ModelShape shape;
@@ -184,12 +211,16 @@ absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& co
   *response.mutable_model_shape() = wire::ToProto(shape);
   LH_ASSIGN_OR_RETURN(FleetPlan plan, PlanOnFleet(context, fleet, response.resolved_spec(), shape));
   response.set_fits_somewhere(plan.train.has_value());
+  if (plan.train.has_value() && model != nullptr) {
+    LH_ASSIGN_OR_RETURN(*response.mutable_queue(),
+                        ForecastQueue(context, caller.project, response.resolved_spec(), *model, plan));
+  }
   for (v1::DeviceClassEstimate& one : plan.classes) *response.add_classes() = std::move(one);
   return response;
 }
 
 v1::Job ShowJob(const RpcContext& context, const Job& job) {
-  v1::Job out = ToProto(job, job.state == JobState::kQueued ? context.dispatcher->QueuePosition(job.id) : 0);
+  v1::Job out = ToProto(job, context.dispatcher->WaitOf(job));
   const v1::DataReport* report = out.has_data_report() ? &out.data_report() : nullptr;
   const std::string& wanted = job.attempt.device_class.empty() ? job.pinned_device_class : job.attempt.device_class;
   for (const FleetView::Class& device_class : context.dispatcher->Fleet().classes) {

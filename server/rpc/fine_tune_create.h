@@ -11,7 +11,8 @@ namespace longhaul::server {
 absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& caller,
                                   const v1::CreateFineTuneJobRequest& request, Audit* audit);
 
-absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context,
+// The answer's forecast is for the caller's project.
+absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context, const Caller& caller,
                                                             const v1::EstimateFineTuneJobRequest& request);
 
 // The job with its queue position and its estimate: on the class it runs on, else on the first that it fits on.

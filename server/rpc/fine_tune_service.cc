@@ -12,6 +12,7 @@
 #include "server/core/page_token.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/fine_tune_create.h"
+#include "server/rpc/fine_tune_explain.h"
 #include "server/rpc/log_reactor.h"
 #include "server/rpc/stream_reactor.h"
 #include "server/rpc/visibility.h"
@@ -72,8 +73,9 @@ class FineTuneService final : public Base {
 
   grpc::Status EstimateFineTuneJob(grpc::ServerContext* call, const v1::EstimateFineTuneJobRequest* request,
                                    v1::EstimateFineTuneJobResponse* response) override {
-    return context_.gate.Unary(*call, "FineTuneService/EstimateFineTuneJob",
-                               [&](const Caller&) { return Put(EstimateJob(context_, *request), response); });
+    return context_.gate.Unary(*call, "FineTuneService/EstimateFineTuneJob", [&](const Caller& caller) {
+      return Put(EstimateJob(context_, caller, *request), response);
+    });
   }
 
   grpc::Status GetFineTuneJob(grpc::ServerContext* call, const v1::GetFineTuneJobRequest* request,
@@ -92,8 +94,7 @@ class FineTuneService final : public Base {
       int64_t bytes = 0;
       uint64_t last_number = 0;
       for (const Job& job : page->jobs) {
-        const int position = job.state == JobState::kQueued ? context_.dispatcher->QueuePosition(job.id) : 0;
-        v1::Job shown = ToProto(job, position);
+        v1::Job shown = ToProto(job, context_.dispatcher->WaitOf(job));
         if (shown.has_data_report()) shown.mutable_data_report()->clear_errors();  // Get tells them
         bytes += static_cast<int64_t>(shown.ByteSizeLong());
         if (bytes > limits::kMaxListBytes && response->jobs_size() > 0) {
@@ -121,6 +122,15 @@ class FineTuneService final : public Base {
   grpc::Status ResumeFineTuneJob(grpc::ServerContext* call, const v1::ResumeFineTuneJobRequest* request,
                                  v1::Job* response) override {
     return Change(*call, "FineTuneService/ResumeFineTuneJob", request->id(), &Dispatcher::Resume, response);
+  }
+
+  grpc::Status ExplainFineTuneJob(grpc::ServerContext* call, const v1::ExplainFineTuneJobRequest* request,
+                                  v1::ExplainFineTuneJobResponse* response) override {
+    return context_.gate.Unary(*call, "FineTuneService/ExplainFineTuneJob", [&](const Caller& caller) {
+      absl::StatusOr<Job> job = FindJob(caller, request->id());
+      if (!job.ok()) return job.status();
+      return Put(ExplainJob(context_, *job), response);
+    });
   }
 
   grpc::Status DeleteFineTuneJob(grpc::ServerContext* call, const v1::DeleteFineTuneJobRequest* request,

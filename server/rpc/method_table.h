@@ -30,6 +30,7 @@ inline constexpr auto kMethods = std::to_array<MethodRule>({
     {"FineTuneService/ResumeFineTuneJob", kSubmitting, true},
     {"FineTuneService/DeleteFineTuneJob", kSubmitting, true},
     {"FineTuneService/EstimateFineTuneJob", kViewing},
+    {"FineTuneService/ExplainFineTuneJob", kViewing},
     {"FineTuneService/WatchFineTuneJob", kViewing},
     {"FineTuneService/ReadLogs", kViewing},
     {"FineTuneService/ListAttempts", kViewing},
