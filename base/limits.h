@@ -107,6 +107,12 @@ inline constexpr int64_t kMinSyncIntervalMs = 20;
 inline constexpr int64_t kMinBackoffMs = 100;
 inline constexpr int64_t kMaxBackoffMs = 10'000;
 
+// Kernels
+inline constexpr int kMaxGemmCandidates = 8;  // of the library's heuristics, timed at start-up
+inline constexpr int kGemmTimingRounds = 4;   // of each; the first loads the kernel
+inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kMaxSdpaBatch = 1 << 20;  // sequences or documents a call
+
 // Files from outside
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 inline constexpr int64_t kMaxGgufTensors = 100'000;
