@@ -134,6 +134,10 @@ inline constexpr int64_t kMaxTokenizerJsonValues = 16'000'000;
 inline constexpr int64_t kMaxAddedTokens = 65'536;
 inline constexpr int64_t kMaxAddedTokenBytes = 1024;
 
+// Kernels
+inline constexpr int64_t kCudaPartialSumsBytes = 1 << 20;  // of an Exec: per-row and per-chunk results of one op
+inline constexpr int64_t kMaxLossTileRows = 32'768;        // 32 bytes of them a row
+
 // Chat templates
 inline constexpr int64_t kMaxTemplateBytes = 1 << 20;
 inline constexpr int64_t kMaxTemplateSteps = 10'000'000;

@@ -11,11 +11,11 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/half.h"
 #include "base/status_macros.h"
 #include "model/plan_layout.h"
 #include "nlohmann/json.hpp"
 #include "worker/formats/bnb_nf4.h"
-#include "worker/formats/half.h"
 
 namespace longhaul::train {
 namespace {
@@ -61,9 +61,9 @@ struct Nf4Scratch {
 
 void RoundTo(StoredAs type, float* w, int64_t n) {
   if (type == StoredAs::kBF16) {
-    for (int64_t i = 0; i < n; ++i) w[i] = formats::Bf16ToFloat(formats::FloatToBf16(w[i]));
+    for (int64_t i = 0; i < n; ++i) w[i] = Bf16ToFloat(FloatToBf16(w[i]));
   } else if (type == StoredAs::kF16) {
-    for (int64_t i = 0; i < n; ++i) w[i] = formats::F16ToFloat(formats::FloatToF16(w[i]));
+    for (int64_t i = 0; i < n; ++i) w[i] = F16ToFloat(FloatToF16(w[i]));
   }
 }
 
@@ -120,7 +120,7 @@ class Loader {
   // body(first element, end element) over chunks of whole rows that are also whole NF4 blocks; the first error wins.
   template <typename Body>
   absl::Status Chunks(int64_t rows, int64_t cols, const Body& body) {
-    const int64_t granule = formats::kNf4DefaultBlock / std::gcd(cols, formats::kNf4DefaultBlock);
+    const int64_t granule = kNf4DefaultBlock / std::gcd(cols, kNf4DefaultBlock);
     const int64_t step = RoundUp(std::max<int64_t>(1, kChunkElements / cols), granule);
     const int64_t chunks = (rows + step - 1) / step;
     absl::Status first;
@@ -144,27 +144,26 @@ class Loader {
                     [&](int64_t begin, int64_t end) { return source_.ReadRows(name, begin, end, out + begin * cols); });
     }
     const int64_t n = rows * cols;
-    const int64_t block = formats::kNf4DefaultBlock;
-    const int64_t blocks = formats::Nf4Blocks(n, block);
-    nf4_.packed.resize(static_cast<size_t>(formats::Nf4PackedBytes(n)));
+    const int64_t block = kNf4DefaultBlock;
+    const int64_t blocks = Nf4Blocks(n, block);
+    nf4_.packed.resize(static_cast<size_t>(Nf4PackedBytes(n)));
     nf4_.absmax.resize(static_cast<size_t>(blocks));
     nf4_.absmax_codes.resize(static_cast<size_t>(blocks));
-    nf4_.nested.resize(static_cast<size_t>(formats::Nf4Blocks(blocks, formats::kNf4NestedBlock)));
+    nf4_.nested.resize(static_cast<size_t>(Nf4Blocks(blocks, kNf4NestedBlock)));
     absl::Status quantised = Chunks(rows, cols, [&](int64_t begin, int64_t end) -> absl::Status {
       float* const w = out + begin * cols;
       LH_RETURN_IF_ERROR(source_.ReadRows(name, begin, end, w));
-      return Annotate(formats::QuantizeNf4(w, (end - begin) * cols, block, nf4_.packed.data() + begin * cols / 2,
-                                           nf4_.absmax.data() + begin * cols / block),
+      return Annotate(QuantizeNf4(w, (end - begin) * cols, block, nf4_.packed.data() + begin * cols / 2,
+                                  nf4_.absmax.data() + begin * cols / block),
                       name);
     });
     LH_RETURN_IF_ERROR(quantised);
-    const float offset = formats::MeanAbsmax(nf4_.absmax.data(), blocks);
-    formats::QuantizeAbsmax(nf4_.absmax.data(), blocks, offset, nf4_.absmax_codes.data(), nf4_.nested.data());
-    formats::DequantizeAbsmax(nf4_.absmax_codes.data(), formats::kNf4NestedCodes.data(), nf4_.nested.data(), offset, 0,
-                              blocks, formats::kNf4NestedBlock, nf4_.absmax.data());
+    const float offset = MeanAbsmax(nf4_.absmax.data(), blocks);
+    QuantizeAbsmax(nf4_.absmax.data(), blocks, offset, nf4_.absmax_codes.data(), nf4_.nested.data());
+    DequantizeAbsmax(nf4_.absmax_codes.data(), kNf4NestedCodes.data(), nf4_.nested.data(), offset, 0, blocks,
+                     kNf4NestedBlock, nf4_.absmax.data());
     return Chunks(rows, cols, [&](int64_t begin, int64_t end) {
-      formats::DequantizeNf4(nf4_.packed.data(), nf4_.absmax.data(), begin * cols, end * cols, block,
-                             out + begin * cols);
+      DequantizeNf4(nf4_.packed.data(), nf4_.absmax.data(), begin * cols, end * cols, block, out + begin * cols);
       RoundTo(type, out + begin * cols, (end - begin) * cols);
       return absl::OkStatus();
     });
