@@ -110,6 +110,7 @@ inline constexpr int64_t kMaxBackoffMs = 10'000;
 // Kernels
 inline constexpr int kMaxGemmCandidates = 8;  // of the library's heuristics, timed at start-up
 inline constexpr int kGemmTimingRounds = 4;   // of each; the first loads the kernel
+inline constexpr int kMaxStackedLinears = 4;  // q, k, v; gate, up
 inline constexpr int64_t kMaxHeadDim = 256;
 inline constexpr int64_t kMaxSdpaBatch = 1 << 20;  // sequences or documents a call
 

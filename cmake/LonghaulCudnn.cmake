@@ -1,10 +1,10 @@
-# cuDNN and the headers of its C++ front end, as longhaul_cudnn. Included where LONGHAUL_HAS_CUDA.
+# Headers of cuDNN and of its C++ front end, as longhaul_cudnn. Included where LONGHAUL_HAS_CUDA. Nothing is linked: the
+# library is loaded when it is first used (kernels/cuda/lazy_libraries.h).
 
 find_path(CUDNN_INCLUDE_DIR cudnn.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-find_library(CUDNN_LIBRARY NAMES cudnn libcudnn.so.9 HINTS ${CUDAToolkit_LIBRARY_DIR})
-if(NOT CUDNN_INCLUDE_DIR OR NOT CUDNN_LIBRARY)
-  message(FATAL_ERROR "CUDA is on, but cudnn.h or libcudnn was not found: install cuDNN 9 for CUDA 13 "
-                      "(or set CUDNN_INCLUDE_DIR and CUDNN_LIBRARY), or pass -DLONGHAUL_CUDA=OFF")
+if(NOT CUDNN_INCLUDE_DIR)
+  message(FATAL_ERROR "CUDA is on, but cudnn.h was not found: install cuDNN 9 for CUDA 13 (or set CUDNN_INCLUDE_DIR), "
+                      "or pass -DLONGHAUL_CUDA=OFF")
 endif()
 
 set(LONGHAUL_CUDNN_FRONTEND_DIR ${CMAKE_BINARY_DIR}/cudnn_frontend CACHE PATH
@@ -17,5 +17,4 @@ endif()
 add_library(longhaul_cudnn INTERFACE)
 target_include_directories(longhaul_cudnn SYSTEM INTERFACE
   ${LONGHAUL_CUDNN_FRONTEND_DIR}/include ${CUDNN_INCLUDE_DIR})
-# nvrtc: the front end refers to it; cuDNN itself loads it for the kernels that it compiles.
-target_link_libraries(longhaul_cudnn INTERFACE ${CUDNN_LIBRARY} CUDA::nvrtc)
+target_link_libraries(longhaul_cudnn INTERFACE ${CMAKE_DL_LIBS})

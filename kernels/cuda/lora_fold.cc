@@ -40,7 +40,7 @@ GemmShape Adding(GemmShape shape) {
 
 LoraFold MakeLoraFold(int64_t out, int64_t in, int64_t rank) {
   LH_CHECK(out > 0 && in > 0 && out % 8 == 0 && in % 8 == 0);
-  LH_CHECK(rank > 0 && rank % kLoraRankUnit == 0);
+  LH_CHECK(rank >= 0 && rank % kLoraRankUnit == 0);
   return {.out = out,
           .in = in,
           .rank = rank,

@@ -54,7 +54,8 @@ inline constexpr int64_t kLoraRankUnit = 8;     // ranks are padded to it: 16 by
 inline constexpr int64_t kLoraStrideUnit = 64;  // strides of augmented rows: 128 bytes
 
 // `rank`: the sum of the stacked linears' ranks, each padded to kLoraRankUnit. Strides: the least, of kLoraStrideUnit.
-// REQUIRES: out, in multiples of 8; rank a multiple of kLoraRankUnit, at least one.
+// Rank 0 is a linear without an adapter: K- and base products are the same. REQUIRES: out, in multiples of 8, rank of
+// kLoraRankUnit.
 LoraFold MakeLoraFold(int64_t out, int64_t in, int64_t rank);
 
 // Shapes for `rows` rows. Operands a, b, c are named behind each.

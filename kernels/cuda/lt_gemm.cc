@@ -14,6 +14,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/limits.h"
+#include "kernels/cuda/lazy_libraries.h"
 #include "kernels/cuda_error.h"
 
 namespace longhaul::kernels::cuda {
@@ -216,6 +217,7 @@ LtGemm::~LtGemm() = default;
 
 absl::StatusOr<std::unique_ptr<LtGemm>> LtGemm::Create(int64_t max_workspace_bytes) {
   LH_CHECK(max_workspace_bytes >= 0);
+  if (absl::Status status = LoadCudaLibraries(); !status.ok()) return status;
   std::unique_ptr<LtGemm> gemm(new LtGemm);
   cublasLtHandle_t handle = nullptr;
   const cublasStatus_t status = cublasLtCreate(&handle);

@@ -20,7 +20,7 @@ namespace longhaul::kernels::cuda {
 struct GemmOperands {
   const void* a = nullptr;
   const void* b = nullptr;
-  void* c = nullptr;  // may not overlap a or b
+  void* c = nullptr;  // no element of it may be one of a or b
   const float* a_scale = nullptr;
   const float* b_scale = nullptr;
 };
@@ -33,7 +33,7 @@ struct GemmWorkspace {
 class LtGemm {
  public:
   // On the calling thread's current device. No kernel that needs more workspace than `max_workspace_bytes` is ever
-  // chosen. UNAVAILABLE, reason CUBLASLT_UNAVAILABLE, where the library does not start.
+  // chosen. UNAVAILABLE: reason CUDA_LIBRARY_MISSING, or CUBLASLT_UNAVAILABLE where the library does not start.
   static absl::StatusOr<std::unique_ptr<LtGemm>> Create(int64_t max_workspace_bytes);
   ~LtGemm();
   LtGemm(const LtGemm&) = delete;

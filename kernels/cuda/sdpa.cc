@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "kernels/cuda/lazy_libraries.h"
 #include "kernels/cuda/sdpa_graph.h"
 #include "kernels/cuda/sdpa_kernels.h"
 #include "kernels/cuda_error.h"
@@ -26,6 +27,7 @@ absl::Status Unavailable(const std::string& why) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Cudnn>> Cudnn::Create() {
+  if (absl::Status status = LoadCudaLibraries(); !status.ok()) return status;
   const size_t version = cudnnGetVersion();
   if (version < kOldestCudnn) return Unavailable("is of version " + std::to_string(version) + ", too old");
   std::unique_ptr<Cudnn> created(new Cudnn);

@@ -19,7 +19,8 @@ namespace longhaul::kernels::cuda {
 // A cuDNN handle on the device that was current when it was made.
 class Cudnn {
  public:
-  // UNAVAILABLE, reason CUDNN_UNAVAILABLE, where the library does not start or is older than 9.7.
+  // UNAVAILABLE: reason CUDA_LIBRARY_MISSING, or CUDNN_UNAVAILABLE where the library does not start or is older than
+  // 9.7.
   static absl::StatusOr<std::unique_ptr<Cudnn>> Create();
   ~Cudnn();
   Cudnn(const Cudnn&) = delete;

@@ -78,6 +78,7 @@ void BenchGemm(cudaStream_t stream);
 void BenchFp8(cudaStream_t stream);
 void BenchLora(cudaStream_t stream);
 void BenchAttention(cudaStream_t stream);
+void BenchLoss(cudaStream_t stream);  // on a stream of its own
 void BenchLoss(cudaStream_t stream);
 
 }  // namespace longhaul::kernels::cuda

@@ -12,10 +12,10 @@
 int main(int argc, char** argv) {
   using namespace longhaul::kernels::cuda;  // NOLINT: a program of one function
   const std::map<std::string, void (*)(cudaStream_t)> benches = {
-      {"gemm", BenchGemm}, {"fp8", BenchFp8}, {"lora", BenchLora}, {"attention", BenchAttention}};
+      {"gemm", BenchGemm}, {"fp8", BenchFp8}, {"lora", BenchLora}, {"attention", BenchAttention}, {"loss", BenchLoss}};
   for (int i = 1; i < argc; ++i) {
     if (benches.count(argv[i]) != 0) continue;
-    std::fprintf(stderr, "usage: %s [gemm] [fp8] [lora] [attention]\n", argv[0]);
+    std::fprintf(stderr, "usage: %s [gemm] [fp8] [lora] [attention] [loss]\n", argv[0]);
     return 2;
   }
   cudaDeviceProp facts{};
