@@ -18,9 +18,11 @@ struct TextLike {
   int64_t hidden = 0;
   int64_t vocab = 0;
   uint64_t seed = 20240607;
-  float slope = 1.2f;
-  float noise = 3;
-  float boost_mean = 7;
+  // With a vocabulary of 128K these give a loss of about 3.6 nats, and tiles of 512 rows keep an eighth of the columns;
+  // SmolLM2 on text keeps 11 to 22%.
+  float slope = 1.6f;
+  float noise = 5;
+  float boost_mean = 13;
   float boost_deviation = 3;
 };
 
