@@ -92,6 +92,10 @@ Problem MakeProblem(const GemmShape& shape) {
                                                         : CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
     Set(problem.description, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, mode);
     Set(problem.description, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, mode);
+    // The heuristics look at the pointers' alignment, and at nothing behind them.
+    const auto* const somewhere = reinterpret_cast<const float*>(uintptr_t{256});
+    Set(problem.description, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, somewhere);
+    Set(problem.description, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, somewhere);
   }
   const auto [b_rows, b_cols] = shape.transpose_b ? std::pair(shape.k, shape.n) : std::pair(shape.n, shape.k);
   const auto [a_rows, a_cols] = shape.transpose_a ? std::pair(shape.m, shape.k) : std::pair(shape.k, shape.m);

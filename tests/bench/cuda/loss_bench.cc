@@ -55,8 +55,8 @@ void Report(const Exec& exec, const Data& data, const char* logits, const CceSha
   Require(cudaMemcpy(&totals, operands.totals, sizeof(totals), cudaMemcpyDeviceToHost), "cudaMemcpy");
   KeptState state;
   if (shape.negligible) {
-    const CceLayout layout = CceWorkspace(shape, cce->workspace_bytes() - CceWorkspace(shape, 0).bytes);
-    Require(cudaMemcpy(&state, workspace.at(layout.state), sizeof(state), cudaMemcpyDeviceToHost), "cudaMemcpy");
+    Require(cudaMemcpy(&state, workspace.at(CceWorkspace(shape, 0).state), sizeof(state), cudaMemcpyDeviceToHost),
+            "cudaMemcpy");
   }
   const BenchTime time = Measure(stream, [&] { cce->Run(exec, operands, workspace.at()); });
   JsonLine json("loss");
