@@ -44,6 +44,7 @@ struct OpTable {
   decltype(&AdamW) adam_w = nullptr;
   decltype(&AdamW8bit) adam_w_8bit = nullptr;
   decltype(&Nf4Quantize) nf4_quantize = nullptr;
+  decltype(&Nf4NestAbsmax) nf4_nest_absmax = nullptr;
   decltype(&Nf4Dequantize) nf4_dequantize = nullptr;
 };
 

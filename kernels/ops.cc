@@ -306,6 +306,12 @@ void Nf4Quantize(const Exec& exec, const Tensor& w, const Nf4Weight& to) {
   Body(exec.ops().nf4_quantize)(exec, w, to);
 }
 
+void Nf4NestAbsmax(const Exec& exec, const Nf4Weight& w, bool keep_offset) {
+  CheckNf4(w);
+  LH_CHECK(w.absmax != nullptr && w.absmax_codes != nullptr);
+  Body(exec.ops().nf4_nest_absmax)(exec, w, keep_offset);
+}
+
 void Nf4Dequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, const Tensor& y) {
   CheckNf4(w);
   LH_CHECK(y.dtype == DType::kF32 || y.dtype == DType::kBF16);

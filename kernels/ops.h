@@ -214,17 +214,20 @@ struct Nf4Weight {
   int64_t block = 64;                 // values a scale; a power of two from 32 to 4096
   DType rounded_to = DType::kBF16;    // the recorded type, kBF16, kF16 or kF32: what a value is rounded to first
   uint8_t* packed = nullptr;          // [ceil(out * in / 2)], the even value in the high nibble
-  float* absmax = nullptr;            // [blocks]; where nested, null is legal for Nf4Dequantize
+  float* absmax = nullptr;            // [blocks]; where nested, only Nf4Quantize and Nf4NestAbsmax use it
   uint8_t* absmax_codes = nullptr;    // [blocks]; null: not nested, absmax counts
   float* nested_absmax = nullptr;     // [ceil(blocks / 256)]
   float* nested_offset = nullptr;     // [1]
   const float* nested_map = nullptr;  // [256] of this checkpoint; null: bitsandbytes' own
   int64_t blocks() const { return (out * in + block - 1) / block; }
 };
-// Writes packed and absmax and, where absmax_codes is not null, the nested fields (absmax stays, unrounded).
-// w [out, in] f32, bf16 or f16, contiguous, finite. Bit-exact with bitsandbytes: on CUDA with its CUDA kernels, whose
-// reciprocal is approximate; on the CPU with the exact one (base/nf4.h says where that differs).
+// Writes packed and absmax. w [out, in] f32, bf16 or f16, contiguous. Bit-exact with bitsandbytes: on CUDA with its CUDA
+// kernels, whose reciprocal is approximate; on the CPU with the exact one (base/nf4.h says where that differs).
+// REQUIRES: w is finite (CountNonFinite finds out; the CPU CHECKs).
 void Nf4Quantize(const Exec& exec, const Tensor& w, const Nf4Weight& to);
+// Quantises absmax (which stays as it is) into absmax_codes and nested_absmax, around nested_offset: the mean, written
+// first, or what is there where keep_offset.
+void Nf4NestAbsmax(const Exec& exec, const Nf4Weight& w, bool keep_offset);
 // y[i, j] = value, rounded to w.rounded_to and then to y's type. y: rows [first_row, first_row + y.rows) of the
 // matrix, f32 or bf16, cols = in, any stride. The same bits on every backend.
 void Nf4Dequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, const Tensor& y);

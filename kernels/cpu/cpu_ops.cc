@@ -74,6 +74,7 @@ const OpTable& Ops() {
       .adam_w = AdamW,
       .adam_w_8bit = AdamW8bit,
       .nf4_quantize = Nf4Quantize,
+      .nf4_nest_absmax = Nf4NestAbsmax,
       .nf4_dequantize = Nf4Dequantize,
   };
   return table;

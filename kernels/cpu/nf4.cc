@@ -77,9 +77,11 @@ void Nf4Quantize(const Exec& exec, const Tensor& w, const Nf4Weight& to) {
       LH_CHECK(status.ok(), std::string(status.message()));
     }
   });
-  if (to.absmax_codes == nullptr) return;
-  *to.nested_offset = MeanAbsmax(to.absmax, to.blocks());
-  QuantizeAbsmax(to.absmax, to.blocks(), *to.nested_offset, to.absmax_codes, to.nested_absmax);
+}
+
+void Nf4NestAbsmax(const Exec&, const Nf4Weight& w, bool keep_offset) {
+  if (!keep_offset) *w.nested_offset = MeanAbsmax(w.absmax, w.blocks());
+  QuantizeAbsmax(w.absmax, w.blocks(), *w.nested_offset, w.absmax_codes, w.nested_absmax);
 }
 
 void Nf4Dequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, const Tensor& y) {

@@ -42,6 +42,18 @@ const OpTable& Ops() {
       .scatter_rows = ScatterRows,
       .dropout = Dropout,
       .count_non_finite = CountNonFinite,
+      .loss_tile = LossTile,
+      .begin_loss = BeginLoss,
+      .update_loss = UpdateLoss,
+      .finish_loss = FinishLoss,
+      .loss_gradient = LossGradient,
+      .sum_of_squares = SumOfSquares,
+      .prepare_update = PrepareUpdate,
+      .adam_w = AdamW,
+      .adam_w_8bit = AdamW8bit,
+      .nf4_quantize = Nf4Quantize,
+      .nf4_nest_absmax = Nf4NestAbsmax,
+      .nf4_dequantize = Nf4Dequantize,
   };
   return table;
 }

@@ -48,6 +48,7 @@ void AdamW(const Exec& exec, const AdamWConfig& config, const UpdateState* state
 void AdamW8bit(const Exec& exec, const AdamWConfig& config, const UpdateState* state, const Tensor& p, const Tensor& g,
                const Moments8bit& moments);
 void Nf4Quantize(const Exec& exec, const Tensor& w, const Nf4Weight& to);
+void Nf4NestAbsmax(const Exec& exec, const Nf4Weight& w, bool keep_offset);
 void Nf4Dequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, const Tensor& y);
 
 // All of them.

@@ -102,8 +102,15 @@ TEST_P(LossTest, EqualsTheDefinition) {
   struct Shape {
     int64_t rows, vocab, gap;
   };
-  for (const auto& [rows, vocab, gap] : std::vector<Shape>{
-           {1, 1, 0}, {1, 2, 3}, {4, 7, 3}, {5, 16, 8}, {7, 33, 3}, {40, 3001, 3}, {9, 2048, 0}, {9, 16'392, 8}}) {
+  for (const auto& [rows, vocab, gap] : std::vector<Shape>{{1, 1, 0},
+                                                           {1, 2, 3},
+                                                           {4, 7, 3},
+                                                           {5, 16, 8},
+                                                           {7, 33, 3},
+                                                           {40, 3001, 3},
+                                                           {9, 2048, 0},
+                                                           {9, 16'392, 8},
+                                                           {3, 128'256, 0}}) {
     CheckTile(GetParam(), rows, vocab, gap, 3, 0);
   }
 }
