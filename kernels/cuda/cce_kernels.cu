@@ -12,6 +12,7 @@ namespace longhaul::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 512;
+constexpr int kUnroll = 4;  // vectors that a thread has in flight
 constexpr int kScanThreads = 1024;
 constexpr int kColumnThreads = 128;  // kernels that give a thread a column of the hidden size
 
@@ -22,31 +23,59 @@ __device__ const T* RowOf(const CceTile& tile, int64_t row) {
 
 __device__ bool IsTrained(const CceTile& tile, int64_t row) { return tile.labels[row] != kNotTrained; }
 
+// Calls body(col, logit) for the block's share of a row, which begins at a whole vector.
+template <typename T, typename Body>
+__device__ void ForEachLogit(const T* row, int64_t cols, const Body& body) {
+  constexpr int kCount = VectorOf<T>();
+  const int64_t packs = cols / kCount;
+  for (int64_t first = threadIdx.x; first < packs; first += kThreads * kUnroll) {
+    Pack<T, kCount> pack[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (first + u * kThreads < packs) pack[u] = Load<kCount>(row + (first + u * kThreads) * kCount);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (first + u * kThreads >= packs) continue;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) body((first + u * kThreads) * kCount + i, pack[u][i]);
+    }
+  }
+  for (int64_t col = packs * kCount + threadIdx.x; col < cols; col += kThreads) body(col, ToFloat(row[col]));
+}
+
 // A block a row. bf16 may be written where f32 was read before: a chunk's gradients end before its own logits do, so it
-// is enough that the whole block has read a chunk before any of it is written.
+// is enough that the whole block has read a chunk before any of it is written. Columns up to the next whole vector are
+// written too; they lie inside the stride.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) GradientKernel(CceTile tile) {
+  constexpr int kCount = VectorOf<T>();
   const int64_t row = blockIdx.x;
   const T* const from = RowOf<T>(tile, row);
   auto* const to = reinterpret_cast<Bf16*>(static_cast<char*>(tile.logits) + row * tile.stride * sizeof(T));
   const bool trained = IsTrained(tile, row);
-  const int64_t label = tile.labels[row] - tile.first_col;
+  const int64_t label = static_cast<int64_t>(tile.labels[row]) - tile.first_col;
   const float lse = tile.lse[row], scale = static_cast<float>(*tile.grad_scale);
-  constexpr int kEach = 8;
-  for (int64_t first = 0; first < tile.cols; first += kThreads * kEach) {
-    float values[kEach];
+  const int64_t packs = (tile.cols + kCount - 1) / kCount;
+  for (int64_t begin = 0; begin < packs; begin += kThreads * kUnroll) {
+    Pack<T, kCount> pack[kUnroll];
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int64_t col = first + threadIdx.x + i * kThreads;
-      values[i] = col < tile.cols ? ToFloat(from[col]) : 0.0f;
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t p = begin + threadIdx.x + u * kThreads;
+      if (p < packs) pack[u] = Load<kCount>(from + p * kCount);
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int64_t col = first + threadIdx.x + i * kThreads;
-      if (col >= tile.cols) continue;
-      const float gradient = scale * __expf(values[i] - lse) - (col == label ? scale : 0.0f);
-      to[col] = __float2bfloat16_rn(trained ? gradient : 0.0f);
+    for (int u = 0; u < kUnroll; ++u) {
+      const int64_t p = begin + threadIdx.x + u * kThreads;
+      if (p >= packs) continue;
+      Pack<Bf16, kCount> out;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const float gradient = scale * __expf(pack[u][i] - lse) - (p * kCount + i == label ? scale : 0.0f);
+        out.Set(i, trained ? gradient : 0.0f);
+      }
+      Store(to + p * kCount, out);
     }
   }
 }
@@ -57,13 +86,12 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads) FlagKernel(CceTile tile, uint8_t* flags) {
   const int64_t row = blockIdx.x;
   if (!IsTrained(tile, row)) return;
-  const T* const logits = RowOf<T>(tile, row);
-  const float least = tile.lse[row] + static_cast<float>(-12 * 0.693147180559945309);
   static_assert(kKeptProbability == 0x1p-12);
+  const float least = tile.lse[row] + static_cast<float>(-12 * 0.693147180559945309);
   // Every writer writes a 1.
-  for (int64_t col = threadIdx.x; col < tile.cols; col += kThreads) {
-    if (ToFloat(logits[col]) >= least) flags[col] = 1;
-  }
+  ForEachLogit(RowOf<T>(tile, row), tile.cols, [=](int64_t col, float logit) {
+    if (logit >= least) flags[col] = 1;
+  });
   if (threadIdx.x == 0) flags[tile.labels[row]] = 1;
 }
 
@@ -98,13 +126,12 @@ __global__ void __launch_bounds__(kThreads) MassKernel(CceTile tile, KeptColumns
   __shared__ float sums[kMaxWarps];
   const int64_t row = blockIdx.x;
   const bool trained = IsTrained(tile, row);
-  const T* const logits = RowOf<T>(tile, row);
   const float lse = tile.lse[row];
   float sum = 0;
   if (trained) {
-    for (int64_t col = threadIdx.x; col < tile.cols; col += kThreads) {
-      if (columns.flags[col] != 0) sum += __expf(ToFloat(logits[col]) - lse);
-    }
+    ForEachLogit(RowOf<T>(tile, row), tile.cols, [&](int64_t col, float logit) {
+      if (columns.flags[col] != 0) sum += __expf(logit - lse);
+    });
   }
   sum = ReduceBlock(sum, sums, 0.0f, Plus());
   if (threadIdx.x != 0) return;

@@ -10,7 +10,7 @@
 
 namespace longhaul::kernels::cuda {
 
-// A tile of logits [rows, cols] with what LossTile or FinishLoss left of its rows.
+// A tile of logits [rows, cols] with what LossTile or FinishLoss left of its rows. Rows begin at multiples of 16 bytes.
 struct CceTile {
   void* logits = nullptr;
   GemmElement type = GemmElement::kBF16;
