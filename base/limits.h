@@ -162,6 +162,13 @@ inline constexpr int64_t kMinSyncIntervalMs = 20;
 inline constexpr int64_t kMinBackoffMs = 100;
 inline constexpr int64_t kMaxBackoffMs = 10'000;
 
+// Kernels
+inline constexpr int kMaxGemmCandidates = 8;  // of the library's heuristics, timed at start-up
+inline constexpr int kGemmTimingRounds = 4;   // of each; the first loads the kernel
+inline constexpr int kMaxStackedLinears = 4;  // q, k, v; gate, up
+inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kMaxSdpaBatch = 1 << 20;  // sequences or documents a call
+
 // Files from outside
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
 inline constexpr int64_t kMaxGgufTensors = 100'000;
@@ -185,6 +192,10 @@ inline constexpr int64_t kMaxAddedTokenBytes = 1024;
 
 // Files to outside
 inline constexpr int64_t kExportShardBytes = int64_t{2} << 30;  // of an exported base; one is held in memory
+
+// Kernels
+inline constexpr int64_t kCudaPartialSumsBytes = 1 << 20;  // of an Exec: per-row and per-chunk results of one op
+inline constexpr int64_t kMaxLossTileRows = 32'768;        // 32 bytes of them a row
 
 // Chat templates
 inline constexpr int64_t kMaxTemplateBytes = 1 << 20;

@@ -12,7 +12,12 @@ if(LONGHAUL_SANITIZE)
 endif()
 
 function(longhaul_options target)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror)
+  set(warnings -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Werror)
+  # -Wpedantic objects to the line markers in what nvcc hands to the host compiler.
+  list(JOIN warnings "," host_warnings)
+  target_compile_options(${target} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CXX>:${warnings};-Wpedantic>"
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=${host_warnings};-Werror=all-warnings;--expt-relaxed-constexpr>")
   target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR})
 endfunction()
 

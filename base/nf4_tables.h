@@ -1,8 +1,12 @@
-#include "worker/formats/bnb_nf4.h"
+// The tables of NF4 and of its double quantisation (FORMATS.md section 2), shared by file formats and kernels.
+#pragma once
 
-namespace longhaul::formats {
+#include <array>
 
-const std::array<float, 16> kNf4Codes = {
+namespace longhaul {
+
+// Code 7 is 0, code 15 is 1.
+inline constexpr std::array<float, 16> kNf4Codes = {
     -1.0f,
     -0.6961928009986877f,
     -0.5250730514526367f,
@@ -21,16 +25,18 @@ const std::array<float, 16> kNf4Codes = {
     1.0f,
 };
 
+// kNf4Thresholds[c] parts code c (not above) from code c + 1 (strictly above).
 // Midpoints of the codes as float literals. They must be read as floats: four of them lie so near to the middle of two
 // floats that rounding to double first (as Python does) gives another float, and with it another code on the edge.
-const std::array<float, 15> kNf4Thresholds = {
+inline constexpr std::array<float, 15> kNf4Thresholds = {
     -0.8480964004993439f,  -0.6106329262256622f,   -0.4599952697753906f, -0.33967943489551544f, -0.23460740596055984f,
     -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f, 0.1202552504837513f,   0.2035212516784668f,
     0.2920137718319893f,   0.3893125355243683f,    0.5016634166240692f,  0.6427869200706482f,   0.8614784181118011f,
 };
 
+// The 8-bit dynamic map of the absmaxes, ascending; index 127 is 0, 255 is 1.
 // Stored, not computed: 42 entries depend on whether the linspace behind them was fused.
-const std::array<float, 256> kNf4NestedCodes = {
+inline constexpr std::array<float, 256> kNf4NestedCodes = {
     -0.99296874f,    -0.9789063f,   -0.96484375f,    -0.9507812f,    -0.93671876f,    -0.92265624f,    -0.9085938f,
     -0.89453125f,    -0.8804687f,   -0.86640626f,    -0.85234374f,   -0.8382813f,     -0.82421875f,    -0.8101562f,
     -0.79609376f,    -0.78203124f,  -0.7679688f,     -0.75390625f,   -0.7398437f,     -0.72578126f,    -0.7117188f,
@@ -70,4 +76,4 @@ const std::array<float, 256> kNf4NestedCodes = {
     0.96484375f,     0.9789063f,    0.99296874f,     1.0f,
 };
 
-}  // namespace longhaul::formats
+}  // namespace longhaul

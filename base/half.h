@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstdint>
 
-namespace longhaul::formats {
+namespace longhaul {
 
 inline float Bf16ToFloat(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
@@ -44,4 +44,4 @@ inline uint16_t FloatToF16(float value) {
   return static_cast<uint16_t>(sign | ((rounded - (112u << 23)) >> 13));
 }
 
-}  // namespace longhaul::formats
+}  // namespace longhaul

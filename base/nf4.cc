@@ -1,4 +1,4 @@
-#include "worker/formats/bnb_nf4.h"
+#include "base/nf4.h"
 
 #include <algorithm>
 #include <cfloat>
@@ -8,7 +8,7 @@
 #include "base/check.h"
 #include "base/error.h"
 
-namespace longhaul::formats {
+namespace longhaul {
 namespace {
 
 constexpr int64_t kMinBlock = 32;
@@ -172,4 +172,4 @@ void DequantizeAbsmax(const uint8_t* codes, const float* map, const float* neste
   }
 }
 
-}  // namespace longhaul::formats
+}  // namespace longhaul

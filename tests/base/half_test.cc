@@ -1,4 +1,4 @@
-#include "worker/formats/half.h"
+#include "base/half.h"
 
 #include <bit>
 #include <cmath>
@@ -7,7 +7,7 @@
 
 #include "gtest/gtest.h"
 
-namespace longhaul::formats {
+namespace longhaul {
 namespace {
 
 // The value of a half by its definition, in double.
@@ -66,4 +66,4 @@ TEST(HalfTest, Bf16RoundsToNearestEven) {
 }
 
 }  // namespace
-}  // namespace longhaul::formats
+}  // namespace longhaul
