@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "storage/sqlite_vfs.h"
 
 namespace longhaul::storage {
 
@@ -67,7 +68,8 @@ std::string_view Statement::Bytes(int column) const {
 absl::StatusOr<std::unique_ptr<Db>> Db::Open(const std::string& path, Mode mode) {
   const int flags = mode == Mode::kReadWrite ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY;
   sqlite3* handle = nullptr;
-  const int code = sqlite3_open_v2(path.c_str(), &handle, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, nullptr);
+  const int code =
+      sqlite3_open_v2(path.c_str(), &handle, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, SeamVfsName());
   std::unique_ptr<Db> db(new Db(handle, path));
   if (code != SQLITE_OK) return db->Error(code, "open the database");
   sqlite3_busy_timeout(handle, int(limits::kStoreBusyMs));
