@@ -336,6 +336,9 @@ absl::Status Dispatcher::RecordBlobs(std::vector<BlobRef> blobs) {
 absl::StatusOr<int> Dispatcher::CollectBlobs() {
   return impl_->Call<absl::StatusOr<int>>([](DispatcherCore& core) { return core.CollectBlobs(); });
 }
+absl::Status Dispatcher::ForgetDeletedJobs(std::vector<std::string> ids) {
+  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.ForgetDeletedJobs(ids); });
+}
 absl::Status Dispatcher::CheckFence(const std::string& session_id, const AttemptKey& key) {
   return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.CheckFence(session_id, key); });
 }

@@ -177,6 +177,8 @@ class Dispatcher {
   // One step of garbage collection: forgets unreferenced blobs past their grace time and deletes their files, and finds
   // files without a row in one of 256 folders, the next one each call. Call it every minute. Returns the blobs removed.
   absl::StatusOr<int> CollectBlobs();
+  // The files of these deleted jobs are gone (Store::ListDeletedJobs).
+  absl::Status ForgetDeletedJobs(std::vector<std::string> ids);
   // ABORTED LEASE_FENCED unless the key is current for the session: what a log write checks. An attempt that has ended
   // under its own epoch still may write its log.
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);

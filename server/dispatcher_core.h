@@ -126,6 +126,7 @@ class DispatcherCore {
                               std::string result);
   absl::Status RecordBlobs(const std::vector<BlobRef>& blobs);
   absl::StatusOr<int> CollectBlobs();
+  absl::Status ForgetDeletedJobs(const std::vector<std::string>& ids);
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
   // What the clock asks for: lost workers, recoveries, deadlines, metrics, expired keys, and a scheduling pass when
   // anything has changed.

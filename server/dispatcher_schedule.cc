@@ -14,7 +14,7 @@ namespace longhaul::server {
 namespace {
 
 constexpr int64_t kNanosPerMilli = 1'000'000;
-constexpr int64_t kKeySweepNanos = int64_t{3600} * 1'000'000'000;
+constexpr int64_t kKeySweepNanos = int64_t{60} * 1'000'000'000;  // kMaxKeysSweptPerCommit each
 constexpr int64_t kDayMicros = int64_t{24} * 3600 * 1'000'000;
 
 }  // namespace
@@ -129,7 +129,10 @@ void DispatcherCore::TickKeys() {
   if (clock_->BootNanos() < next_key_sweep_boot_nanos_) return;
   next_key_sweep_boot_nanos_ = clock_->BootNanos() + kKeySweepNanos;
   const int64_t oldest = clock_->WallMicros() - limits::kRequestIdTtlDays * kDayMicros;
-  RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(oldest); }); });
+  RunCommand([&] {
+    return Write(
+        [&](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(oldest, limits::kMaxKeysSweptPerCommit); });
+  });
 }
 
 int64_t DispatcherCore::NextTimerBootNanos() const {

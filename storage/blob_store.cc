@@ -115,8 +115,10 @@ BlobStore::BlobStore(std::string state_dir, Options options)
     : state_dir_(std::move(state_dir)), options_(std::move(options)) {}
 
 absl::StatusOr<std::unique_ptr<BlobStore>> BlobStore::Open(const std::string& state_dir, Options options) {
-  LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "blobs")));
-  LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "uploads")));
+  if (options.create_folders) {
+    LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "blobs")));
+    LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "uploads")));
+  }
   if (!options.free_bytes) options.free_bytes = [](const std::string& path) { return DiskFreeBytes(path); };
   return std::unique_ptr<BlobStore>(new BlobStore(state_dir, std::move(options)));
 }

@@ -29,6 +29,7 @@ class BlobStore final : public server::BlobIndex {
     int64_t max_blob_bytes = limits::kMaxBlobBytes;
     int64_t min_free_bytes = limits::kMinFreeDiskBytes;  // an upload that would leave less is refused
     std::function<absl::StatusOr<int64_t>(const std::string& path)> free_bytes;  // null: base/env.h DiskFreeBytes
+    bool create_folders = true;  // false for readers that change nothing
   };
 
   // One upload of one blob. Destroyed before Finish: what was appended stays and can be resumed.

@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "server/core/codec.h"
+#include "storage/job_list.h"
 #include "storage/job_query.h"
 #include "storage/job_writer.h"
 #include "storage/migrations.h"
@@ -136,12 +137,18 @@ class JobStore final : public Store {
     LH_ASSIGN_OR_RETURN(const int64_t number, db->QueryInt("SELECT IFNULL(MAX(create_number), 0) FROM jobs"));
     return static_cast<uint64_t>(number);
   }
+  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int most) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryDeletedJobs(db.get(), most);
+  }
   Sizes GetSizes() override {
     Sizes sizes;
     sizes.db_bytes = FileSize(JoinPath(state_dir_, "state.db")).value_or(0);
     sizes.wal_bytes = FileSize(JoinPath(state_dir_, "state.db-wal")).value_or(0);
     const absl::StatusOr<ReaderPool::Lease> db = readers_.Take();
-    if (db.ok()) sizes.blob_bytes = (*db)->QueryInt("SELECT IFNULL(SUM(size_bytes), 0) FROM blobs").value_or(0);
+    if (db.ok()) {
+      sizes.blob_bytes = (*db)->QueryInt("SELECT value FROM totals WHERE name='blob_bytes'").value_or(0);
+    }
     return sizes;
   }
 

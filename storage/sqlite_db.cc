@@ -115,6 +115,22 @@ absl::StatusOr<int64_t> Db::QueryInt(const char* sql) {
   return statement.Int(0);
 }
 
+absl::Status Db::CopyTo(const std::string& path) {
+  sqlite3* handle = nullptr;
+  int code = sqlite3_open_v2(path.c_str(), &handle,
+                             SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
+                             SeamVfsName());
+  const std::unique_ptr<Db> copy(new Db(handle, path));
+  if (code != SQLITE_OK) return copy->Error(code, "create the copy");
+  sqlite3_backup* backup = sqlite3_backup_init(handle, "main", db_, "main");
+  if (backup == nullptr) return copy->Error(sqlite3_errcode(handle), "begin the copy");
+  // All pages in one step, from one snapshot: in smaller ones each commit of the writer would begin the copy again.
+  code = sqlite3_backup_step(backup, -1);
+  const int finished = sqlite3_backup_finish(backup);
+  if (code == SQLITE_DONE) code = finished;
+  return code == SQLITE_OK ? absl::OkStatus() : copy->Error(code, "copy the database");
+}
+
 absl::Status Db::Error(int code, const std::string& doing) const {
   const std::string text = db_ == nullptr ? sqlite3_errstr(code) : sqlite3_errmsg(db_);
   const std::string message = "cannot " + doing + " in " + path_ + ": " + text;

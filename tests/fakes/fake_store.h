@@ -1,11 +1,12 @@
 // server::Store in memory: the same contract as the SQLite store (tests/storage/store_contract.h runs on both), with
-// failures on demand. A transaction works on a copy; Commit swaps it in.
+// failures on demand. A transaction works on a copy, which shares what it does not change; Commit swaps it in.
 // Reads from any thread; writes from one.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,15 +17,21 @@ namespace longhaul::server {
 
 class FakeStore final : public Store {
  public:
+  // Of one job. Shared between states until a transaction writes to it.
+  struct Rows {
+    uint64_t owner = 0;  // the command that may write to it in place
+    Job job;
+    std::map<int, Attempt> attempts;
+    std::vector<std::shared_ptr<const JobEvent>> events;
+    std::map<int64_t, Checkpoint> checkpoints;
+    std::map<int64_t, MetricPoint> metrics;
+  };
   struct State {
-    std::map<std::string, Job> jobs;
-    std::map<std::string, std::map<int, Attempt>> attempts;
-    std::map<std::string, std::vector<JobEvent>> events;
-    std::map<std::string, std::map<int64_t, Checkpoint>> checkpoints;
-    std::map<std::string, std::map<int64_t, MetricPoint>> metrics;
+    std::map<std::string, std::shared_ptr<Rows>> jobs;
     std::map<std::pair<std::string, std::string>, RequestKey> keys;
-    std::map<std::string, Worker> workers;
+    std::map<std::string, std::shared_ptr<const Worker>> workers;
     std::map<std::string, std::pair<BlobRef, int64_t>> blobs;  // grace
+    std::set<std::string> deleted;
   };
 
   FakeStore() : state_(std::make_shared<const State>()) {}
@@ -50,6 +57,7 @@ class FakeStore final : public Store {
   absl::StatusOr<bool> HasBlob(const BlobRef& blob) override;
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override;
   absl::StatusOr<uint64_t> MaxCreateNumber() override;
+  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int most) override;
   Sizes GetSizes() override { return {}; }
 
  private:
@@ -64,6 +72,7 @@ class FakeStore final : public Store {
   int fail_commits_ = 0;
   int fail_writes_ = 0;
   int commits_ = 0;
+  uint64_t owners_ = 0;
 };
 
 }  // namespace longhaul::server
