@@ -150,6 +150,7 @@ class Dispatcher {
     int64_t lease_ms;
     int64_t worker_lost_ms;
     int64_t sync_hold_ms;
+    std::function<std::string()> make_id = nullptr;  // bodies of ids, all different; null: base/random.h RandomId
   };
 
   // Does not own. Loads live jobs; gives every lease a full worker_lost_ms. Start before any other call.

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/limits.h"
+#include "base/random.h"
 #include "base/status_macros.h"
 #include "server/dispatcher_command.h"
 
@@ -35,6 +36,8 @@ absl::StatusOr<std::set<std::string>> DispatcherCore::WarningsOf(const Job& job)
   return warnings;
 }
 
+std::string DispatcherCore::MakeId() const { return options_.make_id ? options_.make_id() : RandomId(); }
+
 absl::Status DispatcherCore::Load() {
   const int64_t now = clock_->BootNanos();
   LH_ASSIGN_OR_RETURN(const uint64_t max_number, store_->MaxCreateNumber());
@@ -60,6 +63,8 @@ absl::Status DispatcherCore::Load() {
     }
     ++project_jobs_[job.project];
     if (job.state == JobState::kRecovering) recovering_.insert(job.id);
+    // Only a backup raises a job's epoch above its open attempt's (storage/backup.h).
+    if (HasOpenAttempt(job) && job.attempt.lease_epoch != job.lease_epoch) restored_.insert(job.id);
     if (HasOpenAttempt(job)) {
       const Attempt& attempt = job.attempt;
       Hold hold;

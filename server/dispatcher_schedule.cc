@@ -27,6 +27,7 @@ void DispatcherCore::RunCommand(const std::function<absl::Status()>& body) {
 void DispatcherCore::Tick() {
   if (retry_boot_nanos_ > clock_->BootNanos()) return;
   TickWorkers();
+  TickRestored();
   TickRecoveries();
   TickDeadlines();
   TickMetrics();
@@ -68,6 +69,21 @@ void DispatcherCore::TickWorkers() {
       }
       schedule_wanted_ = true;
       return absl::OkStatus();
+    });
+  }
+}
+
+// What ran when the backup was taken has gone on without us, perhaps to its end: fenced, not counted as a failure.
+void DispatcherCore::TickRestored() {
+  const std::set<std::string> due = restored_;
+  for (const std::string& id : due) {
+    RunCommand([&]() -> absl::Status {
+      JobRecord& record = TouchJob(id);
+      OnCommit([this, id] { restored_.erase(id); });
+      if (!HasOpenAttempt(record.job) || record.job.attempt.lease_epoch == record.job.lease_epoch) {
+        return absl::OkStatus();
+      }
+      return LoseAttempt(record, "the scheduler's state was restored from a backup", false);
     });
   }
 }

@@ -4,7 +4,6 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/limits.h"
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "model/memory_plan.h"
 #include "server/dispatcher_command.h"
@@ -83,7 +82,7 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     auto worker = std::make_shared<Worker>(std::move(input.worker));
     worker->draining = record.worker != nullptr && record.worker->draining;  // an operator's word outlives sessions
     record.worker = worker;
-    record.session_id = "s-" + RandomId();
+    record.session_id = "s-" + MakeId();
     record.online = true;
     record.sync_number = 0;
     record.last_sync_boot_nanos = clock_->BootNanos();

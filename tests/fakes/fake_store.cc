@@ -152,7 +152,10 @@ class FakeTransaction final : public StoreTransaction {
     std::lock_guard lock(store_->mutex_);
     store_->state_ = std::move(state);
     ++store_->commits_;
-    return absl::OkStatus();
+    if (store_->lie_commits_ == 0) return absl::OkStatus();
+    --store_->lie_commits_;
+    store_->lied_ = true;
+    return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", "it is not known whether this was kept (injected)");
   }
 
  private:

@@ -40,6 +40,12 @@ class FakeStore final : public Store {
   void FailCommits(int count) { fail_commits_ = count; }
   // The next `count` writes inside transactions fail.
   void FailWrites(int count) { fail_writes_ = count; }
+  // The next `count` commits are kept and answered with an error, as when the process dies before it hears of them.
+  void LieAboutCommits(int count) {
+    lie_commits_ = count;
+    lied_ = false;
+  }
+  bool lied() const { return lied_; }
   int commits() const { return commits_; }
 
   absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override;
@@ -71,6 +77,8 @@ class FakeStore final : public Store {
   std::shared_ptr<const State> state_;
   int fail_commits_ = 0;
   int fail_writes_ = 0;
+  int lie_commits_ = 0;
+  bool lied_ = false;
   int commits_ = 0;
   uint64_t owners_ = 0;
 };

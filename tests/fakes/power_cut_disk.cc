@@ -61,6 +61,11 @@ void PowerCutDisk::CutAfter(int64_t changes) {
   cut_after_ = changes < 0 ? -1 : changes_ + changes;
 }
 
+void PowerCutDisk::FailNext(int count) {
+  std::lock_guard lock(mutex_);
+  fail_next_ = count;
+}
+
 bool PowerCutDisk::off() const {
   std::lock_guard lock(mutex_);
   return cut_after_ >= 0 && changes_ >= cut_after_;
@@ -75,6 +80,10 @@ int PowerCutDisk::Before(const DiskChange& change) {
   if (!change.path.starts_with(root_ + "/") && change.path != root_) return 0;
   std::lock_guard lock(mutex_);
   if (cut_after_ >= 0 && changes_ >= cut_after_) return EIO;
+  if (fail_next_ > 0) {
+    --fail_next_;
+    return ENOSPC;
+  }
   ++changes_;
   Apply(change);
   return 0;

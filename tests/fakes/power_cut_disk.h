@@ -30,6 +30,8 @@ class PowerCutDisk final : public DiskSeam {
 
   // The power goes after `changes` more changes: each later one fails with EIO. Negative: never.
   void CutAfter(int64_t changes);
+  // The next `count` changes fail, as on a full disk.
+  void FailNext(int count);
   bool off() const;
   int64_t changes() const;  // seen below root, while on
 
@@ -63,6 +65,7 @@ class PowerCutDisk final : public DiskSeam {
   std::map<std::string, std::vector<NameChange>> pending_names_;  // by folder, since its last sync
   int64_t changes_ = 0;
   int64_t cut_after_ = -1;
+  int fail_next_ = 0;
 };
 
 }  // namespace longhaul
