@@ -1,10 +1,13 @@
-// longhauld: the scheduler. Flags, signals, and one line on stderr where it cannot start.
+// longhauld: the scheduler, and the commands on its state folder. Flags, signals, and one line on stderr where it
+// cannot start.
 #include <csignal>
 #include <cstdio>
+#include <iostream>
 #include <string>
 
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
+#include "server/maintenance_commands.h"
 #include "server/server.h"
 #include "server/version.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
@@ -42,7 +45,9 @@ int main(int argc, char** argv) {
   app.add_option("--log-level", log_level, "What goes to stderr")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
+  const longhaul::server::MaintenanceCommands maintenance(&app, &options.state_dir);
   CLI11_PARSE(app, argc, argv);
+  if (maintenance.chosen()) return maintenance.Run(std::cout, std::cerr);
 
   const sigset_t stop_signals = BlockStopSignals();
   std::signal(SIGPIPE, SIG_IGN);

@@ -152,6 +152,11 @@ KeptState MakeKeptState() {
   state.keys.push_back({"default", "request-deleted", Sha256Hex("x"), "ftjob-deleted", kKeptWallMicros});
   state.workers = {MakeWorker("worker-1", false), MakeWorker("worker-2", true)};
   state.blobs.push_back(BlobOf("of nobody"));
+  state.contents = {"artifact", "card", "optimizer shared", "of nobody"};
+  for (int i = 0; i < 5; ++i) state.contents.push_back("dataset " + std::to_string(i));
+  for (int number = 4; number <= kJobStates; number += 2) {
+    for (const int step : {10, 20}) state.contents.push_back("checkpoint " + std::to_string(number * 100 + step));
+  }
   return state;
 }
 

@@ -1,4 +1,4 @@
-// What tests/golden/state_v<N>.db holds: a job in every state and a row of every kind, so that a database written by an
+// What tests/golden/kept_v<N>.db holds: a job in every state and a row of every kind, so that a database written by an
 // older build can be compared value by value. make_kept_state writes the file of the schema that it was built with; run
 // it once when a schema is released, and keep the file.
 #pragma once
@@ -24,6 +24,7 @@ struct KeptState {
   std::vector<server::RequestKey> keys;
   std::vector<server::Worker> workers;
   std::vector<server::BlobRef> blobs;  // their rows; the last one is referred to by nobody
+  std::vector<std::string> contents;   // of the blobs, each once
 };
 
 inline constexpr int64_t kKeptWallMicros = 1'700'000'000'000'000;

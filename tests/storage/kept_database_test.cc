@@ -23,7 +23,7 @@ using namespace server;  // NOLINT: the domain's values are this file's subject
 constexpr int kOldestKeptVersion = 1;
 
 std::string KeptFile(int version) {
-  return std::string(LONGHAUL_SOURCE_DIR) + "/tests/golden/state_v" + std::to_string(version) + ".db";
+  return std::string(LONGHAUL_SOURCE_DIR) + "/tests/golden/kept_v" + std::to_string(version) + ".db";
 }
 
 void CopyKept(int version, const std::string& folder) {
@@ -120,7 +120,7 @@ void ExpectDerived(Store* store) {
   EXPECT_EQ(names.size(), 4u) << "artifact, card and two checkpoints' adapters; its dataset and optimizer are shared";
 }
 
-TEST(MigrationTest, EveryKeptDatabaseSaysWhatItSaid) {
+TEST(KeptDatabaseTest, EveryKeptDatabaseSaysWhatItSaid) {
   ASSERT_GT(SchemaVersion(), kOldestKeptVersion);
   for (int version = kOldestKeptVersion; version < SchemaVersion(); ++version) {
     SCOPED_TRACE("schema " + std::to_string(version));
@@ -139,7 +139,7 @@ TEST(MigrationTest, EveryKeptDatabaseSaysWhatItSaid) {
   }
 }
 
-TEST(MigrationTest, ANewDatabaseIsTheSameAsAMigratedOne) {
+TEST(KeptDatabaseTest, ANewDatabaseIsTheSameAsAMigratedOne) {
   const TempDir dir;
   CopyKept(kOldestKeptVersion, JoinPath(dir.path(), "old"));
   const auto schema = [](const std::string& folder) {
@@ -153,7 +153,7 @@ TEST(MigrationTest, ANewDatabaseIsTheSameAsAMigratedOne) {
   EXPECT_EQ(schema(JoinPath(dir.path(), "old")), schema(JoinPath(dir.path(), "new")));
 }
 
-TEST(MigrationTest, PowerCutsWhileMigrating) {
+TEST(KeptDatabaseTest, PowerCutsWhileMigrating) {
   int migrated = 0;
   for (int cut = 0; cut < 40; ++cut) {
     SCOPED_TRACE("cut after " + std::to_string(cut) + " changes");
