@@ -47,7 +47,10 @@ void DispatcherLoop::Turn(std::vector<Mail>* batch) {
     for (const Effect& effect : core_.TakeEffects()) Tell(effect);
     Publish();
   }
-  for (Mail& mail : *batch) mail.finish(committed);
+  for (Mail& mail : *batch) {
+    Failpoint("dispatcher_before_answer").IgnoreError();  // these, too
+    mail.finish(committed);
+  }
   AnswerParked();
 }
 
@@ -139,6 +142,7 @@ void DispatcherLoop::AnswerParked() {
     Parked parked = std::move(it->second);
     const std::string worker_id = it->first;
     it = parked_.erase(it);
+    Failpoint("dispatcher_before_sync").IgnoreError();
     if (open) {
       parked.done(core_.MakeReply(worker_id, parked.sync_number));
     } else {

@@ -53,7 +53,7 @@ class Backup {
   absl::Status CopyDatabase(Db* original);
   absl::Status RaiseEpochs();
   absl::StatusOr<std::set<std::string>> CopyBlobs(Db* db, bool last);
-  absl::StatusOr<bool> CopyBlob(const BlobRef& blob);
+  absl::Status CopyBlob(const BlobRef& blob);
   absl::Status CopyLogs(Db* db);
   absl::Status RemoveUnreferenced(const std::set<std::string>& wanted);
 
@@ -96,22 +96,23 @@ absl::StatusOr<std::set<std::string>> Backup::CopyBlobs(Db* db, bool last) {
     if (!row) return wanted;
     const BlobRef blob{rows.Text(0), rows.Int(1)};
     wanted.insert(blob.sha256);
-    const absl::StatusOr<bool> copied = CopyBlob(blob);
+    absl::Status copied = CopyBlob(blob);
+    // Not the original's fault perhaps, but that of an earlier backup that was broken off.
+    if (absl::IsUnavailable(copied) && ErrorReason(copied) == "BLOB_HASH_MISMATCH") copied = CopyBlob(blob);
     if (copied.ok()) continue;
-    const bool gone = absl::IsNotFound(copied.status()) || ErrorReason(copied.status()) == "BLOB_HASH_MISMATCH";
-    if (!gone) return copied.status();
+    const bool gone = absl::IsNotFound(copied) || ErrorReason(copied) == "BLOB_HASH_MISMATCH";
+    if (!gone) return copied;
     if (last && rows.Int(2) > 0) report_.lost.push_back(blob.sha256);
   }
 }
 
-// False where it was there already.
-absl::StatusOr<bool> Backup::CopyBlob(const BlobRef& named) {
+absl::Status Backup::CopyBlob(const BlobRef& named) {
   LH_ASSIGN_OR_RETURN(const int64_t size, from_->Size(named));
   const BlobRef blob{named.sha256, size};
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<BlobStore::Upload> copy, to_->BeginUpload(blob));
   if (copy->complete()) {
     ++report_.blobs_kept;
-    return false;
+    return absl::OkStatus();
   }
   for (int64_t at = copy->committed_bytes(); at < size;) {
     LH_ASSIGN_OR_RETURN(const std::string chunk, from_->Read(blob, at, limits::kBlobChunkBytes));
@@ -122,7 +123,7 @@ absl::StatusOr<bool> Backup::CopyBlob(const BlobRef& named) {
   LH_RETURN_IF_ERROR(copy->Finish());  // verifies what was read
   ++report_.blobs_copied;
   report_.bytes_copied += size;
-  return true;
+  return absl::OkStatus();
 }
 
 // Logs only grow: a copy of the same size is the same. One that a deletion took meanwhile is skipped.

@@ -168,6 +168,9 @@ absl::StatusOr<std::unique_ptr<Store>> OpenJobStore(const std::string& state_dir
   LH_ASSIGN_OR_RETURN(std::unique_ptr<Db> db, Db::Open(JoinPath(state_dir, "state.db"), Db::Mode::kReadWrite));
   const absl::Status migrated = Migrate(db.get());
   if (!migrated.ok()) return Annotate(migrated, "the state folder " + state_dir);
+  // A process that died between a commit's write and its sync left what we can read and a power cut could still take:
+  // the checkpoint syncs the log before anybody is told of it.
+  LH_RETURN_IF_ERROR(db->Exec("PRAGMA wal_checkpoint(TRUNCATE)"));
   return std::make_unique<JobStore>(state_dir, *std::move(lock), std::move(db));
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "server/core/codec.h"
@@ -39,7 +40,10 @@ class JobTransaction final : public StoreTransaction {
   absl::Status PutWorker(const Worker& worker) override;
   absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override;
   absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override;
-  absl::Status Commit() override { return transaction_.Commit(); }
+  absl::Status Commit() override {
+    LH_RETURN_IF_ERROR(Failpoint("store_commit"));
+    return transaction_.Commit();
+  }
 
  private:
   absl::Status PutLabels(const Job& job);
@@ -278,6 +282,7 @@ absl::StatusOr<std::vector<BlobRef>> JobTransaction::DropUnreferencedBlobs(int64
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StoreTransaction>> BeginJobTransaction(Db* db) {
+  LH_RETURN_IF_ERROR(Failpoint("store_begin"));
   LH_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(db));
   return std::make_unique<JobTransaction>(db, std::move(transaction));
 }
