@@ -77,8 +77,8 @@ int64_t PowerCutDisk::changes() const {
 }
 
 int PowerCutDisk::Before(const DiskChange& change) {
-  if (!change.path.starts_with(root_ + "/") && change.path != root_) return 0;
   std::lock_guard lock(mutex_);
+  if (!change.path.starts_with(root_ + "/") && change.path != root_) return 0;
   if (cut_after_ >= 0 && changes_ >= cut_after_) return EIO;
   if (fail_next_ > 0) {
     --fail_next_;
@@ -182,6 +182,36 @@ std::string PowerCutDisk::Surviving(const Node& node, uint64_t seed) {
     }
   }
   return content;
+}
+
+void PowerCutDisk::ProcessDied(const std::string& folder) {
+  std::lock_guard lock(mutex_);
+  const auto moved = [&](const std::string& path) { return folder + path.substr(root_.size()); };
+  const auto moved_names = [&](const std::map<std::string, NodePtr>& names) {
+    std::map<std::string, NodePtr> out;
+    for (const auto& [path, node] : names) out[moved(path)] = node;
+    return out;
+  };
+  std::filesystem::create_directories(folder);
+  for (const auto& [path, node] : names_) {
+    if (node->folder) {
+      std::filesystem::create_directories(moved(path));
+    } else {
+      std::ofstream(moved(path), std::ios::binary) << node->now;
+    }
+  }
+  std::map<std::string, std::vector<NameChange>> pending;
+  for (const auto& [path, changes] : pending_names_) {
+    for (const NameChange& change : changes) {
+      NameChange renamed;
+      for (const auto& [name, node] : change) renamed.emplace_back(moved(name), node);
+      pending[moved(path)].push_back(std::move(renamed));
+    }
+  }
+  names_ = moved_names(names_);
+  certain_names_ = moved_names(certain_names_);
+  pending_names_ = std::move(pending);
+  root_ = folder;
 }
 
 void PowerCutDisk::Restore(const std::string& folder, uint64_t seed) const {

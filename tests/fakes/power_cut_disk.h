@@ -37,6 +37,9 @@ class PowerCutDisk final : public DiskSeam {
 
   // What the platter has when the power comes back, as files in the new folder `folder`.
   void Restore(const std::string& folder, uint64_t seed) const;
+  // The process died, the machine did not: what was written is there, and what was not certain still is not. The files
+  // go on in the new folder `folder`; what the old process's remains do below the old root is not seen any more.
+  void ProcessDied(const std::string& folder);
 
  private:
   struct Write {
@@ -58,7 +61,7 @@ class PowerCutDisk final : public DiskSeam {
   static void Set(std::map<std::string, NodePtr>* names, const NameChange& change);
   static std::string Surviving(const Node& node, uint64_t seed);
 
-  const std::string root_;
+  std::string root_;  // constant but for ProcessDied
   mutable std::mutex mutex_;  // guards the rest
   std::map<std::string, NodePtr> names_;
   std::map<std::string, NodePtr> certain_names_;

@@ -1,5 +1,6 @@
 // Seeded runs of the whole control plane (world.h), in memory and on a disk that loses power. LONGHAUL_SIMULATION_SEEDS
-// and LONGHAUL_POWER_CUTS change how many; a failing seed prints its shortest trace.
+// and LONGHAUL_POWER_CUTS change how many; a failing seed prints its shortest trace (LONGHAUL_SIMULATION_SHRINK=0: only
+// itself).
 #include <algorithm>
 #include <cstdlib>
 #include <string>
@@ -21,6 +22,11 @@ uint64_t CountFrom(const char* variable, uint64_t otherwise) {
   return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
 }
 
+std::string Told(const Trace& trace, const Outcome& outcome) {
+  if (CountFrom("LONGHAUL_SIMULATION_SHRINK", 1) != 0) return Explain(trace);
+  return "seed " + std::to_string(trace.seed) + ": " + outcome.violations[0] + "\n" + outcome.notes;
+}
+
 TEST(SimulationTest, SeededRuns) {
   const uint64_t seeds = CountFrom("LONGHAUL_SIMULATION_SEEDS", kSeeds);
   int64_t simulated_seconds = 0;
@@ -28,7 +34,7 @@ TEST(SimulationTest, SeededRuns) {
   for (uint64_t seed = 1; seed <= seeds; ++seed) {
     const Trace trace = MakeTrace(seed, false);
     const Outcome outcome = Simulate(trace);
-    ASSERT_TRUE(outcome.violations.empty()) << Explain(trace);
+    ASSERT_TRUE(outcome.violations.empty()) << Told(trace, outcome);
     simulated_seconds += outcome.simulated_seconds;
     jobs += outcome.jobs;
   }
@@ -43,7 +49,7 @@ TEST(SimulationTest, PowerCuts) {
     ASSERT_LE(seed, 10 * wanted + 10) << "hardly any run loses power";
     const Trace trace = MakeTrace(seed, true);
     const Outcome outcome = Simulate(trace);
-    ASSERT_TRUE(outcome.violations.empty()) << Explain(trace);
+    ASSERT_TRUE(outcome.violations.empty()) << Told(trace, outcome);
     cuts += static_cast<uint64_t>(outcome.power_cuts);
   }
   RecordProperty("power_cuts", static_cast<int>(cuts));

@@ -246,6 +246,7 @@ void World::Delete(const std::string& id) {
 }
 
 void World::Collect() {
+  if (!scheduler_.up()) return;
   scheduler_.Post({[](DispatcherCore& core) {
                      for (int i = 0; i < 256; ++i) core.CollectBlobs().status().IgnoreError();
                    },
@@ -258,6 +259,7 @@ void World::Collect() {
 
 // An attempt of the past writes, with its worker's newest session.
 void World::StaleWrite(const std::string& id) {
+  if (!scheduler_.up()) return;
   const absl::StatusOr<Job> job = backend_->store()->GetJob(id);
   if (!job.ok() || job->lease_epoch < 2 || job->attempts < 1) return;
   const AttemptKey key{id, static_cast<int>(context_.draws.Between(1, job->attempts)),
@@ -288,6 +290,7 @@ void World::StaleWrite(const std::string& id) {
 }
 
 void World::LoseBlob(uint64_t which) {
+  if (!scheduler_.up()) return;
   const absl::StatusOr<Job> job = backend_->store()->GetJob(JobOf(which));
   if (!job.ok() || !job->last_checkpoint.has_value()) return;
   const BlobRef blob = job->last_checkpoint->files[0].blob;
@@ -329,6 +332,7 @@ void World::Peace() {
            [](const absl::Status&) {}, nullptr});
     }
     for (const std::string& id : ids_) {
+      if (!scheduler_.up()) break;
       const absl::StatusOr<Job> job = backend_->store()->GetJob(id);
       if (job.ok() && job->state == JobState::kPaused) Ask("resume", &DispatcherCore::Resume, id);
     }
