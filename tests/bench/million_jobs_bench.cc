@@ -160,16 +160,16 @@ std::vector<Query> Queries(int64_t jobs) {
   return {
       {"newest", [](Request*, int) {}},
       {"oldest first", [](Request* r, int) { r->set_oldest_first(true); }},
-      {"state FAILED", [](Request* r, int) { r->add_states(v1::JOB_STATE_FAILED); }},
+      {"state FAILED", [](Request* r, int) { r->add_states(v1::FAILED); }},
       {"two states",
        [](Request* r, int) {
-         r->add_states(v1::JOB_STATE_FAILED);
-         r->add_states(v1::JOB_STATE_CANCELLED);
+         r->add_states(v1::FAILED);
+         r->add_states(v1::CANCELLED);
        }},
       {"live states (none)",
        [](Request* r, int) {
-         r->add_states(v1::JOB_STATE_RUNNING);
-         r->add_states(v1::JOB_STATE_QUEUED);
+         r->add_states(v1::RUNNING);
+         r->add_states(v1::QUEUED);
        }},
       {"model", [](Request* r, int i) { r->set_model("model-" + std::to_string(i % 40)); }},
       {"common label", [](Request* r, int i) { (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10); }},
@@ -179,7 +179,7 @@ std::vector<Query> Queries(int64_t jobs) {
       {"label and state",
        [](Request* r, int i) {
          (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10);
-         r->add_states(v1::JOB_STATE_CANCELLED);
+         r->add_states(v1::CANCELLED);
        }},
       {"created before", [=](Request* r, int i) { SetTime(r->mutable_created_before(), jobs / 2 + i * 37); }},
       {"created in an hour",
