@@ -101,6 +101,10 @@ void Invariants::CheckJob(const std::string& id) {
                 std::to_string(seen.sequence));
   }
   if (job->lease_epoch < seen.lease_epoch) Fail(id + ": its epoch went back");
+  const int64_t step = job->last_checkpoint.has_value() ? job->last_checkpoint->step : 0;
+  const bool open = job->lease_epoch == seen.lease_epoch && HasOpenAttempt(*job);
+  if (open && step < seen.checkpoint_step) Fail(id + ": its last checkpoint went back to step " + std::to_string(step));
+  seen.checkpoint_step = step;
   seen.lease_epoch = job->lease_epoch;
   CheckTerminal(*job);
   CheckEvents(*job);
@@ -133,7 +137,9 @@ void Invariants::CheckEvents(const Job& job) {
     if (!first && event.from_state != event.state && !TransitionLegal(event.from_state, event.state)) {
       Fail(job.id + " went from " + Name(event.from_state) + " to " + Name(event.state));
     }
-    if (cancelled_.contains(job.id) && !IsTerminal(event.state) && event.state != JobState::kCancelling) {
+    const auto cancelled = cancelled_.find(job.id);
+    const bool behind = cancelled != cancelled_.end() && event.sequence > cancelled->second;
+    if (behind && !IsTerminal(event.state) && event.state != JobState::kCancelling) {
       Fail(job.id + " was cancelled and is " + Name(event.state));
     }
     seen.state = event.state;

@@ -124,6 +124,7 @@ void SimWorker::Poll() {
 void SimWorker::Open() {
   opening_ = true;
   ToScheduler([this, input = SessionInput{worker_, 1, Reports()}, agent = agent_] {
+    if (agent != agent_ || !opening_) return;  // cancelled meanwhile, which goes faster than the call
     auto result = std::make_shared<absl::StatusOr<SessionReply>>(absl::UnknownError("not run"));
     scheduler_->Post({[=](DispatcherCore& core) { *result = core.OpenSession(input); },
                       [=, this](const absl::Status& commit) {
@@ -173,9 +174,15 @@ void SimWorker::SendSync(int64_t number) {
         if (session == session_) Synced(sync_number, sent, reply);
       });
     });
-    // Heard of, once the batch that has it is committed.
-    mail.finish = [this, finish = std::move(mail.finish)](const absl::Status& commit) {
-      if (commit.ok()) last_heard_nanos_ = context_->timeline.now();
+    // Heard of: taken, and the batch that has it is committed.
+    auto taken = std::make_shared<bool>(false);
+    mail.apply = [this, taken, apply = std::move(mail.apply)](DispatcherCore& core) {
+      apply(core);
+      const auto record = core.workers().find(id());
+      *taken = record != core.workers().end() && record->second.last_sync_boot_nanos == context_->timeline.now();
+    };
+    mail.finish = [this, taken, finish = std::move(mail.finish)](const absl::Status& commit) {
+      if (commit.ok() && *taken) last_heard_nanos_ = context_->timeline.now();
       finish(commit);
     };
     scheduler_->Post(std::move(mail));

@@ -176,7 +176,7 @@ void World::Create(const CreateInput& input, int tries) {
     scheduler_.Post({[=](DispatcherCore& core) { *result = core.Create(input); },
                      [=, this](const absl::Status& commit) {
                        const absl::StatusOr<Job> job = commit.ok() ? *result : commit;
-                       if (job.ok() && !backend_->store()->GetJob(job->id).ok()) {
+                       if (job.ok() && !uncertain_.contains(job->id) && !backend_->store()->GetJob(job->id).ok()) {
                          context_.Violation(job->id + " is acknowledged before it is committed");
                        }
                        scheduler_.Answer([=, this] { Created(input, tries, job); });
@@ -218,7 +218,7 @@ void World::Ask(const char* what, Command command, const std::string& id) {
                                             " is acknowledged before it is committed");
                        }
                        context_.Note(std::string(what) + " of " + id + ": " + server::Name((*result)->state));
-                       if (command == &DispatcherCore::Cancel) invariants_.JobCancelled(id);
+                       if (command == &DispatcherCore::Cancel) invariants_.JobCancelled(id, (*result)->sequence);
                      },
                      nullptr});
   });
