@@ -142,7 +142,14 @@ void DispatcherCore::Restore(Undo* undo) {
   }
   for (auto& [id, record] : undo->workers) {
     if (record.has_value()) {
-      workers_[id] = *std::move(record);
+      // That it was heard of stays true, whatever became of what it said: however long the store fails, no worker that
+      // goes on calling is lost.
+      WorkerRecord& now = workers_[id];
+      const int64_t boot_nanos = std::max(now.last_sync_boot_nanos, record->last_sync_boot_nanos);
+      const int64_t wall_micros = now.last_sync_wall_micros;
+      now = *std::move(record);
+      if (boot_nanos > now.last_sync_boot_nanos) now.last_sync_wall_micros = wall_micros;
+      now.last_sync_boot_nanos = boot_nanos;
     } else {
       workers_.erase(id);
     }

@@ -174,16 +174,10 @@ void SimWorker::SendSync(int64_t number) {
         if (session == session_) Synced(sync_number, sent, reply);
       });
     });
-    // Heard of: taken, and the batch that has it is committed.
-    auto taken = std::make_shared<bool>(false);
-    mail.apply = [this, taken, apply = std::move(mail.apply)](DispatcherCore& core) {
+    // Heard of, if its session is open; whether the store can keep what it says changes nothing about that.
+    mail.apply = [this, session, apply = std::move(mail.apply)](DispatcherCore& core) {
+      if (core.SessionOpen(session)) last_heard_nanos_ = context_->timeline.now();
       apply(core);
-      const auto record = core.workers().find(id());
-      *taken = record != core.workers().end() && record->second.last_sync_boot_nanos == context_->timeline.now();
-    };
-    mail.finish = [this, taken, finish = std::move(mail.finish)](const absl::Status& commit) {
-      if (commit.ok() && *taken) last_heard_nanos_ = context_->timeline.now();
-      finish(commit);
     };
     scheduler_->Post(std::move(mail));
   });

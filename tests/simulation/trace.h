@@ -20,7 +20,7 @@ enum class Op {
   kCrash,        // the scheduler's process dies; a: for how long
   kLieCommit,    // it dies between a commit and all that follows
   kPowerCut,     // its machine loses power after a more changes of the disk
-  kStoreFails,   // the next a commits fail
+  kStoreFails,   // the next a commits fail, or all for a time, by b
   kWritesFail,   // the next a writes fail
   kAgentDies,    // a: which worker; its trainers go on
   kMachineDies,  // a: which worker

@@ -102,7 +102,10 @@ void World::Do(const Step& step) {
     case Op::kPowerCut:
       return backend_->CutPowerAfter(step.a % 120);
     case Op::kStoreFails:
-      return backend_->FailCommits(1 + static_cast<int>(step.a % 3));
+      if (step.b % 4 != 0) return backend_->FailCommits(1 + static_cast<int>(step.a % 3));
+      // A disk that stays full for a while.
+      backend_->FailCommits(1'000'000);
+      return context_.timeline.In(duration(), [this] { backend_->FailCommits(0); });
     case Op::kWritesFail:
       return backend_->FailWrites(1 + static_cast<int>(step.a % 2));
     case Op::kAgentDies:
