@@ -16,7 +16,7 @@
 
 namespace longhaul::server {
 
-inline constexpr Dispatcher::Options kTestOptions{60'000, 90'000, 10'000};
+inline const Dispatcher::Options kTestOptions{60'000, 90'000, 10'000};
 
 class CoreHarness {
  public:
