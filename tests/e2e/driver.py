@@ -9,12 +9,13 @@ import sys
 import time
 import traceback
 
+import cases_durable
 import cases_faults
 import cases_jobs
 import cases_ops
 from harness import MODEL, Cluster, Failure, Skip
 
-CASES = cases_jobs.CASES + cases_faults.CASES + cases_ops.CASES
+CASES = cases_jobs.CASES + cases_faults.CASES + cases_durable.CASES + cases_ops.CASES
 LOG_TAIL_LINES = 15
 
 
