@@ -114,6 +114,8 @@ inline constexpr int64_t kValidateHostBytes = 512 << 20;
 inline constexpr int64_t kValidateHostBytesPerDatasetByte = 4;
 inline constexpr int64_t kValidateDiskBytes = 64 << 20;  // beside the dataset
 inline constexpr int kMaxBlobsCollectedPerCommit = 256;
+inline constexpr int kMaxKeysSweptPerCommit = 1'000;
+inline constexpr int kMaxDeletedJobsPerSweep = 256;
 
 // Scheduling (server/core/scheduler.h)
 inline constexpr int kMaxReservations = 8;                    // waiting jobs whose start nothing behind them may delay
@@ -141,6 +143,9 @@ inline constexpr int64_t kMaxStoredLogBytes = 64 << 20;  // an attempt
 inline constexpr int kMaxStoreReaders = 8;
 inline constexpr int64_t kStoreBusyMs = 10'000;
 inline constexpr int kMaxEventsRead = 10'000;
+inline constexpr int kMaxCheckProblems = 100;           // listed; all are counted
+inline constexpr int64_t kBackupEpochStep = 1'000'000;  // a backup's epochs are above all that its original gives out
+inline constexpr int kBackupAttemptStep = 100;          // and so are its attempts' numbers
 
 // Attempts
 inline constexpr int64_t kMaxTrainerEventBytes = 1 << 20;

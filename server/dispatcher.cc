@@ -4,7 +4,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <future>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -13,33 +12,15 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/error.h"
-#include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "server/dispatcher_command.h"
 #include "server/dispatcher_core.h"
+#include "server/dispatcher_loop.h"
 #include "server/dispatcher_stats.h"
 
 namespace longhaul::server {
 namespace {
-
-absl::Status Stopping() {
-  return MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "the scheduler is stopping: try again");
-}
-
-absl::Status SessionClosed() {
-  return MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED",
-                   "the session is not open any more: open a new one");
-}
-
-// One entry of the mailbox. `apply` runs inside the batch; `finish` after its commit, with the commit's status.
-struct Mail {
-  std::function<void(DispatcherCore&)> apply;  // null: a question about committed memory, asked in `finish`
-  std::function<void(const absl::Status&)> finish;
-  std::function<void()> refuse;  // instead of finish once the dispatcher stops; null: finish with Stopping()
-  void Refuse() { refuse ? refuse() : finish(Stopping()); }
-};
 
 template <class T>
 absl::StatusOr<T> Either(const absl::Status& commit, absl::StatusOr<T> result) {
@@ -53,11 +34,10 @@ absl::Status Either(const absl::Status& commit, absl::Status result) { return co
 class Dispatcher::Impl {
  public:
   Impl(Options options, Store* store, BlobIndex* blobs, const Clock* clock, EventSink* sink, const Planner* planner)
-      : core_(options, store, blobs, clock, planner), clock_(clock), sink_(sink) {}
+      : loop_(options, store, blobs, clock, sink, planner), clock_(clock) {}
 
   absl::Status Start() {
-    LH_RETURN_IF_ERROR(core_.Load());
-    Publish();
+    LH_RETURN_IF_ERROR(loop_.Load());
     thread_ = std::jthread([this] { Loop(); });
     return absl::OkStatus();
   }
@@ -124,54 +104,25 @@ class Dispatcher::Impl {
   R Ask(std::function<R(const DispatcherCore&)> question) {
     LH_CHECK(std::this_thread::get_id() != thread_.get_id(), "the dispatcher's own thread would wait for itself");
     std::promise<R> answered;
-    Post(
-        {nullptr, [&](const absl::Status&) { answered.set_value(question(core_)); }, [&] { answered.set_value(R()); }});
+    Post({nullptr, [&](const absl::Status&) { answered.set_value(question(loop_.core())); },
+          [&] { answered.set_value(R()); }});
     return answered.get_future().get();
   }
 
   void Sync(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done) {
-    struct State {
-      SyncInput input;
-      std::function<void(absl::StatusOr<SyncReply>)> done;
-      std::optional<absl::StatusOr<std::string>> worker_id;
-    };
-    auto state = std::make_shared<State>(State{std::move(input), std::move(done), std::nullopt});
-    Post({[state](DispatcherCore& core) { state->worker_id.emplace(core.Sync(state->input)); },
-          [this, state](const absl::Status& commit) {
-            if (!commit.ok() || !state->worker_id.has_value()) {
-              state->done(commit);
-            } else if (!state->worker_id->ok()) {
-              state->done(state->worker_id->status());
-            } else {
-              Park(**state->worker_id, {state->input.session_id, state->input.sync_number, 0, std::move(state->done)});
-            }
-          },
-          nullptr});
+    Post(loop_.SyncMail(std::move(input), std::move(done)));
   }
 
-  std::shared_ptr<const FleetView> fleet() const {
-    std::lock_guard lock(published_mutex_);
-    return fleet_;
-  }
-  std::shared_ptr<const WaitTable> waits() const {
-    std::lock_guard lock(published_mutex_);
-    return waits_;
-  }
+  std::shared_ptr<const FleetView> fleet() const { return loop_.fleet(); }
+  std::shared_ptr<const WaitTable> waits() const { return loop_.waits(); }
 
  private:
-  struct Parked {
-    std::string session_id;
-    int64_t sync_number = 0;
-    int64_t deadline_boot_nanos = 0;
-    std::function<void(absl::StatusOr<SyncReply>)> done;
-  };
-
   void Loop() {
     while (true) {
       std::vector<Mail> batch;
       {
         std::unique_lock lock(mutex_);
-        const int64_t wait_nanos = NextTimer() - clock_->BootNanos();
+        const int64_t wait_nanos = loop_.NextTurnBootNanos() - clock_->BootNanos();
         const auto due = [this] { return stopping_ || woken_ || !mailbox_.empty(); };
         if (wait_nanos > 0) {
           constexpr int64_t kLongestWaitNanos = int64_t{3600} * 1'000'000'000;
@@ -183,95 +134,9 @@ class Dispatcher::Impl {
         batch.assign(std::make_move_iterator(mailbox_.begin()), std::make_move_iterator(mailbox_.begin() + count));
         mailbox_.erase(mailbox_.begin(), mailbox_.begin() + static_cast<int64_t>(count));
       }
-      RunBatch(&batch);
+      loop_.Turn(&batch);
     }
     Drain();
-  }
-
-  void RunBatch(std::vector<Mail>* batch) {
-    for (Mail& mail : *batch) {
-      if (mail.apply) mail.apply(core_);
-    }
-    core_.Tick();
-    const absl::Status committed = core_.CommitBatch();
-    if (committed.ok()) {
-      Failpoint("dispatcher_before_publish").IgnoreError();  // armed to crash or to sleep
-      for (const Effect& effect : core_.TakeEffects()) Tell(effect);
-      Publish();
-    }
-    for (Mail& mail : *batch) mail.finish(committed);
-    AnswerParked();
-  }
-
-  void Tell(const Effect& effect) {
-    if (const auto* event = std::get_if<EventEffect>(&effect)) {
-      sink_->OnEvent(event->job, event->event);
-    } else if (const auto* progress = std::get_if<ProgressEffect>(&effect)) {
-      sink_->OnProgress(progress->job_id, progress->point);
-    } else if (const auto* deleted = std::get_if<DeletedEffect>(&effect)) {
-      sink_->OnJobDeleted(deleted->job_id);
-    } else if (const auto* log = std::get_if<LogCompleteEffect>(&effect)) {
-      sink_->OnLogComplete(log->job_id, log->attempt);
-    }
-  }
-
-  // For Fleet and WaitOf, which every Create and Get ask, when they have changed.
-  void Publish() {
-    const std::pair<uint64_t, uint64_t> version = core_.ViewVersion();
-    if (fleet_ != nullptr && version == published_version_) return;
-    auto fleet = version.first == published_version_.first && fleet_ != nullptr
-                     ? fleet_
-                     : std::make_shared<const FleetView>(core_.Fleet());
-    published_version_ = version;
-    std::lock_guard lock(published_mutex_);
-    fleet_ = std::move(fleet);
-    waits_ = core_.waits();
-  }
-
-  // An older Sync of the session is answered now, without commands: those go with the newer one, whose connection is
-  // surely alive.
-  void Park(const std::string& worker_id, Parked parked) {
-    if (!core_.SessionOpen(parked.session_id)) return parked.done(SessionClosed());  // lost later in the same batch
-    const auto found = parked_.find(worker_id);
-    if (found != parked_.end()) {
-      if (found->second.session_id == parked.session_id && found->second.sync_number > parked.sync_number) {
-        return parked.done(core_.MakeLeases(worker_id));
-      }
-      Parked older = std::move(found->second);
-      parked_.erase(found);
-      if (older.session_id == parked.session_id) {
-        older.done(core_.MakeLeases(worker_id));
-      } else {
-        older.done(SessionClosed());
-      }
-    }
-    parked.deadline_boot_nanos = clock_->BootNanos() + core_.hold_ms() * 1'000'000;
-    parked_[worker_id] = std::move(parked);  // AnswerParked looks at it next
-  }
-
-  void AnswerParked() {
-    for (auto it = parked_.begin(); it != parked_.end();) {
-      const bool open = core_.SessionOpen(it->second.session_id);
-      const bool due = it->second.deadline_boot_nanos <= clock_->BootNanos();
-      if (open && !due && !core_.Urgent(it->first)) {
-        ++it;
-        continue;
-      }
-      Parked parked = std::move(it->second);
-      const std::string worker_id = it->first;
-      it = parked_.erase(it);
-      if (open) {
-        parked.done(core_.MakeReply(worker_id, parked.sync_number));
-      } else {
-        parked.done(SessionClosed());
-      }
-    }
-  }
-
-  int64_t NextTimer() const {
-    int64_t next = core_.NextTimerBootNanos();
-    for (const auto& [worker_id, parked] : parked_) next = std::min(next, parked.deadline_boot_nanos);
-    return next;
   }
 
   void Drain() {
@@ -281,26 +146,17 @@ class Dispatcher::Impl {
       left.swap(mailbox_);
     }
     for (Mail& mail : left) mail.Refuse();
-    for (auto& [worker_id, parked] : parked_) parked.done(Stopping());
-    parked_.clear();
+    loop_.RefuseParked();
   }
 
-  // The dispatcher's thread only.
-  DispatcherCore core_;
+  DispatcherLoop loop_;  // turned by the dispatcher's thread only
   const Clock* const clock_;
-  EventSink* const sink_;
-  std::map<std::string, Parked> parked_;  // by worker
-  std::pair<uint64_t, uint64_t> published_version_;
 
   std::mutex mutex_;  // guards mailbox_, stopping_, woken_
   std::condition_variable mail_came_;
   std::vector<Mail> mailbox_;
   bool stopping_ = false;
   bool woken_ = false;
-
-  mutable std::mutex published_mutex_;  // guards fleet_ and waits_, which the dispatcher's thread alone writes
-  std::shared_ptr<const FleetView> fleet_;
-  std::shared_ptr<const WaitTable> waits_;
 
   std::jthread thread_;
 };
@@ -355,6 +211,9 @@ absl::Status Dispatcher::RecordAudit(const AuditRecord& record) {
 }
 absl::StatusOr<int> Dispatcher::CollectBlobs() {
   return impl_->Call<absl::StatusOr<int>>([](DispatcherCore& core) { return core.CollectBlobs(); });
+}
+absl::Status Dispatcher::ForgetDeletedJobs(std::vector<std::string> ids) {
+  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.ForgetDeletedJobs(ids); });
 }
 absl::Status Dispatcher::CheckFence(const std::string& session_id, const AttemptKey& key) {
   return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.CheckFence(session_id, key); });

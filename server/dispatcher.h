@@ -164,6 +164,7 @@ class Dispatcher {
     int64_t sync_hold_ms;
     int64_t preempt_min_run_ms = limits::kPreemptMinRunMs;
     Quotas quotas = {};
+    std::function<std::string()> make_id = nullptr;  // bodies of ids, all different; null: base/random.h RandomId
   };
 
   // Does not own. Loads live jobs; gives every lease a full worker_lost_ms. Start before any other call.
@@ -197,6 +198,8 @@ class Dispatcher {
   // One step of garbage collection: forgets unreferenced blobs past their grace time and deletes their files, and finds
   // files without a row in one of 256 folders, the next one each call. Call it every minute. Returns the blobs removed.
   absl::StatusOr<int> CollectBlobs();
+  // The files of these deleted jobs are gone (Store::ListDeletedJobs).
+  absl::Status ForgetDeletedJobs(std::vector<std::string> ids);
   // ABORTED LEASE_FENCED unless the key is current for the session: what a log write checks. An attempt that has ended
   // under its own epoch still may write its log.
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);

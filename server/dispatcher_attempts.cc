@@ -362,6 +362,8 @@ absl::Status DispatcherCore::CommitCheckpoint(const std::string& session_id, con
     if (job.attempt.kind != AttemptKind::kTrain || checkpoint.step < 1) {
       return InvalidField("checkpoint.step", "is " + std::to_string(checkpoint.step) + "; must be 1 or more");
     }
+    // An earlier one of this attempt: a repetition that was long on its way. The later one counts.
+    if (last.has_value() && last->attempt == key.attempt && checkpoint.step < last->step) return absl::OkStatus();
     LH_RETURN_IF_ERROR(CheckManifest(checkpoint.files, "checkpoint.files"));
     checkpoint.attempt = key.attempt;
     checkpoint.commit_wall_micros = clock_->WallMicros();

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/limits.h"
+#include "base/random.h"
 #include "base/status_macros.h"
 #include "server/dispatcher_command.h"
 
@@ -36,6 +37,8 @@ absl::StatusOr<std::set<std::string>> DispatcherCore::WarningsOf(const Job& job)
   return warnings;
 }
 
+std::string DispatcherCore::MakeId() const { return options_.make_id ? options_.make_id() : RandomId(); }
+
 absl::Status DispatcherCore::Load() {
   const int64_t now = clock_->BootNanos();
   LH_ASSIGN_OR_RETURN(const uint64_t max_number, store_->MaxCreateNumber());
@@ -61,6 +64,8 @@ absl::Status DispatcherCore::Load() {
     }
     ++project_jobs_[job.project];
     if (job.state == JobState::kRecovering) recovering_.insert(job.id);
+    // Only a backup raises a job's epoch above its open attempt's (storage/backup.h).
+    if (HasOpenAttempt(job) && job.attempt.lease_epoch != job.lease_epoch) restored_.insert(job.id);
     if (HasOpenAttempt(job)) {
       const Attempt& attempt = job.attempt;
       Hold hold;
@@ -142,7 +147,14 @@ void DispatcherCore::Restore(Undo* undo) {
   for (auto& [id, record] : undo->workers) {
     changed_workers_.insert(id);
     if (record.has_value()) {
-      workers_[id] = *std::move(record);
+      // That it was heard of stays true, whatever became of what it said: however long the store fails, no worker that
+      // goes on calling is lost.
+      WorkerRecord& now = workers_[id];
+      const int64_t boot_nanos = std::max(now.last_sync_boot_nanos, record->last_sync_boot_nanos);
+      const int64_t wall_micros = now.last_sync_wall_micros;
+      now = *std::move(record);
+      if (boot_nanos > now.last_sync_boot_nanos) now.last_sync_wall_micros = wall_micros;
+      now.last_sync_boot_nanos = boot_nanos;
     } else {
       workers_.erase(id);
     }

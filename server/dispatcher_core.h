@@ -132,6 +132,7 @@ class DispatcherCore {
   absl::Status RecordBlobs(const std::vector<BlobRef>& blobs, const std::string& project = "");
   absl::Status AddAudit(const AuditRecord& record);
   absl::StatusOr<int> CollectBlobs();
+  absl::Status ForgetDeletedJobs(const std::vector<std::string>& ids);
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
   // What the clock asks for: lost workers, recoveries, deadlines, metrics, expired keys, and a scheduling pass when
   // anything has changed.
@@ -194,6 +195,7 @@ class DispatcherCore {
   absl::Status Write(const std::function<absl::Status(StoreTransaction&)>& write);
   void OnCommit(std::function<void()> action) { on_commit_.push_back(std::move(action)); }
   void InternalError(const absl::Status& status);
+  std::string MakeId() const;
 
   // ---- Jobs (dispatcher_jobs.cc) ----
   absl::StatusOr<Job> FindJob(const std::string& id);  // memory, else the store
@@ -244,6 +246,7 @@ class DispatcherCore {
   // ---- Time and placing (dispatcher_schedule.cc) ----
   void RunCommand(const std::function<absl::Status()>& body);
   void TickWorkers();
+  void TickRestored();
   void TickRecoveries();
   void TickDeadlines();
   void TickMetrics();
@@ -315,6 +318,7 @@ class DispatcherCore {
   int64_t recovery_retry_boot_nanos_ = 0;  // after a recovery that could not be finished
   std::set<std::string> metric_jobs_;      // with pending metrics
   std::set<std::string> recovering_;       // RECOVERING by a commit: FinishRecovery is due
+  std::set<std::string> restored_;         // their attempts are of the time after the backup that this state was
 
   DispatcherStats stats_;
 };

@@ -4,7 +4,6 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/limits.h"
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "server/core/transitions.h"
 #include "server/dispatcher_command.h"
@@ -81,7 +80,7 @@ absl::StatusOr<Job> DispatcherCore::Create(CreateInput input) {
       }
       LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
     }
-    const std::string id = "ftjob-" + RandomId();
+    const std::string id = "ftjob-" + MakeId();
     JobRecord& record = TouchJob(id);
     Job& job = record.job;
     job = std::move(input.job);

@@ -13,7 +13,7 @@ namespace longhaul::server {
 namespace {
 
 constexpr int64_t kNanosPerMilli = 1'000'000;
-constexpr int64_t kKeySweepNanos = int64_t{3600} * 1'000'000'000;
+constexpr int64_t kKeySweepNanos = int64_t{60} * 1'000'000'000;  // kMaxKeysSweptPerCommit each
 constexpr int64_t kDayMicros = int64_t{24} * 3600 * 1'000'000;
 
 }  // namespace
@@ -26,6 +26,7 @@ void DispatcherCore::RunCommand(const std::function<absl::Status()>& body) {
 void DispatcherCore::Tick() {
   if (retry_boot_nanos_ > clock_->BootNanos()) return;
   TickWorkers();
+  TickRestored();
   TickRecoveries();
   RefreshTable();
   TickDeadlines();
@@ -68,6 +69,21 @@ void DispatcherCore::TickWorkers() {
       }
       schedule_wanted_ = true;
       return absl::OkStatus();
+    });
+  }
+}
+
+// What ran when the backup was taken has gone on without us, perhaps to its end: fenced, not counted as a failure.
+void DispatcherCore::TickRestored() {
+  const std::set<std::string> due = restored_;
+  for (const std::string& id : due) {
+    RunCommand([&]() -> absl::Status {
+      JobRecord& record = TouchJob(id);
+      OnCommit([this, id] { restored_.erase(id); });
+      if (!HasOpenAttempt(record.job) || record.job.attempt.lease_epoch == record.job.lease_epoch) {
+        return absl::OkStatus();
+      }
+      return LoseAttempt(record, "the scheduler's state was restored from a backup", false);
     });
   }
 }
@@ -127,7 +143,10 @@ void DispatcherCore::TickKeys() {
   if (clock_->BootNanos() < next_key_sweep_boot_nanos_) return;
   next_key_sweep_boot_nanos_ = clock_->BootNanos() + kKeySweepNanos;
   const int64_t oldest = clock_->WallMicros() - limits::kRequestIdTtlDays * kDayMicros;
-  RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(oldest); }); });
+  RunCommand([&] {
+    return Write(
+        [&](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(oldest, limits::kMaxKeysSweptPerCommit); });
+  });
   // A day later than the store would allow, because the two look at the clock at different times.
   const int64_t oldest_audit = clock_->WallMicros() - (limits::kAuditKeepDays + 1) * kDayMicros;
   RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteAuditBefore(oldest_audit); }); });

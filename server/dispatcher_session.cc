@@ -4,7 +4,6 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/limits.h"
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "model/memory_plan.h"
 #include "server/dispatcher_command.h"
@@ -99,7 +98,7 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     worker->draining = record.worker != nullptr && record.worker->draining;  // an operator's word outlives sessions
     worker->owner = std::move(owner);
     record.worker = worker;
-    record.session_id = "s-" + RandomId();
+    record.session_id = "s-" + MakeId();
     record.online = true;
     record.leaving = input.leaving;
     record.leaving_answered = false;

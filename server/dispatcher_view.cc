@@ -117,6 +117,15 @@ absl::StatusOr<int> DispatcherCore::CollectBlobs() {
   });
 }
 
+absl::Status DispatcherCore::ForgetDeletedJobs(const std::vector<std::string>& ids) {
+  return Command([&]() -> absl::Status {
+    for (const std::string& id : ids) {
+      LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.ForgetDeletedJob(id); }));
+    }
+    return absl::OkStatus();
+  });
+}
+
 std::vector<WorkerView> DispatcherCore::Workers() const {
   std::vector<WorkerView> views;
   for (const auto& [id, record] : workers_) {

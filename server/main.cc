@@ -10,6 +10,7 @@
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
 #include "server/access_commands.h"
+#include "server/maintenance_commands.h"
 #include "server/server.h"
 #include "server/version.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
@@ -81,7 +82,9 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
   const longhaul::server::AccessCommands commands(&app, &options.state_dir);
+  const longhaul::server::MaintenanceCommands maintenance(&app, &options.state_dir);
   CLI11_PARSE(app, argc, argv);
+  if (maintenance.chosen()) return maintenance.Run(std::cout, std::cerr);
 
   const longhaul::RealClock clock;
   if (commands.chosen()) return Report(commands.Run(clock, std::cout, std::cerr));

@@ -177,12 +177,26 @@ struct Server::Impl {
     return reply;
   }
 
-  // Forgets unreferenced blobs and stale uploads, a step a minute.
+  // Logs of deleted jobs: what a crash or a full disk left of a deletion is finished here.
+  absl::Status FinishDeletes() {
+    LH_ASSIGN_OR_RETURN(const std::vector<std::string> ids, store->ListDeletedJobs(limits::kMaxDeletedJobsPerSweep));
+    std::vector<std::string> gone;
+    for (const std::string& id : ids) {
+      LH_RETURN_IF_ERROR(logs->Delete(id));
+      gone.push_back(id);
+    }
+    return gone.empty() ? absl::OkStatus() : dispatcher->ForgetDeletedJobs(std::move(gone));
+  }
+
+  // Forgets unreferenced blobs, stale uploads and the logs of deleted jobs, a step a minute.
   void Collect(std::stop_token stop) {
     std::mutex mutex;
     std::condition_variable_any wake;
     std::unique_lock lock(mutex);
     while (!wake.wait_for(lock, stop, kCollectEvery, [&stop] { return stop.stop_requested(); })) {
+      if (const absl::Status finished = FinishDeletes(); !finished.ok()) {
+        spdlog::warn("logs of deleted jobs: {}", std::string(finished.message()));
+      }
       if (absl::StatusOr<int> removed = dispatcher->CollectBlobs(); !removed.ok()) {
         spdlog::warn("blob collection: {}", std::string(removed.status().message()));
       }
@@ -224,6 +238,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   impl.OpenAccess(options);
   LH_RETURN_IF_ERROR(impl.StartDispatcher(options));
   LH_RETURN_IF_ERROR(impl.StartServing(options, grpc_address, http_address));
+  LH_RETURN_IF_ERROR(impl.FinishDeletes());
   impl.collector = std::jthread([&impl](std::stop_token stop) { impl.Collect(std::move(stop)); });
   if (!options.port_file.empty()) {
     LH_RETURN_IF_ERROR(WriteFileAtomic(options.port_file, "{\"grpc_port\":" + std::to_string(server->grpc_port()) +

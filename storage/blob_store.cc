@@ -39,6 +39,7 @@ struct BlobStore::Upload::State {
   BlobRef blob;
   std::string partial_path;
   bool complete = false;
+  bool resumed = false;            // some of its bytes are of an earlier upload
   std::optional<AppendFile> file;  // absent once complete, and once refused
   Sha256 hash;                     // of file's bytes
   std::string digest;              // once hash is done
@@ -91,20 +92,49 @@ absl::Status BlobStore::Upload::Finish() {
     state_->file.reset();
     LH_RETURN_IF_ERROR(RemoveFile(state_->partial_path));
     state_->store->EndUpload(std::exchange(state_->partial_path, std::string()));
+    // What an earlier upload left may be what a crash left of it: not the client's fault, and gone now.
     return MakeError(
-        absl::StatusCode::kInvalidArgument, "BLOB_HASH_MISMATCH",
-        "the data's SHA-256 is " + state_->digest + ", not " + state_->blob.sha256 + "; nothing was stored");
+        state_->resumed ? absl::StatusCode::kUnavailable : absl::StatusCode::kInvalidArgument, "BLOB_HASH_MISMATCH",
+        "the data's SHA-256 is " + state_->digest + ", not " + state_->blob.sha256 + "; nothing was stored" +
+            (state_->resumed ? ": part of it was kept from an earlier upload, begin again at offset 0" : ""));
   }
   const std::string path = state_->store->BlobPath(state_->blob.sha256);
   LH_RETURN_IF_ERROR(CreateDirs(path.substr(0, path.rfind('/'))));
+  LH_RETURN_IF_ERROR(Failpoint("blob_before_sync"));
   LH_RETURN_IF_ERROR(state_->file->Sync());
   LH_RETURN_IF_ERROR(Failpoint("blob_before_rename"));
-  LH_RETURN_IF_ERROR(RenameFile(state_->partial_path, path));
-  // The folder blobs/ab may be new: its own entry has to last, too.
-  LH_RETURN_IF_ERROR(SyncDir(JoinPath(state_->store->state_dir_, "blobs")));
+  LH_RETURN_IF_ERROR(state_->store->Rename(state_->partial_path, path));
+  Failpoint("blob_after_rename").IgnoreError();  // armed to crash or to sleep
   state_->complete = true;
   state_->file.reset();
   state_->store->EndUpload(std::exchange(state_->partial_path, std::string()));
+  return absl::OkStatus();
+}
+
+// Its name may be there and yet not last: then nobody is told that it is (Present), until its folder could be synced.
+absl::Status BlobStore::Rename(const std::string& partial_path, const std::string& path) {
+  {
+    std::lock_guard lock(uploads_mutex_);
+    unsynced_.insert(path);
+  }
+  if (const absl::Status renamed = RenameFile(partial_path, path); !renamed.ok() && !FileExists(path)) {
+    std::lock_guard lock(uploads_mutex_);
+    unsynced_.erase(path);
+    return renamed;
+  }
+  return SyncName(path);
+}
+
+absl::Status BlobStore::SyncName(const std::string& path) {
+  {
+    std::lock_guard lock(uploads_mutex_);
+    if (!unsynced_.contains(path)) return absl::OkStatus();
+  }
+  // The folder blobs/ab may be new: its own entry has to last, too.
+  LH_RETURN_IF_ERROR(SyncDir(path.substr(0, path.rfind('/'))));
+  LH_RETURN_IF_ERROR(SyncDir(JoinPath(state_dir_, "blobs")));
+  std::lock_guard lock(uploads_mutex_);
+  unsynced_.erase(path);
   return absl::OkStatus();
 }
 
@@ -112,8 +142,15 @@ BlobStore::BlobStore(std::string state_dir, Options options)
     : state_dir_(std::move(state_dir)), options_(std::move(options)) {}
 
 absl::StatusOr<std::unique_ptr<BlobStore>> BlobStore::Open(const std::string& state_dir, Options options) {
-  LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "blobs")));
-  LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "uploads")));
+  if (options.create_folders) {
+    LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "blobs")));
+    LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "uploads")));
+    // An earlier process may have died between a rename and its sync.
+    const std::string blobs = JoinPath(state_dir, "blobs");
+    LH_ASSIGN_OR_RETURN(const std::vector<std::string> folders, ListDir(blobs));
+    for (const std::string& folder : folders) LH_RETURN_IF_ERROR(SyncDir(JoinPath(blobs, folder)));
+    LH_RETURN_IF_ERROR(SyncDir(blobs));
+  }
   if (!options.free_bytes) options.free_bytes = [](const std::string& path) { return DiskFreeBytes(path); };
   return std::unique_ptr<BlobStore>(new BlobStore(state_dir, std::move(options)));
 }
@@ -175,6 +212,7 @@ absl::StatusOr<bool> BlobStore::Present(const BlobRef& blob) {
   const absl::StatusOr<int64_t> size = Size(blob);
   if (absl::IsNotFound(size.status())) return false;
   LH_RETURN_IF_ERROR(size.status());
+  LH_RETURN_IF_ERROR(SyncName(BlobPath(blob.sha256)));
   return true;
 }
 
@@ -233,6 +271,7 @@ absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const 
   LH_RETURN_IF_ERROR(CheckSpace(blob.size_bytes - std::min(there, blob.size_bytes)));
   // A longer partial file than the blob is none of ours: begin again.
   LH_ASSIGN_OR_RETURN(AppendFile file, AppendFile::Open(path, there > blob.size_bytes ? 0 : -1));
+  upload->state_->resumed = file.size() > 0;
   for (int64_t at = 0; at < file.size();) {
     LH_ASSIGN_OR_RETURN(const std::string chunk, ReadFileRange(path, at, limits::kBlobChunkBytes));
     if (chunk.empty()) break;

@@ -50,8 +50,10 @@ class StoreTransaction {
   virtual absl::Status EndCommand(bool keep) = 0;
 
   virtual absl::Status PutJob(const Job& job) = 0;  // insert or replace the whole row
-  virtual absl::Status DeleteJob(
-      const std::string& id) = 0;  // with attempts, events, metrics, checkpoints; the request key stays
+  // With attempts, events, metrics, checkpoints; the request key stays. The job is among ListDeletedJobs until
+  // ForgetDeletedJob: its files are to be removed.
+  virtual absl::Status DeleteJob(const std::string& id) = 0;
+  virtual absl::Status ForgetDeletedJob(const std::string& id) = 0;
   virtual absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) = 0;
   virtual absl::Status AddEvent(const std::string& job_id, const JobEvent& event) = 0;  // ABORTED unless dense
   virtual absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) = 0;
@@ -59,7 +61,8 @@ class StoreTransaction {
   virtual absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) = 0;
   virtual absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) = 0;
   virtual absl::Status PutRequestKey(const RequestKey& key) = 0;
-  virtual absl::Status DeleteRequestKeysBefore(int64_t wall_micros) = 0;
+  // The oldest `most` of those made before `wall_micros`.
+  virtual absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) = 0;
   virtual absl::Status PutWorker(const Worker& worker) = 0;
   virtual absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) = 0;  // present, grace renewed
   // The project has shown that it has the bytes. Forgotten with the blob. REQUIRES: PutBlob before.
@@ -100,6 +103,8 @@ class Store {
   // Every job that is not terminal, by create_number: what the dispatcher loads at start.
   virtual absl::StatusOr<std::vector<Job>> LoadLiveJobs() = 0;
   virtual absl::StatusOr<uint64_t> MaxCreateNumber() = 0;
+  // Jobs that were deleted and not forgotten, at most `most`.
+  virtual absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int most) = 0;
   struct Sizes {
     int64_t db_bytes = 0;
     int64_t wal_bytes = 0;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/stream_reactor.h"
@@ -98,6 +99,7 @@ class WatchReactor final : public StreamReactor<Response>, public JobListener {
     }
     if (!begun_) return false;
     if (!pending_.empty()) {
+      Failpoint("watch_before_event").IgnoreError();  // armed to crash or to sleep
       TakeEvent(response);
       return true;
     }

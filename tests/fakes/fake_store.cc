@@ -15,68 +15,74 @@ namespace longhaul::server {
 
 class FakeTransaction final : public StoreTransaction {
  public:
-  explicit FakeTransaction(FakeStore* store) : store_(store), state_(*store->state()) {}
+  explicit FakeTransaction(FakeStore* store) : store_(store), state_(*store->state()), owner_(++store->owners_) {}
 
   absl::Status BeginCommand() override {
     savepoint_ = state_;
+    owner_ = ++store_->owners_;
     return absl::OkStatus();
   }
   absl::Status EndCommand(bool keep) override {
     if (!keep) state_ = *savepoint_;
     savepoint_.reset();
+    owner_ = ++store_->owners_;
     return absl::OkStatus();
   }
 
   absl::Status PutJob(const Job& job) override {
     LH_RETURN_IF_ERROR(Fails());
     // Through the codec, so that what is not persisted is lost here, too.
-    LH_ASSIGN_OR_RETURN(state_.jobs[job.id], DecodeJob(EncodeJob(job)));
+    LH_ASSIGN_OR_RETURN(Job kept, DecodeJob(EncodeJob(job)));
+    if (!state_.jobs.contains(job.id)) state_.jobs[job.id] = std::make_shared<FakeStore::Rows>();
+    (*RowsOf(job.id))->job = std::move(kept);
     return absl::OkStatus();
   }
   absl::Status DeleteJob(const std::string& id) override {
     LH_RETURN_IF_ERROR(Fails());
-    state_.jobs.erase(id);
-    state_.attempts.erase(id);
-    state_.events.erase(id);
-    state_.checkpoints.erase(id);
-    state_.metrics.erase(id);
+    if (state_.jobs.erase(id) > 0) state_.deleted.insert(id);
+    return absl::OkStatus();
+  }
+  absl::Status ForgetDeletedJob(const std::string& id) override {
+    LH_RETURN_IF_ERROR(Fails());
+    state_.deleted.erase(id);
     return absl::OkStatus();
   }
   absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) override {
-    LH_RETURN_IF_ERROR(ForJob(job_id));
-    state_.attempts[job_id][attempt.number] = attempt;
+    LH_ASSIGN_OR_RETURN(FakeStore::Rows * rows, RowsOf(job_id));
+    rows->attempts[attempt.number] = attempt;
     return absl::OkStatus();
   }
   absl::Status AddEvent(const std::string& job_id, const JobEvent& event) override {
-    LH_RETURN_IF_ERROR(ForJob(job_id));
-    std::vector<JobEvent>& events = state_.events[job_id];
-    if (event.sequence != static_cast<int64_t>(events.size()) + 1) {
+    LH_ASSIGN_OR_RETURN(FakeStore::Rows * rows, RowsOf(job_id));
+    if (event.sequence != static_cast<int64_t>(rows->events.size()) + 1) {
       return MakeError(absl::StatusCode::kAborted, "SEQUENCE_NOT_DENSE", "event " + std::to_string(event.sequence));
     }
-    events.push_back(event);
+    rows->events.push_back(std::make_shared<const JobEvent>(event));
     return absl::OkStatus();
   }
   absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) override {
-    LH_RETURN_IF_ERROR(ForJob(job_id));
-    state_.checkpoints[job_id][checkpoint.step] = checkpoint;
+    LH_ASSIGN_OR_RETURN(FakeStore::Rows * rows, RowsOf(job_id));
+    rows->checkpoints[checkpoint.step] = checkpoint;
     return absl::OkStatus();
   }
   absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) override {
     LH_RETURN_IF_ERROR(Fails());
-    state_.checkpoints[job_id].erase(step);
+    if (!state_.jobs.contains(job_id)) return absl::OkStatus();
+    (*RowsOf(job_id))->checkpoints.erase(step);
     return absl::OkStatus();
   }
   absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) override {
-    LH_RETURN_IF_ERROR(ForJob(job_id));
+    LH_ASSIGN_OR_RETURN(FakeStore::Rows * rows, RowsOf(job_id));
     for (const MetricPoint& point : points) {
-      MetricPoint& kept = state_.metrics[job_id][point.step];
+      MetricPoint& kept = rows->metrics[point.step];
       if (kept.attempt <= point.attempt) kept = {point.attempt, point.step, point.progress, 0, 0};
     }
     return absl::OkStatus();
   }
   absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) override {
     LH_RETURN_IF_ERROR(Fails());
-    std::map<int64_t, MetricPoint>& points = state_.metrics[job_id];
+    if (!state_.jobs.contains(job_id)) return absl::OkStatus();
+    std::map<int64_t, MetricPoint>& points = (*RowsOf(job_id))->metrics;
     const int64_t count = static_cast<int64_t>(points.size());
     if (count <= most_points || most_points < 2) return absl::OkStatus();
     int64_t index = 0;
@@ -96,14 +102,22 @@ class FakeTransaction final : public StoreTransaction {
     state_.keys[{key.project, key.request_id}] = key;
     return absl::OkStatus();
   }
-  absl::Status DeleteRequestKeysBefore(int64_t wall_micros) override {
+  absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) override {
     LH_RETURN_IF_ERROR(Fails());
-    std::erase_if(state_.keys, [&](const auto& entry) { return entry.second.create_wall_micros < wall_micros; });
+    std::multimap<int64_t, std::pair<std::string, std::string>> old;
+    for (const auto& [name, key] : state_.keys) {
+      if (key.create_wall_micros < wall_micros) old.emplace(key.create_wall_micros, name);
+    }
+    for (const auto& [micros, name] : old) {
+      if (--most < 0) break;
+      state_.keys.erase(name);
+    }
     return absl::OkStatus();
   }
   absl::Status PutWorker(const Worker& worker) override {
     LH_RETURN_IF_ERROR(Fails());
-    LH_ASSIGN_OR_RETURN(state_.workers[worker.id], DecodeWorker(EncodeWorker(worker)));
+    LH_ASSIGN_OR_RETURN(Worker kept, DecodeWorker(EncodeWorker(worker)));
+    state_.workers[worker.id] = std::make_shared<const Worker>(std::move(kept));
     return absl::OkStatus();
   }
   absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override {
@@ -123,12 +137,10 @@ class FakeTransaction final : public StoreTransaction {
   absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override {
     LH_RETURN_IF_ERROR(Fails());
     std::set<std::string> kept;
-    for (const auto& [id, job] : state_.jobs) {
-      for (const BlobRef& blob : job.inputs) kept.insert(blob.sha256);
-      for (const NamedBlob& file : job.artifact) kept.insert(file.blob.sha256);
-    }
-    for (const auto& [id, checkpoints] : state_.checkpoints) {
-      for (const auto& [step, checkpoint] : checkpoints) {
+    for (const auto& [id, rows] : state_.jobs) {
+      for (const BlobRef& blob : rows->job.inputs) kept.insert(blob.sha256);
+      for (const NamedBlob& file : rows->job.artifact) kept.insert(file.blob.sha256);
+      for (const auto& [step, checkpoint] : rows->checkpoints) {
         for (const NamedBlob& file : checkpoint.files) kept.insert(file.blob.sha256);
       }
     }
@@ -169,7 +181,10 @@ class FakeTransaction final : public StoreTransaction {
     std::lock_guard lock(store_->mutex_);
     store_->state_ = std::move(state);
     ++store_->commits_;
-    return absl::OkStatus();
+    if (store_->lie_commits_ == 0) return absl::OkStatus();
+    --store_->lie_commits_;
+    store_->lied_ = true;
+    return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", "it is not known whether this was kept (injected)");
   }
 
  private:
@@ -182,15 +197,24 @@ class FakeTransaction final : public StoreTransaction {
     --store_->fail_writes_;
     return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", "a write failed (injected)");
   }
-  absl::Status ForJob(const std::string& job_id) {
+  // The job's rows, to be written to: this command's own copy.
+  absl::StatusOr<FakeStore::Rows*> RowsOf(const std::string& job_id) {
     LH_RETURN_IF_ERROR(Fails());
-    if (state_.jobs.contains(job_id)) return absl::OkStatus();
-    return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", "there is no job " + job_id);
+    const auto found = state_.jobs.find(job_id);
+    if (found == state_.jobs.end()) {
+      return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", "there is no job " + job_id);
+    }
+    if (found->second->owner != owner_) {
+      found->second = std::make_shared<FakeStore::Rows>(*found->second);
+      found->second->owner = owner_;
+    }
+    return found->second.get();
   }
 
   FakeStore* store_;
   FakeStore::State state_;
   std::optional<FakeStore::State> savepoint_;
+  uint64_t owner_;
 };
 
 namespace {
@@ -212,11 +236,9 @@ bool Matches(const Job& job, const JobFilter& filter) {
 }
 
 template <class Key, class T>
-std::vector<T> Values(const std::map<std::string, std::map<Key, T>>& all, const std::string& job_id) {
+std::vector<T> ValuesOf(const std::map<Key, T>& rows) {
   std::vector<T> values;
-  const auto found = all.find(job_id);
-  if (found == all.end()) return values;
-  for (const auto& [key, value] : found->second) values.push_back(value);
+  for (const auto& [key, value] : rows) values.push_back(value);
   return values;
 }
 
@@ -230,7 +252,7 @@ absl::StatusOr<Job> FakeStore::GetJob(const std::string& id) {
   if (found == now->jobs.end()) {
     return MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "there is no job " + id);
   }
-  return found->second;
+  return found->second->job;
 }
 
 absl::StatusOr<JobPage> FakeStore::ListJobs(const JobFilter& filter) {
@@ -240,7 +262,8 @@ absl::StatusOr<JobPage> FakeStore::ListJobs(const JobFilter& filter) {
   }
   const auto now = state();
   std::vector<Job> jobs;
-  for (const auto& [id, job] : now->jobs) {
+  for (const auto& [id, rows] : now->jobs) {
+    const Job& job = rows->job;
     const bool behind = last == 0 || (filter.oldest_first ? job.create_number > last : job.create_number < last);
     if (behind && Matches(job, filter)) jobs.push_back(job);
   }
@@ -269,25 +292,34 @@ absl::StatusOr<std::vector<JobEvent>> FakeStore::ListEvents(const std::string& j
                                                             int most) {
   const auto now = state();
   std::vector<JobEvent> events;
-  const auto found = now->events.find(job_id);
-  if (found == now->events.end()) return events;
-  for (const JobEvent& event : found->second) {
-    if (event.sequence > after_sequence && static_cast<int>(events.size()) < most) events.push_back(event);
+  const auto found = now->jobs.find(job_id);
+  if (found == now->jobs.end()) return events;
+  const auto& all = found->second->events;  // sequence i + 1 at i
+  for (size_t i = static_cast<size_t>(std::max<int64_t>(after_sequence, 0)); i < all.size(); ++i) {
+    if (static_cast<int>(events.size()) >= most) break;
+    events.push_back(*all[i]);
   }
   return events;
 }
 
 absl::StatusOr<std::vector<Attempt>> FakeStore::ListAttempts(const std::string& job_id) {
-  return Values(state()->attempts, job_id);
+  const auto now = state();
+  const auto found = now->jobs.find(job_id);
+  return found == now->jobs.end() ? std::vector<Attempt>() : ValuesOf(found->second->attempts);
 }
 
 absl::StatusOr<std::vector<Checkpoint>> FakeStore::ListCheckpoints(const std::string& job_id) {
-  return Values(state()->checkpoints, job_id);
+  const auto now = state();
+  const auto found = now->jobs.find(job_id);
+  return found == now->jobs.end() ? std::vector<Checkpoint>() : ValuesOf(found->second->checkpoints);
 }
 
 absl::StatusOr<std::vector<MetricPoint>> FakeStore::ListMetrics(const std::string& job_id, int64_t after_step,
                                                                 int most) {
-  std::vector<MetricPoint> points = Values(state()->metrics, job_id);
+  const auto now = state();
+  const auto found = now->jobs.find(job_id);
+  if (found == now->jobs.end()) return std::vector<MetricPoint>();
+  std::vector<MetricPoint> points = ValuesOf(found->second->metrics);
   std::erase_if(points, [&](const MetricPoint& point) { return point.step <= after_step; });
   if (static_cast<int>(points.size()) > most) points.resize(static_cast<size_t>(most));
   return points;
@@ -296,7 +328,7 @@ absl::StatusOr<std::vector<MetricPoint>> FakeStore::ListMetrics(const std::strin
 absl::StatusOr<std::vector<Worker>> FakeStore::ListWorkers() {
   const auto now = state();
   std::vector<Worker> workers;
-  for (const auto& [id, worker] : now->workers) workers.push_back(worker);
+  for (const auto& [id, worker] : now->workers) workers.push_back(*worker);
   return workers;
 }
 
@@ -347,8 +379,8 @@ absl::StatusOr<std::vector<AuditRecord>> FakeStore::ListAudit(int64_t after_numb
 absl::StatusOr<std::vector<Job>> FakeStore::LoadLiveJobs() {
   const auto now = state();
   std::vector<Job> jobs;
-  for (const auto& [id, job] : now->jobs) {
-    if (!IsTerminal(job.state)) jobs.push_back(job);
+  for (const auto& [id, rows] : now->jobs) {
+    if (!IsTerminal(rows->job.state)) jobs.push_back(rows->job);
   }
   std::sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) { return a.create_number < b.create_number; });
   return jobs;
@@ -357,8 +389,17 @@ absl::StatusOr<std::vector<Job>> FakeStore::LoadLiveJobs() {
 absl::StatusOr<uint64_t> FakeStore::MaxCreateNumber() {
   const auto now = state();
   uint64_t most = 0;
-  for (const auto& [id, job] : now->jobs) most = std::max(most, job.create_number);
+  for (const auto& [id, rows] : now->jobs) most = std::max(most, rows->job.create_number);
   return most;
+}
+
+absl::StatusOr<std::vector<std::string>> FakeStore::ListDeletedJobs(int most) {
+  const auto now = state();
+  std::vector<std::string> ids;
+  for (const std::string& id : now->deleted) {
+    if (static_cast<int>(ids.size()) < most) ids.push_back(id);
+  }
+  return ids;
 }
 
 }  // namespace longhaul::server

@@ -1,5 +1,5 @@
 // server::Store in memory: the same contract as the SQLite store (tests/storage/store_contract.h runs on both), with
-// failures on demand. A transaction works on a copy; Commit swaps it in.
+// failures on demand. A transaction works on a copy, which shares what it does not change; Commit swaps it in.
 // Reads from any thread; writes from one.
 #pragma once
 
@@ -17,18 +17,24 @@ namespace longhaul::server {
 
 class FakeStore final : public Store {
  public:
+  // Of one job. Shared between states until a transaction writes to it.
+  struct Rows {
+    uint64_t owner = 0;  // the command that may write to it in place
+    Job job;
+    std::map<int, Attempt> attempts;
+    std::vector<std::shared_ptr<const JobEvent>> events;
+    std::map<int64_t, Checkpoint> checkpoints;
+    std::map<int64_t, MetricPoint> metrics;
+  };
   struct State {
-    std::map<std::string, Job> jobs;
-    std::map<std::string, std::map<int, Attempt>> attempts;
-    std::map<std::string, std::vector<JobEvent>> events;
-    std::map<std::string, std::map<int64_t, Checkpoint>> checkpoints;
-    std::map<std::string, std::map<int64_t, MetricPoint>> metrics;
+    std::map<std::string, std::shared_ptr<Rows>> jobs;
     std::map<std::pair<std::string, std::string>, RequestKey> keys;
-    std::map<std::string, Worker> workers;
+    std::map<std::string, std::shared_ptr<const Worker>> workers;
     std::map<std::string, std::pair<BlobRef, int64_t>> blobs;     // grace
     std::set<std::pair<std::string, std::string>> blob_projects;  // project, sha256
     std::vector<AuditRecord> audit;
     int64_t audit_numbers = 0;  // given out
+    std::set<std::string> deleted;
   };
 
   FakeStore() : state_(std::make_shared<const State>()) {}
@@ -42,6 +48,12 @@ class FakeStore final : public Store {
     writes_before_failure_ = count;
     fail_writes_ = 1;
   }
+  // The next `count` commits are kept and answered with an error, as when the process dies before it hears of them.
+  void LieAboutCommits(int count) {
+    lie_commits_ = count;
+    lied_ = false;
+  }
+  bool lied() const { return lied_; }
   int commits() const { return commits_; }
 
   absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override;
@@ -62,6 +74,7 @@ class FakeStore final : public Store {
   absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) override;
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override;
   absl::StatusOr<uint64_t> MaxCreateNumber() override;
+  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int most) override;
   Sizes GetSizes() override { return {}; }
 
  private:
@@ -76,7 +89,10 @@ class FakeStore final : public Store {
   int fail_commits_ = 0;
   int fail_writes_ = 0;
   int writes_before_failure_ = 0;
+  int lie_commits_ = 0;
+  bool lied_ = false;
   int commits_ = 0;
+  uint64_t owners_ = 0;
 };
 
 }  // namespace longhaul::server

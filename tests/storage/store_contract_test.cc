@@ -269,10 +269,33 @@ TEST_P(StoreContractTest, RequestKeysOutliveTheirJobAndExpire) {
   ASSERT_TRUE(key->has_value());
   EXPECT_EQ((*key)->job_id, "ftjob-1001");
   EXPECT_FALSE((*store().GetRequestKey("q", "r")).has_value());
-  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(50); });
+  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(50, 100); });
   EXPECT_TRUE((*store().GetRequestKey("p", "r")).has_value());
-  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(51); });
+  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(51, 100); });
   EXPECT_FALSE((*store().GetRequestKey("p", "r")).has_value());
+}
+
+TEST_P(StoreContractTest, TheOldestRequestKeysGoFirst) {
+  for (int i = 0; i < 5; ++i) {
+    Write([i](StoreTransaction& tx) {
+      return tx.PutRequestKey({"p", "r" + std::to_string(i), "sha", "ftjob-1", 100 - i});
+    });
+  }
+  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(100, 3); });
+  EXPECT_TRUE((*store().GetRequestKey("p", "r0")).has_value()) << "it is young enough";
+  EXPECT_TRUE((*store().GetRequestKey("p", "r1")).has_value()) << "the next sweep's";
+  for (const char* gone : {"r2", "r3", "r4"}) EXPECT_FALSE((*store().GetRequestKey("p", gone)).has_value()) << gone;
+}
+
+TEST_P(StoreContractTest, ADeletionIsAnIntentUntilItIsForgotten) {
+  PutJob(MakeJob(1, JobState::kFailed));
+  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-1001"); });
+  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-never"); });
+  Reopen();
+  EXPECT_THAT(*store().ListDeletedJobs(10), ElementsAre("ftjob-1001"));
+  EXPECT_THAT(*store().ListDeletedJobs(0), IsEmpty());
+  Write([](StoreTransaction& tx) { return tx.ForgetDeletedJob("ftjob-1001"); });
+  EXPECT_THAT(*store().ListDeletedJobs(10), IsEmpty());
 }
 
 TEST_P(StoreContractTest, DeleteTakesEverythingOfAJob) {

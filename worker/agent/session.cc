@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 
 namespace longhaul::agent {
@@ -66,6 +67,7 @@ void Session::Open() {
   last_open_nanos_ = clock_->BootNanos();
   v1::OpenSessionRequest request;
   delegate_->FillOpen(&request);
+  Failpoint("agent_before_open").IgnoreError();  // here and below: armed to crash or to sleep
   client_->OpenSession(request, [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_](auto answer) {
     mailbox->Post([weak, answer = std::move(answer)] {
       if (const auto self = weak.lock()) (*self)->OnOpenAnswer(answer);
@@ -105,6 +107,7 @@ void Session::Send(int64_t number) {
   request.set_session_id(id_);
   request.set_sync_number(number);
   delegate_->FillSync(&request);
+  Failpoint("agent_before_sync").IgnoreError();
   client_->Sync(
       request, hold_ms_ + kAnswerSlackMs,
       [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_, generation = generation_, number](auto answer) {
@@ -122,6 +125,7 @@ void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::Statu
   if (answer.ok()) {
     backoff_.Reset();
     complained_ = false;
+    Failpoint("agent_after_sync").IgnoreError();
     delegate_->OnSynced(number, *answer, sent_nanos);
     return;
   }
