@@ -96,10 +96,10 @@ struct SessionInput {
   Worker worker;
   int protocol_version = 0;
   std::vector<AttemptReport> attempts;
-  bool leaving = false;
   // Who opens it (Caller::name). "" = an administrator, who may be any worker and becomes the owner of none.
   std::string caller = {};
   bool may_take_over = false;  // the worker's id is granted to the caller by name: it becomes the owner
+  bool leaving = false;        // the agent shuts down: as in SyncInput
 };
 
 struct SessionReply {

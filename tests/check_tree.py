@@ -31,7 +31,7 @@ LIBRARIES = [
     (re.compile(r"^unicode/"), "icu"),
     (re.compile(r"^(oneapi/dnnl/)?dnnl.*\.hp*$"), "dnnl"),
     (re.compile(r"^omp\.h$"), "openmp"),
-    (re.compile(r"^(cuda|cublas|cudnn|nvml|curand)"), "cuda"),
+    (re.compile(r"^(cuda|cublas|cudnn|nvml|nvrtc|curand)"), "cuda"),
     (re.compile(r"^(gtest|gmock|benchmark)/"), "gtest"),
 ]
 

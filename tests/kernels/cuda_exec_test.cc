@@ -141,24 +141,27 @@ TEST(CudaArenaTest, PinnedMemoryIsHostMemoryThatTheDeviceReads) {
   EXPECT_EQ(back, 7);
 }
 
+// Ends the process: 3 and the error's text on stderr where the kernel fails as it should.
+void GatherPastTheEnd() {
+  const auto exec = MakeExec(1);
+  const Buffer table(DType::kF32, 4, 8);
+  const Buffer y(DType::kF32, 1, 8);
+  TestVector<int32_t> ids = {4};
+  try {
+    GatherRows(*exec, table.view(), ids.data(), y.view());
+    exec->Synchronize();
+  } catch (const CudaError& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    std::_Exit(error.code() != 0 ? 3 : 4);
+  }
+  std::_Exit(5);
+}
+
 // In its own process: the context is not usable afterwards.
 TEST(CudaErrorDeathTest, AnIndexOutOfRangeEndsTheKernelAndNamesTheOp) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
-  EXPECT_EXIT(
-      {
-        const auto exec = MakeExec(1);
-        const Buffer table(DType::kF32, 4, 8), y(DType::kF32, 1, 8);
-        TestVector<int32_t> ids = {4};
-        try {
-          GatherRows(*exec, table.view(), ids.data(), y.view());
-          exec->Synchronize();
-        } catch (const CudaError& error) {
-          std::fprintf(stderr, "%s\n", error.what());
-          std::_Exit(error.code() != 0 ? 3 : 4);
-        }
-        std::_Exit(5);
-      },
-      testing::ExitedWithCode(3), "Synchronize: cudaStreamSynchronize failed with CUDA error");
+  EXPECT_EXIT(GatherPastTheEnd(), testing::ExitedWithCode(3),
+              "Synchronize: cudaStreamSynchronize failed with CUDA error");
 }
 
 }  // namespace

@@ -44,6 +44,7 @@ std::string StateToJson(const TrainerState& s, const CheckpointIdentity& identit
                        {"eval_best", OptionalToJson(s.eval_best)},
                        {"train_seconds", s.train_seconds},
                        {"plan_signature", identity.plan_signature},
+                       {"made_with", identity.made_with},
                        {"run_signature", identity.run_signature}};
   return object.dump(2) + "\n";
 }
@@ -77,6 +78,7 @@ absl::StatusOr<LoadedCheckpoint> StateFromJson(const std::string& text, const st
   ReadOptional(&fields, "eval_best", &s.eval_best);
   fields.Double("train_seconds", 0, 1e12, &s.train_seconds);
   fields.String("plan_signature", 256, &loaded.identity.plan_signature);
+  fields.String("made_with", 1024, &loaded.identity.made_with);
   fields.String("run_signature", 256, &loaded.identity.run_signature);
   if (!fields.status().ok()) {
     return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_CHECKPOINT", std::string(fields.status().message()));

@@ -35,6 +35,7 @@ struct TrainerState {
 
 struct CheckpointIdentity {
   std::string plan_signature;  // PlanSignature of the plan that wrote it
+  std::string made_with;       // the same for people: threads, ISA, GEMM type and library, tiles, CPU
   std::string run_signature;   // SHA-256 of hyperparameters, data and model: what a resume must share
 };
 

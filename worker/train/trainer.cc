@@ -82,7 +82,11 @@ absl::Status Trainer::Load(const WeightSource& weights) {
   loss_ = std::make_unique<CutCrossEntropy>(*memory_, *exec_, weights_);
   keep_going_ = [this] { return control_->Poll() != Control::kCancel; };
   state_.total_steps = TotalSteps(options_.hyper, train_->UpdatesPerEpoch());
-  identity_.plan_signature = PlanSignature(options_.plan, kernels::ProbeCpu().gemm_library);
+  const kernels::CpuFacts cpu = kernels::ProbeCpu();
+  // The library cuts its products by the sizes of the caches, so another model of CPU may give other bits.
+  const std::string computes_with = cpu.gemm_library + " on " + cpu.model_name;
+  identity_.plan_signature = PlanSignature(options_.plan, computes_with);
+  identity_.made_with = DescribeChoices(options_.plan) + ", " + cpu.isa + ", " + computes_with;
   identity_.run_signature = RunSignature(options_, state_.total_steps);
   if (!options_.resume_from.empty()) LH_RETURN_IF_ERROR(Resume());
   observer_->OnStarted({options_.plan.arena_bytes, state_.total_steps, state_.step, SecondsSince(begin)});
@@ -96,8 +100,8 @@ absl::Status Trainer::Resume() {
                      options_.resume_from + ": was written by a run with other hyperparameters, data or model");
   }
   if (loaded.identity.plan_signature != identity_.plan_signature) {
-    const std::string what = "the checkpoint was made with other tiles, threads, CPU or GEMM library: " +
-                             std::string("the continued run will not be bit-identical");
+    const std::string what = "the checkpoint was made with \"" + loaded.identity.made_with + "\", here it is \"" +
+                             identity_.made_with + "\": the continued run will not be bit-identical";
     if (!options_.hyper.allow_nonidentical_resume) {
       return MakeError(absl::StatusCode::kFailedPrecondition, "RESUME_NOT_IDENTICAL",
                        what + "; allow_nonidentical_resume permits it");

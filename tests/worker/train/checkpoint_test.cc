@@ -32,7 +32,7 @@ class CheckpointTest : public testing::Test {
     state_.eval_before = 4.25;
   }
   ~CheckpointTest() override { RemoveTree(root_).IgnoreError(); }
-  absl::Status Write() { return WriteCheckpoint(folder_, state_, {"plan", "run"}, *rig_.adapter); }
+  absl::Status Write() { return WriteCheckpoint(folder_, state_, {"plan", "two threads", "run"}, *rig_.adapter); }
 
   Rig rig_;
   std::string root_, folder_;
@@ -55,6 +55,7 @@ TEST_F(CheckpointTest, RoundTripsExactly) {
   EXPECT_EQ(read->state.eval_before, 4.25);
   EXPECT_FALSE(read->state.eval_last.has_value());
   EXPECT_EQ(read->identity.plan_signature, "plan");
+  EXPECT_EQ(read->identity.made_with, "two threads");
 }
 
 TEST_F(CheckpointTest, SameStateSameBytesAndReplaces) {
