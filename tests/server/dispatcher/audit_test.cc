@@ -26,7 +26,8 @@ class AuditTest : public ::testing::Test {
     return dispatcher_.OpenSession({TestWorker(worker), 1, {}, caller, may_take_over}).status();
   }
   std::string OwnerOf(const std::string& worker) {
-    for (const Worker& known : *store_.ListWorkers()) {
+    const auto workers = store_.ListWorkers();
+    for (const Worker& known : *workers) {
       if (known.id == worker) return known.owner;
     }
     return "?";

@@ -253,8 +253,8 @@ TEST(GrpcClientAloneTest, NoProxyStandsBetweenLoopbackAddresses) {
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(&worker);
   const auto server = builder.BuildAndStart();
-  GrpcSchedulerClient client("127.0.0.1:" + std::to_string(port));
-  EXPECT_EQ(ErrorReason(client.CommitCheckpoint(v1::CommitCheckpointRequest())), "LEASE_FENCED");
+  const auto client = GrpcSchedulerClient::Open({.address = "127.0.0.1:" + std::to_string(port)});
+  EXPECT_EQ(ErrorReason((*client)->CommitCheckpoint(v1::CommitCheckpointRequest())), "LEASE_FENCED");
   for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::unsetenv(name);
 }
 
