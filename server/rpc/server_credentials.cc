@@ -49,8 +49,9 @@ class ReloadingCredentials final : public grpc::ServerCredentials {
     const std::shared_ptr<const TlsMaterial> material = self->material_->Current();
     if (material->version == self->given_version_) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
     const grpc_ssl_pem_key_cert_pair pair = {material->key_pem.c_str(), material->certificate_pem.c_str()};
-    const char* roots = material->client_ca_pem.empty() ? nullptr : material->client_ca_pem.c_str();
-    *config = grpc_ssl_server_certificate_config_create(roots, &pair, 1);
+    // gRPC insists on roots also where it asks no client for a certificate; then they are without effect.
+    const std::string& roots = material->client_ca_pem.empty() ? material->certificate_pem : material->client_ca_pem;
+    *config = grpc_ssl_server_certificate_config_create(roots.c_str(), &pair, 1);
     if (*config == nullptr) return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_FAIL;
     self->given_version_ = material->version;
     return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
