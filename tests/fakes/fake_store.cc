@@ -341,7 +341,8 @@ absl::StatusOr<bool> FakeStore::HasBlob(const BlobRef& blob) {
 absl::StatusOr<bool> FakeStore::BlobInProject(const BlobRef& blob, const std::string& project) {
   const auto now = state();
   if (now->blob_projects.contains({project, blob.sha256})) return true;
-  for (const auto& [id, job] : now->jobs) {
+  for (const auto& [id, rows] : now->jobs) {
+    const Job& job = rows->job;
     if (job.project != project) continue;
     for (const BlobRef& input : job.inputs) {
       if (input.sha256 == blob.sha256) return true;
@@ -349,7 +350,7 @@ absl::StatusOr<bool> FakeStore::BlobInProject(const BlobRef& blob, const std::st
     for (const NamedBlob& file : job.artifact) {
       if (file.blob.sha256 == blob.sha256) return true;
     }
-    for (const Checkpoint& checkpoint : Values(now->checkpoints, id)) {
+    for (const auto& [step, checkpoint] : rows->checkpoints) {
       for (const NamedBlob& file : checkpoint.files) {
         if (file.blob.sha256 == blob.sha256) return true;
       }

@@ -88,7 +88,7 @@ class Conversation {
     EXPECT_EQ(core_.Stats().internal_errors_total, 0u) << core_.Stats().last_internal_error;
     for (const WorkerView& view : core_.Workers()) ToProto(view);
     for (const auto& [id, record] : core_.jobs()) {
-      EXPECT_FALSE(ToProto(record.job, 0).id().empty());
+      EXPECT_FALSE(ToProto(record.job, std::nullopt).id().empty());
       const absl::StatusOr<Job> stored = store_.GetJob(id);
       ASSERT_TRUE(stored.ok()) << id;
       EXPECT_EQ(stored->state, record.job.state) << id << ": memory and store disagree";
