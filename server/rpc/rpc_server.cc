@@ -48,7 +48,9 @@ void SetLimits(grpc::ServerBuilder* builder) {
 }  // namespace
 
 struct RpcServer::Impl {
-  std::vector<std::unique_ptr<grpc::Service>> services;  // outlive the server
+  // Both outlive the server.
+  std::shared_ptr<grpc::ServerCredentials> credentials;
+  std::vector<std::unique_ptr<grpc::Service>> services;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
 
@@ -71,9 +73,8 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ListenAddress&
   impl->services.push_back(MakeReflectionService(context, ReflectedServices()));
 
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address.ToString(),
-                           tls == nullptr ? grpc::InsecureServerCredentials() : ReloadingTlsCredentials(tls, clients),
-                           &impl->port);
+  impl->credentials = tls == nullptr ? grpc::InsecureServerCredentials() : ReloadingTlsCredentials(tls, clients);
+  builder.AddListeningPort(address.ToString(), impl->credentials, &impl->port);
   SetLimits(&builder);
   for (const auto& service : impl->services) builder.RegisterService(service.get());
   impl->server = builder.BuildAndStart();

@@ -11,7 +11,8 @@ namespace longhaul::server {
 
 enum class ClientCertificates { kNone, kAsked, kRequired };
 
-// `material` must outlive the server. A client's certificate, where it shows one, is verified against client_ca_pem.
+// `material` and the credentials themselves must outlive the server: gRPC asks them, and does not hold them. A client's
+// certificate, where it shows one, is verified against client_ca_pem.
 std::shared_ptr<grpc::ServerCredentials> ReloadingTlsCredentials(TlsReloader* material, ClientCertificates clients);
 
 }  // namespace longhaul::server

@@ -29,6 +29,7 @@ class AccessCommandsTest : public ::testing::Test {
   absl::Status Run(std::vector<std::string> arguments) {
     out_.str("");
     err_.str("");
+    clock_.AdvanceMillis(1);  // lists are in the order of creation
     CLI::App app("longhauld");
     app.fallthrough();
     std::string state_dir;

@@ -62,6 +62,7 @@ struct ErrorDetails {
 
 inline ErrorDetails DetailsOf(const grpc::Status& status) {
   ErrorDetails out;
+  if (status.error_details().empty()) return out;  // not from our server: OK, or made by gRPC itself
   google::rpc::Status details;
   if (!details.ParseFromString(status.error_details())) return out;
   EXPECT_EQ(details.code(), static_cast<int>(status.error_code()));
