@@ -42,6 +42,8 @@ class Simulation : public CoreHarness {
       agent.worker = TestWorker("w" + std::to_string(i), int64_t{3 + i} << 30, 2 + i);
       agents_.push_back(agent);
     }
+    options.preempt_min_run_ms = 20'000;  // so that it happens within a run
+    Restart();
   }
 
   void Run() {
@@ -51,12 +53,15 @@ class Simulation : public CoreHarness {
     }
     Finish();
     CheckInvariants();
+    preemptions_ = static_cast<int>(core->Stats().preemptions_total);
     if (::testing::Test::HasFailure()) {
       std::string trace;
       for (const std::string& line : trace_) trace += "  " + line + "\n";
       ADD_FAILURE() << "seed " << seed_ << ", event " << event_ << "\n" << trace;
     }
   }
+
+  int preemptions() const { return preemptions_; }  // since the last restart
 
  private:
   uint64_t Draw(uint64_t n) { return CounterBits(seed_, ++draws_) % n; }
@@ -410,6 +415,7 @@ class Simulation : public CoreHarness {
   std::set<std::string> cancelled_;
   std::map<std::string, int64_t> epochs_;
   std::deque<std::string> trace_;
+  int preemptions_ = 0;
 };
 
 TEST(SimulationTest, ManySeeds) {
@@ -417,7 +423,13 @@ TEST(SimulationTest, ManySeeds) {
     Simulation(static_cast<uint64_t>(kOnlySeed)).Run();
     return;
   }
-  for (uint64_t seed = 1; seed <= kSeeds && !HasFailure(); ++seed) Simulation(seed).Run();
+  int preemptions = 0;
+  for (uint64_t seed = 1; seed <= kSeeds && !HasFailure(); ++seed) {
+    Simulation simulation(seed);
+    simulation.Run();
+    preemptions += simulation.preemptions();
+  }
+  EXPECT_GT(preemptions, 0) << "else it is not tested";
 }
 
 }  // namespace
