@@ -27,7 +27,7 @@ void DispatcherCore::Tick() {
   if (retry_boot_nanos_ > clock_->BootNanos()) return;
   TickWorkers();
   TickRecoveries();
-  RefreshTable();
+  RefreshJobs();
   TickDeadlines();
   TickMetrics();
   TickKeys();
