@@ -257,6 +257,7 @@ class DispatcherCore {
 
   // ---- The scheduler's table (dispatcher_table.cc) ----
   void RefreshTable();
+  void RefreshJobs();  // all that deadlines need
   void RefreshJob(const std::string& id);
   void RefreshWorker(const std::string& id);
   void RefreshShares();

@@ -28,7 +28,7 @@ void DispatcherCore::Tick() {
   TickWorkers();
   TickRestored();
   TickRecoveries();
-  RefreshTable();
+  RefreshJobs();
   TickDeadlines();
   TickMetrics();
   TickKeys();

@@ -27,14 +27,18 @@ ResourceVector PlannedOf(const Attempt& attempt) {
 }  // namespace
 
 void DispatcherCore::RefreshTable() {
+  RefreshJobs();
+  for (const std::string& id : std::exchange(changed_workers_, {})) RefreshWorker(id);
+  for (const auto& [id, record] : workers_) table_.SetReachable(id, record.online && !Suspect(record));
+}
+
+void DispatcherCore::RefreshJobs() {
   if (table_fleet_ != fleet_) {
     // The demands of every waiting job are of another fleet.
     for (const auto& [id, record] : jobs_) changed_jobs_.insert(id);
     table_fleet_ = fleet_;
   }
   for (const std::string& id : std::exchange(changed_jobs_, {})) RefreshJob(id);
-  for (const std::string& id : std::exchange(changed_workers_, {})) RefreshWorker(id);
-  for (const auto& [id, record] : workers_) table_.SetReachable(id, record.online && !Suspect(record));
 }
 
 void DispatcherCore::RefreshJob(const std::string& id) {
