@@ -2,7 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
-#include <thread>
+#include <cstdio>
+#include <cstdlib>
 
 #include "base/error.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -141,24 +142,26 @@ TEST(CudaArenaTest, PinnedMemoryIsHostMemoryThatTheDeviceReads) {
   EXPECT_EQ(back, 7);
 }
 
+// Exits with 3 where the failure is a CudaError.
+[[noreturn]] void GatherPastTheTable() {
+  const auto exec = MakeExec(1);
+  const Buffer table(DType::kF32, 4, 8), y(DType::kF32, 1, 8);
+  const TestVector<int32_t> ids = {4};
+  try {
+    GatherRows(*exec, table.view(), ids.data(), y.view());
+    exec->Synchronize();
+  } catch (const CudaError& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    std::_Exit(error.code() != 0 ? 3 : 4);
+  }
+  std::_Exit(5);
+}
+
 // In its own process: the context is not usable afterwards.
-TEST(CudaErrorDeathTest, AnIndexOutOfRangeEndsTheKernelAndNamesTheOp) {
+TEST(CudaErrorDeathTest, AnIndexOutOfRangeEndsTheKernel) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
-  EXPECT_EXIT(
-      {
-        const auto exec = MakeExec(1);
-        const Buffer table(DType::kF32, 4, 8), y(DType::kF32, 1, 8);
-        TestVector<int32_t> ids = {4};
-        try {
-          GatherRows(*exec, table.view(), ids.data(), y.view());
-          exec->Synchronize();
-        } catch (const CudaError& error) {
-          std::fprintf(stderr, "%s\n", error.what());
-          std::_Exit(error.code() != 0 ? 3 : 4);
-        }
-        std::_Exit(5);
-      },
-      testing::ExitedWithCode(3), "Synchronize: cudaStreamSynchronize failed with CUDA error");
+  EXPECT_EXIT(GatherPastTheTable(), testing::ExitedWithCode(3),
+              "Synchronize: cudaStreamSynchronize failed with CUDA error");
 }
 
 }  // namespace
