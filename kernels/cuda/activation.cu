@@ -37,13 +37,13 @@ struct ForwardBody {
   }
   template <int kCount>
   __device__ void Store(int64_t row, int64_t col, const Operands<kCount>& o) const {
-    Pack<T, kCount> result;
+    float result[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const float g = o.gate[i];
-      result.Set(i, g * Sigmoid(Activation::Argument(g)) * o.up[i]);
+      result[i] = g * Sigmoid(Activation::Argument(g)) * o.up[i];
     }
-    cuda::Store(y(row, col), result);
+    cuda::Store(y(row, col), PackOf<T>(result));
   }
 };
 
@@ -63,19 +63,19 @@ struct BackwardBody {
   }
   template <int kCount>
   __device__ void Store(int64_t row, int64_t col, const Operands<kCount>& o) const {
-    Pack<T, kCount> d_gate, d_up, product;
+    float d_gate[kCount], d_up[kCount], product[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const float g = o.gate[i], u = o.up[i], d = o.dy[i];
       const float s = Sigmoid(Activation::Argument(g));
       const float act = g * s;
-      d_gate.Set(i, d * u * Activation::Slope(g, s, act));
-      d_up.Set(i, d * act);
-      product.Set(i, act * u);
+      d_gate[i] = d * u * Activation::Slope(g, s, act);
+      d_up[i] = d * act;
+      product[i] = act * u;
     }
-    cuda::Store(dgate(row, col), d_gate);
-    cuda::Store(dup(row, col), d_up);
-    if (y.data != nullptr) cuda::Store(y(row, col), product);
+    cuda::Store(dgate(row, col), PackOf<T>(d_gate));
+    cuda::Store(dup(row, col), PackOf<T>(d_up));
+    if (y.data != nullptr) cuda::Store(y(row, col), PackOf<T>(product));
   }
 };
 

@@ -30,9 +30,10 @@ struct AddBody {
   }
   template <int kCount>
   __device__ void Store(int64_t row, int64_t col, Operands<kCount>& o) const {
+    float sum[kCount];
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) o.y.Set(i, o.y[i] + o.x[i]);
-    cuda::Store(y(row, col), o.y);
+    for (int i = 0; i < kCount; ++i) sum[i] = o.y[i] + o.x[i];
+    cuda::Store(y(row, col), PackOf<T>(sum));
   }
 };
 
@@ -56,10 +57,10 @@ struct CopyBody {
   }
   template <int kCount>
   __device__ void Store(int64_t row, int64_t col, const Operands<kCount>& o) const {
-    Pack<To, kCount> result;
+    float result[kCount];
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) result.Set(i, factor * o.x[i]);
-    cuda::Store(y(to == nullptr ? row : CheckedRow(to[row], to_rows), col), result);
+    for (int i = 0; i < kCount; ++i) result[i] = factor * o.x[i];
+    cuda::Store(y(to == nullptr ? row : CheckedRow(to[row], to_rows), col), PackOf<To>(result));
   }
 };
 
@@ -82,12 +83,13 @@ struct DropoutBody {
   template <int kCount>
   __device__ void Store(int64_t row, int64_t col, Operands<kCount>& o) const {
     const uint64_t position = static_cast<uint64_t>((first_row + row) * cols + col);
+    float kept[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const bool keep = (StreamBits(stream, position + static_cast<uint64_t>(i)) >> 11) >= threshold;
-      o.x.Set(i, keep ? o.x[i] * factor : 0.0f);
+      kept[i] = keep ? o.x[i] * factor : 0.0f;
     }
-    cuda::Store(y(row, col), o.x);
+    cuda::Store(y(row, col), PackOf<T>(kept));
   }
 };
 

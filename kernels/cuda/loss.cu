@@ -133,12 +133,12 @@ __global__ void __launch_bounds__(kMaxThreads)
     for (int u = 0; u < kUnroll; ++u) {
       const int64_t p = first + u * step;
       if (p >= packs) continue;
+      float gradient[kCount];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
-        const float gradient = factor * __expf(pack[u][i] - s.largest);
-        pack[u].Set(i, p * kCount + i == label ? gradient - scale : gradient);
+        gradient[i] = factor * __expf(pack[u][i] - s.largest) - (p * kCount + i == label ? scale : 0.0f);
       }
-      Store(row + p * kCount, pack[u]);
+      Store(row + p * kCount, PackOf<T>(gradient));
     }
   }
 }
@@ -219,13 +219,13 @@ struct GradientBody {
     const int32_t label = labels[row];
     const float shift = *lse(row, 0);
     const float scale = static_cast<float>(*grad_scale);
+    float gradient[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const float gradient = scale * __expf(o.logits[i] - shift);
-      const float of_label = first_col + col + i == label ? gradient - scale : gradient;
-      o.logits.Set(i, label == kNotTrained ? 0.0f : of_label);
+      const float softmax = __expf(o.logits[i] - shift);
+      gradient[i] = label == kNotTrained ? 0.0f : scale * softmax - (first_col + col + i == label ? scale : 0.0f);
     }
-    cuda::Store(logits(row, col), o.logits);
+    cuda::Store(logits(row, col), PackOf<T>(gradient));
   }
 };
 

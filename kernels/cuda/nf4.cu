@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cfloat>
+#include <type_traits>
 #include <utility>
 
 #include "base/nf4.h"
@@ -17,7 +18,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kUnits = 4;        // units of kCount values that a thread has in flight
-constexpr int kBlocksPerSm = 8;  // as many as threads allow; more blocks would fill the tables more often
+constexpr int kBlocksPerSm = 6;  // resident at once, with some 40 registers a thread
 constexpr int kMeanThreads = 1024;
 constexpr int64_t kMaxUnits = int64_t{1} << 30;  // of a launch: 32-bit arithmetic counts them
 
@@ -48,8 +49,9 @@ __device__ float Round(float x) {
 // A unit is kCount values of one row and one block: 8, which are 4 bytes of codes and 16 bytes of bf16, or 1 where rows
 // are not whole units. The codes' table has a copy for every lane, so that no two lanes meet in a bank.
 template <typename T, Rounded kRounded, int kCount>
-__global__ void __launch_bounds__(kThreads)
-    DequantizeKernel(Weight w, uint32_t units, uint32_t units_per_row, Rows<T> y, int64_t first_row) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+    DequantizeKernel(Weight w, uint32_t units, uint32_t units_per_block, uint32_t units_per_row, Rows<T> y,
+                     int64_t first_row) {
   __shared__ float codes[16 * kWarp];
   __shared__ float nested_map[256];
   for (int i = static_cast<int>(threadIdx.x); i < 16 * kWarp; i += kThreads) codes[i] = kDeviceCodes[i / kWarp];
@@ -58,15 +60,18 @@ __global__ void __launch_bounds__(kThreads)
   const bool nested = w.absmax_codes != nullptr;
   const float offset = nested ? *w.nested_offset : 0.0f;
   const float* const my_codes = codes + threadIdx.x % kWarp;
-  const uint32_t step = gridDim.x * kThreads * kUnits;
-  for (uint32_t first = blockIdx.x * kThreads * kUnits + threadIdx.x; first < units; first += step) {
+  // T is rounded to anyway.
+  constexpr bool kRoundedByStore = kRounded == Rounded::kBF16 && std::is_same_v<T, Bf16>;
+  const uint32_t begin = blockIdx.x * units_per_block;
+  const uint32_t end = min(begin + units_per_block, units);
+  for (uint32_t first = begin + threadIdx.x; first < end; first += kThreads * kUnits) {
     uint32_t packed[kUnits];
     uint8_t absmax_code[kUnits];
     float scale[kUnits];
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) {
       const uint32_t unit = first + u * kThreads;
-      if (unit >= units) continue;
+      if (unit >= end) continue;
       const int64_t at = w.first + int64_t{unit} * kCount;
       const int64_t block = at >> w.log2_block;
       if constexpr (kCount == 8) {
@@ -80,17 +85,18 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) {
       const uint32_t unit = first + u * kThreads;
-      if (unit >= units) continue;
+      if (unit >= end) continue;
       const float absmax = nested ? __fadd_rn(__fmul_rn(nested_map[absmax_code[u]], scale[u]), offset) : scale[u];
-      Pack<T, kCount> values;
+      float values[kCount];
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         // Byte i / 2, the even value in its high nibble.
         const int shift = kCount == 1 ? 0 : i / 2 * 8 + (i % 2 == 0 ? 4 : 0);
-        values.Set(i, Round<kRounded>(__fmul_rn(my_codes[(packed[u] >> shift & 15) * kWarp], absmax)));
+        const float value = __fmul_rn(my_codes[(packed[u] >> shift & 15) * kWarp], absmax);
+        values[i] = kRoundedByStore ? value : Round<kRounded>(value);
       }
       const uint32_t row = unit / units_per_row;
-      Store(y(first_row + row, int64_t{unit - row * units_per_row} * kCount), values);
+      Store(y(first_row + row, int64_t{unit - row * units_per_row} * kCount), PackOf<T>(values));
     }
   }
 }
@@ -221,8 +227,8 @@ void LaunchDequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, c
                         w.nested_map,
                         (first_row + row) * w.in,
                         __builtin_ctzll(static_cast<unsigned long long>(w.block))};
-    Launch(exec, "Nf4Dequantize", DequantizeKernel<T, kRounded, kCount>, blocks, kThreads, 0, weight, units,
-           units_per_row, Rows<T>(y), row);
+    Launch(exec, "Nf4Dequantize", DequantizeKernel<T, kRounded, kCount>, CeilDiv(units, units_per_block), kThreads, 0,
+           weight, units, units_per_block, units_per_row, Rows<T>(y), row);
   }
 }
 

@@ -104,10 +104,10 @@ __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
 
   const auto write = [&](int64_t col, const Pack<T, kCount>& pack) {
     const Pack<W, kCount> weight = Load<kCount>(w + col);
-    Pack<T, kCount> result;
+    float result[kCount];
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) result.Set(i, pack[i] * factor * weight[i]);
-    Store(y(row, base + col), result);
+    for (int i = 0; i < kCount; ++i) result[i] = pack[i] * factor * weight[i];
+    Store(y(row, base + col), PackOf<T>(result));
   };
 #pragma unroll
   for (int p = 0; p < kHeld; ++p) {
@@ -154,14 +154,15 @@ __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
 
   const auto write = [&](int64_t col, const Pack<T, kCount>& d, const Pack<T, kCount>& v) {
     const Pack<W, kCount> weight = Load<kCount>(w + col);
-    Pack<T, kCount> result;
-    if constexpr (kAccumulate) result = Load<kCount>(dx(row, base + col));
+    Pack<T, kCount> before;
+    if constexpr (kAccumulate) before = Load<kCount>(dx(row, base + col));
+    float result[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      const float gradient = factor * (d[i] * weight[i] - v[i] * factor * mean);
-      result.Set(i, kAccumulate ? result[i] + gradient : gradient);
+      result[i] = factor * (d[i] * weight[i] - v[i] * factor * mean);
+      if constexpr (kAccumulate) result[i] += before[i];
     }
-    Store(dx(row, base + col), result);
+    Store(dx(row, base + col), PackOf<T>(result));
   };
 #pragma unroll
   for (int p = 0; p < kHeld; ++p) {

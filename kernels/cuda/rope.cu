@@ -46,14 +46,15 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int h = 0; h < kHeadsPerThread; ++h) {
     if (first_head + h >= s.heads) continue;
+    float turned_first[kCount], turned_second[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       const float a = first[h][i], b = second[h][i], turn = s.sign * t[i];
-      first[h].Set(i, a * c[i] - b * turn);
-      second[h].Set(i, b * c[i] + a * turn);
+      turned_first[i] = a * c[i] - b * turn;
+      turned_second[i] = b * c[i] + a * turn;
     }
-    Store(start + int64_t{h} * 2 * s.half, first[h]);
-    Store(start + int64_t{h} * 2 * s.half + s.half, second[h]);
+    Store(start + int64_t{h} * 2 * s.half, PackOf<T>(turned_first));
+    Store(start + int64_t{h} * 2 * s.half + s.half, PackOf<T>(turned_second));
   }
 }
 
