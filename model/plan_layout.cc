@@ -12,41 +12,52 @@ constexpr uint32_t kBackward = kPhaseRecompute | kPhaseBackwardMlp | kPhaseBackw
 constexpr uint32_t kStep = kForward | kPhaseLoss | kBackward;
 constexpr uint32_t kAlways = (kPhaseSave << 1) - 1;
 
-// Collects regions and packs them: largest first, each at the lowest offset where it overlays nothing that lives with
-// it.
+// Collects regions and packs them, one after the other, each at the lowest offset where it overlays nothing that lives
+// with it. No order is best for every model, so two are tried: the largest first, and the longest-lived first.
 class RegionBuilder {
  public:
   void Add(const std::string& name, int64_t bytes, uint32_t live) {
     if (bytes > 0) regions_.push_back({name, 0, RoundUp(bytes, kPlanAlignBytes), live});
   }
 
-  std::vector<PlanRegion> Pack(int64_t* arena_bytes) {
+  std::vector<PlanRegion> Pack(int64_t* arena_bytes) const {
     std::vector<size_t> order(regions_.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(),
                      [this](size_t a, size_t b) { return regions_[a].bytes > regions_[b].bytes; });
+    std::vector<PlanRegion> best = Place(order, arena_bytes);
+    std::stable_sort(order.begin(), order.end(), [this](size_t a, size_t b) {
+      return std::popcount(regions_[a].live) > std::popcount(regions_[b].live);
+    });
+    int64_t bytes = 0;
+    std::vector<PlanRegion> other = Place(order, &bytes);
+    if (bytes >= *arena_bytes) return best;
+    *arena_bytes = bytes;
+    return other;
+  }
+
+ private:
+  std::vector<PlanRegion> Place(const std::vector<size_t>& order, int64_t* arena_bytes) const {
+    std::vector<PlanRegion> regions = regions_;
     std::vector<size_t> placed;  // by offset
     *arena_bytes = 0;
     for (size_t index : order) {
-      PlanRegion& region = regions_[index];
+      PlanRegion& region = regions[index];
       int64_t offset = 0;
       for (size_t other : placed) {
-        const PlanRegion& o = regions_[other];
+        const PlanRegion& o = regions[other];
         if ((o.live & region.live) == 0 || o.offset_bytes + o.bytes <= offset) continue;
         if (o.offset_bytes >= offset + region.bytes) break;
         offset = o.offset_bytes + o.bytes;
       }
       region.offset_bytes = offset;
       *arena_bytes = std::max(*arena_bytes, offset + region.bytes);
-      placed.insert(
-          std::upper_bound(placed.begin(), placed.end(), index,
-                           [this](size_t a, size_t b) { return regions_[a].offset_bytes < regions_[b].offset_bytes; }),
-          index);
+      const auto later = [&regions](size_t a, size_t b) { return regions[a].offset_bytes < regions[b].offset_bytes; };
+      placed.insert(std::upper_bound(placed.begin(), placed.end(), index, later), index);
     }
-    return std::move(regions_);
+    return regions;
   }
 
- private:
   std::vector<PlanRegion> regions_;
 };
 

@@ -43,7 +43,7 @@ absl::StatusOr<Value> ToJsonFilter(const Value& value, const Arguments& argument
   if (bound[0].IsInteger()) {
     if (bound[0].integer() > 64) return TemplateError("tojson: indent must be at most 64");
     style.indent = static_cast<int>(std::max<int64_t>(bound[0].integer(), 0));
-    style.item_separator = ",";
+    style.item_separator.assign(1, ',');
   } else if (!bound[0].Is(Kind::kUndefined) && !bound[0].Is(Kind::kNone)) {
     return TemplateError("tojson: indent must be an integer");
   }

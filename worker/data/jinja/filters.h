@@ -6,7 +6,8 @@
 //              reverse, select, selectattr, sort, sum, unique
 //   any        d (default)
 // What differs from Jinja: a filter that returns a generator there returns a list; strings have no Markup type, so
-// escape escapes what is escaped already and safe changes nothing; an integer beyond 64 bits is an error.
+// escape escapes what is escaped already and safe changes nothing; a range is a list; an integer beyond 64 bits and a
+// batch by anything but an integer are errors.
 // Each charges the budget for what it reads, compares and builds, the latter before it is built.
 #pragma once
 
