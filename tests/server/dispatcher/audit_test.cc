@@ -100,6 +100,7 @@ TEST_F(AuditTest, WhereTheRecordCannotBeWrittenNothingIsDone) {
 TEST_F(AuditTest, ACallThatNeverBecameACommandIsRecordedToo) {
   AuditRecord record;
   record.caller = "token:ci";
+  record.wall_micros = clock_.WallMicros();
   ASSERT_TRUE(dispatcher_.RecordAudit(record).ok());
   EXPECT_EQ(Records().at(0).caller, "token:ci");
 }

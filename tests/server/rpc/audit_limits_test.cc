@@ -199,5 +199,26 @@ TEST_F(StallTest, ATransferThatStandsStillIsEndedAndItsPlaceGivenBack) {
   EXPECT_TRUE(again.ok()) << again.error_message();
 }
 
+TEST_F(StallTest, AReaderThatNeverReadsIsEndedToo) {
+  const Stubs ci = As(MakeTokenOf("ci", "submitter", "red"));
+  const std::string large(16 << 20, 'x');  // more than any window lets through unread
+  ASSERT_TRUE(UploadAs(ci, large).ok());
+  grpc::ClientContext context;
+  v1::ReadBlobRequest request;
+  request.mutable_blob()->set_sha256(Sha256Hex(large));
+  const auto reader = ci.blobs->Read(&context, request);
+  v1::ReadBlobResponse response;
+  ASSERT_TRUE(reader->Read(&response));  // it has begun, and holds the only place
+  EXPECT_EQ(DetailsOf(UploadAs(ci, "other bytes")).reason, "TOO_MANY_TRANSFERS");
+  grpc::Status again;
+  do {
+    again = UploadAs(ci, "other bytes");
+  } while (DetailsOf(again).reason == "TOO_MANY_TRANSFERS");
+  EXPECT_TRUE(again.ok()) << again.error_message();
+  while (reader->Read(&response)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
 }  // namespace
 }  // namespace longhaul::server
