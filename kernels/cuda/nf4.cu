@@ -217,8 +217,9 @@ void LaunchDequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, c
   LH_CHECK(rows_per_launch > 0, std::to_string(w.in));
   for (int64_t row = 0; row < y.rows; row += rows_per_launch) {
     const int64_t units = std::min(rows_per_launch, y.rows - row) * units_per_row;
-    const int64_t blocks =
-        std::min<int64_t>(CeilDiv(units, kThreads * kUnits), int64_t{kBlocksPerSm} * exec.cuda().facts.multiprocessors);
+    // One wave of blocks, each with the same share, so that all end together and the tables are filled once.
+    const int64_t share = CeilDiv(units, int64_t{kBlocksPerSm} * exec.cuda().facts.multiprocessors);
+    const int64_t units_per_block = CeilDiv(share, kThreads) * kThreads;
     const Weight weight{w.packed,
                         w.absmax,
                         w.absmax_codes,
