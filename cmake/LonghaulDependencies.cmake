@@ -16,7 +16,8 @@ find_path(DNNL_INCLUDE_DIR dnnl.hpp REQUIRED)
 find_library(DNNL_LIBRARY dnnl REQUIRED)
 add_library(longhaul_dnnl INTERFACE)
 target_include_directories(longhaul_dnnl SYSTEM INTERFACE ${DNNL_INCLUDE_DIR})
-target_link_libraries(longhaul_dnnl INTERFACE ${DNNL_LIBRARY} OpenMP::OpenMP_CXX)
+# The flag -fopenmp is only for who writes such loops (kernels).
+target_link_libraries(longhaul_dnnl INTERFACE ${DNNL_LIBRARY} $<LINK_ONLY:OpenMP::OpenMP_CXX>)
 
 # By CMake's module, which knows protobuf_generate; gRPC and prometheus-cpp by their own configs.
 find_package(Protobuf REQUIRED)

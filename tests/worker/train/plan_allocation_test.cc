@@ -37,12 +37,13 @@ void* CountedNew(size_t size, const void* caller) {
 
 }  // namespace
 
+// Not inlined: the compiler would see a free() of what a new returned.
 void* operator new(size_t size) { return CountedNew(size, __builtin_return_address(0)); }
 void* operator new[](size_t size) { return CountedNew(size, __builtin_return_address(0)); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete[](void* p, size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete[](void* p, size_t) noexcept { std::free(p); }
 
 namespace longhaul::train {
 namespace {
