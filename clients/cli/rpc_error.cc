@@ -36,6 +36,7 @@ constexpr Hint kHints[] = {
      "`longhaul workers -o wide` lists the models that workers have; --model takes one of those names"},
     {"MODEL_UNSUPPORTED", "take a model of a supported family; README.md names them"},
     {"DEVICE_UNSUPPORTED", "take another worker: this one's device runs no such job"},
+    {"WEIGHT_NOT_FINITE", "the model's file is damaged (a weight is not a number): fetch it again"},
     {"PLAN_DOES_NOT_FIT", "shorten --max-seq-len, or lower --batch-size or --rank"},
     {"EXCEEDS_EVERY_DEVICE",
      "shorten --max-seq-len, lower --batch-size or --rank, or add a larger worker; `longhaul estimate` tells what "

@@ -22,6 +22,8 @@ SchedulerPass::SchedulerPass(SchedulerTable* table, PlanTime now)
       group_states_(table->groups()),
       pool_states_(fleet_.pools.size()),
       projects_(table->projects()),
+      reserved_of_(projects_.size()),
+      kept_quota_(projects_.size(), -1),
       ready_(fleet_.class_capacity.size(), 0),
       stopped_(fleet_.workers.size()),
       backlog_seconds_(fleet_.class_capacity.size(), 0),

@@ -59,9 +59,10 @@ class SchedulerPass {
 
   // ---- Starting (scheduler_start.cc) ----
   int64_t DurationMicros(const scheduling::Entry& entry, const scheduling::Option& option, PlanPoint point) const;
-  bool OverQuota(int project, const Need& need) const;
+  bool OverQuota(int project, const Need& need, int64_t end) const;
   bool OverQuotaEverywhere(const scheduling::Entry& entry, const scheduling::Group& group) const;
   int QuotaVerdict(const scheduling::Entry& entry, const scheduling::Group& group);
+  int KeptQuotaVerdict(int project);
   int DelayVerdict(int reservation);
   // -1 = started; else the verdict.
   int TryStart(const scheduling::Entry& entry, const scheduling::Group& group);
@@ -92,6 +93,8 @@ class SchedulerPass {
   std::vector<GroupState> group_states_;
   std::vector<PoolState> pool_states_;
   std::vector<scheduling::Project> projects_;      // what they hold, with what this pass has started
+  std::vector<std::vector<int>> reserved_of_;      // by project: indices of its reservations
+  std::vector<int> kept_quota_;                    // by project: the verdict; -1 = not needed yet
   std::map<std::pair<int, int>, int> over_quota_;  // verdict by project and group
   std::vector<int> ready_;                         // train jobs that might start now, by class
   std::vector<std::vector<int>> stopped_;          // by worker: running attempts that this pass preempts

@@ -36,6 +36,7 @@ int SchedulerPass::Reserve(const Entry& entry, const Group& group) {
   const int index = static_cast<int>(result_.reservations.size());
   timeline_.Reserve(spot.worker, spot.device, kept.need, kept.start_boot_micros, kept.end_boot_micros, index);
   result_.reservations.push_back(std::move(kept));
+  reserved_of_[static_cast<size_t>(entry.project)].push_back(index);
   return index;
 }
 
@@ -45,7 +46,7 @@ bool SchedulerPass::FindReservation(const Entry& entry, const Group& group, Spot
   *start = kNeverMicros;
   for (const Option& option : group.options) {
     const Need need = NeedOf(option.Smallest());
-    if (OverQuota(entry.project, need)) continue;
+    if (OverQuota(entry.project, need, kNeverMicros)) continue;
     const int64_t duration = DurationMicros(entry, option, option.smallest);
     for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
       ++looks_;

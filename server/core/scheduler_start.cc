@@ -73,19 +73,32 @@ int64_t SchedulerPass::DurationMicros(const Entry& entry, const Option& option, 
   return static_cast<int64_t>((seconds + static_cast<double>(limits::kAttemptOverheadSeconds)) * 1e6);
 }
 
-bool SchedulerPass::OverQuota(int project_index, const Need& need) const {
+// Whether the project may not take `need` from now to `end`: with what it holds, and what is kept by then for those of
+// its jobs that have a reservation, or a younger job would take the quota that the start they are told counts on.
+bool SchedulerPass::OverQuota(int project_index, const Need& need, int64_t end) const {
   const Project& project = projects_[static_cast<size_t>(project_index)];
   const Quota& quota = project.quota;
-  return (quota.jobs > 0 && project.jobs + 1 > quota.jobs) ||
-         (quota.device_bytes > 0 && project.held.device_bytes + need.device_bytes > quota.device_bytes) ||
-         (quota.host_bytes > 0 && project.held.host_bytes + need.host_bytes > quota.host_bytes) ||
-         (quota.cpu_threads > 0 && project.held.cpu_threads + need.cpu_threads > quota.cpu_threads);
+  if (quota == Quota()) return false;
+  int jobs = project.jobs;
+  Need held = project.held;
+  for (const int index : reserved_of_[static_cast<size_t>(project_index)]) {
+    const Reservation& kept = result_.reservations[static_cast<size_t>(index)];
+    if (kept.start_boot_micros >= end) continue;
+    ++jobs;
+    held.device_bytes += kept.need.device_bytes;
+    held.host_bytes += kept.need.host_bytes;
+    held.cpu_threads += kept.need.cpu_threads;
+  }
+  return (quota.jobs > 0 && jobs + 1 > quota.jobs) ||
+         (quota.device_bytes > 0 && held.device_bytes + need.device_bytes > quota.device_bytes) ||
+         (quota.host_bytes > 0 && held.host_bytes + need.host_bytes > quota.host_bytes) ||
+         (quota.cpu_threads > 0 && held.cpu_threads + need.cpu_threads > quota.cpu_threads);
 }
 
 bool SchedulerPass::OverQuotaEverywhere(const Entry& entry, const Group& group) const {
   if (projects_[static_cast<size_t>(entry.project)].quota == Quota() || group.options.empty()) return false;
   return std::all_of(group.options.begin(), group.options.end(),
-                     [&](const Option& option) { return OverQuota(entry.project, NeedOf(option.Smallest())); });
+                     [&](const Option& option) { return OverQuota(entry.project, NeedOf(option.Smallest()), now_.boot_micros); });
 }
 
 // REQUIRES: OverQuotaEverywhere. What a project holds only grows during a pass, so the first verdict stays.
@@ -112,6 +125,19 @@ int SchedulerPass::QuotaVerdict(const Entry& entry, const Group& group) {
   return at->second;
 }
 
+// REQUIRES: a reservation of the project.
+int SchedulerPass::KeptQuotaVerdict(int project) {
+  int& verdict = kept_quota_[static_cast<size_t>(project)];
+  if (verdict >= 0) return verdict;
+  const size_t index = static_cast<size_t>(reserved_of_[static_cast<size_t>(project)].front());
+  const Reservation& kept = result_.reservations[index];
+  verdict = TextVerdict(Reason::kBehindHigherPriority,
+                     "would delay job " + kept.job_id + ", for which the quota of project " +
+                         projects_[static_cast<size_t>(project)].name + " is kept from " +
+                         FormatTimestamp(now_.ToWall(kept.start_boot_micros)));
+  return verdict;
+}
+
 int SchedulerPass::DelayVerdict(int reservation) {
   const Reservation& kept = result_.reservations[static_cast<size_t>(reservation)];
   return TextVerdict(Reason::kBehindHigherPriority, "would delay job " + kept.job_id + ", for which worker " +
@@ -127,13 +153,16 @@ int SchedulerPass::TryStart(const Entry& entry, const Group& group) {
   ++tried_;
   state.cursor.resize(group.options.size(), 0);
   bool left_out = false;
+  bool none_tried = true;
   bool delays = false;
   for (size_t i = 0; i < group.options.size(); ++i) {
     const Option& option = group.options[i];
-    if (OverQuota(entry.project, NeedOf(option.Smallest()))) {
+    const int64_t end = now_.boot_micros + DurationMicros(entry, option, option.smallest);
+    if (OverQuota(entry.project, NeedOf(option.Smallest()), end)) {
       left_out = true;
       continue;
     }
+    none_tried = false;
     Spot spot;
     if (!FindSpot(entry, group, i, &spot, &delays)) continue;
     StartAt(entry, group, option, spot);
@@ -143,6 +172,7 @@ int SchedulerPass::TryStart(const Entry& entry, const Group& group) {
     if (!left_out) state.delays_seconds = seconds;
     return state.delays;
   }
+  if (none_tried) return KeptQuotaVerdict(entry.project);
   const int verdict = ShortVerdict(group);
   if (!left_out) state.refused = verdict;
   return verdict;
@@ -262,8 +292,8 @@ PlanPoint SchedulerPass::PointAt(const Entry& entry, const Option& option, Spot 
       continue;
     }
     const Need need = NeedOf(*demand);
-    if (!Covers(free, need) || OverQuota(entry.project, need)) continue;
     const int64_t end = now_.boot_micros + DurationMicros(entry, option, point);
+    if (!Covers(free, need) || OverQuota(entry.project, need, end)) continue;
     if (timeline_.Delayed(spot.worker, spot.device, need, end) < 0) return point;
   }
   return option.smallest;

@@ -30,6 +30,15 @@ class SchedulingTest : public DispatcherCoreTest {
     *key = *StartOf(*reply, id);
     ASSERT_TRUE(Sync(session, {Running(*key)}).ok());
   }
+  // While `running` runs; one validation at a time is what a worker of one thread takes.
+  void ValidateInTurn(const std::string& session, const AttemptKey& running, const std::vector<std::string>& ids) {
+    absl::StatusOr<SyncReply> reply = Sync(session, {Running(running)});
+    for (const std::string& id : ids) {
+      ASSERT_TRUE(reply.ok() && StartOf(*reply, id).has_value()) << Get(id).reason_detail;
+      reply = Sync(session, {Running(running), Validated(*StartOf(*reply, id))});
+    }
+    ASSERT_TRUE(reply.ok());
+  }
   void End(const std::string& session, const AttemptKey& key) {
     ASSERT_TRUE(CommitArtifact(session, key).ok());
     ASSERT_TRUE(Sync(session, {Report(key, AttemptPhase::kEnded, ExitReason::kSucceeded)}).ok());
@@ -180,8 +189,7 @@ TEST_F(SchedulingTest, WaitingJobsAreToldPlaceAndTimeAndNothingIsWrittenForIt) {
   AttemptKey key = RunningJob(session, &running);  // 60 steps of a second
   const std::string next = Create();
   const std::string last = Create();
-  absl::StatusOr<SyncReply> reply = Sync(session, {Running(key)});
-  ASSERT_TRUE(Sync(session, {Running(key), Validated(*StartOf(*reply, next)), Validated(*StartOf(*reply, last))}).ok());
+  ValidateInTurn(session, key, {next, last});
   const int64_t left_seconds = 60 + limits::kAttemptOverheadSeconds;
   std::optional<WaitInfo> first = WaitOf(Get(next));
   std::optional<WaitInfo> second = WaitOf(Get(last));
@@ -275,9 +283,7 @@ TEST_F(SchedulingTest, TheProjectThatHasUsedLessGoesFirstAlsoAfterARestart) {
   Start(session, blocker, &key);
   const std::string ants2 = CreateAs(PriorityClass::kNormal, "ants");
   const std::string bees = CreateAs(PriorityClass::kNormal, "bees");
-  absl::StatusOr<SyncReply> reply = Sync(session, {Running(key)});
-  ASSERT_TRUE(
-      Sync(session, {Running(key), Validated(*StartOf(*reply, ants2)), Validated(*StartOf(*reply, bees))}).ok());
+  ValidateInTurn(session, key, {ants2, bees});
   EXPECT_EQ(Position(bees), 1) << "younger, but its project has used nothing";
   EXPECT_EQ(Position(ants2), 2);
   Restart();

@@ -230,6 +230,7 @@ TEST_F(AgentTest, DrainingHandsBackAndRefusesMore) {
   core_->Drain();
   ASSERT_TRUE(Until([&] { return scheduler_.seen().leaving; })) << "it is said at once, not with the hold time's end";
   Start("late", "started\n");
+  ASSERT_TRUE(UntilPhase("late", v1::ATTEMPT_PHASE_ENDED));
   ASSERT_TRUE(UntilForgotten());
   EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_CHECKPOINTED);
   EXPECT_EQ(Last("late").exit().reason(), v1::TRAINER_EXIT_CHECKPOINTED);
