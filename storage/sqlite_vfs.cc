@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/disk_seam.h"
+#include "base/env.h"
 
 namespace longhaul::storage {
 namespace {
@@ -103,9 +104,9 @@ int Open(sqlite3_vfs* vfs, const char* name, sqlite3_file* file, int flags, int*
   SeamFile* const opened = new (file) SeamFile();
   if (name != nullptr) {
     opened->path = name;
-    int exists = 0;
-    real->xAccess(real, name, SQLITE_ACCESS_EXISTS, &exists);
-    if ((flags & SQLITE_OPEN_CREATE) != 0 && exists == 0) {
+    // Not by xAccess, which says of an empty file that it is not there: a reader that opens an empty log creates
+    // nothing.
+    if ((flags & SQLITE_OPEN_CREATE) != 0 && !FileExists(opened->path)) {
       const int code = Ask({.kind = DiskChange::Kind::kCreate, .path = opened->path}, SQLITE_CANTOPEN);
       if (code != SQLITE_OK) {
         opened->~SeamFile();

@@ -160,38 +160,50 @@ TEST_F(BackupTest, AFailureLeavesTheBackupBefore) {
   EXPECT_FALSE((*OpenJobStore(backup_))->GetJob("ftjob-kept10").ok());
 }
 
+// The first round is not cut and counts the changes of a backup; the others are spread over all of them, and one falls
+// before each of the last ones, where the new database takes the name.
 TEST_F(BackupTest, PowerCutsLeaveOneOrTheOther) {
   MakeKeptFolder(state_);
+  constexpr int kSpread = 20;
+  constexpr int kLast = 12;
+  int64_t changes = 0;
+  int cut_off = 0;
   int replaced = 0;
-  constexpr int kCuts = 30;
-  for (int cut = 0; cut < kCuts; ++cut) {
-    SCOPED_TRACE(cut);
-    const std::string before = JoinPath(dir_.path(), "backup" + std::to_string(cut));
+  for (int round = 0; round <= kSpread + kLast; ++round) {
+    const std::string before = JoinPath(dir_.path(), "backup" + std::to_string(round));
     const std::string after = before + "after";
     ASSERT_TRUE(BackupState(state_, before).ok());
     {
       const auto store = OpenJobStore(state_);
       const auto tx = (*store)->Begin();
-      ASSERT_TRUE((*tx)->PutRequestKey({"p", "cut", std::to_string(cut), "ftjob-x", 1}).ok());
+      ASSERT_TRUE((*tx)->PutRequestKey({"p", "cut", std::to_string(round), "ftjob-x", 1}).ok());
       ASSERT_TRUE((*tx)->Commit().ok());
     }
+    const int64_t spread = changes * (round - 1) / kSpread;
+    const int64_t cut = round == 0 ? -1 : round <= kSpread ? spread : changes - kLast + (round - kSpread);
+    SCOPED_TRACE("cut after " + std::to_string(cut) + " changes of " + std::to_string(changes));
     bool done = false;
     {
       PowerCutDisk disk(before);
-      disk.CutAfter(2 * cut);
+      disk.CutAfter(cut);
       done = BackupState(state_, before).ok();
-      disk.Restore(after, static_cast<uint64_t>(cut));
+      if (round == 0) changes = disk.changes();
+      disk.Restore(after, static_cast<uint64_t>(round));
     }
     ExpectWhole(after);
     const auto store = OpenJobStore(after);
     ASSERT_TRUE(store.ok()) << store.status();
     const auto key = (*store)->GetRequestKey("p", "cut");
-    const bool is_new = key->has_value() && (*key)->body_sha256 == std::to_string(cut);
+    const bool is_new = key->has_value() && (*key)->body_sha256 == std::to_string(round);
     EXPECT_TRUE(is_new || !done) << "a backup that was reported is there";
+    ASSERT_TRUE(done || round > 0);
+    cut_off += !done;
     replaced += is_new;
   }
+  ASSERT_GT(changes, kSpread + kLast);
+  EXPECT_GE(cut_off, kSpread);
   EXPECT_GT(replaced, 0);
-  EXPECT_LT(replaced, kCuts);
+  EXPECT_LT(replaced, kSpread);
 }
 
 TEST_F(BackupTest, PoorDestinations) {
