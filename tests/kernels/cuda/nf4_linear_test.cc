@@ -97,7 +97,7 @@ class Nf4LinearTest : public testing::Test {
       for (int64_t l = 0; l < kIn; ++l) sum += x(i, l) * (W(j, l) + Branch(j, l));
       return sum;
     };
-    // A, sB and u are rounded to bf16: three times 2^-9 of the branch's terms; the sum at the end 2^-9 of all.
+    // A, sB and u are rounded to bf16: three times 2^-8 of the branch's terms; the sum at the end 2^-8 of all.
     const auto near = [&](int64_t i, int64_t j) {
       double base = 0, branch = 0;
       for (int64_t l = 0; l < kIn; ++l) {
@@ -107,7 +107,7 @@ class Nf4LinearTest : public testing::Test {
           if (j >= 80 && r < 8) branch += std::abs(x(i, l) * 0.7 * b2(j - 80, r) * a2(r, l));
         }
       }
-      return base * 0x1p-9 + branch * 4 * 0x1p-9 + 1e-6;
+      return base * 0x1p-8 + branch * 4 * 0x1p-8 + 1e-6;
     };
     ExpectNear(*y, expected, near, "y");
   }
@@ -184,7 +184,7 @@ TEST_F(Nf4LinearTest, BackwardIsTheFormula) {
             if (l >= 80 && r < 8) branch += std::abs(dy(i, l) * 0.7 * b2(l - 80, r) * a2(r, j));
           }
         }
-        return base * 0x1p-9 + branch * 4 * 0x1p-9 + 1e-6;
+        return base * 0x1p-8 + branch * 4 * 0x1p-8 + 1e-6;
       },
       "dx");
 }
