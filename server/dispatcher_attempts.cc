@@ -41,7 +41,9 @@ Hold* DispatcherCore::FindHold(const Job& job) {
 
 void DispatcherCore::EraseHold(const Hold& hold, const std::string& worker_id) {
   const std::pair<std::string, int> key{hold.key.job_id, hold.key.attempt};
-  TouchWorker(worker_id).holds.erase(key);
+  WorkerRecord& worker = TouchWorker(worker_id);
+  worker.holds.erase(key);
+  worker.gone.insert(key);
   if (jobs_.contains(key.first)) TouchJob(key.first);  // so that the commit looks whether the record can go
   schedule_wanted_ = true;
 }

@@ -78,6 +78,8 @@ struct WorkerRecord {
   uint64_t registered = 0;                            // order of OpenSession
   std::map<std::pair<std::string, int>, Hold> holds;  // by job, attempt
   std::vector<AttemptKey> acknowledged;               // for the next answer
+  // Let go of since the first Sync of the highest number: an older copy of that Sync may still name them.
+  std::set<std::pair<std::string, int>> gone;
 };
 
 struct JobRecord {

@@ -22,6 +22,16 @@ bool Lists(const std::vector<AttemptReport>& reports, const Hold& hold) {
   });
 }
 
+// Of a Sync that a newer one, or a newer copy of itself, has overtaken: the attempt that it names has ended since, was
+// acknowledged and has given its memory back. An end that is told once more is acknowledged once more.
+bool Outdated(const WorkerRecord& record, int64_t sync_number, const AttemptReport& report) {
+  const std::pair<std::string, int> key{report.key.job_id, report.key.attempt};
+  if (record.holds.contains(key) || report.phase == AttemptPhase::kEnded || report.exit != ExitReason::kNone) {
+    return false;
+  }
+  return sync_number < record.sync_number || (sync_number == record.sync_number && record.gone.contains(key));
+}
+
 absl::Status TooMany(const char* what, size_t count, int most) {
   return MakeError(absl::StatusCode::kInvalidArgument, "LIMIT_EXCEEDED",
                    std::to_string(count) + " " + what + "; at most " + std::to_string(most));
@@ -107,6 +117,7 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     record.last_sync_wall_micros = clock_->WallMicros();
     record.registered = next_registration_++;
     record.acknowledged.clear();
+    record.gone.clear();
     for (auto& [key, hold] : record.holds) {
       hold.start_sent_in = 0;
       hold.stop_sent_in = 0;
@@ -151,8 +162,13 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
       if (hold.start_sent_in == input.sync_number) hold.start_sent_in = 0;
       if (hold.stop_sent_in == input.sync_number) hold.stop_sent_in = 0;
     }
-    for (const AttemptReport& report : input.attempts) LH_RETURN_IF_ERROR(ApplyReport(id, report));
-    if (input.sync_number >= record.sync_number) {
+    // What a later copy of a Sync leaves out, the next number leaves out, too; what an older one does, it may yet name.
+    const bool newest = input.sync_number > record.sync_number;
+    if (newest) record.gone.clear();
+    for (const AttemptReport& report : input.attempts) {
+      if (!Outdated(record, input.sync_number, report)) LH_RETURN_IF_ERROR(ApplyReport(id, report));
+    }
+    if (newest) {
       record.sync_number = input.sync_number;
       LH_RETURN_IF_ERROR(NoteUnlisted(id, input.attempts, false, input.sync_number));
     }
@@ -176,8 +192,14 @@ absl::Status DispatcherCore::NoteUnlisted(const std::string& worker_id, const st
       LH_RETURN_IF_ERROR(UnlistedInNewSession(worker_id, hold));
       continue;
     }
+    if (hold.confirmed) {
+      // Its job has ended, and so has it: a write of it was refused, and its worker let go of it without our word.
+      const Job& job = TouchJob(hold.key.job_id).job;
+      if (!HasOpenAttempt(job) || job.attempt.number != hold.key.attempt) EraseHold(hold, worker_id);
+      continue;
+    }
     const bool unheard = hold.start_sent_in == 0 || sync_number >= hold.start_sent_in + kSyncsUntilUnheard;
-    if (hold.confirmed || !hold.stop.has_value() || !unheard) continue;
+    if (!hold.stop.has_value() || !unheard) continue;
     EraseHold(hold, worker_id);
     JobRecord& record = TouchJob(hold.key.job_id);
     if (HasOpenAttempt(record.job)) LH_RETURN_IF_ERROR(StoppedAttempt(record, "stopped before it began"));

@@ -15,15 +15,19 @@ namespace longhaul::server {
 
 class FakeTransaction final : public StoreTransaction {
  public:
-  explicit FakeTransaction(FakeStore* store) : store_(store), state_(*store->state()), owner_(++store->owners_) {}
+  explicit FakeTransaction(FakeStore* store) : store_(store), state_(store->state()), owner_(++store->owners_) {}
 
   absl::Status BeginCommand() override {
     savepoint_ = state_;
+    own_.reset();
     owner_ = ++store_->owners_;
     return absl::OkStatus();
   }
   absl::Status EndCommand(bool keep) override {
-    if (!keep) state_ = *savepoint_;
+    if (!keep) {
+      state_ = savepoint_;
+      own_.reset();
+    }
     savepoint_.reset();
     owner_ = ++store_->owners_;
     return absl::OkStatus();
@@ -33,18 +37,18 @@ class FakeTransaction final : public StoreTransaction {
     LH_RETURN_IF_ERROR(Fails());
     // Through the codec, so that what is not persisted is lost here, too.
     LH_ASSIGN_OR_RETURN(Job kept, DecodeJob(EncodeJob(job)));
-    if (!state_.jobs.contains(job.id)) state_.jobs[job.id] = std::make_shared<FakeStore::Rows>();
+    if (!Own().jobs.contains(job.id)) Own().jobs[job.id] = std::make_shared<FakeStore::Rows>();
     (*RowsOf(job.id))->job = std::move(kept);
     return absl::OkStatus();
   }
   absl::Status DeleteJob(const std::string& id) override {
     LH_RETURN_IF_ERROR(Fails());
-    if (state_.jobs.erase(id) > 0) state_.deleted.insert(id);
+    if (Own().jobs.erase(id) > 0) Own().deleted.insert(id);
     return absl::OkStatus();
   }
   absl::Status ForgetDeletedJob(const std::string& id) override {
     LH_RETURN_IF_ERROR(Fails());
-    state_.deleted.erase(id);
+    Own().deleted.erase(id);
     return absl::OkStatus();
   }
   absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) override {
@@ -67,7 +71,7 @@ class FakeTransaction final : public StoreTransaction {
   }
   absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) override {
     LH_RETURN_IF_ERROR(Fails());
-    if (!state_.jobs.contains(job_id)) return absl::OkStatus();
+    if (!state_->jobs.contains(job_id)) return absl::OkStatus();
     (*RowsOf(job_id))->checkpoints.erase(step);
     return absl::OkStatus();
   }
@@ -81,7 +85,7 @@ class FakeTransaction final : public StoreTransaction {
   }
   absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) override {
     LH_RETURN_IF_ERROR(Fails());
-    if (!state_.jobs.contains(job_id)) return absl::OkStatus();
+    if (!state_->jobs.contains(job_id)) return absl::OkStatus();
     std::map<int64_t, MetricPoint>& points = (*RowsOf(job_id))->metrics;
     const int64_t count = static_cast<int64_t>(points.size());
     if (count <= most_points || most_points < 2) return absl::OkStatus();
@@ -99,45 +103,45 @@ class FakeTransaction final : public StoreTransaction {
   }
   absl::Status PutRequestKey(const RequestKey& key) override {
     LH_RETURN_IF_ERROR(Fails());
-    state_.keys[{key.project, key.request_id}] = key;
+    Own().keys[{key.project, key.request_id}] = key;
     return absl::OkStatus();
   }
   absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) override {
     LH_RETURN_IF_ERROR(Fails());
     std::multimap<int64_t, std::pair<std::string, std::string>> old;
-    for (const auto& [name, key] : state_.keys) {
+    for (const auto& [name, key] : state_->keys) {
       if (key.create_wall_micros < wall_micros) old.emplace(key.create_wall_micros, name);
     }
     for (const auto& [micros, name] : old) {
       if (--most < 0) break;
-      state_.keys.erase(name);
+      Own().keys.erase(name);
     }
     return absl::OkStatus();
   }
   absl::Status PutWorker(const Worker& worker) override {
     LH_RETURN_IF_ERROR(Fails());
     LH_ASSIGN_OR_RETURN(Worker kept, DecodeWorker(EncodeWorker(worker)));
-    state_.workers[worker.id] = std::make_shared<const Worker>(std::move(kept));
+    Own().workers[worker.id] = std::make_shared<const Worker>(std::move(kept));
     return absl::OkStatus();
   }
   absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override {
     LH_RETURN_IF_ERROR(Fails());
-    auto& entry = state_.blobs[blob.sha256];
+    auto& entry = Own().blobs[blob.sha256];
     entry = {blob, std::max(entry.second, wall_micros)};
     return absl::OkStatus();
   }
   absl::Status PutBlobProject(const BlobRef& blob, const std::string& project) override {
     LH_RETURN_IF_ERROR(Fails());
-    if (!state_.blobs.contains(blob.sha256)) {
+    if (!Own().blobs.contains(blob.sha256)) {
       return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", "there is no blob " + blob.sha256);
     }
-    state_.blob_projects.emplace(project, blob.sha256);
+    Own().blob_projects.emplace(project, blob.sha256);
     return absl::OkStatus();
   }
   absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override {
     LH_RETURN_IF_ERROR(Fails());
     std::set<std::string> kept;
-    for (const auto& [id, rows] : state_.jobs) {
+    for (const auto& [id, rows] : state_->jobs) {
       for (const BlobRef& blob : rows->job.inputs) kept.insert(blob.sha256);
       for (const NamedBlob& file : rows->job.artifact) kept.insert(file.blob.sha256);
       for (const auto& [step, checkpoint] : rows->checkpoints) {
@@ -145,31 +149,34 @@ class FakeTransaction final : public StoreTransaction {
       }
     }
     std::vector<BlobRef> dropped;
-    for (const auto& [sha256, entry] : state_.blobs) {
+    for (const auto& [sha256, entry] : state_->blobs) {
       if (static_cast<int>(dropped.size()) >= most) break;
       if (entry.second < wall_micros && !kept.contains(sha256)) dropped.push_back(entry.first);
     }
     for (const BlobRef& blob : dropped) {
-      state_.blobs.erase(blob.sha256);
-      std::erase_if(state_.blob_projects, [&](const auto& entry) { return entry.second == blob.sha256; });
+      Own().blobs.erase(blob.sha256);
+      std::erase_if(Own().blob_projects, [&](const auto& entry) { return entry.second == blob.sha256; });
     }
     return dropped;
   }
   absl::Status AddAudit(const AuditRecord& record) override {
     LH_RETURN_IF_ERROR(Fails());
-    state_.audit.push_back(record);
-    state_.audit.back().number = ++state_.audit_numbers;
+    Own().audit.push_back(record);
+    Own().audit.back().number = ++Own().audit_numbers;
     return absl::OkStatus();
   }
   absl::Status DeleteAuditBefore(int64_t wall_micros) override {
     LH_RETURN_IF_ERROR(Fails());
     const int64_t kept_micros = RealClock().WallMicros() - limits::kAuditKeepDays * 24 * 3600 * 1'000'000;
-    for (const AuditRecord& record : state_.audit) {
+    bool any = false;
+    for (const AuditRecord& record : state_->audit) {
       if (record.wall_micros < wall_micros && record.wall_micros > kept_micros) {
         return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", "the audit log is append-only");
       }
+      any = any || record.wall_micros < wall_micros;
     }
-    std::erase_if(state_.audit, [&](const AuditRecord& record) { return record.wall_micros < wall_micros; });
+    if (!any) return absl::OkStatus();
+    std::erase_if(Own().audit, [&](const AuditRecord& record) { return record.wall_micros < wall_micros; });
     return absl::OkStatus();
   }
   absl::Status Commit() override {
@@ -177,9 +184,8 @@ class FakeTransaction final : public StoreTransaction {
       --store_->fail_commits_;
       return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL", "the disk is full (injected)");
     }
-    auto state = std::make_shared<const FakeStore::State>(std::move(state_));
     std::lock_guard lock(store_->mutex_);
-    store_->state_ = std::move(state);
+    store_->state_ = std::move(state_);
     ++store_->commits_;
     if (store_->lie_commits_ == 0) return absl::OkStatus();
     --store_->lie_commits_;
@@ -200,8 +206,8 @@ class FakeTransaction final : public StoreTransaction {
   // The job's rows, to be written to: this command's own copy.
   absl::StatusOr<FakeStore::Rows*> RowsOf(const std::string& job_id) {
     LH_RETURN_IF_ERROR(Fails());
-    const auto found = state_.jobs.find(job_id);
-    if (found == state_.jobs.end()) {
+    const auto found = Own().jobs.find(job_id);
+    if (found == Own().jobs.end()) {
       return MakeError(absl::StatusCode::kAborted, "STORE_CONSTRAINT", "there is no job " + job_id);
     }
     if (found->second->owner != owner_) {
@@ -211,9 +217,19 @@ class FakeTransaction final : public StoreTransaction {
     return found->second.get();
   }
 
+  // To be written to: copied from what others may still look at before this command's first write.
+  FakeStore::State& Own() {
+    if (own_ == nullptr) {
+      own_ = std::make_shared<FakeStore::State>(*state_);
+      state_ = own_;
+    }
+    return *own_;
+  }
+
   FakeStore* store_;
-  FakeStore::State state_;
-  std::optional<FakeStore::State> savepoint_;
+  std::shared_ptr<const FakeStore::State> state_;
+  std::shared_ptr<FakeStore::State> own_;  // null, or state_
+  std::shared_ptr<const FakeStore::State> savepoint_;
   uint64_t owner_;
 };
 

@@ -24,10 +24,14 @@ std::string TerminalPart(Job job) {
 
 void Invariants::Check() {
   CheckTrainers();
-  if (scheduler_->core() == nullptr || scheduler_->turns() == turns_seen_) return;
+  if (scheduler_->core() == nullptr) return;
+  const bool started = scheduler_->TakeStarted();
+  if (!started && scheduler_->turns() == turns_seen_) return;
   turns_seen_ = scheduler_->turns();
+  // A process that has just begun has written nothing: what is new is the one's before, which died of its commit.
+  writer_ = started ? scheduler_->last_life() : scheduler_->life();
+  if (started) return CheckAll();
   CheckWorkers();
-  if (scheduler_->TakeStarted()) return CheckAll();
   for (const std::string& id : scheduler_->TakeChanged()) CheckJob(id);
 }
 
@@ -149,13 +153,13 @@ void Invariants::CheckEvents(const Job& job) {
 
 void Invariants::CheckLost(const Job& job, const JobEvent& event) {
   if (event.message.find("has not been heard of") == std::string::npos) return;
-  const int64_t now = context_->timeline.now();
   for (const auto& worker : *workers_) {
     if (event.message.find("worker " + worker->id() + " has not") == std::string::npos) continue;
-    const int64_t since = std::max(worker->last_heard_nanos(), scheduler_->start_nanos());
-    if (now - since < context_->options.worker_lost_ms * kMillis) {
-      Fail(job.id + " was taken from " + worker->id() + ", heard of " + std::to_string((now - since) / kMillis) +
-           " ms ago");
+    const int64_t since = std::max(worker->last_heard_nanos(), writer_.start_nanos);
+    const int64_t silent_nanos = writer_.end_nanos - since;
+    if (silent_nanos < context_->options.worker_lost_ms * kMillis) {
+      Fail(job.id + " was taken from " + worker->id() + ", heard of " + std::to_string(silent_nanos / kMillis) +
+           " ms before");
     }
   }
 }

@@ -62,6 +62,7 @@ class Invariants {
     std::string terminal;         // what may not change any more
   };
   int64_t turns_seen_ = -1;
+  SimScheduler::Life writer_;  // of the process that wrote what is being checked
   std::map<std::string, Seen> seen_;
   std::map<std::string, int> leases_;  // live ones, by job, as of the last turn
   std::set<std::string> acknowledged_;

@@ -42,6 +42,7 @@ void SimScheduler::Start() {
 void SimScheduler::Crash() {
   if (!up()) return;
   context_->Note("the scheduler dies");
+  last_life_ = life();
   loop_.reset();
   mailbox_.clear();
   answers_.clear();

@@ -23,7 +23,13 @@ class SimScheduler final : private server::EventSink {
   void Start();
   void Crash();  // and starts again later
   bool up() const { return loop_ != nullptr; }
-  int64_t start_nanos() const { return start_nanos_; }
+  // From when to when a process of it ran.
+  struct Life {
+    int64_t start_nanos = 0;
+    int64_t end_nanos = 0;
+  };
+  Life life() const { return {start_nanos_, context_->timeline.now()}; }  // of the one that is up
+  Life last_life() const { return last_life_; }                           // of the one before
 
   // Dropped while it is down, as a connection that is refused.
   void Post(server::Mail mail);
@@ -51,6 +57,7 @@ class SimScheduler final : private server::EventSink {
   std::unique_ptr<server::DispatcherLoop> loop_;
   int64_t generation_ = 0;  // of the process
   int64_t start_nanos_ = 0;
+  Life last_life_;
   int64_t armed_nanos_ = 0;
   std::vector<server::Mail> mailbox_;
   std::vector<std::function<void()>> answers_;  // of this turn
