@@ -3,6 +3,7 @@
 // Reads from any thread; writes from one.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -86,12 +87,12 @@ class FakeStore final : public Store {
 
   mutable std::mutex mutex_;  // guards state_
   std::shared_ptr<const State> state_;
-  int fail_commits_ = 0;
-  int fail_writes_ = 0;
-  int writes_before_failure_ = 0;
-  int lie_commits_ = 0;
-  bool lied_ = false;
-  int commits_ = 0;
+  std::atomic<int> fail_commits_ = 0;
+  std::atomic<int> fail_writes_ = 0;
+  std::atomic<int> writes_before_failure_ = 0;
+  std::atomic<int> lie_commits_ = 0;
+  std::atomic<bool> lied_ = false;
+  std::atomic<int> commits_ = 0;
   uint64_t owners_ = 0;
 };
 
