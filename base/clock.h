@@ -33,6 +33,13 @@ class FakeClock final : public Clock {
     boot_nanos_ += ms * 1'000'000;
     wall_micros_ += ms * 1'000;
   }
+  void AdvanceNanosTo(int64_t boot_nanos) {
+    const int64_t nanos = boot_nanos - boot_nanos_;
+    boot_nanos_ = boot_nanos;
+    wall_micros_ += nanos / 1'000;
+  }
+  // An operator, or NTP, sets the clock on the wall.
+  void StepWall(int64_t micros) { wall_micros_ += micros; }
 
  private:
   std::atomic<int64_t> boot_nanos_;

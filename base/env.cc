@@ -16,6 +16,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/disk_seam.h"
 #include "base/errno_status.h"
 #include "base/error.h"
 #include "base/status_macros.h"
@@ -48,7 +49,14 @@ absl::StatusOr<struct stat> StatFd(int fd, const std::string& path) {
   return info;
 }
 
+// What the seam refuses fails as the system call would.
+absl::Status AskSeam(const std::string& action, const DiskChange& change) {
+  const int error_number = AskDiskSeam(change);
+  return error_number == 0 ? absl::OkStatus() : ErrnoStatus(action, std::string(change.path), error_number);
+}
+
 absl::Status SyncFd(int fd, const std::string& path) {
+  LH_RETURN_IF_ERROR(AskSeam("sync", {.kind = DiskChange::Kind::kSyncFile, .path = path}));
   if (Retry([&] { return ::fsync(fd); }) != 0) return ErrnoStatus("sync", path, errno);
   return absl::OkStatus();
 }
@@ -86,6 +94,7 @@ absl::StatusOr<TempFile> CreateSibling(const std::string& path) {
   static std::atomic<uint64_t> counter{0};
   for (;;) {
     std::string temp = path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter.fetch_add(1));
+    LH_RETURN_IF_ERROR(AskSeam("create", {.kind = DiskChange::Kind::kCreate, .path = temp}));
     const int fd = Retry([&] { return ::open(temp.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644); });
     if (fd >= 0) return TempFile{UniqueFd(fd), std::move(temp)};
     if (errno != EEXIST) return ErrnoStatus("create", temp, errno);
@@ -93,9 +102,11 @@ absl::StatusOr<TempFile> CreateSibling(const std::string& path) {
 }
 
 absl::Status FillAndRename(TempFile& temp, const std::string& path, std::string_view bytes) {
+  LH_RETURN_IF_ERROR(AskSeam("write", {.kind = DiskChange::Kind::kWrite, .path = temp.path, .bytes = bytes}));
   if (WriteAll(temp.fd.get(), bytes) != bytes.size()) return ErrnoStatus("write", temp.path, errno);
   LH_RETURN_IF_ERROR(SyncFd(temp.fd.get(), temp.path));
   if (!temp.fd.Reset()) return ErrnoStatus("close", temp.path, errno);
+  LH_RETURN_IF_ERROR(AskSeam("replace", {.kind = DiskChange::Kind::kRename, .path = temp.path, .to = path}));
   if (::rename(temp.path.c_str(), path.c_str()) != 0) return ErrnoStatus("replace", path, errno);
   return absl::OkStatus();
 }
@@ -135,6 +146,7 @@ absl::StatusOr<AppendFile> AppendFile::Open(const std::string& path, int64_t tru
   bool created = false;
   int raw = Retry([&] { return ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC); });
   if (raw < 0 && errno == ENOENT) {
+    LH_RETURN_IF_ERROR(AskSeam("create", {.kind = DiskChange::Kind::kCreate, .path = path}));
     raw = Retry([&] { return ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644); });
     created = true;
   }
@@ -150,6 +162,7 @@ absl::StatusOr<AppendFile> AppendFile::Open(const std::string& path, int64_t tru
         "cannot cut " + path + " to " + std::to_string(truncate_to) + " bytes: it has " + std::to_string(size));
   }
   if (truncate_to >= 0 && truncate_to < size) {
+    LH_RETURN_IF_ERROR(AskSeam("truncate", {.kind = DiskChange::Kind::kTruncate, .path = path, .offset = truncate_to}));
     if (Retry([&] { return ::ftruncate(fd.get(), truncate_to); }) != 0) return ErrnoStatus("truncate", path, errno);
     size = truncate_to;
   }
@@ -174,6 +187,8 @@ AppendFile::~AppendFile() {
 }
 
 absl::Status AppendFile::Append(std::string_view bytes) {
+  LH_RETURN_IF_ERROR(
+      AskSeam("append to", {.kind = DiskChange::Kind::kWrite, .path = path_, .offset = size_, .bytes = bytes}));
   const size_t written = WriteAll(fd_, bytes);
   if (written == bytes.size()) {
     size_ += static_cast<int64_t>(written);
@@ -186,6 +201,7 @@ absl::Status AppendFile::Append(std::string_view bytes) {
 }
 
 absl::Status AppendFile::Sync() {
+  LH_RETURN_IF_ERROR(AskSeam("sync", {.kind = DiskChange::Kind::kSyncFile, .path = path_}));
   if (Retry([&] { return ::fdatasync(fd_); }) != 0) return ErrnoStatus("sync", path_, errno);
   return absl::OkStatus();
 }
@@ -272,6 +288,7 @@ absl::Status WriteFileAtomic(const std::string& path, std::string_view bytes) {
 }
 
 absl::Status RenameFile(const std::string& from, const std::string& to) {
+  LH_RETURN_IF_ERROR(AskSeam("rename", {.kind = DiskChange::Kind::kRename, .path = from, .to = to}));
   if (::rename(from.c_str(), to.c_str()) != 0) return ErrnoStatus("rename", from + " to " + to, errno);
   return SyncDir(ParentDir(WithoutTrailingSlashes(to)));
 }
@@ -282,6 +299,7 @@ absl::Status SyncFile(const std::string& path) {
 }
 
 absl::Status SyncDir(const std::string& path) {
+  LH_RETURN_IF_ERROR(AskSeam("sync", {.kind = DiskChange::Kind::kSyncDir, .path = WithoutTrailingSlashes(path)}));
   LH_ASSIGN_OR_RETURN(const UniqueFd fd, OpenFd(path, O_RDONLY | O_DIRECTORY));
   if (Retry([&] { return ::fsync(fd.get()); }) == 0) return absl::OkStatus();
   // Some network and FUSE file systems have no folder sync; their metadata is as durable as it gets.
@@ -294,6 +312,7 @@ absl::Status CreateDirs(const std::string& path) {
   if (IsDirectory(dir)) return absl::OkStatus();
   const std::string parent = ParentDir(dir);
   if (parent != dir && !dir.empty()) LH_RETURN_IF_ERROR(CreateDirs(parent));
+  LH_RETURN_IF_ERROR(AskSeam("create folder", {.kind = DiskChange::Kind::kMakeDir, .path = dir}));
   if (::mkdir(dir.c_str(), 0755) != 0) {
     const int error_number = errno;
     if (error_number == EEXIST && IsDirectory(dir)) return absl::OkStatus();  // another process was quicker
@@ -303,6 +322,7 @@ absl::Status CreateDirs(const std::string& path) {
 }
 
 absl::Status RemoveFile(const std::string& path) {
+  LH_RETURN_IF_ERROR(AskSeam("remove", {.kind = DiskChange::Kind::kRemove, .path = path}));
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) return ErrnoStatus("remove", path, errno);
   return absl::OkStatus();
 }
@@ -313,6 +333,7 @@ absl::Status RemoveTree(const std::string& path) {
   if (tree.empty() || tree == "/") {
     return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_PATH", "refusing to remove the tree '" + tree + "'");
   }
+  LH_RETURN_IF_ERROR(AskSeam("remove", {.kind = DiskChange::Kind::kRemove, .path = tree}));
   std::error_code error;
   std::filesystem::remove_all(tree, error);
   if (error && error != std::errc::no_such_file_or_directory) return ErrnoStatus("remove", tree, error.value());

@@ -20,6 +20,9 @@ namespace {
 struct Action {
   enum class Kind { kCrash, kError, kSleep } kind = Kind::kError;
   int64_t sleep_ms = 0;
+  int64_t first = 1;  // of the hits that act
+  int64_t last = INT64_MAX;
+  int64_t hits = 0;
 };
 
 enum State { kUnread, kDisarmed, kArmed };  // kUnread: the environment has not been looked at yet
@@ -28,18 +31,34 @@ std::atomic<State> state{kUnread};
 std::mutex table_mutex;                            // guards `table` and the changes of `state`
 std::map<std::string, Action, std::less<>> table;  // by failpoint name
 
+// -1 where it is not a number, whole and without sign.
+int64_t ParseNumber(std::string_view text) {
+  int64_t number = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc{} && end == text.data() + text.size() ? number : -1;
+}
+
 // A failpoint that nobody understands would make its test pass for the wrong reason: CHECK, not ignore.
 Action ParseAction(const std::string& name, std::string_view text) {
-  if (text == "crash") return {Action::Kind::kCrash, 0};
-  if (text == "error") return {Action::Kind::kError, 0};
-  constexpr std::string_view kSleep = "sleep:";
-  Action action{Action::Kind::kSleep, -1};
-  if (text.starts_with(kSleep)) {
-    text.remove_prefix(kSleep.size());
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), action.sleep_ms);
-    if (error != std::errc{} || end != text.data() + text.size()) action.sleep_ms = -1;
+  Action action;
+  bool good = true;
+  if (const size_t mark = text.find_first_of("@*"); mark != std::string_view::npos) {
+    action.last = ParseNumber(text.substr(mark + 1));
+    action.first = text[mark] == '@' ? action.last : 1;
+    good = action.last >= 1;
+    text = text.substr(0, mark);
   }
-  LH_CHECK(action.sleep_ms >= 0, "failpoint '" + name + "': the action must be crash, error or sleep:<ms>");
+  constexpr std::string_view kSleep = "sleep:";
+  if (text == "crash") {
+    action.kind = Action::Kind::kCrash;
+  } else if (text.starts_with(kSleep)) {
+    action.kind = Action::Kind::kSleep;
+    action.sleep_ms = ParseNumber(text.substr(kSleep.size()));
+  } else {
+    good = good && text == "error";
+  }
+  LH_CHECK(good && action.sleep_ms >= 0,
+           "failpoint '" + name + "': the action must be crash, error or sleep:<ms>, and @N or *N behind it");
   return action;
 }
 
@@ -72,6 +91,8 @@ absl::Status Failpoint(std::string_view name) {
     ReadEnvironmentOnce();
     const auto it = table.find(name);
     if (it == table.end()) return absl::OkStatus();
+    const int64_t hit = ++it->second.hits;
+    if (hit < it->second.first || hit > it->second.last) return absl::OkStatus();
     action = it->second;
   }
   switch (action.kind) {
@@ -93,6 +114,12 @@ void ArmFailpoint(const std::string& name, const std::string& action) {
   ReadEnvironmentOnce();
   table[name] = parsed;
   state.store(kArmed, std::memory_order_release);
+}
+
+int64_t FailpointHits(std::string_view name) {
+  const std::lock_guard<std::mutex> lock(table_mutex);
+  const auto it = table.find(name);
+  return it == table.end() ? 0 : it->second.hits;
 }
 
 void DisarmFailpoints() {

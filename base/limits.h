@@ -41,6 +41,31 @@ inline constexpr int64_t kMaxJobFileBytes = 1 << 20;
 inline constexpr int64_t kMaxTransferMs = int64_t{24} * 3600 * 1000;
 inline constexpr int kMaxArtifactNameBytes = 255;  // of a file in a checkpoint's or an artifact's manifest
 
+// Access: tokens, callers, TLS
+inline constexpr int kMaxTokens = 10'000;
+inline constexpr int kMaxTokenNameBytes = 64;
+inline constexpr int64_t kDefaultTokenDays = 90;
+inline constexpr int64_t kMaxTokenDays = 3'650;
+inline constexpr int64_t kTokenKeepDays = 90;      // listed that long after they have ended
+inline constexpr int64_t kTokenRefreshMs = 1'000;  // a revocation works after at most this
+inline constexpr int kMaxTokenFileBytes = 4'096;
+inline constexpr int64_t kMaxPemBytes = 1 << 20;
+inline constexpr int64_t kHandshakeMs = 20'000;
+inline constexpr int kMaxGrpcMetadataBytes = 16'384;
+// Each of these is of one caller on one host; the operator on a plaintext loopback has only the server's own limits.
+inline constexpr int kMaxCallsPerSecond = 1'000;
+inline constexpr int kMaxCallBurst = 2'000;
+inline constexpr int kMaxStreamsPerCaller = 5'000;
+inline constexpr int kMaxTransfersPerCaller = 64;
+inline constexpr int kMaxCallersTracked = 10'000;
+inline constexpr int64_t kTransferStallMs = 60'000;  // a transfer that moves no byte so long is ended
+inline constexpr int64_t kMaxProjectUploadBytes = int64_t{4} << 40;
+inline constexpr int64_t kAuditKeepDays = 400;
+inline constexpr int kMaxAuditFieldBytes = 256;
+inline constexpr int kMaxAuditPage = 10'000;
+inline constexpr int kMaxHttpConnections = 256;
+inline constexpr int64_t kHttpRequestMs = 10'000;
+
 // Hyperparameters
 inline constexpr int kMaxLoraRank = 1024;
 inline constexpr int kMaxBatchSize = 4096;
@@ -79,6 +104,7 @@ inline constexpr int64_t kMaxMetricsPointsTerminal = 2'000;
 inline constexpr int kMaxManifestFiles = 64;  // of a checkpoint or an artifact
 inline constexpr int kMaxWarningsPerAttempt = 100;
 inline constexpr int kMaxReportsPerSync = 1000;
+inline constexpr int64_t kMaxReportedCount = int64_t{1} << 53;  // bytes, tokens, examples: what a double still counts
 inline constexpr int64_t kMaxBackoffSeconds = 3600;
 inline constexpr int64_t kStoreRetryMs = 1'000;     // after a failed commit
 inline constexpr int kMaxReasonWritesPerPass = 64;  // waiting jobs whose changed figures one pass persists
@@ -88,6 +114,28 @@ inline constexpr int64_t kValidateHostBytes = 512 << 20;
 inline constexpr int64_t kValidateHostBytesPerDatasetByte = 4;
 inline constexpr int64_t kValidateDiskBytes = 64 << 20;  // beside the dataset
 inline constexpr int kMaxBlobsCollectedPerCommit = 256;
+inline constexpr int kMaxKeysSweptPerCommit = 1'000;
+inline constexpr int kMaxDeletedJobsPerSweep = 256;
+
+// Scheduling (server/core/scheduler.h)
+inline constexpr int kMaxReservations = 8;                    // waiting jobs whose start nothing behind them may delay
+inline constexpr int kMaxSchedulingDepth = 500;               // shapes of jobs tried in a pass
+inline constexpr int64_t kMaxDeviceLooksPerPass = 2'000'000;  // bounds a pass over a fragmented fleet
+inline constexpr int kMaxStartsPerPass = 256;                 // the next pass goes on
+inline constexpr int64_t kUsageHalfLifeSeconds = 3'600;       // of a project's usage
+inline constexpr int kMaxUsageJobsAtStart = 1'000;            // finished jobs from which usage is restored
+inline constexpr int kMaxPreemptionsPerJob = 2;
+inline constexpr int64_t kPreemptMinRunMs = 600'000;    // what runs shorter is not preempted
+inline constexpr int64_t kPreemptMinGainSeconds = 60;   // nobody is preempted for a start that comes that soon
+inline constexpr int64_t kStopSeconds = 30;             // a stop with its checkpoint, in predictions
+inline constexpr int64_t kAttemptOverheadSeconds = 20;  // fetching, loading, uploading, in predictions
+inline constexpr int64_t kValidateSeconds = 60;         // a validation, in predictions
+inline constexpr int64_t kAssumedRunSeconds = 14'400;   // a run whose length nobody can tell
+inline constexpr double kSlowestClassRatio = 4;         // a class slower than the fastest by more is not used
+inline constexpr int64_t kScheduleRefreshMs = 30'000;   // while jobs wait, so that expected starts stay fresh
+inline constexpr int kMaxQuotas = 10'000;
+inline constexpr int kMaxBlockersNamed = 4;  // ends of attempts that an explanation names
+inline constexpr int kMaxExplainedWorkers = 32;
 
 // State folder
 inline constexpr int64_t kMinFreeDiskBytes = 256 << 20;  // uploads and logs leave at least this
@@ -95,6 +143,9 @@ inline constexpr int64_t kMaxStoredLogBytes = 64 << 20;  // an attempt
 inline constexpr int kMaxStoreReaders = 8;
 inline constexpr int64_t kStoreBusyMs = 10'000;
 inline constexpr int kMaxEventsRead = 10'000;
+inline constexpr int kMaxCheckProblems = 100;           // listed; all are counted
+inline constexpr int64_t kBackupEpochStep = 1'000'000;  // a backup's epochs are above all that its original gives out
+inline constexpr int kBackupAttemptStep = 100;          // and so are its attempts' numbers
 
 // Attempts
 inline constexpr int64_t kMaxTrainerEventBytes = 1 << 20;
@@ -115,6 +166,13 @@ inline constexpr int64_t kMinBaseCacheFreeBytes = int64_t{4} << 30;  // a cached
 inline constexpr int64_t kMinSyncIntervalMs = 20;
 inline constexpr int64_t kMinBackoffMs = 100;
 inline constexpr int64_t kMaxBackoffMs = 10'000;
+
+// Kernels
+inline constexpr int kMaxGemmCandidates = 8;  // of the library's heuristics, timed at start-up
+inline constexpr int kGemmTimingRounds = 4;   // of each; the first loads the kernel
+inline constexpr int kMaxStackedLinears = 4;  // q, k, v; gate, up
+inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kMaxSdpaBatch = 1 << 20;  // sequences or documents a call
 
 // Files from outside
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;
@@ -139,6 +197,10 @@ inline constexpr int64_t kMaxAddedTokenBytes = 1024;
 
 // Files to outside
 inline constexpr int64_t kExportShardBytes = int64_t{2} << 30;  // of an exported base; one is held in memory
+
+// Kernels
+inline constexpr int64_t kCudaPartialSumsBytes = 1 << 20;  // of an Exec: per-row and per-chunk results of one op
+inline constexpr int64_t kMaxLossTileRows = 32'768;        // 32 bytes of them a row
 
 // Chat templates
 inline constexpr int64_t kMaxTemplateBytes = 1 << 20;

@@ -8,13 +8,13 @@ exec </dev/null
 build_packages=(
   g++ cmake ninja-build ccache pkg-config ca-certificates git
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
-  prometheus-cpp-dev libcivetweb-dev libsqlite3-dev libssl-dev libspdlog-dev
+  prometheus-cpp-dev libsqlite3-dev libssl-dev libspdlog-dev
   libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libpcre2-dev libicu-dev libdnnl-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-pip python3-venv wordnet-base
 )
-# promtool comes with prometheus.
-test_packages=(prometheus clang-format-14)
+# promtool comes with prometheus; openssl makes the certificates of the TLS tests.
+test_packages=(prometheus clang-format-14 openssl)
 
 packages=("${build_packages[@]}")
 case "${1:-}" in

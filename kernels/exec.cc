@@ -6,8 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "kernels/cpu/cpu_exec.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/op_table.h"
 
 namespace longhaul::kernels {
 namespace {
@@ -39,6 +42,20 @@ void PinThreads(const std::vector<int>& processors, int threads) {
 Exec::Exec() = default;
 Exec::~Exec() = default;
 
+CpuExec& Exec::cpu() const {
+  LH_CHECK(cpu_ != nullptr);
+  return *cpu_;
+}
+
+CudaExec& Exec::cuda() const {
+  LH_CHECK(cuda_ != nullptr);
+  return *cuda_;
+}
+
+void Exec::Upload(void* to, const void* from, int64_t bytes) const { ops_->upload(*this, to, from, bytes); }
+void Exec::Download(void* to, const void* from, int64_t bytes) const { ops_->download(*this, to, from, bytes); }
+void Exec::Synchronize() const { ops_->synchronize(*this); }
+
 absl::StatusOr<std::unique_ptr<Exec>> Exec::CreateCpu(int threads, GemmType gemm_type, bool pin) {
   if (threads < 1) return InvalidField("threads", "is " + std::to_string(threads) + "; must be at least 1");
   const CpuFacts facts = ProbeCpu();
@@ -58,6 +75,7 @@ absl::StatusOr<std::unique_ptr<Exec>> Exec::CreateCpu(int threads, GemmType gemm
   std::unique_ptr<Exec> exec(new Exec());
   exec->threads_ = threads;
   exec->gemm_type_ = gemm_type;
+  exec->ops_ = &cpu::Ops();
   exec->cpu_ = std::make_unique<CpuExec>(threads);
   exec->cpu_->facts = facts;
   if (pin) PinThreads(processors, threads);

@@ -37,7 +37,9 @@ struct GemmRateShape {
 double MeasureGemmFlops(int threads, GemmType type, const GemmRateShape& shape = {});
 double MeasureLibraryGemmFlops(int threads, GemmType type, const GemmRateShape& shape = {});
 
-struct CpuExec;  // kernels/cpu/cpu_exec.h: oneDNN engine, stream and cached primitives
+struct CpuExec;   // kernels/cpu/cpu_exec.h: oneDNN engine, stream and cached primitives
+struct CudaExec;  // kernels/cuda/cuda_exec.h: device, streams, scratch
+struct OpTable;   // kernels/op_table.h: the backend's body of every op
 
 class Exec {
  public:
@@ -46,19 +48,38 @@ class Exec {
   // inherit its pin. INVALID_ARGUMENT: threads < 1. FAILED_PRECONDITION: reason NO_BF16 where the CPU has no bf16
   // GEMMs, TOO_FEW_PROCESSORS where `pin` asks for more than the mask has.
   static absl::StatusOr<std::unique_ptr<Exec>> CreateCpu(int threads, GemmType gemm_type, bool pin);
+  // On CUDA device `device` (0 is the first that the driver shows), which becomes the calling thread's current device:
+  // that thread is the one that calls the ops. Defined by longhaul_kernels_cuda alone (cuda/cuda_exec.cc, or
+  // cuda/no_cuda.cc where the build has no CUDA): link it where CUDA is wanted. UNAVAILABLE: reason NO_CUDA (build),
+  // NO_CUDA_DEVICE, CUDA_DRIVER_TOO_OLD. FAILED_PRECONDITION: CUDA_DEVICE_TOO_OLD (no bf16), NO_CUDA_KERNELS (this
+  // build has no code for the device). RESOURCE_EXHAUSTED: DEVICE_OOM (not even the context fits).
+  static absl::StatusOr<std::unique_ptr<Exec>> CreateCuda(int device);
   ~Exec();
 
   Backend backend() const { return backend_; }
   int threads() const { return threads_; }
   GemmType gemm_type() const { return gemm_type_; }
-  CpuExec& cpu() const { return *cpu_; }
+  const OpTable& ops() const { return *ops_; }
+  CpuExec& cpu() const;    // REQUIRES: backend() == kCpu
+  CudaExec& cuda() const;  // REQUIRES: backend() == kCuda
+
+  // Copies between the host and memory of this Exec, in the order of the ops. CPU: memcpy. CUDA: queued; pinned host
+  // memory must stay as it is until then, pageable memory is read before Upload returns. A Download's bytes may be
+  // read after Synchronize.
+  void Upload(void* to, const void* from, int64_t bytes) const;
+  void Download(void* to, const void* from, int64_t bytes) const;
+  // Returns when all ops and copies so far are done. CUDA: throws CudaError where one of them failed.
+  void Synchronize() const;
 
  private:
   Exec();
   Backend backend_ = Backend::kCpu;
   int threads_ = 1;
   GemmType gemm_type_ = GemmType::kF32;
+  const OpTable* ops_ = nullptr;
   std::unique_ptr<CpuExec> cpu_;
+  // Deleted by the library that made it: this one does not know the type.
+  std::unique_ptr<CudaExec, void (*)(CudaExec*)> cuda_{nullptr, nullptr};
 };
 
 }  // namespace longhaul::kernels

@@ -2,24 +2,43 @@
 #include "kernels/ops.h"
 
 #include "base/check.h"
-#include "kernels/cpu/cpu_ops.h"
-#include "kernels/cpu/packed_gemm.h"
+#include "base/nf4.h"
+#include "kernels/op_table.h"
 
 namespace longhaul::kernels {
 namespace {
 
-bool IsFloat(const Tensor& x) { return x.dtype == DType::kF32 || x.dtype == DType::kF64; }
+// What a backend computes in.
+bool IsActivation(const Exec& exec, const Tensor& x) {
+  if (exec.backend() == Backend::kCuda) return x.dtype == DType::kF32 || x.dtype == DType::kBF16;
+  return x.dtype == DType::kF32 || x.dtype == DType::kF64;
+}
+
+// What it reads and writes in copies.
+bool IsFloat(const Exec& exec, const Tensor& x) { return IsActivation(exec, x) || x.dtype == DType::kBF16; }
+
+bool IsStat(const Exec& exec, const Tensor& x) { return IsActivation(exec, x) && x.dtype == StatType(x.dtype); }
 
 bool SameType(const Tensor& a, const Tensor& b) { return a.dtype == b.dtype; }
 
 bool SameShape(const Tensor& a, const Tensor& b) { return a.rows == b.rows && a.cols == b.cols && SameType(a, b); }
 
-// An op that has only a CPU body.
-void RequireCpu(const Exec& exec) { LH_CHECK(exec.backend() == Backend::kCpu, "no body for this backend"); }
+// rows x cols statistics over x; `optional`: its data may be null.
+bool IsStatOf(const Tensor& x, const Tensor& stat, int64_t rows, int64_t cols, bool optional = false) {
+  if (stat.data == nullptr) return optional;
+  return stat.dtype == StatType(x.dtype) && stat.rows == rows && stat.cols == cols;
+}
 
-void CheckAttention(const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
-                    const Tensor& lse) {
-  LH_CHECK(IsFloat(q) && SameType(q, k) && SameType(q, v) && SameType(q, o) && SameType(q, lse));
+template <typename Op>
+Op Body(Op body) {
+  LH_CHECK(body != nullptr, "this backend has no such op");
+  return body;
+}
+
+void CheckAttention(const Exec& exec, const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v,
+                    const Tensor& o, const Tensor& lse) {
+  LH_CHECK(IsActivation(exec, q) && SameType(q, k) && SameType(q, v) && SameType(q, o) &&
+           lse.dtype == StatType(q.dtype));
   LH_CHECK(shape.heads > 0 && shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0 && shape.head_dim > 0);
   LH_CHECK(q.cols == shape.heads * shape.head_dim && SameShape(q, o));
   LH_CHECK(k.rows == q.rows && k.cols == shape.kv_heads * shape.head_dim && SameShape(k, v));
@@ -32,171 +51,272 @@ void CheckAttention(const AttentionShape& shape, const Tensor& q, const Tensor& 
   }
 }
 
+void CheckNorm(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads, const Tensor& y, const Tensor& rstd,
+               bool rstd_optional) {
+  LH_CHECK(IsActivation(exec, x) && SameShape(x, y) && heads > 0 && x.cols == heads * w.cols && w.rows == 1);
+  LH_CHECK(SameType(x, w) || w.dtype == StatType(x.dtype));
+  LH_CHECK(IsStatOf(x, rstd, x.rows, heads, rstd_optional));
+}
+
+void CheckGated(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y) {
+  LH_CHECK(IsActivation(exec, gate) && SameShape(gate, up) && SameShape(gate, y));
+}
+
+void CheckGatedBackward(const Exec& exec, const Tensor& dy, const Tensor& gate, const Tensor& up, const Tensor& dgate,
+                        const Tensor& dup, const Tensor& y) {
+  LH_CHECK(IsActivation(exec, gate) && SameShape(gate, dy) && SameShape(gate, up) && SameShape(gate, dgate));
+  LH_CHECK(SameShape(gate, dup) && (y.data == nullptr || SameShape(gate, y)));
+}
+
+// f64 and bf16 never meet: the CPU converts through f32, CUDA has no f64.
+void CheckCopy(const Exec& exec, const Tensor& x, const Tensor& y) {
+  LH_CHECK(x.cols == y.cols && IsFloat(exec, x) && IsFloat(exec, y));
+}
+
+void CheckLogits(const Exec& exec, const Tensor& logits, const Tensor& lse, bool lse_optional) {
+  LH_CHECK(IsActivation(exec, logits) && logits.cols > 0);
+  LH_CHECK(IsStatOf(logits, lse, logits.rows, 1, lse_optional));
+}
+
+void CheckLossRows(const Exec& exec, const LossRows& rows) {
+  for (const Tensor* t : {&rows.largest, &rows.sum, &rows.label_logit}) {
+    LH_CHECK(t->data != nullptr && IsStat(exec, *t) && SameShape(*t, rows.largest) && t->cols == 1 && t->contiguous());
+  }
+}
+
+void CheckMaster(const Exec& exec, const Tensor& p, const Tensor& other) {
+  LH_CHECK(IsStat(exec, p) && p.contiguous() && SameShape(p, other) && other.contiguous());
+}
+
+void CheckNf4(const Nf4Weight& w) {
+  LH_CHECK(w.out > 0 && w.in > 0 && IsNf4BlockSize(w.block) && w.packed != nullptr);
+  LH_CHECK(w.rounded_to == DType::kBF16 || w.rounded_to == DType::kF16 || w.rounded_to == DType::kF32);
+  if (w.absmax_codes == nullptr) {
+    LH_CHECK(w.absmax != nullptr);
+  } else {
+    LH_CHECK(w.nested_absmax != nullptr && w.nested_offset != nullptr);
+  }
+}
+
 }  // namespace
 
 void Gemm(const Exec& exec, bool transpose_a, bool transpose_b, double alpha, const Tensor& a, const Tensor& b,
           double beta, const Tensor& c) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(a) && SameType(a, b) && SameType(a, c));
+  LH_CHECK(IsActivation(exec, a) && SameType(a, b) && SameType(a, c));
   LH_CHECK((transpose_a ? a.cols : a.rows) == c.rows && (transpose_b ? b.rows : b.cols) == c.cols);
   LH_CHECK((transpose_a ? a.rows : a.cols) == (transpose_b ? b.cols : b.rows));
   LH_CHECK((transpose_a ? a.rows : a.cols) > 0);
-  (c.dtype == DType::kF64 ? cpu::GemmF64 : cpu::Gemm)(exec, transpose_a, transpose_b, alpha, a, b, beta, c);
+  Body(exec.ops().gemm)(exec, transpose_a, transpose_b, alpha, a, b, beta, c);
 }
 
 void FrozenForward(const Exec& exec, const Tensor& x, const FrozenWeight& w, double beta, const Tensor& y,
                    void* scratch) {
-  RequireCpu(exec);
   LH_CHECK(x.rows == y.rows && x.cols == w.in && y.cols == w.out && SameType(x, y) && (beta == 0 || beta == 1));
-  if (w.packed) {
-    LH_CHECK(x.dtype == DType::kF32);
-    cpu::PackedGemm(exec, x, w, /*backward=*/false, beta, y, scratch);
-    return;
-  }
-  LH_CHECK(x.dtype == w.dtype);
-  Gemm(exec, false, true, 1, x, MakeTensor(w.forward, w.dtype, w.out, w.in), beta, y);
+  LH_CHECK(w.packed ? x.dtype == DType::kF32 : x.dtype == w.dtype);
+  Body(exec.ops().frozen_forward)(exec, x, w, beta, y, scratch);
 }
 
 void FrozenBackward(const Exec& exec, const Tensor& dy, const FrozenWeight& w, double beta, const Tensor& dx,
                     void* scratch) {
-  RequireCpu(exec);
   LH_CHECK(dy.rows == dx.rows && dy.cols == w.out && dx.cols == w.in && SameType(dy, dx) && (beta == 0 || beta == 1));
-  if (w.packed) {
-    LH_CHECK(dy.dtype == DType::kF32);
-    cpu::PackedGemm(exec, dy, w, /*backward=*/true, beta, dx, scratch);
-    return;
-  }
-  LH_CHECK(dy.dtype == w.dtype);
-  Gemm(exec, false, false, 1, dy, MakeTensor(w.backward, w.dtype, w.out, w.in), beta, dx);
+  LH_CHECK(w.packed ? dy.dtype == DType::kF32 : dy.dtype == w.dtype);
+  Body(exec.ops().frozen_backward)(exec, dy, w, beta, dx, scratch);
 }
 
 void RmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, double eps, const Tensor& y, const Tensor& rstd) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(x) && SameShape(x, y) && SameType(x, w) && w.cols == x.cols);
-  LH_CHECK(rstd.data == nullptr || (SameType(x, rstd) && rstd.rows == x.rows));
-  cpu::RmsNorm(exec, x, w, eps, y, rstd);
+  CheckNorm(exec, x, w, 1, y, rstd, /*rstd_optional=*/true);
+  Body(exec.ops().rms_norm)(exec, x, w, eps, y, rstd);
+}
+
+void AddRmsNorm(const Exec& exec, const Tensor& delta, const Tensor& w, double eps, const Tensor& x, const Tensor& y,
+                const Tensor& rstd) {
+  CheckNorm(exec, x, w, 1, y, rstd, /*rstd_optional=*/true);
+  LH_CHECK(SameShape(x, delta));
+  Body(exec.ops().add_rms_norm)(exec, delta, w, eps, x, y, rstd);
 }
 
 void RmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
                      bool accumulate, const Tensor& dx) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(x) && SameShape(x, dy) && SameShape(x, dx) && SameType(x, w) && w.cols == x.cols);
-  LH_CHECK(SameType(x, rstd) && rstd.rows == x.rows);
-  cpu::RmsNormBackward(exec, dy, x, w, rstd, accumulate, dx);
+  CheckNorm(exec, x, w, 1, dx, rstd, /*rstd_optional=*/false);
+  LH_CHECK(SameShape(x, dy));
+  Body(exec.ops().rms_norm_backward)(exec, dy, x, w, rstd, accumulate, dx);
 }
 
 void HeadRmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads, double eps, const Tensor& y,
                  const Tensor& rstd) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(x) && SameShape(x, y) && SameType(x, w) && heads > 0 && x.cols == heads * w.cols);
-  LH_CHECK(rstd.data == nullptr || (SameType(x, rstd) && rstd.rows == x.rows && rstd.cols == heads));
-  cpu::HeadRmsNorm(exec, x, w, heads, eps, y, rstd);
+  CheckNorm(exec, x, w, heads, y, rstd, /*rstd_optional=*/true);
+  Body(exec.ops().head_rms_norm)(exec, x, w, heads, eps, y, rstd);
 }
 
 void HeadRmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, int64_t heads,
                          const Tensor& rstd, const Tensor& dx) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(x) && SameShape(x, dy) && SameShape(x, dx) && SameType(x, w) && heads > 0);
-  LH_CHECK(x.cols == heads * w.cols && SameType(x, rstd) && rstd.rows == x.rows && rstd.cols == heads);
-  cpu::HeadRmsNormBackward(exec, dy, x, w, heads, rstd, dx);
+  CheckNorm(exec, x, w, heads, dx, rstd, /*rstd_optional=*/false);
+  LH_CHECK(SameShape(x, dy));
+  Body(exec.ops().head_rms_norm_backward)(exec, dy, x, w, heads, rstd, dx);
 }
 
 void Rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& cos, const Tensor& sin,
           const int32_t* positions, bool inverse) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(x) && SameType(x, cos) && SameShape(cos, sin) && heads > 0 && x.cols == heads * 2 * cos.cols);
-  for (int64_t i = 0; i < x.rows; ++i) LH_CHECK(positions[i] >= 0 && positions[i] < cos.rows);
-  cpu::Rope(exec, x, heads, cos, sin, positions, inverse);
+  LH_CHECK(IsActivation(exec, x) && cos.dtype == StatType(x.dtype) && SameShape(cos, sin));
+  LH_CHECK(heads > 0 && x.cols == heads * 2 * cos.cols);
+  Body(exec.ops().rope)(exec, x, heads, cos, sin, positions, inverse);
 }
 
 void SwiGlu(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(gate) && SameShape(gate, up) && SameShape(gate, y));
-  cpu::SwiGlu(exec, gate, up, y);
+  CheckGated(exec, gate, up, y);
+  Body(exec.ops().swi_glu)(exec, gate, up, y);
 }
 
 void SwiGluBackward(const Exec& exec, const Tensor& dy, const Tensor& gate, const Tensor& up, const Tensor& dgate,
                     const Tensor& dup, const Tensor& y) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(gate) && SameShape(gate, dy) && SameShape(gate, up) && SameShape(gate, dgate));
-  LH_CHECK(SameShape(gate, dup) && (y.data == nullptr || SameShape(gate, y)));
-  cpu::SwiGluBackward(exec, dy, gate, up, dgate, dup, y);
+  CheckGatedBackward(exec, dy, gate, up, dgate, dup, y);
+  Body(exec.ops().swi_glu_backward)(exec, dy, gate, up, dgate, dup, y);
+}
+
+void GeGlu(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y) {
+  CheckGated(exec, gate, up, y);
+  Body(exec.ops().ge_glu)(exec, gate, up, y);
+}
+
+void GeGluBackward(const Exec& exec, const Tensor& dy, const Tensor& gate, const Tensor& up, const Tensor& dgate,
+                   const Tensor& dup, const Tensor& y) {
+  CheckGatedBackward(exec, dy, gate, up, dgate, dup, y);
+  Body(exec.ops().ge_glu_backward)(exec, dy, gate, up, dgate, dup, y);
 }
 
 void Add(const Exec& exec, const Tensor& x, const Tensor& y) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(x) && SameShape(x, y));
-  cpu::Add(exec, x, y);
+  LH_CHECK(IsActivation(exec, x) && SameShape(x, y));
+  Body(exec.ops().add)(exec, x, y);
 }
 
 void Scale(const Exec& exec, double factor, const Tensor& x) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(x));
-  cpu::Scale(exec, factor, x);
+  LH_CHECK(IsActivation(exec, x));
+  Body(exec.ops().scale)(exec, factor, x);
 }
 
-void Copy(const Exec& exec, const Tensor& x, const Tensor& y) {
-  RequireCpu(exec);
-  LH_CHECK(x.rows == y.rows && x.cols == y.cols);
-  cpu::Copy(exec, x, y);
+void Copy(const Exec& exec, const Tensor& x, const Tensor& y) { CopyScaled(exec, 1, x, y); }
+
+void CopyScaled(const Exec& exec, double factor, const Tensor& x, const Tensor& y) {
+  CheckCopy(exec, x, y);
+  LH_CHECK(x.rows == y.rows);
+  Body(exec.ops().copy_scaled)(exec, factor, x, y);
 }
 
-void Zero(const Exec& exec, const Tensor& x) {
-  RequireCpu(exec);
-  cpu::Zero(exec, x);
-}
+void Zero(const Exec& exec, const Tensor& x) { Body(exec.ops().zero)(exec, x); }
 
 void GatherRows(const Exec& exec, const Tensor& table, const int32_t* ids, const Tensor& y) {
-  RequireCpu(exec);
-  LH_CHECK(table.cols == y.cols);
-  for (int64_t i = 0; i < y.rows; ++i) LH_CHECK(ids[i] >= 0 && ids[i] < table.rows, std::to_string(ids[i]));
-  cpu::GatherRows(exec, table, ids, y);
+  CheckCopy(exec, table, y);
+  Body(exec.ops().gather_rows)(exec, table, ids, y);
+}
+
+void ScatterRows(const Exec& exec, const Tensor& x, const int32_t* ids, const Tensor& y) {
+  CheckCopy(exec, x, y);
+  LH_CHECK(SameType(x, y));
+  Body(exec.ops().scatter_rows)(exec, x, ids, y);
 }
 
 void Dropout(const Exec& exec, const Tensor& x, uint64_t key, int64_t first_row, double p, const Tensor& y) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(x) && SameShape(x, y) && p >= 0 && p < 1);
-  cpu::Dropout(exec, x, key, first_row, p, y);
+  LH_CHECK(IsActivation(exec, x) && SameShape(x, y) && p >= 0 && p < 1);
+  Body(exec.ops().dropout)(exec, x, key, first_row, p, y);
+}
+
+void CountNonFinite(const Exec& exec, const Tensor& x, int64_t* count) {
+  LH_CHECK(IsActivation(exec, x));
+  Body(exec.ops().count_non_finite)(exec, x, count);
 }
 
 void AttentionForward(const Exec& exec, const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v,
                       const Tensor& o, const Tensor& lse, void* scratch) {
-  RequireCpu(exec);
-  CheckAttention(shape, q, k, v, o, lse);
-  cpu::AttentionForward(exec, shape, q, k, v, o, lse, scratch);
+  CheckAttention(exec, shape, q, k, v, o, lse);
+  Body(exec.ops().attention_forward)(exec, shape, q, k, v, o, lse, scratch);
 }
 
 void AttentionBackward(const Exec& exec, const AttentionShape& shape, const Tensor& d_o, const Tensor& q,
                        const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse, const Tensor& dq,
                        const Tensor& dk, const Tensor& dv, void* scratch) {
-  RequireCpu(exec);
-  CheckAttention(shape, q, k, v, o, lse);
+  CheckAttention(exec, shape, q, k, v, o, lse);
   LH_CHECK(SameShape(q, d_o) && SameShape(q, dq) && SameShape(k, dk) && SameShape(v, dv));
-  cpu::AttentionBackward(exec, shape, d_o, q, k, v, o, lse, dq, dk, dv, scratch);
+  Body(exec.ops().attention_backward)(exec, shape, d_o, q, k, v, o, lse, dq, dk, dv, scratch);
 }
 
-void LossTile(const Exec& exec, const Tensor& logits, const int32_t* labels, double grad_scale, double* loss_sum,
-              int64_t* correct) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(logits) && logits.cols > 0);
-  for (int64_t i = 0; i < logits.rows; ++i) {
-    LH_CHECK(labels[i] == -100 || (labels[i] >= 0 && labels[i] < logits.cols), std::to_string(labels[i]));
+void LossTile(const Exec& exec, const Tensor& logits, const int32_t* labels, const double* grad_scale,
+              const Tensor& lse, LossTotals* totals) {
+  CheckLogits(exec, logits, lse, /*lse_optional=*/true);
+  Body(exec.ops().loss_tile)(exec, logits, labels, grad_scale, lse, totals);
+}
+
+void BeginLoss(const Exec& exec, const LossRows& rows) {
+  CheckLossRows(exec, rows);
+  Body(exec.ops().begin_loss)(exec, rows);
+}
+
+void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels,
+                const LossRows& rows) {
+  CheckLossRows(exec, rows);
+  CheckLogits(exec, logits, rows.largest, /*lse_optional=*/false);
+  Body(exec.ops().update_loss)(exec, logits, first_col, labels, rows);
+}
+
+void FinishLoss(const Exec& exec, const LossRows& rows, const int32_t* labels, const Tensor& lse, LossTotals* totals) {
+  CheckLossRows(exec, rows);
+  LH_CHECK(SameShape(rows.largest, lse));
+  Body(exec.ops().finish_loss)(exec, rows, labels, lse, totals);
+}
+
+void LossGradient(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const Tensor& lse,
+                  const double* grad_scale) {
+  CheckLogits(exec, logits, lse, /*lse_optional=*/false);
+  LH_CHECK(grad_scale != nullptr);
+  Body(exec.ops().loss_gradient)(exec, logits, first_col, labels, lse, grad_scale);
+}
+
+void SumOfSquares(const Exec& exec, const Tensor& x, double* sum) {
+  LH_CHECK(IsStat(exec, x) && x.contiguous());
+  Body(exec.ops().sum_of_squares)(exec, x, sum);
+}
+
+void PrepareUpdate(const Exec& exec, const AdamWConfig& config, const double* sum_of_squares, const double* loss,
+                   UpdateState* state) {
+  Body(exec.ops().prepare_update)(exec, config, sum_of_squares, loss, state);
+}
+
+void AdamW(const Exec& exec, const AdamWConfig& config, const UpdateState* state, const Tensor& p, const Tensor& g,
+           const Tensor& m, const Tensor& v) {
+  for (const Tensor* t : {&g, &m, &v}) CheckMaster(exec, p, *t);
+  Body(exec.ops().adam_w)(exec, config, state, p, g, m, v);
+}
+
+void AdamW8bit(const Exec& exec, const AdamWConfig& config, const UpdateState* state, const Tensor& p, const Tensor& g,
+               const Moments8bit& moments) {
+  CheckMaster(exec, p, g);
+  for (const Tensor* t : {&moments.m, &moments.v}) {
+    LH_CHECK(t->dtype == DType::kU8 && t->contiguous() && t->rows * t->cols == p.rows * p.cols);
   }
-  cpu::LossTile(exec, logits, labels, grad_scale, loss_sum, correct);
+  const int64_t blocks = (p.rows * p.cols + kMomentBlock - 1) / kMomentBlock;
+  for (const Tensor* t : {&moments.m_scale, &moments.v_scale}) {
+    LH_CHECK(t->dtype == DType::kF32 && t->contiguous() && t->rows * t->cols == blocks && p.dtype == DType::kF32);
+  }
+  Body(exec.ops().adam_w_8bit)(exec, config, state, p, g, moments);
 }
 
-void AdamW(const Exec& exec, const AdamWParams& params, const Tensor& p, const Tensor& g, const Tensor& m,
-           const Tensor& v) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(p) && SameShape(p, g) && SameShape(p, m) && SameShape(p, v) && params.step >= 1);
-  LH_CHECK(p.contiguous() && g.contiguous() && m.contiguous() && v.contiguous());
-  cpu::AdamW(exec, params, p, g, m, v);
+void Nf4Quantize(const Exec& exec, const Tensor& w, const Nf4Weight& to) {
+  CheckNf4(to);
+  LH_CHECK(to.absmax != nullptr && w.rows == to.out && w.cols == to.in && w.contiguous());
+  LH_CHECK(w.dtype == DType::kF32 || w.dtype == DType::kBF16 || w.dtype == DType::kF16);
+  Body(exec.ops().nf4_quantize)(exec, w, to);
 }
 
-double SumOfSquares(const Exec& exec, const Tensor& x) {
-  RequireCpu(exec);
-  LH_CHECK(IsFloat(x) && x.contiguous());
-  return cpu::SumOfSquares(exec, x);
+void Nf4NestAbsmax(const Exec& exec, const Nf4Weight& w, bool keep_offset) {
+  CheckNf4(w);
+  LH_CHECK(w.absmax != nullptr && w.absmax_codes != nullptr);
+  Body(exec.ops().nf4_nest_absmax)(exec, w, keep_offset);
+}
+
+void Nf4Dequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, const Tensor& y) {
+  CheckNf4(w);
+  LH_CHECK(y.dtype == DType::kF32 || y.dtype == DType::kBF16);
+  LH_CHECK(first_row >= 0 && y.rows <= w.out - first_row && y.cols == w.in);
+  Body(exec.ops().nf4_dequantize)(exec, w, first_row, y);
 }
 
 }  // namespace longhaul::kernels

@@ -1,8 +1,15 @@
 // Every op of the engine. One name and one dispatching signature each; backend from the Exec, dtypes from the views.
-// Unless said otherwise: all float tensors of one call have one dtype, kF32 (runs) or kF64 (the oracle); sums are taken
-// in f64 for kF64 and, where the text says "in double", also for kF32; outputs may not alias inputs; a mismatch of
-// shapes or dtypes is a CHECK. No op allocates: scratch is handed in. Results do not depend on how rows are cut into
-// calls. Tests: tests/kernels/<op>_test.cc.
+// Types, unless said otherwise: all activations of one call have one dtype. On the CPU kF32 (runs) or kF64 (the
+// oracle), on CUDA kBF16 (runs) or kF32. "Stat" is StatType of it, kF64 for kF64 and else kF32: row statistics, norm
+// weights where they are not of the activations' type, tables of RoPE, gradients, masters and moments of the adapter.
+// Sums are taken in f64 for kF64 and, where the text says "in double", on the CPU also for kF32; on CUDA in f32, in an
+// order that depends on the shape alone, each result rounded to the output's type once.
+// Memory: tensors, index arrays and results lie in the Exec's memory; only doubles and sizes passed by value are the
+// caller's. So nothing waits for the device: what the host wants to know it downloads later (Exec::Download).
+// Outputs may not alias inputs; a mismatch of shapes or dtypes is a CHECK. An index out of range is a CHECK on the CPU
+// and ends the kernel (CudaError) on CUDA. No op allocates: scratch is handed in or belongs to the Exec. Results do not
+// depend on how rows are cut into calls (on CUDA: for views of the same alignment). CUDA: queued on the Exec's compute
+// stream; a failed launch throws CudaError. Tests: tests/kernels/<op>_test.cc, one body for every backend and type.
 #pragma once
 
 #include <cstdint>
@@ -49,11 +56,14 @@ void FrozenBackward(const Exec& exec, const Tensor& dy, const FrozenWeight& w, d
 // Scratch for either direction over at most `rows` rows: bf16 RoundUp(rows, 64) * max(out, in) * 2, f32 0.
 int64_t FrozenGemmScratchBytes(GemmType type, int64_t rows, int64_t out, int64_t in);
 
-// ---- Normalisation, positions, activation (cpu/elementwise) ----
+// ---- Normalisation, positions, activation (norm, rope, activation, elementwise) ----
 
-// y = x * w / sqrt(mean(x^2) + eps), per row. x,y [rows, cols]; w [1, cols]; rstd [rows, 1] (may be null data).
-// y may alias x. Mean in double.
+// y = x * w / sqrt(mean(x^2) + eps), per row. x,y [rows, cols]; w [1, cols], of x's type or Stat; rstd [rows, 1] Stat
+// (may be null data). y may alias x. Mean in double.
 void RmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, double eps, const Tensor& y, const Tensor& rstd);
+// x += delta, then y = RmsNorm(x): the sum is rounded to x's type first, so that y is that of the stored x.
+void AddRmsNorm(const Exec& exec, const Tensor& delta, const Tensor& w, double eps, const Tensor& x, const Tensor& y,
+                const Tensor& rstd);
 // dx (+)= rstd * (dy*w - xhat * mean(dy*w*xhat)), xhat = x * rstd. dx may alias dy. w is frozen.
 void RmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
                      bool accumulate, const Tensor& dx);
@@ -64,8 +74,8 @@ void HeadRmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, int64_t hea
 void HeadRmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, int64_t heads,
                          const Tensor& rstd, const Tensor& dx);
 
-// Rotate-half RoPE in place on x [rows, heads * head_dim]. cos, sin [positions, head_dim / 2]; positions [rows] i32
-// index them. inverse: rotates back (the backward pass).
+// Rotate-half RoPE in place on x [rows, heads * head_dim]. cos, sin [positions, head_dim / 2] Stat; positions [rows]
+// i32 index them. inverse: rotates back (the backward pass).
 void Rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& cos, const Tensor& sin,
           const int32_t* positions, bool inverse);
 
@@ -75,16 +85,26 @@ void SwiGlu(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor
 // not null, receives the forward product (down's LoRA gradient needs it) before anything is overwritten.
 void SwiGluBackward(const Exec& exec, const Tensor& dy, const Tensor& gate, const Tensor& up, const Tensor& dgate,
                     const Tensor& dup, const Tensor& y);
+// The same with gelu(x) = x/2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3))) in silu's place (Gemma).
+void GeGlu(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y);
+void GeGluBackward(const Exec& exec, const Tensor& dy, const Tensor& gate, const Tensor& up, const Tensor& dgate,
+                   const Tensor& dup, const Tensor& y);
 
 void Add(const Exec& exec, const Tensor& x, const Tensor& y);   // y += x
 void Scale(const Exec& exec, double factor, const Tensor& x);   // x *= factor
-void Copy(const Exec& exec, const Tensor& x, const Tensor& y);  // y = x, converting f32 <-> f64 <-> bf16
+void Copy(const Exec& exec, const Tensor& x, const Tensor& y);  // y = x, converting f32 <-> f64 <-> bf16 (CUDA: no f64)
+// y = factor * x, rounded once: a bf16 copy of s * B from its f32 master. Types as for Copy.
+void CopyScaled(const Exec& exec, double factor, const Tensor& x, const Tensor& y);
 void Zero(const Exec& exec, const Tensor& x);
-// y[i] = table[ids[i]]. table [vocab, cols] f32, bf16 or f64; y [rows, cols].
+// y[i] = table[ids[i]]. table [vocab, cols] f32, bf16 or f64 (CUDA: no f64); y [rows, cols].
 void GatherRows(const Exec& exec, const Tensor& table, const int32_t* ids, const Tensor& y);
+// y[ids[i]] = x[i]. x [rows, cols]; y [anything, cols] of the same type; ids are distinct.
+void ScatterRows(const Exec& exec, const Tensor& x, const int32_t* ids, const Tensor& y);
 // Inverted dropout: y[r, c] = x[r, c] * keep(key, (first_row + r) * cols + c) / (1 - p). y may alias x. The mask
-// depends on key and absolute position only, so recomputation and backward replay it.
+// depends on key and absolute position only, so recomputation and backward replay it; it is the same on every backend.
 void Dropout(const Exec& exec, const Tensor& x, uint64_t key, int64_t first_row, double p, const Tensor& y);
+// *count += the number of elements that are NaN or infinite.
+void CountNonFinite(const Exec& exec, const Tensor& x, int64_t* count);
 
 // ---- Attention (cpu/attention.cc) ----
 
@@ -111,27 +131,105 @@ void AttentionBackward(const Exec& exec, const AttentionShape& shape, const Tens
                        const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse, const Tensor& dq,
                        const Tensor& dk, const Tensor& dv, void* scratch);
 
-// ---- Loss (cpu/loss.cc) ----
+// ---- Loss (loss) ----
 
-// One tile of rows against the whole vocabulary: logits [rows, vocab] f32/f64; labels [rows], -100 = not trained.
-// Adds sum over trained rows of (lse - logit[label]) to *loss_sum, in double, in row order. Where grad_scale != 0
-// overwrites logits with grad_scale * (softmax - onehot), zero rows where not trained. Counts argmax == label into
-// *correct if not null.
-void LossTile(const Exec& exec, const Tensor& logits, const int32_t* labels, double grad_scale, double* loss_sum,
-              int64_t* correct);
+inline constexpr int32_t kNotTrained = -100;  // the label of a row that is not trained
 
-// ---- Optimizer (cpu/optimizer.cc) ----
-
-struct AdamWParams {
-  double learning_rate, beta1, beta2, epsilon, weight_decay;
-  int64_t step;       // 1-based, for the bias correction
-  double grad_scale;  // clipping factor, applied to the gradient as it is read
+// Sums over trained rows, in the Exec's memory. Set to zero by the caller (Zero or Upload).
+struct LossTotals {
+  double nats = 0;      // of -log p(label); not finite where a row's logits are not
+  int64_t correct = 0;  // rows whose label has the largest logit
 };
-// FORMATS.md section 9. p, g, m, v contiguous, of one size. g is not changed.
-void AdamW(const Exec& exec, const AdamWParams& params, const Tensor& p, const Tensor& g, const Tensor& m,
-           const Tensor& v);
-// Sum of squares in double over fixed chunks of 4,096 elements, added in chunk order: the same bits for any thread
-// count. Non-finite input gives a non-finite sum.
-double SumOfSquares(const Exec& exec, const Tensor& x);
+
+// One tile of rows against the whole vocabulary: logits [rows, vocab], activations' type or Stat; labels [rows].
+// Adds to *totals, in double, in row order. Where grad_scale is not null overwrites logits with *grad_scale *
+// (softmax - onehot), zero rows where not trained. lse [rows, 1] Stat (may be null data): log of the sum of the
+// exponentials, 0 where not trained. REQUIRES (CUDA): rows <= limits::kMaxLossTileRows.
+void LossTile(const Exec& exec, const Tensor& logits, const int32_t* labels, const double* grad_scale,
+              const Tensor& lse, LossTotals* totals);
+
+// The same in three passes over tiles of the vocabulary, of which only one exists at a time:
+//   BeginLoss; per tile: logits, UpdateLoss; FinishLoss; per tile: logits again, LossGradient.
+// Running values of a row, each [rows, 1] Stat and contiguous.
+struct LossRows {
+  Tensor largest;      // of the logits so far
+  Tensor sum;          // of e^(logit - largest)
+  Tensor label_logit;  // NaN until the label's tile was seen
+};
+void BeginLoss(const Exec& exec, const LossRows& rows);
+// logits [rows, cols]: columns [first_col, first_col + cols) of the vocabulary.
+void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const LossRows& rows);
+// Adds to *totals; lse [rows, 1] as above.
+void FinishLoss(const Exec& exec, const LossRows& rows, const int32_t* labels, const Tensor& lse, LossTotals* totals);
+// logits = *grad_scale * (e^(logits - lse) - onehot), zero rows where not trained.
+void LossGradient(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const Tensor& lse,
+                  const double* grad_scale);
+
+// ---- Optimizer (optimizer) ----
+
+// The numbers of a run.
+struct AdamWConfig {
+  double beta1, beta2, epsilon, weight_decay;
+  double max_grad_norm;  // 0: no clipping
+};
+// The numbers of an update, in the Exec's memory: what the update needs is only known there while a step runs.
+struct UpdateState {
+  double learning_rate = 0;  // written before PrepareUpdate
+  int64_t steps = 0;         // updates that were not skipped, this one included: the exponent of the bias correction
+  int64_t skipped = 0;       // updates that were
+  double grad_norm = 0;      // before clipping
+  double grad_scale = 0;     // clipping factor, applied to the gradient as it is read
+  double step_size = 0;      // learning_rate / (1 - beta1^steps)
+  double inverse_sqrt_bias2 = 0;  // 1 / sqrt(1 - beta2^steps)
+  double keep = 0;                // 1 - learning_rate * weight_decay
+  int64_t skip = 0;               // 1: this update changes nothing
+};
+// Sum of squares in double over fixed chunks of 4,096 elements, added in a fixed order: the same bits for any thread
+// count. *sum is set. Non-finite input gives a non-finite sum. x: Stat, contiguous.
+void SumOfSquares(const Exec& exec, const Tensor& x, double* sum);
+// Fills *state from the learning rate in it: norm = sqrt(*sum_of_squares), clipping factor min(1, max_grad_norm /
+// (norm + 1e-6)). The update is skipped, and counted, where the norm or *loss (null: not looked at) is not finite.
+void PrepareUpdate(const Exec& exec, const AdamWConfig& config, const double* sum_of_squares, const double* loss,
+                   UpdateState* state);
+// FORMATS.md section 9. p, g, m, v Stat, contiguous, of one size. g is not changed.
+void AdamW(const Exec& exec, const AdamWConfig& config, const UpdateState* state, const Tensor& p, const Tensor& g,
+           const Tensor& m, const Tensor& v);
+// The same with moments of 8 bits: codes of the dynamic maps (kernels/dynamic_map.h; m signed, v unsigned), a scale for
+// every 256 elements. All zero bytes is the state of no steps for the scales; codes start as Zero leaves them.
+inline constexpr int64_t kMomentBlock = 256;
+struct Moments8bit {
+  Tensor m, v;              // kU8, of p's size, contiguous
+  Tensor m_scale, v_scale;  // f32, [1, ceil(size / 256)]
+};
+void AdamW8bit(const Exec& exec, const AdamWConfig& config, const UpdateState* state, const Tensor& p, const Tensor& g,
+               const Moments8bit& moments);
+
+// ---- NF4 (nf4) ----
+
+// A frozen matrix of out x in values as bitsandbytes stores it (FORMATS.md section 2), flattened row-major, so that a
+// block may cross rows.
+struct Nf4Weight {
+  int64_t out = 0;
+  int64_t in = 0;
+  int64_t block = 64;                 // values a scale; a power of two from 32 to 4096
+  DType rounded_to = DType::kBF16;    // the recorded type, kBF16, kF16 or kF32: what a value is rounded to first
+  uint8_t* packed = nullptr;          // [ceil(out * in / 2)], the even value in the high nibble
+  float* absmax = nullptr;            // [blocks]; where nested, only Nf4Quantize and Nf4NestAbsmax use it
+  uint8_t* absmax_codes = nullptr;    // [blocks]; null: not nested, absmax counts
+  float* nested_absmax = nullptr;     // [ceil(blocks / 256)]
+  float* nested_offset = nullptr;     // [1]
+  const float* nested_map = nullptr;  // [256] of this checkpoint; null: bitsandbytes' own
+  int64_t blocks() const { return (out * in + block - 1) / block; }
+};
+// Writes packed and absmax. w [out, in] f32, bf16 or f16, contiguous. Bit-exact with bitsandbytes: on CUDA with its CUDA
+// kernels, whose reciprocal is approximate; on the CPU with the exact one (base/nf4.h says where that differs).
+// REQUIRES: w is finite (CountNonFinite finds out; the CPU CHECKs).
+void Nf4Quantize(const Exec& exec, const Tensor& w, const Nf4Weight& to);
+// Quantises absmax (which stays as it is) into absmax_codes and nested_absmax, around nested_offset: the mean, written
+// first, or what is there where keep_offset.
+void Nf4NestAbsmax(const Exec& exec, const Nf4Weight& w, bool keep_offset);
+// y[i, j] = value, rounded to w.rounded_to and then to y's type. y: rows [first_row, first_row + y.rows) of the
+// matrix, f32 or bf16, cols = in, any stride. The same bits on every backend.
+void Nf4Dequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, const Tensor& y);
 
 }  // namespace longhaul::kernels

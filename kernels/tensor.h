@@ -8,7 +8,7 @@
 
 namespace longhaul::kernels {
 
-enum class DType { kF32, kF64, kBF16, kI32, kU8 };
+enum class DType { kF32, kF64, kBF16, kF16, kI32, kU8 };
 
 inline int64_t DTypeBytes(DType dtype) {
   switch (dtype) {
@@ -18,12 +18,16 @@ inline int64_t DTypeBytes(DType dtype) {
     case DType::kI32:
       return 4;
     case DType::kBF16:
+    case DType::kF16:
       return 2;
     case DType::kU8:
       return 1;
   }
   return 0;
 }
+
+// The type of statistics over activations of `dtype`.
+inline DType StatType(DType dtype) { return dtype == DType::kF64 ? DType::kF64 : DType::kF32; }
 
 struct Tensor {
   void* data = nullptr;

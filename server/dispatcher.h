@@ -7,14 +7,19 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/limits.h"
+#include "server/core/access.h"
 #include "server/core/blob_index.h"
+#include "server/core/explain.h"
 #include "server/core/job.h"
+#include "server/core/quota.h"
 #include "server/core/store.h"
 
 namespace longhaul::server {
@@ -84,12 +89,17 @@ struct SyncInput {
   std::vector<AttemptReport> attempts;
   int64_t host_bytes_available = 0;
   int64_t disk_bytes_available = 0;
+  bool leaving = false;  // the agent shuts down: it hands its attempts back and takes no more
 };
 
 struct SessionInput {
   Worker worker;
   int protocol_version = 0;
   std::vector<AttemptReport> attempts;
+  // Who opens it (Caller::name). "" = an administrator, who may be any worker and becomes the owner of none.
+  std::string caller = {};
+  bool may_take_over = false;  // the worker's id is granted to the caller by name: it becomes the owner
+  bool leaving = false;        // the agent shuts down: as in SyncInput
 };
 
 struct SessionReply {
@@ -119,6 +129,7 @@ struct WorkerView {
   Worker worker;
   struct Running {
     AttemptKey key;
+    std::string project;  // of the job; "" = it is gone already
     int64_t host_bytes = 0;
     int64_t device_bytes = 0;
     int cpu_threads = 0;
@@ -128,6 +139,7 @@ struct WorkerView {
   int64_t device_bytes_reserved = 0;
   int cpu_threads_reserved = 0;
   bool suspect = false;
+  bool leaving = false;
 };
 
 // Facts for Create and Estimate: registered devices by class and models by name, online or not.
@@ -150,6 +162,9 @@ class Dispatcher {
     int64_t lease_ms;
     int64_t worker_lost_ms;
     int64_t sync_hold_ms;
+    int64_t preempt_min_run_ms = limits::kPreemptMinRunMs;
+    Quotas quotas = {};
+    std::function<std::string()> make_id = nullptr;  // bodies of ids, all different; null: base/random.h RandomId
   };
 
   // Does not own. Loads live jobs; gives every lease a full worker_lost_ms. Start before any other call.
@@ -162,21 +177,29 @@ class Dispatcher {
 
   // Blocking until committed. Errors carry reasons (base/error.h): JOB_NOT_FOUND, ILLEGAL_TRANSITION,
   // REQUEST_ID_REUSED, ...
-  absl::StatusOr<Job> Create(CreateInput input);
-  absl::StatusOr<Job> Cancel(const std::string& id);
-  absl::StatusOr<Job> Pause(const std::string& id);
-  absl::StatusOr<Job> Resume(const std::string& id);
-  absl::Status Delete(const std::string& id);
-  absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining);
-  absl::StatusOr<SessionReply> OpenSession(SessionInput input);
-  absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint);
+  // `audit` not null: its record is completed and committed with what the command did, or with its refusal.
+  absl::StatusOr<Job> Create(CreateInput input, Audit* audit = nullptr);
+  absl::StatusOr<Job> Cancel(const std::string& id, Audit* audit = nullptr);
+  absl::StatusOr<Job> Pause(const std::string& id, Audit* audit = nullptr);
+  absl::StatusOr<Job> Resume(const std::string& id, Audit* audit = nullptr);
+  absl::Status Delete(const std::string& id, Audit* audit = nullptr);
+  absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining, Audit* audit = nullptr);
+  // PERMISSION_DENIED WORKER_OWNED where another caller has registered the worker.
+  absl::StatusOr<SessionReply> OpenSession(SessionInput input, Audit* audit = nullptr);
+  absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint,
+                                Audit* audit = nullptr);
   absl::Status CommitArtifact(const std::string& session_id, const AttemptKey& key, std::vector<NamedBlob> files,
-                              std::string result);
-  // Records a verified blob (or renews its grace); group-committed like everything else.
-  absl::Status RecordBlobs(std::vector<BlobRef> blobs);
+                              std::string result, Audit* audit = nullptr);
+  // Records a verified blob (or renews its grace); group-committed like everything else. `project` not "": it has
+  // shown that it has the bytes.
+  absl::Status RecordBlobs(std::vector<BlobRef> blobs, const std::string& project = "", Audit* audit = nullptr);
+  // For a call that was refused before it became a command.
+  absl::Status RecordAudit(const AuditRecord& record);
   // One step of garbage collection: forgets unreferenced blobs past their grace time and deletes their files, and finds
   // files without a row in one of 256 folders, the next one each call. Call it every minute. Returns the blobs removed.
   absl::StatusOr<int> CollectBlobs();
+  // The files of these deleted jobs are gone (Store::ListDeletedJobs).
+  absl::Status ForgetDeletedJobs(std::vector<std::string> ids);
   // ABORTED LEASE_FENCED unless the key is current for the session: what a log write checks. An attempt that has ended
   // under its own epoch still may write its log.
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
@@ -191,8 +214,15 @@ class Dispatcher {
   // Copies of committed memory. Any thread but the dispatcher's own (an EventSink's methods must not call them).
   std::vector<WorkerView> Workers() const;
   FleetView Fleet() const;
-  int QueuePosition(const std::string& id) const;  // 1 = next, 0 = not waiting
   DispatcherStats Stats() const;
+
+  // What the last committed pass said of a job that waits; empty where `job`, as the store has it, does not. Any thread
+  // but the dispatcher's own; never blocks.
+  std::optional<WaitInfo> WaitOf(const Job& job) const;
+  // The same in full, by a pass of its own, on the dispatcher's thread. Empty where the job does not wait.
+  absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id);
+  // When `job`, which Create has checked but not made, would start, were it queued now.
+  absl::StatusOr<StartForecast> Forecast(Job job);
 
  private:
   class Impl;

@@ -41,39 +41,45 @@ Hold* DispatcherCore::FindHold(const Job& job) {
 
 void DispatcherCore::EraseHold(const Hold& hold, const std::string& worker_id) {
   const std::pair<std::string, int> key{hold.key.job_id, hold.key.attempt};
-  TouchWorker(worker_id).holds.erase(key);
+  WorkerRecord& worker = TouchWorker(worker_id);
+  worker.holds.erase(key);
+  worker.gone.insert(key);
   if (jobs_.contains(key.first)) TouchJob(key.first);  // so that the commit looks whether the record can go
   schedule_wanted_ = true;
 }
 
-absl::Status DispatcherCore::StartAttempt(const Action& action) {
-  JobRecord& record = TouchJob(action.job_id);
+absl::Status DispatcherCore::StartAttempt(const Start& start) {
+  JobRecord& record = TouchJob(start.job_id);
   Job& job = record.job;
   Hold hold;
-  if (action.attempt == AttemptKind::kTrain) {
-    const auto& devices = workers_.at(action.worker_id).worker->devices;
+  Demand demand = start.demand;
+  if (start.kind == AttemptKind::kTrain) {
+    const auto& devices = workers_.at(start.worker_id).worker->devices;
     const auto device = std::find_if(devices.begin(), devices.end(),
-                                     [&](const DeviceEntry& entry) { return entry.id == action.device_id; });
+                                     [&](const DeviceEntry& entry) { return entry.id == start.device_id; });
     LH_CHECK(device != devices.end());
-    LH_ASSIGN_OR_RETURN(std::string plan, planner_.PlanJson(PlanRequestOf(job), device->facts, action.point));
+    // Devices of a class may differ in size: what counts is this one's plan, which is never the larger.
+    const Demand here = planner_.Evaluate(PlanRequestOf(job), device->facts, start.point, false);
+    if (here.fits) demand = here;
+    LH_ASSIGN_OR_RETURN(std::string plan, planner_.PlanJson(PlanRequestOf(job), device->facts, start.point));
     hold.memory_plan_json = std::make_shared<const std::string>(std::move(plan));
   }
   ++job.lease_epoch;
   ++job.attempts;
   Attempt attempt;
   attempt.number = job.attempts;
-  attempt.kind = action.attempt;
-  attempt.worker_id = action.worker_id;
-  attempt.device_id = action.device_id;
-  attempt.device_class = action.device_class;
-  attempt.plan_point = action.point;
+  attempt.kind = start.kind;
+  attempt.worker_id = start.worker_id;
+  attempt.device_id = start.device_id;
+  attempt.device_class = start.device_class;
+  attempt.plan_point = start.point;
   attempt.lease_epoch = job.lease_epoch;
   attempt.start_wall_micros = clock_->WallMicros();
-  attempt.device_bytes_planned = action.demand.device_bytes;
-  attempt.host_bytes_planned = action.demand.host_bytes;
-  attempt.disk_bytes_planned = action.demand.disk_bytes;
-  attempt.cpu_threads_planned = action.demand.cpu_threads;
-  if (action.attempt == AttemptKind::kTrain && job.last_checkpoint.has_value()) {
+  attempt.device_bytes_planned = demand.device_bytes;
+  attempt.host_bytes_planned = demand.host_bytes;
+  attempt.disk_bytes_planned = demand.disk_bytes;
+  attempt.cpu_threads_planned = demand.cpu_threads;
+  if (start.kind == AttemptKind::kTrain && job.last_checkpoint.has_value()) {
     attempt.resumed_from_step = job.last_checkpoint->step;
   }
   job.attempt = attempt;
@@ -87,19 +93,31 @@ absl::Status DispatcherCore::StartAttempt(const Action& action) {
   hold.last_step = attempt.resumed_from_step;
   hold.checkpoint_step = attempt.resumed_from_step;
   hold.checkpoint_boot_nanos = clock_->BootNanos();
-  TouchWorker(action.worker_id).holds[{job.id, attempt.number}] = std::move(hold);
+  TouchWorker(start.worker_id).holds[{job.id, attempt.number}] = std::move(hold);
   LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutAttempt(job.id, attempt); }));
-  if (action.attempt == AttemptKind::kValidate) {
+  if (start.kind == AttemptKind::kValidate) {
     job.reason = Reason::kWaitingForValidation;
     job.reason_detail = "its dataset is being checked on " + Place(attempt);
-    record.position = 0;
     return AddEvent(record, EventType::kAttempt, job.state, job.reason, job.reason_detail, 0);
   }
   std::string detail = "attempt " + std::to_string(attempt.number) + " on " + Place(attempt) + ", plan " +
-                       Name(action.point) + ", " + FormatBytes(attempt.host_bytes_planned) + " of host RAM";
+                       Name(start.point) + ", " + FormatBytes(attempt.host_bytes_planned) + " of host RAM";
   if (attempt.device_bytes_planned > 0) detail += ", " + FormatBytes(attempt.device_bytes_planned) + " of the device";
   if (attempt.resumed_from_step > 0) detail += ", from step " + std::to_string(attempt.resumed_from_step);
   return SetState(record, JobState::kStarting, Reason::kNone, detail);
+}
+
+// For a job of a higher class: the attempt writes a checkpoint and its job waits again.
+absl::Status DispatcherCore::PreemptAttempt(const Preemption& preemption) {
+  JobRecord& record = TouchJob(preemption.job_id);
+  Job& job = record.job;
+  if (job.state != JobState::kRunning) return absl::OkStatus();
+  ++job.preemptions;
+  job.pause_cause = PauseCause::kPreempt;
+  LH_RETURN_IF_ERROR(SetState(record, JobState::kPausing, Reason::kNone,
+                              "makes room for job " + preemption.for_job_id + " of a higher priority class"));
+  OnCommit([this] { ++stats_.preemptions_total; });
+  return RequestStop(record, StopMode::kCheckpoint);
 }
 
 absl::Status DispatcherCore::CloseAttempt(JobRecord& record, AttemptOutcome outcome, Reason reason,
@@ -244,26 +262,7 @@ absl::Status DispatcherCore::LoseAttempt(JobRecord& record, const std::string& m
 absl::Status DispatcherCore::FinishRecovery(JobRecord& record) {
   Job& job = record.job;
   if (job.state != JobState::kRecovering) return absl::OkStatus();
-  if (job.last_checkpoint.has_value()) {
-    LH_ASSIGN_OR_RETURN(std::vector<Checkpoint> checkpoints, store_->ListCheckpoints(job.id));
-    std::optional<Checkpoint> whole;
-    for (auto it = checkpoints.rbegin(); it != checkpoints.rend() && !whole.has_value(); ++it) {
-      if (it->step > job.last_checkpoint->step) continue;
-      bool present = true;
-      for (const NamedBlob& file : it->files) {
-        LH_ASSIGN_OR_RETURN(const bool there, BlobStays(file.blob));
-        present = present && there;
-      }
-      if (present) whole = *it;
-    }
-    if (!whole.has_value() || whole->step != job.last_checkpoint->step) {
-      LH_RETURN_IF_ERROR(AddEvent(record, EventType::kWarning, job.state, Reason::kInternal,
-                                  "checkpoint of step " + std::to_string(job.last_checkpoint->step) +
-                                      " is not whole in the blob store any more",
-                                  job.last_checkpoint->step));
-      job.last_checkpoint = std::move(whole);
-    }
-  }
+  LH_RETURN_IF_ERROR(VerifyCheckpoint(record));
   const std::string from = job.last_checkpoint.has_value()
                                ? "continues from step " + std::to_string(job.last_checkpoint->step)
                                : std::string("starts again");
@@ -272,6 +271,29 @@ absl::Status DispatcherCore::FinishRecovery(JobRecord& record) {
   }
   const bool waits = job.not_before_wall_micros > clock_->WallMicros();
   return SetState(record, JobState::kQueued, waits ? Reason::kBackoff : Reason::kNone, from);
+}
+
+absl::Status DispatcherCore::VerifyCheckpoint(JobRecord& record) {
+  Job& job = record.job;
+  if (!job.last_checkpoint.has_value()) return absl::OkStatus();
+  LH_ASSIGN_OR_RETURN(std::vector<Checkpoint> checkpoints, store_->ListCheckpoints(job.id));
+  std::optional<Checkpoint> whole;
+  for (auto it = checkpoints.rbegin(); it != checkpoints.rend() && !whole.has_value(); ++it) {
+    if (it->step > job.last_checkpoint->step) continue;
+    bool present = true;
+    for (const NamedBlob& file : it->files) {
+      LH_ASSIGN_OR_RETURN(const bool there, BlobStays(file.blob));
+      present = present && there;
+    }
+    if (present) whole = *it;
+  }
+  if (whole.has_value() && whole->step == job.last_checkpoint->step) return absl::OkStatus();
+  LH_RETURN_IF_ERROR(AddEvent(
+      record, EventType::kWarning, job.state, Reason::kInternal,
+      "checkpoint of step " + std::to_string(job.last_checkpoint->step) + " is not whole in the blob store any more",
+      job.last_checkpoint->step));
+  job.last_checkpoint = std::move(whole);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::string> DispatcherCore::CheckedFence(const std::string& session_id, const AttemptKey& key,
@@ -342,6 +364,8 @@ absl::Status DispatcherCore::CommitCheckpoint(const std::string& session_id, con
     if (job.attempt.kind != AttemptKind::kTrain || checkpoint.step < 1) {
       return InvalidField("checkpoint.step", "is " + std::to_string(checkpoint.step) + "; must be 1 or more");
     }
+    // An earlier one of this attempt: a repetition that was long on its way. The later one counts.
+    if (last.has_value() && last->attempt == key.attempt && checkpoint.step < last->step) return absl::OkStatus();
     LH_RETURN_IF_ERROR(CheckManifest(checkpoint.files, "checkpoint.files"));
     checkpoint.attempt = key.attempt;
     checkpoint.commit_wall_micros = clock_->WallMicros();

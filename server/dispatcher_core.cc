@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/limits.h"
+#include "base/random.h"
 #include "base/status_macros.h"
 #include "server/dispatcher_command.h"
 
@@ -19,7 +20,8 @@ DispatcherCore::DispatcherCore(Dispatcher::Options options, Store* store, BlobIn
       store_(store),
       blobs_(blobs),
       clock_(clock),
-      planner_(planner == nullptr ? MemoryPlanner() : *planner) {}
+      planner_(planner == nullptr ? MemoryPlanner() : *planner),
+      table_(options_.quotas) {}
 
 // What the open attempt has warned of: its agent may repeat it.
 absl::StatusOr<std::set<std::string>> DispatcherCore::WarningsOf(const Job& job) const {
@@ -34,6 +36,8 @@ absl::StatusOr<std::set<std::string>> DispatcherCore::WarningsOf(const Job& job)
   }
   return warnings;
 }
+
+std::string DispatcherCore::MakeId() const { return options_.make_id ? options_.make_id() : RandomId(); }
 
 absl::Status DispatcherCore::Load() {
   const int64_t now = clock_->BootNanos();
@@ -60,6 +64,8 @@ absl::Status DispatcherCore::Load() {
     }
     ++project_jobs_[job.project];
     if (job.state == JobState::kRecovering) recovering_.insert(job.id);
+    // Only a backup raises a job's epoch above its open attempt's (storage/backup.h).
+    if (HasOpenAttempt(job) && job.attempt.lease_epoch != job.lease_epoch) restored_.insert(job.id);
     if (HasOpenAttempt(job)) {
       const Attempt& attempt = job.attempt;
       Hold hold;
@@ -89,9 +95,11 @@ absl::Status DispatcherCore::Load() {
     const std::string id = job.id;
     record.job = std::move(job);
     jobs_[id] = std::move(record);
+    changed_jobs_.insert(id);
   }
+  for (const auto& [id, record] : workers_) changed_workers_.insert(id);
   RefreshFleet();
-  return absl::OkStatus();
+  return RestoreUsage();
 }
 
 void DispatcherCore::BeginCommand() {
@@ -129,6 +137,7 @@ void DispatcherCore::EndCommand(bool keep) {
 
 void DispatcherCore::Restore(Undo* undo) {
   for (auto& [id, record] : undo->jobs) {
+    changed_jobs_.insert(id);
     if (record.has_value()) {
       jobs_[id] = *std::move(record);
     } else {
@@ -136,8 +145,16 @@ void DispatcherCore::Restore(Undo* undo) {
     }
   }
   for (auto& [id, record] : undo->workers) {
+    changed_workers_.insert(id);
     if (record.has_value()) {
-      workers_[id] = *std::move(record);
+      // That it was heard of stays true, whatever became of what it said: however long the store fails, no worker that
+      // goes on calling is lost.
+      WorkerRecord& now = workers_[id];
+      const int64_t boot_nanos = std::max(now.last_sync_boot_nanos, record->last_sync_boot_nanos);
+      const int64_t wall_micros = now.last_sync_wall_micros;
+      now = *std::move(record);
+      if (boot_nanos > now.last_sync_boot_nanos) now.last_sync_wall_micros = wall_micros;
+      now.last_sync_boot_nanos = boot_nanos;
     } else {
       workers_.erase(id);
     }
@@ -159,6 +176,7 @@ JobRecord& DispatcherCore::TouchJob(const std::string& id) {
   const auto found = jobs_.find(id);
   if (!command_undo_.jobs.contains(id)) {
     command_undo_.jobs.emplace(id, found == jobs_.end() ? std::optional<JobRecord>() : found->second);
+    changed_jobs_.insert(id);
   }
   return found == jobs_.end() ? jobs_[id] : found->second;
 }
@@ -168,6 +186,7 @@ WorkerRecord& DispatcherCore::TouchWorker(const std::string& id) {
   const auto found = workers_.find(id);
   if (!command_undo_.workers.contains(id)) {
     command_undo_.workers.emplace(id, found == workers_.end() ? std::optional<WorkerRecord>() : found->second);
+    changed_workers_.insert(id);
   }
   return found == workers_.end() ? workers_[id] : found->second;
 }

@@ -15,6 +15,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -23,8 +24,10 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "server/core/demands.h"
-#include "server/core/scheduler.h"
+#include "server/core/explain.h"
+#include "server/core/scheduler_table.h"
 #include "server/core/store.h"
+#include "server/core/usage.h"
 #include "server/dispatcher.h"
 #include "server/dispatcher_stats.h"
 
@@ -54,6 +57,7 @@ struct Hold {
   int64_t device_bytes_peak = 0;
   int64_t last_step = 0;              // of its progress
   int64_t last_step_wall_micros = 0;  // when it was last told, by the trainer's clock
+  double step_seconds = 0;            // the last one measured; 0 = none
   int64_t checkpoint_step = 0;
   int64_t checkpoint_boot_nanos = 0;
   std::set<std::string> warnings;  // told already: reports repeat them
@@ -65,6 +69,8 @@ std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned);
 struct WorkerRecord {
   std::shared_ptr<const Worker> worker;  // the inventory; shared, because Sync copies records into the undo log
   bool online = false;
+  bool leaving = false;           // shuts down by its own word
+  bool leaving_answered = false;  // an answer has told it that we know
   std::string session_id;
   int64_t sync_number = 0;  // highest seen
   int64_t last_sync_boot_nanos = 0;
@@ -72,6 +78,8 @@ struct WorkerRecord {
   uint64_t registered = 0;                            // order of OpenSession
   std::map<std::pair<std::string, int>, Hold> holds;  // by job, attempt
   std::vector<AttemptKey> acknowledged;               // for the next answer
+  // Let go of since the first Sync of the highest number: an older copy of that Sync may still name them.
+  std::set<std::pair<std::string, int>> gone;
 };
 
 struct JobRecord {
@@ -81,7 +89,6 @@ struct JobRecord {
   int64_t pending_since_boot_nanos = 0;
   std::shared_ptr<const JobDemands> demands;
   uint64_t demands_fleet = 0;  // the fleet they are of
-  int position = 0;
   int64_t state_since_boot_nanos = 0;
 };
 
@@ -124,8 +131,10 @@ class DispatcherCore {
   absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint);
   absl::Status CommitArtifact(const std::string& session_id, const AttemptKey& key, std::vector<NamedBlob> files,
                               std::string result);
-  absl::Status RecordBlobs(const std::vector<BlobRef>& blobs);
+  absl::Status RecordBlobs(const std::vector<BlobRef>& blobs, const std::string& project = "");
+  absl::Status AddAudit(const AuditRecord& record);
   absl::StatusOr<int> CollectBlobs();
+  absl::Status ForgetDeletedJobs(const std::vector<std::string>& ids);
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
   // What the clock asks for: lost workers, recoveries, deadlines, metrics, expired keys, and a scheduling pass when
   // anything has changed.
@@ -151,9 +160,12 @@ class DispatcherCore {
 
   std::vector<WorkerView> Workers() const;
   FleetView Fleet() const;
-  std::map<std::string, int> Positions() const;
   DispatcherStats Stats() const;
-  // Changes when Fleet, and when Positions, may have.
+  // Why and until when jobs wait, of the last pass. Null before the first one.
+  std::shared_ptr<const WaitTable> waits() const { return waits_; }
+  absl::StatusOr<std::optional<Explanation>> ExplainWait(const std::string& id);
+  absl::StatusOr<StartForecast> ForecastStart(Job job);
+  // Changes when Fleet, and when waits, may have.
   std::pair<uint64_t, uint64_t> ViewVersion() const {
     return {next_registration_, stats_.scheduler_cycle_seconds.count + stats_.failed_commits_total};
   }
@@ -185,6 +197,7 @@ class DispatcherCore {
   absl::Status Write(const std::function<absl::Status(StoreTransaction&)>& write);
   void OnCommit(std::function<void()> action) { on_commit_.push_back(std::move(action)); }
   void InternalError(const absl::Status& status);
+  std::string MakeId() const;
 
   // ---- Jobs (dispatcher_jobs.cc) ----
   absl::StatusOr<Job> FindJob(const std::string& id);  // memory, else the store
@@ -200,14 +213,17 @@ class DispatcherCore {
   // ---- Attempts (dispatcher_attempts.cc) ----
   Hold* FindHold(const Job& job);  // of the open or last attempt; touches the worker
   void EraseHold(const Hold& hold, const std::string& worker_id);
-  absl::Status StartAttempt(const Action& action);
+  absl::Status StartAttempt(const Start& start);
   absl::Status CloseAttempt(JobRecord& record, AttemptOutcome outcome, Reason reason, const std::string& message);
   absl::Status RequestStop(JobRecord& record, StopMode mode);
+  absl::Status PreemptAttempt(const Preemption& preemption);
   absl::Status ReleaseAttempt(JobRecord& record, const std::string& message);
   absl::Status StoppedAttempt(JobRecord& record, const std::string& message);
   absl::Status FailAttempt(JobRecord& record, AttemptOutcome outcome, Failure failure);
   absl::Status LoseAttempt(JobRecord& record, const std::string& message, bool counts);
   absl::Status FinishRecovery(JobRecord& record);
+  // Goes back to an earlier checkpoint where the bytes of the last one are gone.
+  absl::Status VerifyCheckpoint(JobRecord& record);
   absl::Status EndedAttempt(JobRecord& record, const AttemptReport& report);
   absl::Status EndedValidation(JobRecord& record, const AttemptReport& report);
   absl::StatusOr<std::string> CheckedFence(const std::string& session_id, const AttemptKey& key, bool open_only);
@@ -227,19 +243,32 @@ class DispatcherCore {
   absl::Status UnlistedInNewSession(const std::string& worker_id, const Hold& hold);
   absl::Status CheckWorker(const SessionInput& input) const;
   absl::StatusOr<std::set<std::string>> WarningsOf(const Job& job) const;
+  absl::StatusOr<std::string> OwnerAfter(const SessionInput& input) const;
 
   // ---- Time and placing (dispatcher_schedule.cc) ----
   void RunCommand(const std::function<absl::Status()>& body);
   void TickWorkers();
+  void TickRestored();
   void TickRecoveries();
   void TickDeadlines();
   void TickMetrics();
   void TickKeys();
   void Schedule();
-  Snapshot MakeSnapshot();
-  absl::Status ApplyWait(const Action& action, int* writes_left);
-  const JobDemands* DemandsOf(JobRecord& record);
+  PlanTime Now() const;
   void RefreshFleet();
+
+  // ---- The scheduler's table (dispatcher_table.cc) ----
+  void RefreshTable();
+  void RefreshJobs();  // all that deadlines need
+  void RefreshJob(const std::string& id);
+  void RefreshWorker(const std::string& id);
+  void RefreshShares();
+  WorkerSlot SlotOf(const WorkerRecord& record);
+  RunningAttempt RunningOf(const WorkerRecord& record, const Hold& hold);
+  double SecondsLeft(JobRecord& record, const Hold& hold);
+  absl::Status RestoreUsage();
+  const std::shared_ptr<const JobDemands>& DemandsOf(JobRecord& record);
+  std::shared_ptr<const JobDemands> DemandsOf(const PlanRequest& request);
   bool Suspect(const WorkerRecord& record) const;
 
   const Dispatcher::Options options_;
@@ -272,13 +301,27 @@ class DispatcherCore {
   std::vector<RequestKey> batch_keys_;
   std::set<std::string> batch_dropped_;  // SHA-256 of blobs that CollectBlobs dropped in this batch
 
+  // What a pass reads, and what of it has changed since.
+  SchedulerTable table_;
+  UsageLedger usage_;
+  struct Mark {
+    uint64_t waiting_number = 0;       // in table_; 0 = not
+    int64_t deadline_wall_micros = 0;  // in deadlines_; 0 = not
+  };
+  std::unordered_map<std::string, Mark> marks_;  // by job
+  std::set<std::pair<int64_t, std::string>> deadlines_;
+  std::set<std::string> changed_jobs_;
+  std::set<std::string> changed_workers_;
+  uint64_t table_fleet_ = 0;  // the fleet whose demands are in table_
+  std::shared_ptr<const WaitTable> waits_;
   bool schedule_wanted_ = true;
-  int64_t next_wall_timer_micros_ = 0;  // the earliest backoff or deadline; 0 = none
+  int64_t look_again_boot_nanos_ = 0;  // when a pass may find more without a change
   int64_t next_key_sweep_boot_nanos_ = 0;
   int64_t retry_boot_nanos_ = 0;           // after a failed commit Tick rests until then
   int64_t recovery_retry_boot_nanos_ = 0;  // after a recovery that could not be finished
   std::set<std::string> metric_jobs_;      // with pending metrics
   std::set<std::string> recovering_;       // RECOVERING by a commit: FinishRecovery is due
+  std::set<std::string> restored_;         // their attempts are of the time after the backup that this state was
 
   DispatcherStats stats_;
 };

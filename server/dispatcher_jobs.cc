@@ -4,7 +4,6 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/limits.h"
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "server/core/transitions.h"
 #include "server/dispatcher_command.h"
@@ -81,7 +80,7 @@ absl::StatusOr<Job> DispatcherCore::Create(CreateInput input) {
       }
       LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
     }
-    const std::string id = "ftjob-" + RandomId();
+    const std::string id = "ftjob-" + MakeId();
     JobRecord& record = TouchJob(id);
     Job& job = record.job;
     job = std::move(input.job);
@@ -135,7 +134,6 @@ absl::Status DispatcherCore::SetState(JobRecord& record, JobState to, Reason rea
   LH_CHECK(TransitionLegal(from, to), std::string(Name(from)) + " -> " + Name(to));
   const double seconds = static_cast<double>(clock_->BootNanos() - record.state_since_boot_nanos) / 1e9;
   record.state_since_boot_nanos = clock_->BootNanos();
-  record.position = 0;
   job.state = to;
   job.reason = reason;
   job.reason_detail = detail;
@@ -196,6 +194,7 @@ void DispatcherCore::DropIfDone(const std::string& id) {
   }
   metric_jobs_.erase(id);
   recovering_.erase(id);
+  changed_jobs_.insert(id);
   jobs_.erase(found);
 }
 
@@ -246,6 +245,7 @@ absl::StatusOr<Job> DispatcherCore::Resume(const std::string& id) {
                                   "resumed by the user while it was pausing", 0));
       return record.job;
     }
+    LH_RETURN_IF_ERROR(VerifyCheckpoint(record));
     LH_RETURN_IF_ERROR(SetState(record, rule.to, Reason::kNone, "resumed by the user"));
     return record.job;
   });

@@ -23,7 +23,8 @@ Failure FailureOf(const AttemptReport& report) {
   Failure failure = report.exit_failure;
   switch (report.exit) {
     case ExitReason::kFailed:
-      if (failure.reason == Reason::kNone) failure.reason = Reason::kInternal;
+      // Only failures are reasons to fail, whatever a worker says.
+      if (failure.reason < Reason::kInvalidDataset) failure.reason = Reason::kInternal;
       break;
     case ExitReason::kCrashed:
       // The agent may know more: the kernel's OOM killer, a full disk.
@@ -186,6 +187,7 @@ absl::Status DispatcherCore::ApplyProgress(JobRecord& record, Hold& hold, const 
     hold.last_step = told.step;
     hold.last_step_wall_micros = told.wall_micros;
     record.job.attempt.last_step = told.step;
+    if (told.step_seconds > 0) hold.step_seconds = told.step_seconds;
     MetricPoint point = told;
     point.attempt = hold.key.attempt;
     record.job.progress = point.progress;
@@ -242,7 +244,7 @@ absl::Status DispatcherCore::EndedValidation(JobRecord& record, const AttemptRep
   }
   if (report.report_tokens > 0) job.train_shape.dataset_tokens = report.report_tokens;
   record.demands.reset();
-  const JobDemands* demands = DemandsOf(record);
+  const std::shared_ptr<const JobDemands> demands = DemandsOf(record);
   bool fits = demands->empty();  // no device is registered: wait for one
   std::string why;
   for (const auto& [device_class, points] : *demands) {

@@ -5,7 +5,6 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
-#include "model/memory_plan.h"
 #include "server/core/codec.h"
 #include "server/dispatcher_command.h"
 #include "server/dispatcher_core.h"
@@ -14,7 +13,7 @@ namespace longhaul::server {
 namespace {
 
 constexpr int64_t kNanosPerMilli = 1'000'000;
-constexpr int64_t kKeySweepNanos = int64_t{3600} * 1'000'000'000;
+constexpr int64_t kKeySweepNanos = int64_t{60} * 1'000'000'000;  // kMaxKeysSweptPerCommit each
 constexpr int64_t kDayMicros = int64_t{24} * 3600 * 1'000'000;
 
 }  // namespace
@@ -27,11 +26,13 @@ void DispatcherCore::RunCommand(const std::function<absl::Status()>& body) {
 void DispatcherCore::Tick() {
   if (retry_boot_nanos_ > clock_->BootNanos()) return;
   TickWorkers();
+  TickRestored();
   TickRecoveries();
+  RefreshJobs();
   TickDeadlines();
   TickMetrics();
   TickKeys();
-  if (next_wall_timer_micros_ != 0 && clock_->WallMicros() >= next_wall_timer_micros_) schedule_wanted_ = true;
+  if (clock_->BootNanos() >= look_again_boot_nanos_) schedule_wanted_ = true;
   if (schedule_wanted_) Schedule();
 }
 
@@ -72,6 +73,21 @@ void DispatcherCore::TickWorkers() {
   }
 }
 
+// What ran when the backup was taken has gone on without us, perhaps to its end: fenced, not counted as a failure.
+void DispatcherCore::TickRestored() {
+  const std::set<std::string> due = restored_;
+  for (const std::string& id : due) {
+    RunCommand([&]() -> absl::Status {
+      JobRecord& record = TouchJob(id);
+      OnCommit([this, id] { restored_.erase(id); });
+      if (!HasOpenAttempt(record.job) || record.job.attempt.lease_epoch == record.job.lease_epoch) {
+        return absl::OkStatus();
+      }
+      return LoseAttempt(record, "the scheduler's state was restored from a backup", false);
+    });
+  }
+}
+
 void DispatcherCore::TickRecoveries() {
   if (clock_->BootNanos() < recovery_retry_boot_nanos_) return;
   const std::set<std::string> due = std::exchange(recovering_, {});
@@ -88,12 +104,10 @@ void DispatcherCore::TickRecoveries() {
 
 void DispatcherCore::TickDeadlines() {
   const int64_t now = clock_->WallMicros();
-  if (next_wall_timer_micros_ == 0 || now < next_wall_timer_micros_) return;
   std::vector<std::string> due;
-  for (const auto& [id, record] : jobs_) {
-    const Job& job = record.job;
-    const bool over = job.deadline_wall_micros != 0 && now >= job.deadline_wall_micros;
-    if (over && !IsTerminal(job.state) && job.state != JobState::kCancelling) due.push_back(id);
+  for (const auto& [deadline_wall_micros, id] : deadlines_) {
+    if (deadline_wall_micros > now) break;
+    due.push_back(id);
   }
   for (const std::string& id : due) {
     RunCommand([&]() -> absl::Status {
@@ -129,7 +143,13 @@ void DispatcherCore::TickKeys() {
   if (clock_->BootNanos() < next_key_sweep_boot_nanos_) return;
   next_key_sweep_boot_nanos_ = clock_->BootNanos() + kKeySweepNanos;
   const int64_t oldest = clock_->WallMicros() - limits::kRequestIdTtlDays * kDayMicros;
-  RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(oldest); }); });
+  RunCommand([&] {
+    return Write(
+        [&](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(oldest, limits::kMaxKeysSweptPerCommit); });
+  });
+  // A day later than the store would allow, because the two look at the clock at different times.
+  const int64_t oldest_audit = clock_->WallMicros() - (limits::kAuditKeepDays + 1) * kDayMicros;
+  RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteAuditBefore(oldest_audit); }); });
 }
 
 int64_t DispatcherCore::NextTimerBootNanos() const {
@@ -146,7 +166,8 @@ int64_t DispatcherCore::NextTimerBootNanos() const {
     if (found == jobs_.end() || found->second.pending_metrics.empty()) continue;
     at_most(found->second.pending_since_boot_nanos + limits::kMetricsFlushMs * kNanosPerMilli);
   }
-  if (next_wall_timer_micros_ != 0) at_most(now + (next_wall_timer_micros_ - clock_->WallMicros()) * 1000);
+  if (!deadlines_.empty()) at_most(now + (deadlines_.begin()->first - clock_->WallMicros()) * 1000);
+  at_most(look_again_boot_nanos_);
   if (!recovering_.empty()) at_most(recovery_retry_boot_nanos_);
   if (schedule_wanted_) next = now;
   return std::max(next, retry_boot_nanos_);
@@ -173,103 +194,32 @@ void DispatcherCore::RefreshFleet() {
   ++fleet_;
 }
 
-const JobDemands* DispatcherCore::DemandsOf(JobRecord& record) {
-  if (record.demands != nullptr && record.demands_fleet == fleet_) return record.demands.get();
-  const PlanRequest request = PlanRequestOf(record.job);
-  std::shared_ptr<const JobDemands>& shared =
-      demands_by_shape_[EncodeShapes(request.model, request.train) + "/" +
-                        std::to_string(static_cast<int>(request.share)) + "/" + std::to_string(request.share_bytes) +
-                        "/" + std::to_string(request.total_steps)];
-  if (shared == nullptr) {
-    JobDemands demands;
-    for (const auto& [device_class, facts] : classes_) {
-      demands[device_class] = DemandsOn(planner_, request, facts);
-    }
-    shared = std::make_shared<const JobDemands>(std::move(demands));
-  }
-  record.demands = shared;
-  record.demands_fleet = fleet_;
-  return shared.get();
-}
-
-Snapshot DispatcherCore::MakeSnapshot() {
-  Snapshot snapshot;
-  next_wall_timer_micros_ = 0;
-  const int64_t now = clock_->WallMicros();
-  const auto timer = [&](int64_t wall_micros) {
-    if (wall_micros <= now) return;
-    if (next_wall_timer_micros_ == 0 || wall_micros < next_wall_timer_micros_) next_wall_timer_micros_ = wall_micros;
-  };
-  for (auto& [id, record] : jobs_) {
-    const Job& job = record.job;
-    if (IsTerminal(job.state)) continue;
-    timer(job.deadline_wall_micros);
-    const bool validation = job.state == JobState::kValidating && !HasOpenAttempt(job);
-    if (!validation && job.state != JobState::kQueued) continue;
-    timer(job.not_before_wall_micros);
-    snapshot.waiting.push_back({&job, validation ? nullptr : DemandsOf(record)});
-  }
-  for (const auto& [id, record] : workers_) {
-    const Worker& worker = *record.worker;
-    WorkerSlot slot;
-    slot.worker = &worker;
-    slot.reachable = record.online && !Suspect(record);
-    slot.plan_matches = worker.plan_version == kPlanVersion;
-    slot.host_bytes_free = worker.host_bytes_total;
-    slot.disk_bytes_free = worker.disk_bytes_total;
-    slot.cpu_threads_free = worker.cpu_threads_total;
-    for (const DeviceEntry& device : worker.devices) {
-      // A CPU device's memory is its host's, which is counted there.
-      slot.device_bytes_free.push_back(device.facts.device_bytes);
-    }
-    for (const auto& [key, hold] : record.holds) {
-      slot.host_bytes_free -= hold.host_bytes;
-      slot.disk_bytes_free -= hold.disk_bytes;
-      slot.cpu_threads_free -= hold.cpu_threads;
-      if (hold.kind == AttemptKind::kValidate) ++slot.validations;
-      for (size_t i = 0; i < worker.devices.size(); ++i) {
-        if (worker.devices[i].id == hold.device_id) slot.device_bytes_free[i] -= hold.device_bytes;
-      }
-    }
-    snapshot.workers.push_back(std::move(slot));
-  }
-  return snapshot;
-}
+PlanTime DispatcherCore::Now() const { return {clock_->WallMicros(), clock_->BootNanos() / 1000}; }
 
 void DispatcherCore::Schedule() {
   const int64_t begin = clock_->BootNanos();
   schedule_wanted_ = false;
-  const std::vector<Action> actions = Plan(MakeSnapshot(), clock_->WallMicros());
+  RefreshTable();
+  RefreshShares();
+  const PlanTime now = Now();
+  PlanResult result = table_.Plan(now);
   stats_.scheduler_cycle_seconds.Add(static_cast<double>(clock_->BootNanos() - begin) / 1e9);
-  int writes_left = limits::kMaxReasonWritesPerPass;
-  bool started = false;
-  for (const Action& action : actions) {
-    if (action.kind == Action::Kind::kStart) {
-      RunCommand([&] { return StartAttempt(action); });
-      started = true;
-    } else {
-      const auto found = jobs_.find(action.job_id);
-      if (found == jobs_.end()) continue;
-      found->second.position = action.position;
-      const Job& job = found->second.job;
-      if (job.reason == action.reason && job.reason_detail == action.detail) continue;
-      RunCommand([&] { return ApplyWait(action, &writes_left); });
-    }
+  for (const Start& start : result.starts) {
+    RunCommand([&] { return StartAttempt(start); });
   }
-  // A start raises schedule_wanted_ through SetState, yet this pass has seen everything.
-  if (started && broken_.ok()) schedule_wanted_ = false;
-}
-
-// Why it waits is written when its kind changes; new figures alone only for the head of the queue, so that a pass over
-// a long queue writes a bounded number of rows.
-absl::Status DispatcherCore::ApplyWait(const Action& action, int* writes_left) {
-  if (jobs_.at(action.job_id).job.reason == action.reason && --*writes_left < 0) return absl::OkStatus();
-  JobRecord& record = TouchJob(action.job_id);
-  record.position = action.position;
-  record.job.reason = action.reason;
-  record.job.reason_detail = action.detail;
-  command_undo_.dirty.insert(action.job_id);
-  return absl::OkStatus();
+  for (const Preemption& preemption : result.preemptions) {
+    RunCommand([&] { return PreemptAttempt(preemption); });
+  }
+  look_again_boot_nanos_ = result.look_again_boot_micros == kNeverMicros ? std::numeric_limits<int64_t>::max()
+                                                                         : result.look_again_boot_micros * 1000;
+  if (!result.waits.empty()) {
+    // Predictions age: what runs may be slower than it was thought.
+    const int64_t refresh = begin + limits::kScheduleRefreshMs * kNanosPerMilli;
+    look_again_boot_nanos_ = std::min(look_again_boot_nanos_, refresh);
+  }
+  // What it started and stopped raises schedule_wanted_ through SetState, yet this pass has seen everything.
+  if (broken_.ok()) schedule_wanted_ = false;
+  waits_ = std::make_shared<const WaitTable>(std::move(result));
 }
 
 }  // namespace longhaul::server

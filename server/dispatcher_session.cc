@@ -4,7 +4,6 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/limits.h"
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "model/memory_plan.h"
 #include "server/dispatcher_command.h"
@@ -21,6 +20,16 @@ bool Lists(const std::vector<AttemptReport>& reports, const Hold& hold) {
   return std::any_of(reports.begin(), reports.end(), [&](const AttemptReport& report) {
     return report.key.job_id == hold.key.job_id && report.key.attempt == hold.key.attempt;
   });
+}
+
+// Of a Sync that a newer one, or a newer copy of itself, has overtaken: the attempt that it names has ended since, was
+// acknowledged and has given its memory back. An end that is told once more is acknowledged once more.
+bool Outdated(const WorkerRecord& record, int64_t sync_number, const AttemptReport& report) {
+  const std::pair<std::string, int> key{report.key.job_id, report.key.attempt};
+  if (record.holds.contains(key) || report.phase == AttemptPhase::kEnded || report.exit != ExitReason::kNone) {
+    return false;
+  }
+  return sync_number < record.sync_number || (sync_number == record.sync_number && record.gone.contains(key));
 }
 
 absl::Status TooMany(const char* what, size_t count, int most) {
@@ -74,22 +83,41 @@ absl::Status DispatcherCore::CheckWorker(const SessionInput& input) const {
   return absl::OkStatus();
 }
 
+// A worker's id is its first caller's: another one would end its session and get its attempts.
+absl::StatusOr<std::string> DispatcherCore::OwnerAfter(const SessionInput& input) const {
+  const auto known = workers_.find(input.worker.id);
+  const std::string owner =
+      known == workers_.end() || known->second.worker == nullptr ? "" : known->second.worker->owner;
+  if (input.caller.empty()) return owner;
+  if (owner.empty() || owner == input.caller || input.may_take_over) return input.caller;
+  return MakeError(absl::StatusCode::kPermissionDenied, "WORKER_OWNED",
+                   "worker " + input.worker.id +
+                       " is registered with other credentials: choose another --worker-id, "
+                       "or have a token made for it (longhauld token create --worker-id " +
+                       input.worker.id + ")");
+}
+
 absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
   return Command([&]() -> absl::StatusOr<SessionReply> {
     LH_RETURN_IF_ERROR(CheckWorker(input));
     const std::string id = input.worker.id;
+    LH_ASSIGN_OR_RETURN(std::string owner, OwnerAfter(input));
     WorkerRecord& record = TouchWorker(id);
     if (!record.session_id.empty()) SetSession(record.session_id, std::nullopt);
     auto worker = std::make_shared<Worker>(std::move(input.worker));
     worker->draining = record.worker != nullptr && record.worker->draining;  // an operator's word outlives sessions
+    worker->owner = std::move(owner);
     record.worker = worker;
-    record.session_id = "s-" + RandomId();
+    record.session_id = "s-" + MakeId();
     record.online = true;
+    record.leaving = input.leaving;
+    record.leaving_answered = false;
     record.sync_number = 0;
     record.last_sync_boot_nanos = clock_->BootNanos();
     record.last_sync_wall_micros = clock_->WallMicros();
     record.registered = next_registration_++;
     record.acknowledged.clear();
+    record.gone.clear();
     for (auto& [key, hold] : record.holds) {
       hold.start_sent_in = 0;
       hold.stop_sent_in = 0;
@@ -126,14 +154,21 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
     const bool was_suspect = Suspect(record);
     record.last_sync_boot_nanos = clock_->BootNanos();
     record.last_sync_wall_micros = clock_->WallMicros();
-    if (was_suspect) schedule_wanted_ = true;
+    if (was_suspect || record.leaving != input.leaving) schedule_wanted_ = true;
+    record.leaving = input.leaving;
+    record.leaving_answered = record.leaving_answered && input.leaving;
     for (auto& [key, hold] : record.holds) {
       // Asked again: the answer that carried the command was lost.
       if (hold.start_sent_in == input.sync_number) hold.start_sent_in = 0;
       if (hold.stop_sent_in == input.sync_number) hold.stop_sent_in = 0;
     }
-    for (const AttemptReport& report : input.attempts) LH_RETURN_IF_ERROR(ApplyReport(id, report));
-    if (input.sync_number >= record.sync_number) {
+    // What a later copy of a Sync leaves out, the next number leaves out, too; what an older one does, it may yet name.
+    const bool newest = input.sync_number > record.sync_number;
+    if (newest) record.gone.clear();
+    for (const AttemptReport& report : input.attempts) {
+      if (!Outdated(record, input.sync_number, report)) LH_RETURN_IF_ERROR(ApplyReport(id, report));
+    }
+    if (newest) {
       record.sync_number = input.sync_number;
       LH_RETURN_IF_ERROR(NoteUnlisted(id, input.attempts, false, input.sync_number));
     }
@@ -157,8 +192,14 @@ absl::Status DispatcherCore::NoteUnlisted(const std::string& worker_id, const st
       LH_RETURN_IF_ERROR(UnlistedInNewSession(worker_id, hold));
       continue;
     }
+    if (hold.confirmed) {
+      // Its job has ended, and so has it: a write of it was refused, and its worker let go of it without our word.
+      const Job& job = TouchJob(hold.key.job_id).job;
+      if (!HasOpenAttempt(job) || job.attempt.number != hold.key.attempt) EraseHold(hold, worker_id);
+      continue;
+    }
     const bool unheard = hold.start_sent_in == 0 || sync_number >= hold.start_sent_in + kSyncsUntilUnheard;
-    if (hold.confirmed || !hold.stop.has_value() || !unheard) continue;
+    if (!hold.stop.has_value() || !unheard) continue;
     EraseHold(hold, worker_id);
     JobRecord& record = TouchJob(hold.key.job_id);
     if (HasOpenAttempt(record.job)) LH_RETURN_IF_ERROR(StoppedAttempt(record, "stopped before it began"));
@@ -219,6 +260,7 @@ bool DispatcherCore::Urgent(const std::string& worker_id) const {
   const auto found = workers_.find(worker_id);
   if (found == workers_.end()) return false;
   if (!found->second.acknowledged.empty()) return true;
+  if (found->second.leaving && !found->second.leaving_answered) return true;  // it waits for this to end
   for (const auto& [key, hold] : found->second.holds) {
     if (hold.fenced || hold.stop.has_value()) {
       if (hold.stop_sent_in == 0) return true;
@@ -245,6 +287,7 @@ SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_n
   const auto found = workers_.find(worker_id);
   if (found == workers_.end()) return reply;
   reply.acknowledged = std::exchange(found->second.acknowledged, {});
+  found->second.leaving_answered = found->second.leaving;
   for (auto& [key, hold] : found->second.holds) {
     if (hold.fenced) {
       reply.stops.push_back({hold.key, StopMode::kFenced});

@@ -60,7 +60,7 @@ absl::StatusOr<Worker> DispatcherCore::SetDraining(const std::string& worker_id,
   });
 }
 
-absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
+absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs, const std::string& project) {
   return Command([&]() -> absl::Status {
     const int64_t now = clock_->WallMicros();
     for (const BlobRef& blob : blobs) {
@@ -71,6 +71,8 @@ absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
                          "blob " + blob.sha256 + " was collected in this moment: upload it again");
       }
       LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
+      if (project.empty()) continue;
+      LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlobProject(blob, project); }));
     }
     return absl::OkStatus();
   });
@@ -79,6 +81,10 @@ absl::Status DispatcherCore::RecordBlobs(const std::vector<BlobRef>& blobs) {
 absl::StatusOr<bool> DispatcherCore::BlobStays(const BlobRef& blob) const {
   if (batch_dropped_.contains(blob.sha256)) return false;
   return blobs_->Present(blob);
+}
+
+absl::Status DispatcherCore::AddAudit(const AuditRecord& record) {
+  return Command([&] { return Write([&](StoreTransaction& tx) { return tx.AddAudit(record); }); });
 }
 
 absl::StatusOr<int> DispatcherCore::CollectBlobs() {
@@ -111,14 +117,26 @@ absl::StatusOr<int> DispatcherCore::CollectBlobs() {
   });
 }
 
+absl::Status DispatcherCore::ForgetDeletedJobs(const std::vector<std::string>& ids) {
+  return Command([&]() -> absl::Status {
+    for (const std::string& id : ids) {
+      LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.ForgetDeletedJob(id); }));
+    }
+    return absl::OkStatus();
+  });
+}
+
 std::vector<WorkerView> DispatcherCore::Workers() const {
   std::vector<WorkerView> views;
   for (const auto& [id, record] : workers_) {
     WorkerView view;
     view.worker = ViewOf(record);
     view.suspect = record.online && Suspect(record);
+    view.leaving = record.leaving;
     for (const auto& [key, hold] : record.holds) {
-      view.attempts.push_back({hold.key, hold.host_bytes, hold.device_bytes, hold.cpu_threads});
+      const auto job = jobs_.find(hold.key.job_id);
+      view.attempts.push_back({hold.key, job == jobs_.end() ? "" : job->second.job.project, hold.host_bytes,
+                               hold.device_bytes, hold.cpu_threads});
       view.host_bytes_reserved += hold.host_bytes;
       view.device_bytes_reserved += hold.device_bytes;
       view.cpu_threads_reserved += hold.cpu_threads;
@@ -152,14 +170,6 @@ FleetView DispatcherCore::Fleet() const {
   return fleet;
 }
 
-std::map<std::string, int> DispatcherCore::Positions() const {
-  std::map<std::string, int> positions;
-  for (const auto& [id, record] : jobs_) {
-    if (record.position > 0) positions[id] = record.position;
-  }
-  return positions;
-}
-
 std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned) {
   if (bytes_peak <= 0 || bytes_planned <= 0) return std::nullopt;
   return static_cast<double>(bytes_peak) / static_cast<double>(bytes_planned) - 1;
@@ -171,7 +181,12 @@ DispatcherStats DispatcherCore::Stats() const {
   for (const auto& [id, record] : jobs_) {
     if (IsTerminal(record.job.state)) continue;
     ++stats.jobs_by_state[static_cast<size_t>(record.job.state)];
-    if (record.position > 0) ++stats.waiting_by_reason[record.job.reason];
+  }
+  if (waits_ != nullptr) {
+    const PlanResult& result = waits_->result();
+    for (const Wait& wait : result.waits) {
+      ++stats.waiting_by_reason[result.verdicts[static_cast<size_t>(wait.verdict)].reason];
+    }
   }
   for (const auto& [end, count] : stats.finished_total) {
     stats.jobs_by_state[static_cast<size_t>(end.first)] += static_cast<int64_t>(count);
@@ -181,7 +196,7 @@ DispatcherStats DispatcherCore::Stats() const {
     WorkerStats entry;
     entry.worker_id = id;
     entry.online = record.online;
-    entry.draining = worker.draining;
+    entry.draining = worker.draining || record.leaving;
     entry.heartbeat_age_seconds = static_cast<double>(clock_->BootNanos() - record.last_sync_boot_nanos) / 1e9;
     entry.attempts = static_cast<int>(record.holds.size());
     entry.host_bytes_total = worker.host_bytes_total;

@@ -15,6 +15,12 @@
 namespace longhaul::server {
 namespace {
 
+bool IsNumeric(const std::string& host) {
+  in_addr v4{};
+  in6_addr v6{};
+  return ::inet_pton(AF_INET, host.c_str(), &v4) == 1 || ::inet_pton(AF_INET6, host.c_str(), &v6) == 1;
+}
+
 // The errno of binding there, 0 where it works.
 int TryBind(const ListenAddress& address) {
   const std::string host = address.host == "localhost" ? "127.0.0.1" : address.host;
@@ -41,7 +47,7 @@ std::string ListenAddress::ToString() const {
   return (is_v6 ? "[" + host + "]" : host) + ":" + std::to_string(port);
 }
 
-absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text) {
+absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text, bool tls) {
   const absl::Status bad = MakeError(absl::StatusCode::kInvalidArgument, "BAD_ADDRESS",
                                      flag + " is \"" + text + "\"; must be HOST:PORT, for example 127.0.0.1:7070");
   const size_t colon = text.rfind(':');
@@ -56,12 +62,14 @@ absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const 
   } else if (address.host.find(':') != std::string::npos) {
     return bad;
   }
-  if (!IsLoopbackHost(address.host)) {
+  if (IsLoopbackHost(address.host)) return address;
+  if (!tls) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "TLS_REQUIRED",
                      flag + " " + text +
-                         " is not a loopback address, and this build serves no TLS: plaintext that other "
-                         "machines reach is refused. Listen on 127.0.0.1 and tunnel, for example with ssh -L");
+                         " is not a loopback address, and plaintext that other machines reach is refused: give "
+                         "--tls-cert and --tls-key, or listen on 127.0.0.1");
   }
+  if (!IsNumeric(address.host)) return bad;
   return address;
 }
 

@@ -15,9 +15,9 @@ struct ListenAddress {
   std::string ToString() const;  // "127.0.0.1:7070", "[::1]:7070"
 };
 
-// INVALID_ARGUMENT names `flag`. FAILED_PRECONDITION TLS_REQUIRED for an address that other machines reach: there is no
-// plaintext off the loopback.
-absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text);
+// INVALID_ARGUMENT names `flag`. FAILED_PRECONDITION TLS_REQUIRED for an address that other machines reach without
+// `tls`: there is no plaintext off the loopback.
+absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const std::string& text, bool tls = false);
 
 // After a failed start: "cannot listen on 127.0.0.1:7070: Address already in use", by trying once more.
 absl::Status CannotListen(const ListenAddress& address);

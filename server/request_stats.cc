@@ -21,6 +21,11 @@ void RequestStats::CountUnary(const std::string& method, const std::string& code
   counts_.seconds[method].Add(seconds);
 }
 
+void RequestStats::CountAuthFailure(const std::string& cause) {
+  std::lock_guard lock(mutex_);
+  ++counts_.auth_failures[cause];
+}
+
 void RequestStats::AddWatchLag(double seconds) {
   std::lock_guard lock(mutex_);
   counts_.watch_lag.Add(seconds < 0 ? 0 : seconds);
@@ -33,7 +38,7 @@ RequestStats::Snapshot RequestStats::Read() const {
     snapshot = counts_;
   }
   snapshot.watch_streams = watch_streams_.load(std::memory_order_relaxed);
-  snapshot.auth_failures = auth_failures_.load(std::memory_order_relaxed);
+  snapshot.rate_limited = rate_limited_.load(std::memory_order_relaxed);
   return snapshot;
 }
 

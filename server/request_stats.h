@@ -31,14 +31,17 @@ class RequestStats {
     std::map<std::string, SecondsHistogram> seconds;                   // by method; unary calls only
     SecondsHistogram watch_lag;                                        // commit to hand-over, per live event
     int64_t watch_streams = 0;
-    uint64_t auth_failures = 0;
+    std::map<std::string, uint64_t> auth_failures;  // by cause
+    uint64_t rate_limited = 0;
   };
 
   // `code` is the canonical name, "OK" or "NOT_FOUND".
   void CountCall(const std::string& method, const std::string& code);
   void CountUnary(const std::string& method, const std::string& code, double seconds);
   void AddWatchLag(double seconds);
-  void CountAuthFailure() { auth_failures_.fetch_add(1, std::memory_order_relaxed); }
+  // "NO_CREDENTIALS", "TOKEN_EXPIRED", ...: of a fixed set, never what a caller sent.
+  void CountAuthFailure(const std::string& cause);
+  void CountRateLimited() { rate_limited_.fetch_add(1, std::memory_order_relaxed); }
   void AddWatchStreams(int64_t delta) { watch_streams_.fetch_add(delta, std::memory_order_relaxed); }
   Snapshot Read() const;
 
@@ -46,7 +49,7 @@ class RequestStats {
   mutable std::mutex mutex_;  // guards counts_
   Snapshot counts_;
   std::atomic<int64_t> watch_streams_{0};
-  std::atomic<uint64_t> auth_failures_{0};
+  std::atomic<uint64_t> rate_limited_{0};
 };
 
 }  // namespace longhaul::server

@@ -12,9 +12,14 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "base/tls_material.h"
+#include "server/authenticator.h"
+#include "server/call_limits.h"
 #include "server/core/demands.h"
+#include "server/core/quota.h"
 #include "server/dispatcher.h"
 #include "server/dispatcher_stats.h"
+#include "server/http/http_access.h"
 #include "server/http/http_server.h"
 #include "server/http/metrics.h"
 #include "server/http/page.h"
@@ -26,6 +31,7 @@
 #include "server/rpc/rpc_server.h"
 #include "server/version.h"
 #include "spdlog/spdlog.h"
+#include "storage/access_store.h"
 #include "storage/blob_store.h"
 #include "storage/job_store.h"
 #include "storage/log_store.h"
@@ -36,21 +42,44 @@ namespace {
 constexpr int64_t kShutdownGraceMs = 5'000;
 constexpr auto kCollectEvery = std::chrono::seconds(60);
 
-absl::Status CheckPositive(const char* flag, int64_t value_ms) {
-  if (value_ms >= 1) return absl::OkStatus();
+absl::Status CheckPositive(const char* flag, int64_t value) {
+  if (value >= 1) return absl::OkStatus();
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_OPTION",
-                   std::string(flag) + " is " + std::to_string(value_ms) + "; must be 1 or more milliseconds");
+                   std::string(flag) + " is " + std::to_string(value) + "; must be 1 or more");
 }
 
 absl::Status CheckTimes(const ServerOptions& options) {
   LH_RETURN_IF_ERROR(CheckPositive("--lease-ms", options.lease_ms));
   LH_RETURN_IF_ERROR(CheckPositive("--worker-lost-ms", options.worker_lost_ms));
   LH_RETURN_IF_ERROR(CheckPositive("--sync-hold-ms", options.sync_hold_ms));
+  LH_RETURN_IF_ERROR(CheckPositive("--preempt-after-ms", options.preempt_after_ms));
   if (options.worker_lost_ms >= options.lease_ms) return absl::OkStatus();
   // A worker may hold its lease to the end: lost before that, two workers would have one job.
   return MakeError(absl::StatusCode::kInvalidArgument, "BAD_OPTION",
                    "--worker-lost-ms is " + std::to_string(options.worker_lost_ms) + "; must be at least --lease-ms, " +
                        std::to_string(options.lease_ms));
+}
+
+absl::Status CheckAccess(const ServerOptions& options) {
+  LH_RETURN_IF_ERROR(CheckPositive("--calls-per-second", options.calls_per_second));
+  const auto bad = [](const std::string& what) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "BAD_OPTION", what);
+  };
+  if (options.tls_certificate_file.empty() != options.tls_key_file.empty()) {
+    return bad("--tls-cert and --tls-key go together");
+  }
+  if (options.tls_certificate_file.empty() && !options.tls_client_ca_file.empty()) {
+    return bad("--tls-client-ca needs --tls-cert and --tls-key");
+  }
+  if (options.tls_client_ca_file.empty() && options.tls_require_client_cert) {
+    return bad("--tls-require-client-cert needs --tls-client-ca");
+  }
+  return absl::OkStatus();
+}
+
+ClientCertificates ClientCertificatesOf(const ServerOptions& options) {
+  if (options.tls_client_ca_file.empty()) return ClientCertificates::kNone;
+  return options.tls_require_client_cert ? ClientCertificates::kRequired : ClientCertificates::kAsked;
 }
 
 }  // namespace
@@ -61,11 +90,16 @@ struct Server::Impl {
   std::unique_ptr<Store> store;
   std::unique_ptr<storage::BlobStore> blobs;
   std::unique_ptr<storage::LogStore> logs;
+  std::unique_ptr<storage::AccessStore> access;
+  std::unique_ptr<TlsReloader> tls;  // null = plaintext
   RequestStats request_stats;
+  std::unique_ptr<Authenticator> authenticator;
+  std::unique_ptr<CallLimits> call_limits;
   std::unique_ptr<EventHub> hub;
   std::unique_ptr<Dispatcher> dispatcher;
   std::unique_ptr<RpcContext> context;
   std::unique_ptr<RpcServer> rpc;
+  std::unique_ptr<HttpAccess> http_access;
   std::unique_ptr<HttpServer> http;
   std::jthread collector;
   bool stopped = false;
@@ -74,41 +108,63 @@ struct Server::Impl {
     LH_ASSIGN_OR_RETURN(store, storage::OpenJobStore(options.state_dir));
     LH_ASSIGN_OR_RETURN(blobs, storage::BlobStore::Open(options.state_dir));
     LH_ASSIGN_OR_RETURN(logs, storage::LogStore::Open(options.state_dir));
+    LH_ASSIGN_OR_RETURN(access, storage::AccessStore::OpenToRead(options.state_dir));
     return absl::OkStatus();
+  }
+
+  void OpenAccess(const ServerOptions& options) {
+    authenticator = std::make_unique<Authenticator>(Authenticator::Options{tls != nullptr, options.require_token},
+                                                    access.get(), clock, &request_stats);
+    call_limits =
+        std::make_unique<CallLimits>(CallLimits::Options{options.calls_per_second, options.call_burst,
+                                                         options.streams_per_caller, options.transfers_per_caller},
+                                     clock);
   }
 
   absl::Status StartDispatcher(const ServerOptions& options) {
     hub = std::make_unique<EventHub>(options.heartbeat_ms);
-    const Dispatcher::Options times{options.lease_ms, options.worker_lost_ms, options.sync_hold_ms};
-    dispatcher = std::make_unique<Dispatcher>(times, store.get(), blobs.get(), clock, hub.get());
+    Dispatcher::Options dispatching{
+        options.lease_ms, options.worker_lost_ms, options.sync_hold_ms, options.preempt_after_ms, {}};
+    for (const std::string& quota : options.quotas) LH_RETURN_IF_ERROR(ParseQuota(quota, &dispatching.quotas));
+    dispatcher = std::make_unique<Dispatcher>(std::move(dispatching), store.get(), blobs.get(), clock, hub.get());
     return dispatcher->Start();
   }
 
-  absl::Status StartServing(const ListenAddress& grpc_address, const std::optional<ListenAddress>& http_address) {
-    context = std::make_unique<RpcContext>(RpcContext{Gate(&request_stats, clock), dispatcher.get(), store.get(),
-                                                      blobs.get(), logs.get(), hub.get(), &MemoryPlanner()});
-    LH_ASSIGN_OR_RETURN(rpc, RpcServer::Start(grpc_address, context.get()));
+  absl::Status StartServing(const ServerOptions& options, const ListenAddress& grpc_address,
+                            const std::optional<ListenAddress>& http_address) {
+    context = std::make_unique<RpcContext>(RpcContext{
+        Gate(authenticator.get(), call_limits.get(), &request_stats, clock, dispatcher.get()), dispatcher.get(),
+        store.get(), blobs.get(), logs.get(), hub.get(), &MemoryPlanner(), options.transfer_stall_ms});
+    LH_ASSIGN_OR_RETURN(rpc, RpcServer::Start(grpc_address, context.get(), tls.get(), ClientCertificatesOf(options)));
     if (!http_address.has_value()) return absl::OkStatus();
+    http_access = std::make_unique<HttpAccess>(authenticator.get(), call_limits.get(), &request_stats);
     HttpPages pages;
-    pages["/"] = [this] { return Page(); };
-    pages["/metrics"] = [this] { return Metrics(); };
-    pages["/healthz"] = [] { return HttpReply{200, "text/plain; charset=utf-8", "ok\n"}; };
-    LH_ASSIGN_OR_RETURN(http, HttpServer::Start(*http_address, std::move(pages)));
+    pages["/"] = http_access->ForViewers([this](const Caller& caller) { return Page(caller); });
+    pages["/metrics"] = http_access->ForViewersOfAll([this](const Caller&) { return Metrics(); });
+    // For probes, which have no credentials: it says no more than that the port is open.
+    pages["/healthz"] = [](const HttpRequest&) { return HttpReply{200, "text/plain; charset=utf-8", "ok\n"}; };
+    LH_ASSIGN_OR_RETURN(http, HttpServer::Start(*http_address, std::move(pages), clock, tls.get()));
     return absl::OkStatus();
   }
 
   HttpReply Metrics() const {
-    const MetricsInput input{dispatcher->Stats(), request_stats.Read(), store->GetSizes(), kVersion};
+    MetricsInput input{dispatcher->Stats(), request_stats.Read(), store->GetSizes(), kVersion, std::nullopt};
+    if (tls != nullptr) input.tls = tls->counts();
     return {200, "text/plain; version=0.0.4; charset=utf-8", RenderMetrics(input)};
   }
 
-  HttpReply Page() const {
+  HttpReply Page(const Caller& caller) const {
     JobFilter filter;
+    if (!caller.all_projects) filter.project = caller.project;
     filter.page_size = limits::kMaxPageJobs;
     absl::StatusOr<JobPage> jobs = store->ListJobs(filter);
     if (!jobs.ok()) return {503, "text/plain; charset=utf-8", std::string(jobs.status().message()) + "\n"};
     PageInput input;
     for (Job& job : jobs->jobs) {
+      if (std::optional<WaitInfo> wait = dispatcher->WaitOf(job); wait.has_value()) {
+        job.reason = wait->reason;
+        job.reason_detail = std::move(wait->detail);
+      }
       std::string progress = ProgressText(job);
       input.jobs.push_back({std::move(job), std::move(progress)});
     }
@@ -121,12 +177,26 @@ struct Server::Impl {
     return reply;
   }
 
-  // Forgets unreferenced blobs and stale uploads, a step a minute.
+  // Logs of deleted jobs: what a crash or a full disk left of a deletion is finished here.
+  absl::Status FinishDeletes() {
+    LH_ASSIGN_OR_RETURN(const std::vector<std::string> ids, store->ListDeletedJobs(limits::kMaxDeletedJobsPerSweep));
+    std::vector<std::string> gone;
+    for (const std::string& id : ids) {
+      LH_RETURN_IF_ERROR(logs->Delete(id));
+      gone.push_back(id);
+    }
+    return gone.empty() ? absl::OkStatus() : dispatcher->ForgetDeletedJobs(std::move(gone));
+  }
+
+  // Forgets unreferenced blobs, stale uploads and the logs of deleted jobs, a step a minute.
   void Collect(std::stop_token stop) {
     std::mutex mutex;
     std::condition_variable_any wake;
     std::unique_lock lock(mutex);
     while (!wake.wait_for(lock, stop, kCollectEvery, [&stop] { return stop.stop_requested(); })) {
+      if (const absl::Status finished = FinishDeletes(); !finished.ok()) {
+        spdlog::warn("logs of deleted jobs: {}", std::string(finished.message()));
+      }
       if (absl::StatusOr<int> removed = dispatcher->CollectBlobs(); !removed.ok()) {
         spdlog::warn("blob collection: {}", std::string(removed.status().message()));
       }
@@ -150,17 +220,25 @@ struct Server::Impl {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, const Clock* clock) {
   LH_RETURN_IF_ERROR(CheckTimes(options));
-  LH_ASSIGN_OR_RETURN(const ListenAddress grpc_address, ParseListenAddress("--listen", options.listen));
+  LH_RETURN_IF_ERROR(CheckAccess(options));
+  const bool with_tls = !options.tls_certificate_file.empty();
+  LH_ASSIGN_OR_RETURN(const ListenAddress grpc_address, ParseListenAddress("--listen", options.listen, with_tls));
   std::optional<ListenAddress> http_address;
   if (!options.http_listen.empty()) {
-    LH_ASSIGN_OR_RETURN(http_address, ParseListenAddress("--http-listen", options.http_listen));
+    LH_ASSIGN_OR_RETURN(http_address, ParseListenAddress("--http-listen", options.http_listen, with_tls));
   }
   std::unique_ptr<Server> server(new Server(std::make_unique<Impl>()));
   Impl& impl = *server->impl_;
   impl.clock = clock;
+  if (with_tls) {
+    const TlsFiles files{options.tls_certificate_file, options.tls_key_file, options.tls_client_ca_file};
+    LH_ASSIGN_OR_RETURN(impl.tls, TlsReloader::Open(files, clock));
+  }
   LH_RETURN_IF_ERROR(impl.OpenState(options));
+  impl.OpenAccess(options);
   LH_RETURN_IF_ERROR(impl.StartDispatcher(options));
-  LH_RETURN_IF_ERROR(impl.StartServing(grpc_address, http_address));
+  LH_RETURN_IF_ERROR(impl.StartServing(options, grpc_address, http_address));
+  LH_RETURN_IF_ERROR(impl.FinishDeletes());
   impl.collector = std::jthread([&impl](std::stop_token stop) { impl.Collect(std::move(stop)); });
   if (!options.port_file.empty()) {
     LH_RETURN_IF_ERROR(WriteFileAtomic(options.port_file, "{\"grpc_port\":" + std::to_string(server->grpc_port()) +

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,12 +25,25 @@ struct ServerOptions {
   int64_t worker_lost_ms = limits::kWorkerLostMs;
   int64_t sync_hold_ms = limits::kSyncHoldMs;
   int64_t heartbeat_ms = limits::kWatchHeartbeatMs;
+  // TLS on both addresses: certificate and key, or neither. Read again when they change.
+  std::string tls_certificate_file;
+  std::string tls_key_file;
+  std::string tls_client_ca_file;  // "" = workers show tokens, not certificates
+  bool tls_require_client_cert = false;
+  bool require_token = false;  // also of certificates, and on the loopback
+  int64_t calls_per_second = limits::kMaxCallsPerSecond;
+  int64_t call_burst = limits::kMaxCallBurst;
+  int streams_per_caller = limits::kMaxStreamsPerCaller;
+  int transfers_per_caller = limits::kMaxTransfersPerCaller;
+  int64_t transfer_stall_ms = limits::kTransferStallMs;
+  int64_t preempt_after_ms = limits::kPreemptMinRunMs;
+  std::vector<std::string> quotas;  // server/core/quota.h has the form
 };
 
 class Server {
  public:
   // Opens the state folder and serves. `clock` must outlive the server. Errors, each one clear line: LOCKED,
-  // SCHEMA_TOO_NEW, PERMISSION_DENIED, PORT_TAKEN, TLS_REQUIRED, INVALID_ARGUMENT for the options.
+  // SCHEMA_TOO_NEW, PERMISSION_DENIED, PORT_TAKEN, TLS_REQUIRED, TLS_MATERIAL, INVALID_ARGUMENT for the options.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, const Clock* clock);
   ~Server();  // Stop
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/check.h"
 #include "base/env.h"
 #include "base/error.h"
 #include "base/failpoints.h"
@@ -17,10 +18,6 @@ namespace longhaul::storage {
 namespace {
 
 constexpr char kPartialSuffix[] = ".part";
-
-absl::Status NotFound(const BlobRef& blob) {
-  return MakeError(absl::StatusCode::kNotFound, "BLOB_NOT_FOUND", "there is no blob " + blob.sha256);
-}
 
 absl::Status Refused(const BlobRef& blob) {
   return MakeError(absl::StatusCode::kFailedPrecondition, "BLOB_HASH_MISMATCH",
@@ -42,6 +39,7 @@ struct BlobStore::Upload::State {
   BlobRef blob;
   std::string partial_path;
   bool complete = false;
+  bool resumed = false;            // some of its bytes are of an earlier upload
   std::optional<AppendFile> file;  // absent once complete, and once refused
   Sha256 hash;                     // of file's bytes
   std::string digest;              // once hash is done
@@ -94,20 +92,49 @@ absl::Status BlobStore::Upload::Finish() {
     state_->file.reset();
     LH_RETURN_IF_ERROR(RemoveFile(state_->partial_path));
     state_->store->EndUpload(std::exchange(state_->partial_path, std::string()));
+    // What an earlier upload left may be what a crash left of it: not the client's fault, and gone now.
     return MakeError(
-        absl::StatusCode::kInvalidArgument, "BLOB_HASH_MISMATCH",
-        "the data's SHA-256 is " + state_->digest + ", not " + state_->blob.sha256 + "; nothing was stored");
+        state_->resumed ? absl::StatusCode::kUnavailable : absl::StatusCode::kInvalidArgument, "BLOB_HASH_MISMATCH",
+        "the data's SHA-256 is " + state_->digest + ", not " + state_->blob.sha256 + "; nothing was stored" +
+            (state_->resumed ? ": part of it was kept from an earlier upload, begin again at offset 0" : ""));
   }
   const std::string path = state_->store->BlobPath(state_->blob.sha256);
   LH_RETURN_IF_ERROR(CreateDirs(path.substr(0, path.rfind('/'))));
+  LH_RETURN_IF_ERROR(Failpoint("blob_before_sync"));
   LH_RETURN_IF_ERROR(state_->file->Sync());
   LH_RETURN_IF_ERROR(Failpoint("blob_before_rename"));
-  LH_RETURN_IF_ERROR(RenameFile(state_->partial_path, path));
-  // The folder blobs/ab may be new: its own entry has to last, too.
-  LH_RETURN_IF_ERROR(SyncDir(JoinPath(state_->store->state_dir_, "blobs")));
+  LH_RETURN_IF_ERROR(state_->store->Rename(state_->partial_path, path));
+  Failpoint("blob_after_rename").IgnoreError();  // armed to crash or to sleep
   state_->complete = true;
   state_->file.reset();
   state_->store->EndUpload(std::exchange(state_->partial_path, std::string()));
+  return absl::OkStatus();
+}
+
+// Its name may be there and yet not last: then nobody is told that it is (Present), until its folder could be synced.
+absl::Status BlobStore::Rename(const std::string& partial_path, const std::string& path) {
+  {
+    std::lock_guard lock(uploads_mutex_);
+    unsynced_.insert(path);
+  }
+  if (const absl::Status renamed = RenameFile(partial_path, path); !renamed.ok() && !FileExists(path)) {
+    std::lock_guard lock(uploads_mutex_);
+    unsynced_.erase(path);
+    return renamed;
+  }
+  return SyncName(path);
+}
+
+absl::Status BlobStore::SyncName(const std::string& path) {
+  {
+    std::lock_guard lock(uploads_mutex_);
+    if (!unsynced_.contains(path)) return absl::OkStatus();
+  }
+  // The folder blobs/ab may be new: its own entry has to last, too.
+  LH_RETURN_IF_ERROR(SyncDir(path.substr(0, path.rfind('/'))));
+  LH_RETURN_IF_ERROR(SyncDir(JoinPath(state_dir_, "blobs")));
+  std::lock_guard lock(uploads_mutex_);
+  unsynced_.erase(path);
   return absl::OkStatus();
 }
 
@@ -115,8 +142,15 @@ BlobStore::BlobStore(std::string state_dir, Options options)
     : state_dir_(std::move(state_dir)), options_(std::move(options)) {}
 
 absl::StatusOr<std::unique_ptr<BlobStore>> BlobStore::Open(const std::string& state_dir, Options options) {
-  LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "blobs")));
-  LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "uploads")));
+  if (options.create_folders) {
+    LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "blobs")));
+    LH_RETURN_IF_ERROR(CreateDirs(JoinPath(state_dir, "uploads")));
+    // An earlier process may have died between a rename and its sync.
+    const std::string blobs = JoinPath(state_dir, "blobs");
+    LH_ASSIGN_OR_RETURN(const std::vector<std::string> folders, ListDir(blobs));
+    for (const std::string& folder : folders) LH_RETURN_IF_ERROR(SyncDir(JoinPath(blobs, folder)));
+    LH_RETURN_IF_ERROR(SyncDir(blobs));
+  }
   if (!options.free_bytes) options.free_bytes = [](const std::string& path) { return DiskFreeBytes(path); };
   return std::unique_ptr<BlobStore>(new BlobStore(state_dir, std::move(options)));
 }
@@ -125,9 +159,11 @@ std::string BlobStore::BlobPath(const std::string& sha256) const {
   return JoinPath(JoinPath(JoinPath(state_dir_, "blobs"), sha256.substr(0, 2)), sha256);
 }
 
-std::string BlobStore::PartialPath(const BlobRef& blob) const {
-  return JoinPath(JoinPath(state_dir_, "uploads"),
-                  blob.sha256 + "-" + std::to_string(blob.size_bytes) + kPartialSuffix);
+std::string BlobStore::PartialPath(const BlobRef& blob, const std::string& space) const {
+  const bool hex = space.find_first_not_of("0123456789abcdef") == std::string::npos;
+  LH_CHECK(hex, space);
+  return JoinPath(JoinPath(state_dir_, "uploads"), blob.sha256 + "-" + std::to_string(blob.size_bytes) +
+                                                       (space.empty() ? "" : "-" + space) + kPartialSuffix);
 }
 
 absl::Status BlobStore::CheckName(const BlobRef& blob, bool size_known) const {
@@ -159,6 +195,10 @@ void BlobStore::EndUpload(const std::string& partial_path) {
   uploads_.erase(partial_path);
 }
 
+absl::Status BlobStore::NotFound(const BlobRef& blob) {
+  return MakeError(absl::StatusCode::kNotFound, "BLOB_NOT_FOUND", "there is no blob " + blob.sha256);
+}
+
 absl::StatusOr<int64_t> BlobStore::Size(const BlobRef& blob) {
   LH_RETURN_IF_ERROR(CheckName(blob, false));
   const absl::StatusOr<int64_t> size = FileSize(BlobPath(blob.sha256));
@@ -172,6 +212,7 @@ absl::StatusOr<bool> BlobStore::Present(const BlobRef& blob) {
   const absl::StatusOr<int64_t> size = Size(blob);
   if (absl::IsNotFound(size.status())) return false;
   LH_RETURN_IF_ERROR(size.status());
+  LH_RETURN_IF_ERROR(SyncName(BlobPath(blob.sha256)));
   return true;
 }
 
@@ -195,24 +236,25 @@ absl::StatusOr<std::vector<BlobRef>> BlobStore::List(const std::string& prefix) 
   return blobs;
 }
 
-absl::StatusOr<BlobStore::WriteStatus> BlobStore::QueryWriteStatus(const BlobRef& blob) {
+absl::StatusOr<BlobStore::WriteStatus> BlobStore::QueryWriteStatus(const BlobRef& blob, const std::string& space) {
   LH_RETURN_IF_ERROR(CheckName(blob, true));
   LH_ASSIGN_OR_RETURN(const bool present, Present(blob));
   if (present) return WriteStatus{blob.size_bytes, true};
-  const absl::StatusOr<int64_t> size = FileSize(PartialPath(blob));
+  const absl::StatusOr<int64_t> size = FileSize(PartialPath(blob, space));
   if (absl::IsNotFound(size.status())) return WriteStatus{};
   LH_RETURN_IF_ERROR(size.status());
   return WriteStatus{*size, false};
 }
 
-absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const BlobRef& blob) {
+absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const BlobRef& blob,
+                                                                          const std::string& space) {
   LH_RETURN_IF_ERROR(CheckName(blob, true));
   auto state = std::make_unique<Upload::State>();
   state->store = this;
   state->blob = blob;
   LH_ASSIGN_OR_RETURN(state->complete, Present(blob));
   if (state->complete) return std::unique_ptr<Upload>(new Upload(std::move(state)));
-  const std::string path = PartialPath(blob);
+  const std::string path = PartialPath(blob, space);
   {
     std::lock_guard lock(uploads_mutex_);
     if (!uploads_.insert(path).second) {
@@ -229,6 +271,7 @@ absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const 
   LH_RETURN_IF_ERROR(CheckSpace(blob.size_bytes - std::min(there, blob.size_bytes)));
   // A longer partial file than the blob is none of ours: begin again.
   LH_ASSIGN_OR_RETURN(AppendFile file, AppendFile::Open(path, there > blob.size_bytes ? 0 : -1));
+  upload->state_->resumed = file.size() > 0;
   for (int64_t at = 0; at < file.size();) {
     LH_ASSIGN_OR_RETURN(const std::string chunk, ReadFileRange(path, at, limits::kBlobChunkBytes));
     if (chunk.empty()) break;

@@ -1,8 +1,10 @@
 // Bytes by their SHA-256, as files of the state folder: blobs/ab/<sha256>, and uploads/<sha256>-<size>.part until they
 // are complete. A file under its final name is whole, verified and durable: written, fsynced, renamed, folder fsynced.
-// Names come from BlobRef only, which is checked to be 64 hex digits; no path ever comes from a client.
+// Names come from BlobRef only, which is checked to be 64 hex digits; no path ever comes from a client. A `space` (hex
+// digits, "" = the common one) keeps unfinished uploads apart: uploads/<sha256>-<size>-<space>.part.
 // The row that keeps a blob alive is the caller's next step (Dispatcher::RecordBlobs).
-// Thread-safe. Errors: INVALID_ARGUMENT BLOB_NAME, BLOB_HASH_MISMATCH, BLOB_SIZE_MISMATCH; OUT_OF_RANGE BLOB_OFFSET;
+// Thread-safe. Errors: INVALID_ARGUMENT BLOB_NAME, BLOB_HASH_MISMATCH (UNAVAILABLE where bytes of an earlier upload may
+// be at fault), BLOB_SIZE_MISMATCH; OUT_OF_RANGE BLOB_OFFSET;
 // UNAVAILABLE BLOB_BUSY where another upload of the blob runs; RESOURCE_EXHAUSTED DISK_FULL; NOT_FOUND BLOB_NOT_FOUND.
 #pragma once
 
@@ -29,6 +31,7 @@ class BlobStore final : public server::BlobIndex {
     int64_t max_blob_bytes = limits::kMaxBlobBytes;
     int64_t min_free_bytes = limits::kMinFreeDiskBytes;  // an upload that would leave less is refused
     std::function<absl::StatusOr<int64_t>(const std::string& path)> free_bytes;  // null: base/env.h DiskFreeBytes
+    bool create_folders = true;  // false for readers that change nothing
   };
 
   // One upload of one blob. Destroyed before Finish: what was appended stays and can be resumed.
@@ -68,26 +71,32 @@ class BlobStore final : public server::BlobIndex {
 
   // The blob's size; size_bytes of `blob` may be 0 = unknown. NOT_FOUND BLOB_NOT_FOUND.
   absl::StatusOr<int64_t> Size(const BlobRef& blob);
-  absl::StatusOr<WriteStatus> QueryWriteStatus(const BlobRef& blob);
-  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload(const BlobRef& blob);
+  absl::StatusOr<WriteStatus> QueryWriteStatus(const BlobRef& blob, const std::string& space = "");
+  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload(const BlobRef& blob, const std::string& space = "");
   // Up to `length` bytes at `offset`, fewer at the end. size_bytes of `blob` may be 0 = unknown.
   absl::StatusOr<std::string> Read(const BlobRef& blob, int64_t offset, int64_t length);
   // Deletes unfinished uploads untouched since `wall_micros`. Returns how many.
   absl::StatusOr<int> CollectUploads(int64_t wall_micros);
   // Bytes of all blobs are in Store::Sizes (from rows).
 
+  // What Size and Read answer of an absent blob: NOT_FOUND BLOB_NOT_FOUND.
+  static absl::Status NotFound(const BlobRef& blob);
+
  private:
   BlobStore(std::string state_dir, Options options);
   std::string BlobPath(const std::string& sha256) const;
-  std::string PartialPath(const BlobRef& blob) const;
+  std::string PartialPath(const BlobRef& blob, const std::string& space) const;
   absl::Status CheckName(const BlobRef& blob, bool size_known) const;
   absl::Status CheckSpace(int64_t bytes_to_come) const;
   void EndUpload(const std::string& partial_path);
+  absl::Status Rename(const std::string& partial_path, const std::string& path);
+  absl::Status SyncName(const std::string& path);
 
   const std::string state_dir_;
   const Options options_;
-  std::mutex uploads_mutex_;       // guards uploads_
-  std::set<std::string> uploads_;  // partial paths being written
+  std::mutex uploads_mutex_;        // guards the two below
+  std::set<std::string> uploads_;   // partial paths being written
+  std::set<std::string> unsynced_;  // blobs whose names are there and not known to last
 };
 
 }  // namespace longhaul::storage

@@ -1,14 +1,12 @@
 #include "storage/job_query.h"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "server/core/codec.h"
-#include "server/core/page_token.h"
 
 namespace longhaul::storage {
 namespace {
@@ -31,67 +29,6 @@ absl::StatusOr<std::vector<T>> DecodeAll(Statement& query, Decode decode) {
   }
 }
 
-// The first string after every string with this prefix; "" where there is none.
-std::string PrefixEnd(std::string prefix) {
-  while (!prefix.empty() && static_cast<unsigned char>(prefix.back()) == 0xff) prefix.pop_back();
-  if (!prefix.empty()) prefix.back() = static_cast<char>(prefix.back() + 1);
-  return prefix;
-}
-
-// Text and values of List's query, built together so that they cannot disagree.
-class ListQuery {
- public:
-  void And(const std::string& condition) { sql_ += (sql_.empty() ? "" : " AND ") + condition; }
-  std::string Int(int64_t value) {
-    values_.push_back({++parameters_, value});
-    return "?" + std::to_string(parameters_);
-  }
-  std::string Text(const std::string& value) {
-    texts_.push_back({++parameters_, value});
-    return "?" + std::to_string(parameters_);
-  }
-  absl::StatusOr<Statement> Prepare(Db* db, const std::string& tail) {
-    LH_ASSIGN_OR_RETURN(Statement statement, db->PrepareText("SELECT body FROM jobs WHERE " + sql_ + tail));
-    for (const auto& [index, value] : values_) statement.Bind(index, value);
-    for (const auto& [index, text] : texts_) statement.BindText(index, text);
-    return statement;
-  }
-
- private:
-  std::string sql_;
-  int parameters_ = 0;
-  std::vector<std::pair<int, int64_t>> values_;
-  std::vector<std::pair<int, std::string>> texts_;
-};
-
-void AddFilter(const JobFilter& filter, ListQuery* query) {
-  if (!filter.project.empty()) query->And("project=" + query->Text(filter.project));
-  if (!filter.states.empty()) {
-    std::string list;
-    for (const JobState state : filter.states) {
-      list += (list.empty() ? "" : ",") + query->Int(static_cast<int64_t>(state));
-    }
-    query->And("state IN (" + list + ")");
-  }
-  if (!filter.model.empty()) query->And("model=" + query->Text(filter.model));
-  for (const auto& [key, value] : filter.labels) {
-    const std::string key_parameter = query->Text(key);
-    query->And("EXISTS (SELECT 1 FROM job_labels WHERE key=" + key_parameter + " AND value=" + query->Text(value) +
-               " AND job_id=jobs.id)");
-  }
-  if (filter.created_after_micros != 0) {
-    query->And("create_wall_micros>" + query->Int(filter.created_after_micros));
-  }
-  if (filter.created_before_micros != 0) {
-    query->And("create_wall_micros<" + query->Int(filter.created_before_micros));
-  }
-  if (!filter.id_prefix.empty()) {
-    query->And("id>=" + query->Text(filter.id_prefix));
-    const std::string end = PrefixEnd(filter.id_prefix);
-    if (!end.empty()) query->And("id<" + query->Text(end));
-  }
-}
-
 }  // namespace
 
 absl::StatusOr<Job> QueryJob(Db* db, const std::string& id) {
@@ -99,28 +36,6 @@ absl::StatusOr<Job> QueryJob(Db* db, const std::string& id) {
   LH_ASSIGN_OR_RETURN(const bool row, query.BindText(1, id).Step());
   if (!row) return JobNotFound(id);
   return DecodeJob(query.Bytes(0));
-}
-
-absl::StatusOr<JobPage> QueryJobs(Db* db, const JobFilter& filter) {
-  const int page_size = std::clamp(filter.page_size, 1, limits::kMaxPageSize);
-  ListQuery query;
-  if (filter.page_token.empty()) {
-    query.And("create_number>0");
-  } else {
-    LH_ASSIGN_OR_RETURN(const uint64_t last, ReadPageToken(filter));
-    query.And((filter.oldest_first ? "create_number>" : "create_number<") + query.Int(static_cast<int64_t>(last)));
-  }
-  AddFilter(filter, &query);
-  const std::string order = filter.oldest_first ? " ORDER BY create_number" : " ORDER BY create_number DESC";
-  const std::string limit = " LIMIT " + query.Int(page_size + 1);
-  LH_ASSIGN_OR_RETURN(Statement statement, query.Prepare(db, order + limit));
-  JobPage page;
-  LH_ASSIGN_OR_RETURN(page.jobs, DecodeAll<Job>(statement, DecodeJob));
-  if (static_cast<int>(page.jobs.size()) > page_size) {
-    page.jobs.pop_back();
-    page.next_page_token = MakePageToken(filter, page.jobs.back().create_number);
-  }
-  return page;
 }
 
 absl::StatusOr<std::optional<RequestKey>> QueryRequestKey(Db* db, const std::string& project,
@@ -177,9 +92,35 @@ absl::StatusOr<bool> QueryHasBlob(Db* db, const BlobRef& blob) {
   return query.BindText(1, blob.sha256).Bind(2, blob.size_bytes).Step();
 }
 
+absl::StatusOr<bool> QueryBlobInProject(Db* db, const BlobRef& blob, const std::string& project) {
+  LH_ASSIGN_OR_RETURN(Statement query,
+                      db->Prepare("SELECT 1 FROM blob_projects WHERE project=?1 AND sha256=?2 UNION ALL "
+                                  "SELECT 1 FROM blob_refs JOIN jobs ON jobs.id=blob_refs.job_id "
+                                  "WHERE blob_refs.sha256=?2 AND jobs.project=?1 LIMIT 1"));
+  return query.BindText(1, project).BindText(2, blob.sha256).Step();
+}
+
+absl::StatusOr<int64_t> QueryUploadedBytes(Db* db, const std::string& project) {
+  LH_ASSIGN_OR_RETURN(Statement query, db->Prepare("SELECT IFNULL(SUM(size_bytes), 0) FROM blob_projects "
+                                                   "JOIN blobs USING(sha256) WHERE project=?1"));
+  LH_RETURN_IF_ERROR(query.BindText(1, project).Step().status());
+  return query.Int(0);
+}
+
 absl::StatusOr<std::vector<Job>> QueryLiveJobs(Db* db) {
   LH_ASSIGN_OR_RETURN(Statement query, db->Prepare("SELECT body FROM jobs WHERE state<10 ORDER BY create_number"));
   return DecodeAll<Job>(query, DecodeJob);
+}
+
+absl::StatusOr<std::vector<std::string>> QueryDeletedJobs(Db* db, int most) {
+  LH_ASSIGN_OR_RETURN(Statement query, db->Prepare("SELECT job_id FROM deleted_jobs LIMIT ?1"));
+  query.Bind(1, most);
+  std::vector<std::string> ids;
+  while (true) {
+    LH_ASSIGN_OR_RETURN(const bool row, query.Step());
+    if (!row) return ids;
+    ids.push_back(query.Text(0));
+  }
 }
 
 }  // namespace longhaul::storage

@@ -1,4 +1,5 @@
-// The reading half of the job store: one function a query, on any connection. Each sees the last commit.
+// The reading half of the job store: one function a query, on any connection; List is in job_list.h. Each sees the last
+// commit.
 #pragma once
 
 #include <optional>
@@ -12,7 +13,6 @@
 namespace longhaul::storage {
 
 absl::StatusOr<server::Job> QueryJob(Db* db, const std::string& id);
-absl::StatusOr<server::JobPage> QueryJobs(Db* db, const server::JobFilter& filter);
 absl::StatusOr<std::optional<server::RequestKey>> QueryRequestKey(Db* db, const std::string& project,
                                                                   const std::string& request_id);
 absl::StatusOr<std::vector<server::JobEvent>> QueryEvents(Db* db, const std::string& job_id, int64_t after_sequence,
@@ -23,6 +23,9 @@ absl::StatusOr<std::vector<server::MetricPoint>> QueryMetrics(Db* db, const std:
                                                               int most);
 absl::StatusOr<std::vector<server::Worker>> QueryWorkers(Db* db);
 absl::StatusOr<bool> QueryHasBlob(Db* db, const server::BlobRef& blob);
+absl::StatusOr<bool> QueryBlobInProject(Db* db, const server::BlobRef& blob, const std::string& project);
+absl::StatusOr<int64_t> QueryUploadedBytes(Db* db, const std::string& project);
 absl::StatusOr<std::vector<server::Job>> QueryLiveJobs(Db* db);
+absl::StatusOr<std::vector<std::string>> QueryDeletedJobs(Db* db, int most);
 
 }  // namespace longhaul::storage

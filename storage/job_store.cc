@@ -10,6 +10,8 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "server/core/codec.h"
+#include "storage/access_store.h"
+#include "storage/job_list.h"
 #include "storage/job_query.h"
 #include "storage/job_writer.h"
 #include "storage/migrations.h"
@@ -127,6 +129,18 @@ class JobStore final : public Store {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
     return QueryHasBlob(db.get(), blob);
   }
+  absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryBlobInProject(db.get(), blob, project);
+  }
+  absl::StatusOr<int64_t> UploadedBytes(const std::string& project) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryUploadedBytes(db.get(), project);
+  }
+  absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryAudit(db.get(), after_number, most);
+  }
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
     return QueryLiveJobs(db.get());
@@ -136,12 +150,18 @@ class JobStore final : public Store {
     LH_ASSIGN_OR_RETURN(const int64_t number, db->QueryInt("SELECT IFNULL(MAX(create_number), 0) FROM jobs"));
     return static_cast<uint64_t>(number);
   }
+  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int most) override {
+    LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
+    return QueryDeletedJobs(db.get(), most);
+  }
   Sizes GetSizes() override {
     Sizes sizes;
     sizes.db_bytes = FileSize(JoinPath(state_dir_, "state.db")).value_or(0);
     sizes.wal_bytes = FileSize(JoinPath(state_dir_, "state.db-wal")).value_or(0);
     const absl::StatusOr<ReaderPool::Lease> db = readers_.Take();
-    if (db.ok()) sizes.blob_bytes = (*db)->QueryInt("SELECT IFNULL(SUM(size_bytes), 0) FROM blobs").value_or(0);
+    if (db.ok()) {
+      sizes.blob_bytes = (*db)->QueryInt("SELECT value FROM totals WHERE name='blob_bytes'").value_or(0);
+    }
     return sizes;
   }
 
@@ -161,6 +181,9 @@ absl::StatusOr<std::unique_ptr<Store>> OpenJobStore(const std::string& state_dir
   LH_ASSIGN_OR_RETURN(std::unique_ptr<Db> db, Db::Open(JoinPath(state_dir, "state.db"), Db::Mode::kReadWrite));
   const absl::Status migrated = Migrate(db.get());
   if (!migrated.ok()) return Annotate(migrated, "the state folder " + state_dir);
+  // A process that died between a commit's write and its sync left what we can read and a power cut could still take:
+  // the checkpoint syncs the log before anybody is told of it.
+  LH_RETURN_IF_ERROR(db->Exec("PRAGMA wal_checkpoint(TRUNCATE)"));
   return std::make_unique<JobStore>(state_dir, *std::move(lock), std::move(db));
 }
 

@@ -5,9 +5,11 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "server/core/codec.h"
+#include "storage/access_store.h"
 
 namespace longhaul::storage {
 namespace {
@@ -27,6 +29,7 @@ class JobTransaction final : public StoreTransaction {
 
   absl::Status PutJob(const Job& job) override;
   absl::Status DeleteJob(const std::string& id) override;
+  absl::Status ForgetDeletedJob(const std::string& id) override;
   absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) override;
   absl::Status AddEvent(const std::string& job_id, const JobEvent& event) override;
   absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) override;
@@ -34,11 +37,17 @@ class JobTransaction final : public StoreTransaction {
   absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) override;
   absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) override;
   absl::Status PutRequestKey(const RequestKey& key) override;
-  absl::Status DeleteRequestKeysBefore(int64_t wall_micros) override;
+  absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) override;
   absl::Status PutWorker(const Worker& worker) override;
   absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override;
+  absl::Status PutBlobProject(const BlobRef& blob, const std::string& project) override;
   absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override;
-  absl::Status Commit() override { return transaction_.Commit(); }
+  absl::Status AddAudit(const AuditRecord& record) override { return InsertAudit(db_, record); }
+  absl::Status DeleteAuditBefore(int64_t wall_micros) override;
+  absl::Status Commit() override {
+    LH_RETURN_IF_ERROR(Failpoint("store_commit"));
+    return transaction_.Commit();
+  }
 
  private:
   absl::Status PutLabels(const Job& job);
@@ -62,7 +71,7 @@ absl::Status JobTransaction::PutJob(const Job& job) {
     LH_ASSIGN_OR_RETURN(
         Statement insert,
         db_->Prepare("INSERT INTO jobs(id, project, state, model, create_number, create_wall_micros, body) "
-                     "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)"));
+                     "VALUES(?1, ?2, ?3, ?4, ?5, MAX(?6, IFNULL((SELECT MAX(create_wall_micros) FROM jobs), 0)), ?7)"));
     insert.BindText(1, job.id).BindText(2, job.project).Bind(3, static_cast<int64_t>(job.state));
     insert.BindText(4, job.model).Bind(5, static_cast<int64_t>(job.create_number)).Bind(6, job.create_wall_micros);
     LH_RETURN_IF_ERROR(insert.BindBlob(7, body).Run());
@@ -77,9 +86,11 @@ absl::Status JobTransaction::PutJob(const Job& job) {
 
 absl::Status JobTransaction::PutLabels(const Job& job) {
   for (const auto& [key, value] : job.labels) {
-    LH_ASSIGN_OR_RETURN(Statement insert,
-                        db_->Prepare("INSERT INTO job_labels(key, value, job_id) VALUES(?1, ?2, ?3)"));
-    LH_RETURN_IF_ERROR(insert.BindText(1, key).BindText(2, value).BindText(3, job.id).Run());
+    LH_ASSIGN_OR_RETURN(
+        Statement insert,
+        db_->Prepare("INSERT INTO job_labels(key, value, create_number, job_id) VALUES(?1, ?2, ?3, ?4)"));
+    insert.BindText(1, key).BindText(2, value).Bind(3, static_cast<int64_t>(job.create_number));
+    LH_RETURN_IF_ERROR(insert.BindText(4, job.id).Run());
   }
   return absl::OkStatus();
 }
@@ -95,8 +106,16 @@ absl::Status JobTransaction::PutRefs(const std::string& job_id, int64_t source,
 }
 
 absl::Status JobTransaction::DeleteJob(const std::string& id) {
+  LH_ASSIGN_OR_RETURN(Statement intent,
+                      db_->Prepare("INSERT OR IGNORE INTO deleted_jobs(job_id) SELECT id FROM jobs WHERE id=?1"));
+  LH_RETURN_IF_ERROR(intent.BindText(1, id).Run());
   LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("DELETE FROM jobs WHERE id=?1"));
   return statement.BindText(1, id).Run();  // the rest cascades
+}
+
+absl::Status JobTransaction::ForgetDeletedJob(const std::string& id) {
+  LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("DELETE FROM deleted_jobs WHERE job_id=?1"));
+  return statement.BindText(1, id).Run();
 }
 
 absl::Status JobTransaction::PutAttempt(const std::string& job_id, const Attempt& attempt) {
@@ -220,9 +239,12 @@ absl::Status JobTransaction::PutRequestKey(const RequestKey& key) {
   return statement.BindText(4, key.job_id).Bind(5, key.create_wall_micros).Run();
 }
 
-absl::Status JobTransaction::DeleteRequestKeysBefore(int64_t wall_micros) {
-  LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("DELETE FROM request_keys WHERE create_wall_micros<?1"));
-  return statement.Bind(1, wall_micros).Run();
+absl::Status JobTransaction::DeleteRequestKeysBefore(int64_t wall_micros, int most) {
+  LH_ASSIGN_OR_RETURN(
+      Statement statement,
+      db_->Prepare("DELETE FROM request_keys WHERE (project, request_id) IN (SELECT project, request_id "
+                   "FROM request_keys WHERE create_wall_micros<?1 ORDER BY create_wall_micros LIMIT ?2)"));
+  return statement.Bind(1, wall_micros).Bind(2, most).Run();
 }
 
 absl::Status JobTransaction::PutWorker(const Worker& worker) {
@@ -234,7 +256,8 @@ absl::Status JobTransaction::PutWorker(const Worker& worker) {
 
 absl::Status JobTransaction::PutBlob(const BlobRef& blob, int64_t wall_micros) {
   LH_ASSIGN_OR_RETURN(Statement statement,
-                      db_->Prepare("INSERT INTO blobs(sha256, size_bytes, grace_wall_micros) VALUES(?1, ?2, ?3) "
+                      db_->Prepare("INSERT INTO blobs(sha256, size_bytes, grace_wall_micros, refs) "
+                                   "VALUES(?1, ?2, ?3, (SELECT COUNT(*) FROM blob_refs WHERE sha256=?1)) "
                                    "ON CONFLICT(sha256) DO UPDATE SET size_bytes=excluded.size_bytes, "
                                    "grace_wall_micros=MAX(grace_wall_micros, excluded.grace_wall_micros)"));
   return statement.BindText(1, blob.sha256).Bind(2, blob.size_bytes).Bind(3, wall_micros).Run();
@@ -244,8 +267,7 @@ absl::StatusOr<std::vector<BlobRef>> JobTransaction::DropUnreferencedBlobs(int64
   std::vector<BlobRef> dropped;
   {
     LH_ASSIGN_OR_RETURN(Statement find,
-                        db_->Prepare("SELECT sha256, size_bytes FROM blobs WHERE grace_wall_micros<?1 AND NOT EXISTS "
-                                     "(SELECT 1 FROM blob_refs WHERE blob_refs.sha256=blobs.sha256) "
+                        db_->Prepare("SELECT sha256, size_bytes FROM blobs WHERE refs=0 AND grace_wall_micros<?1 "
                                      "ORDER BY grace_wall_micros LIMIT ?2"));
     find.Bind(1, wall_micros).Bind(2, most);
     while (true) {
@@ -261,9 +283,21 @@ absl::StatusOr<std::vector<BlobRef>> JobTransaction::DropUnreferencedBlobs(int64
   return dropped;
 }
 
+absl::Status JobTransaction::PutBlobProject(const BlobRef& blob, const std::string& project) {
+  LH_ASSIGN_OR_RETURN(Statement statement,
+                      db_->Prepare("INSERT OR IGNORE INTO blob_projects(project, sha256) VALUES(?1, ?2)"));
+  return statement.BindText(1, project).BindText(2, blob.sha256).Run();
+}
+
+absl::Status JobTransaction::DeleteAuditBefore(int64_t wall_micros) {
+  LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("DELETE FROM audit WHERE wall_micros<?1"));
+  return statement.Bind(1, wall_micros).Run();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<StoreTransaction>> BeginJobTransaction(Db* db) {
+  LH_RETURN_IF_ERROR(Failpoint("store_begin"));
   LH_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(db));
   return std::make_unique<JobTransaction>(db, std::move(transaction));
 }

@@ -89,14 +89,107 @@ CREATE TABLE blob_refs(
   PRIMARY KEY(sha256, job_id, source)) WITHOUT ROWID;
 CREATE INDEX blob_refs_by_job ON blob_refs(job_id, source);
 )sql",
+    // 2: tokens, the audit log, and which project uploaded a blob
+    R"sql(
+-- `change` grows with each change of any row: readers take what is newer than what they have.
+CREATE TABLE tokens(
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  scopes INTEGER NOT NULL,
+  project TEXT NOT NULL,
+  worker_id TEXT NOT NULL,
+  text_sha256 TEXT NOT NULL,
+  create_wall_micros INTEGER NOT NULL,
+  expire_wall_micros INTEGER NOT NULL,
+  revoke_wall_micros INTEGER NOT NULL,
+  change INTEGER NOT NULL UNIQUE) WITHOUT ROWID;
+
+-- AUTOINCREMENT: a number is never given twice, so that a gap shows.
+CREATE TABLE audit(
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  wall_micros INTEGER NOT NULL,
+  caller TEXT NOT NULL,
+  host TEXT NOT NULL,
+  method TEXT NOT NULL,
+  project TEXT NOT NULL,
+  target TEXT NOT NULL,
+  code TEXT NOT NULL,
+  reason TEXT NOT NULL);
+CREATE INDEX audit_by_time ON audit(wall_micros);
+-- Append-only: nothing changes a row, and nothing deletes one of the last 400 days.
+CREATE TRIGGER audit_constant BEFORE UPDATE ON audit
+BEGIN
+  SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+CREATE TRIGGER audit_kept BEFORE DELETE ON audit
+WHEN OLD.wall_micros > (CAST(strftime('%s', 'now') AS INTEGER) - 400 * 86400) * 1000000
+BEGIN
+  SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
+
+-- Whose bytes a blob's are, beside those of the jobs that refer to it: who has shown that it has them.
+CREATE TABLE blob_projects(
+  project TEXT NOT NULL,
+  sha256 TEXT NOT NULL REFERENCES blobs(sha256) ON DELETE CASCADE,
+  PRIMARY KEY(project, sha256)) WITHOUT ROWID;
+CREATE INDEX blob_projects_by_blob ON blob_projects(sha256);
+    )sql",
+    // 3: what is asked of a million jobs is answered by an index, and what was begun is written down.
+    R"sql(
+-- Labels in the order of List.
+CREATE TABLE new_job_labels(
+  key TEXT NOT NULL,
+  value TEXT NOT NULL,
+  create_number INTEGER NOT NULL,
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+  PRIMARY KEY(key, value, create_number)) WITHOUT ROWID;
+INSERT INTO new_job_labels SELECT key, value, create_number, job_id FROM job_labels JOIN jobs ON jobs.id=job_id;
+DROP TABLE job_labels;
+ALTER TABLE new_job_labels RENAME TO job_labels;
+CREATE INDEX job_labels_by_job ON job_labels(job_id);
+
+-- The column never decreases along create_number, even where the clock was set back (the body keeps what it showed):
+-- so a range of time is a range of numbers.
+UPDATE jobs SET create_wall_micros=latest.micros FROM
+  (SELECT id, MAX(create_wall_micros) OVER (ORDER BY create_number) AS micros FROM jobs) AS latest
+  WHERE latest.id=jobs.id AND latest.micros<>jobs.create_wall_micros;
+CREATE INDEX jobs_by_time ON jobs(create_wall_micros, create_number);
+CREATE INDEX jobs_by_project_model ON jobs(project, model, create_number);
+
+-- How many rows of blob_refs keep a blob, so that collecting garbage reads garbage only.
+ALTER TABLE blobs ADD COLUMN refs INTEGER NOT NULL DEFAULT 0;
+UPDATE blobs SET refs=(SELECT COUNT(*) FROM blob_refs WHERE blob_refs.sha256=blobs.sha256);
+DROP INDEX blobs_by_grace;
+CREATE INDEX blobs_unreferenced ON blobs(grace_wall_micros) WHERE refs=0;
+CREATE TRIGGER blob_ref_added AFTER INSERT ON blob_refs BEGIN
+  UPDATE blobs SET refs=refs+1 WHERE sha256=NEW.sha256;
+END;
+CREATE TRIGGER blob_ref_dropped AFTER DELETE ON blob_refs BEGIN
+  UPDATE blobs SET refs=refs-1 WHERE sha256=OLD.sha256;
+END;
+
+CREATE TABLE totals(
+  name TEXT PRIMARY KEY,
+  value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO totals SELECT 'blob_bytes', IFNULL(SUM(size_bytes), 0) FROM blobs;
+CREATE TRIGGER blob_added AFTER INSERT ON blobs BEGIN
+  UPDATE totals SET value=value+NEW.size_bytes WHERE name='blob_bytes';
+END;
+CREATE TRIGGER blob_resized AFTER UPDATE OF size_bytes ON blobs BEGIN
+  UPDATE totals SET value=value+NEW.size_bytes-OLD.size_bytes WHERE name='blob_bytes';
+END;
+CREATE TRIGGER blob_dropped AFTER DELETE ON blobs BEGIN
+  UPDATE totals SET value=value-OLD.size_bytes WHERE name='blob_bytes';
+END;
+
+-- Deleted jobs whose files are not known to be gone yet: an intent, finished at the next start or minute.
+CREATE TABLE deleted_jobs(job_id TEXT PRIMARY KEY) WITHOUT ROWID;
+)sql",
 };
 
-}  // namespace
-
-int SchemaVersion() { return static_cast<int>(kSteps.size()); }
-
-absl::Status Migrate(Db* db) {
-  LH_ASSIGN_OR_RETURN(int64_t version, db->QueryInt("PRAGMA user_version"));
+// The schema's number, where this build knows it.
+absl::StatusOr<int64_t> KnownVersion(Db* db) {
+  LH_ASSIGN_OR_RETURN(const int64_t version, db->QueryInt("PRAGMA user_version"));
   LH_ASSIGN_OR_RETURN(const int64_t application, db->QueryInt("PRAGMA application_id"));
   LH_ASSIGN_OR_RETURN(const int64_t tables, db->QueryInt("SELECT COUNT(*) FROM sqlite_master"));
   if (application != kApplicationId && (version != 0 || tables != 0)) {
@@ -108,6 +201,23 @@ absl::Status Migrate(Db* db) {
                      "the database has schema " + std::to_string(version) + ", this build knows up to " +
                          std::to_string(SchemaVersion()) + ": run the newer build that wrote it, or restore a backup");
   }
+  return version;
+}
+
+}  // namespace
+
+int SchemaVersion() { return static_cast<int>(kSteps.size()); }
+
+absl::Status CheckSchema(Db* db) {
+  LH_ASSIGN_OR_RETURN(const int64_t version, KnownVersion(db));
+  if (version == SchemaVersion()) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kFailedPrecondition, "SCHEMA_TOO_OLD",
+                   "the database has schema " + std::to_string(version) + ", this build has " +
+                       std::to_string(SchemaVersion()) + ": start this build's longhauld on it once");
+}
+
+absl::Status Migrate(Db* db) {
+  LH_ASSIGN_OR_RETURN(int64_t version, KnownVersion(db));
   for (; version < SchemaVersion(); ++version) {
     LH_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(db));
     LH_RETURN_IF_ERROR(db->Exec(kSteps[static_cast<size_t>(version)]));

@@ -9,6 +9,9 @@ namespace longhaul::storage {
 
 // The newest step.
 int SchemaVersion();
+// For readers that change nothing: FAILED_PRECONDITION SCHEMA_TOO_OLD, SCHEMA_TOO_NEW or NOT_OURS unless `db` has just
+// this build's schema.
+absl::Status CheckSchema(Db* db);
 // Brings `db` up to SchemaVersion(). FAILED_PRECONDITION SCHEMA_TOO_NEW names both numbers where the file is of a newer
 // build; FAILED_PRECONDITION NOT_OURS where it is some other program's database.
 absl::Status Migrate(Db* db);

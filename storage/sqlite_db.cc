@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "storage/sqlite_vfs.h"
 
 namespace longhaul::storage {
 
@@ -67,7 +68,8 @@ std::string_view Statement::Bytes(int column) const {
 absl::StatusOr<std::unique_ptr<Db>> Db::Open(const std::string& path, Mode mode) {
   const int flags = mode == Mode::kReadWrite ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY;
   sqlite3* handle = nullptr;
-  const int code = sqlite3_open_v2(path.c_str(), &handle, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, nullptr);
+  const int code =
+      sqlite3_open_v2(path.c_str(), &handle, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, SeamVfsName());
   std::unique_ptr<Db> db(new Db(handle, path));
   if (code != SQLITE_OK) return db->Error(code, "open the database");
   sqlite3_busy_timeout(handle, int(limits::kStoreBusyMs));
@@ -111,6 +113,22 @@ absl::StatusOr<int64_t> Db::QueryInt(const char* sql) {
   LH_ASSIGN_OR_RETURN(const bool row, statement.Step());
   if (!row) return MakeError(absl::StatusCode::kInternal, "STORE_ERROR", path_ + ": a query gave no row");
   return statement.Int(0);
+}
+
+absl::Status Db::CopyTo(const std::string& path) {
+  sqlite3* handle = nullptr;
+  int code = sqlite3_open_v2(path.c_str(), &handle,
+                             SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
+                             SeamVfsName());
+  const std::unique_ptr<Db> copy(new Db(handle, path));
+  if (code != SQLITE_OK) return copy->Error(code, "create the copy");
+  sqlite3_backup* backup = sqlite3_backup_init(handle, "main", db_, "main");
+  if (backup == nullptr) return copy->Error(sqlite3_errcode(handle), "begin the copy");
+  // All pages in one step, from one snapshot: in smaller ones each commit of the writer would begin the copy again.
+  code = sqlite3_backup_step(backup, -1);
+  const int finished = sqlite3_backup_finish(backup);
+  if (code == SQLITE_DONE) code = finished;
+  return code == SQLITE_OK ? absl::OkStatus() : copy->Error(code, "copy the database");
 }
 
 absl::Status Db::Error(int code, const std::string& doing) const {

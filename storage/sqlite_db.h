@@ -68,6 +68,9 @@ class Db {
   absl::StatusOr<Statement> PrepareText(const std::string& sql);
   absl::Status Exec(const char* sql);  // one or more statements without rows
   absl::StatusOr<int64_t> QueryInt(const char* sql);
+  // A copy as of this moment, of which writers go on meanwhile; durable where it is OK. REQUIRES: `path` does not
+  // exist.
+  absl::Status CopyTo(const std::string& path);
   absl::Status Error(int code, const std::string& doing) const;
 
  private:

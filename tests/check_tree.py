@@ -25,14 +25,13 @@ LIBRARIES = [
     (re.compile(r"^spdlog/"), "spdlog"),
     (re.compile(r"^sqlite3\.h$"), "sqlite"),
     (re.compile(r"^prometheus/"), "prometheus"),
-    (re.compile(r"^(civetweb|CivetServer)\.h$"), "civetweb"),
     (re.compile(r"^CLI/"), "CLI11"),
     (re.compile(r"^yaml-cpp/"), "yaml-cpp"),
     (re.compile(r"^pcre2\.h$"), "pcre2"),
     (re.compile(r"^unicode/"), "icu"),
     (re.compile(r"^(oneapi/dnnl/)?dnnl.*\.hp*$"), "dnnl"),
     (re.compile(r"^omp\.h$"), "openmp"),
-    (re.compile(r"^(cuda|cublas|cudnn|nvml|curand)"), "cuda"),
+    (re.compile(r"^(cuda|cublas|cudnn|nvml|nvrtc|curand)"), "cuda"),
     (re.compile(r"^(gtest|gmock|benchmark)/"), "gtest"),
 ]
 
@@ -119,6 +118,25 @@ def check_built(files, problems):
             problems.append(f"{path}: {file.parent}/CMakeLists.txt does not name it: it is never built")
 
 
+def check_failpoints(files, problems):
+    """base/failpoints.h lists every failpoint of the code, and no other."""
+    header = (ROOT / "base/failpoints.h").read_text()
+    body = header[header.index("Every place") : header.index("#pragma once")]
+    listed = set()
+    for line in body.splitlines()[1:]:
+        names = re.match(r"//   ((?:\w+, )*\w+)", line)
+        listed.update(names.group(1).split(", ") if names else [])
+    found = {}
+    for path in files:
+        if path.endswith(".cc") and not path.startswith("tests/"):
+            for name in re.findall(r'\bFailpoint\("(\w+)"( \+)?', (ROOT / path).read_text()):
+                found[name[0] + ("N" if name[1] else "")] = path
+    for name in sorted(found.keys() - listed):
+        problems.append(f"{found[name]}: failpoint {name} is not in base/failpoints.h's table")
+    for name in sorted(listed - found.keys()):
+        problems.append(f"base/failpoints.h: lists {name}, which the code does not have")
+
+
 def check_texts(files, problems):
     unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK|not implemented|placeholder)\b", re.I)
     for path in files:
@@ -140,6 +158,7 @@ def main():
     problems = []
     check_includes(files, problems)
     check_built(files, problems)
+    check_failpoints(files, problems)
     check_texts(files, problems)
     print("\n".join(problems) or f"{len(files)} files: includes, lengths and texts are in order")
     return 1 if problems else 0

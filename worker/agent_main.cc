@@ -1,10 +1,13 @@
 // longhaul-worker: one host's agent. Signals: the first SIGTERM or SIGINT drains (every attempt writes a checkpoint and
 // is handed back), the second leaves the trainers running for the next agent.
 #include <pthread.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -16,6 +19,7 @@
 #include "base/limits.h"
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "clients/channel/channel_flags.h"
 #include "worker/agent/agent_core.h"
 #include "worker/agent/grpc_client.h"
 #include "worker/agent/inventory.h"
@@ -26,7 +30,7 @@ namespace longhaul::agent {
 namespace {
 
 struct Flags {
-  std::string scheduler = "127.0.0.1:7070";
+  channel::ChannelOptions scheduler = {.address = "127.0.0.1:7070"};
   std::string state_dir;
   std::string worker_id;
   std::vector<std::string> models;
@@ -95,7 +99,7 @@ absl::Status Run(const Flags& flags) {
   std::atomic<bool> drain = false;
   std::atomic<bool> stop = false;
   const SignalThread signals(&mailbox, &drain, &stop);
-  LH_RETURN_IF_ERROR(CheckAddress(flags.scheduler));
+  LH_RETURN_IF_ERROR(CheckAddress(flags.scheduler.address));
   LH_RETURN_IF_ERROR(CreateDirs(flags.state_dir));
   const auto lock = FileLock::Acquire(JoinPath(flags.state_dir, "lock"));
   if (!lock.ok()) return lock.status();
@@ -130,25 +134,29 @@ absl::Status Run(const Flags& flags) {
   options.model_paths = std::move(inventory.model_paths);
 
   const RealClock clock;
-  GrpcSchedulerClient client(flags.scheduler);
+  LH_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcSchedulerClient> client, GrpcSchedulerClient::Open(flags.scheduler));
   TaskPool transfers(limits::kMaxTransferThreads);
   TaskPool logs(1);
-  LogLine("worker " + options.worker_id + " for the scheduler at " + flags.scheduler);
-  AgentCore core(std::move(options), AgentParts{&clock, &client, &mailbox, &transfers, &logs, LogLine});
+  LogLine("worker " + options.worker_id + " for the scheduler at " + flags.scheduler.address);
+  AgentCore core(std::move(options), AgentParts{&clock, client.get(), &mailbox, &transfers, &logs, LogLine});
   absl::Status status = core.Recover();
   if (status.ok()) status = core.Run(stop, drain);
   // Ends what blocks the pools' threads, and no answer comes after the mailbox is gone.
-  client.Shutdown();
+  client->Shutdown();
   return status;
 }
 
 int Main(int argc, char** argv) {
+  // Datasets, adapters, logs: nobody else's business on this machine.
+  ::umask(0077);
   const sigset_t blocked = SignalThread::Set();
   ::pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
   Flags flags;
   CLI::App app("longhaul-worker: offers this machine to a Longhaul scheduler", "longhaul-worker");
   app.set_version_flag("--version", LONGHAUL_VERSION);
-  app.add_option("--scheduler", flags.scheduler, "HOST:PORT of longhauld")->capture_default_str();
+  channel::ReadEnvironment([](const char* name) -> const char* { return std::getenv(name); }, &flags.scheduler);
+  app.add_option("--scheduler", flags.scheduler.address, "HOST:PORT of longhauld")->capture_default_str();
+  channel::AddChannelFlags(app, &flags.scheduler);
   app.add_option("--state-dir", flags.state_dir, "Folder of the attempts; survives restarts")->required();
   app.add_option("--models", flags.models, "A folder of models (.gguf files, Hugging Face folders), or one model");
   app.add_option("--worker-id", flags.worker_id, "Stable name of this worker; by default made once and kept");

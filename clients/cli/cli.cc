@@ -4,16 +4,18 @@
 #include <map>
 #include <ostream>
 
+#include "clients/channel/channel_flags.h"
 #include "clients/cli/commands.h"
 
 namespace longhaul::cli {
 namespace {
 
 void AddGlobalOptions(CLI::App& app, Context& context) {
-  context.server = context.env.default_server;
-  app.add_option("--server", context.server, "the scheduler (also LONGHAUL_SERVER)")
+  context.channel = context.env.default_channel;
+  app.add_option("--server", context.channel.address, "the scheduler (also LONGHAUL_SERVER)")
       ->type_name("HOST:PORT")
       ->capture_default_str();
+  channel::AddChannelFlags(app, &context.channel);
   const auto set_output = [&context](const std::string& text) {
     static const std::map<std::string, OutputFormat> kFormats = {{"table", OutputFormat::kTable},
                                                                  {"wide", OutputFormat::kWide},
@@ -43,6 +45,7 @@ int RunCli(const std::vector<std::string>& arguments, const CliEnv& env) {
   AddSubmitCommand(app, context);
   AddEstimateCommand(app, context);
   AddJobCommands(app, context);
+  AddExplainCommand(app, context);
   AddStreamCommands(app, context);
   AddHistoryCommands(app, context);
   AddDownloadCommand(app, context);
@@ -58,6 +61,12 @@ int RunCli(const std::vector<std::string>& arguments, const CliEnv& env) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error, *env.out, *env.err) == 0 ? kOk : kInvalid;
   }
+  absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = OpenCliChannel(context.channel);
+  if (!channel.ok()) {
+    *env.err << DescribeError(channel.status()) << std::flush;
+    return kInvalid;
+  }
+  context.client_ = std::make_unique<Client>(context.channel.address, *std::move(channel), env);
   const absl::StatusOr<ExitCode> result = context.action();
   if (result.ok()) return *result;
   *env.err << DescribeError(result.status()) << std::flush;

@@ -5,7 +5,6 @@
 
 #include "base/error.h"
 #include "base/limits.h"
-#include "base/net_address.h"
 #include "base/status_macros.h"
 
 namespace longhaul::cli {
@@ -13,22 +12,6 @@ namespace {
 
 constexpr char kIdPrefix[] = "ftjob-";
 constexpr int kCandidatesShown = 10;
-
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
-  // gRPC would ask the http_proxy of the environment for this very machine, too.
-  if (IsLoopbackTarget(address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  // A restarted scheduler is found again within a second, not after gRPC's two minutes.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  // Despite its name the time that one connection attempt gets: a loaded machine may need seconds to answer.
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10'000);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  // A watch over a dead link must end: five minutes is what a gRPC server allows by default.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 310'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-}
 
 std::string Join(const std::vector<std::string>& words) {
   std::string text;
@@ -38,8 +21,22 @@ std::string Join(const std::vector<std::string>& words) {
 
 }  // namespace
 
-Client::Client(std::string address, const CliEnv& env) : address_(std::move(address)), env_(env) {
-  const std::shared_ptr<grpc::Channel> channel = MakeChannel(address_);
+absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenCliChannel(const channel::ChannelOptions& options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
+  // A restarted scheduler is found again within a second, not after gRPC's two minutes.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  // Despite its name the time that one connection attempt gets: a loaded machine may need seconds to answer.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  // A watch over a dead link must end: five minutes is what a gRPC server allows by default.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 310'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  return channel::OpenChannel(options, arguments);
+}
+
+Client::Client(std::string address, std::shared_ptr<grpc::Channel> channel, const CliEnv& env)
+    : address_(std::move(address)), env_(env) {
   jobs_ = v1::FineTuneService::NewStub(channel);
   blobs_ = v1::BlobService::NewStub(channel);
   workers_ = v1::WorkerAdminService::NewStub(channel);

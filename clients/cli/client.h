@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "clients/channel/channel.h"
 #include "clients/cli/rpc_error.h"
 #include "clients/cli/terminal.h"
 #include "longhaul/v1/blob_service.grpc.pb.h"
@@ -18,10 +19,13 @@ namespace longhaul::cli {
 
 inline constexpr int64_t kUnaryTimeoutMs = 30'000;
 
+// A connection to the scheduler, made when it is first needed. Errors of OpenChannel (clients/channel/channel.h).
+absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenCliChannel(const channel::ChannelOptions& options);
+
 // Thread-compatible. Ctrl-C (`env.stop`) cancels the call in flight. `env` must outlive the client.
 class Client {
  public:
-  Client(std::string address, const CliEnv& env);
+  Client(std::string address, std::shared_ptr<grpc::Channel> channel, const CliEnv& env);
 
   const std::string& address() const { return address_; }
   const CliEnv& env() const { return env_; }

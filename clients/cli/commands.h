@@ -19,20 +19,18 @@ namespace longhaul::cli {
 struct Context {
   explicit Context(const CliEnv& e) : env(e) {}
   const CliEnv& env;
-  std::string server;
+  channel::ChannelOptions channel;
   OutputFormat output = OutputFormat::kTable;
   std::function<absl::StatusOr<ExitCode>()> action;
-  std::unique_ptr<Client> client_;
+  std::unique_ptr<Client> client_;  // set before `action` runs
 
-  Client& client() {
-    if (!client_) client_ = std::make_unique<Client>(server, env);
-    return *client_;
-  }
+  Client& client() { return *client_; }
   bool structured() const { return output == OutputFormat::kJson || output == OutputFormat::kYaml; }
 };
 
 void AddSubmitCommand(CLI::App& app, Context& context);
 void AddEstimateCommand(CLI::App& app, Context& context);
+void AddExplainCommand(CLI::App& app, Context& context);
 void AddJobCommands(CLI::App& app, Context& context);      // list get cancel pause resume delete
 void AddHistoryCommands(CLI::App& app, Context& context);  // attempts checkpoints metrics
 void AddStreamCommands(CLI::App& app, Context& context);   // watch wait logs

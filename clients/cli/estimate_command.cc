@@ -61,7 +61,7 @@ absl::StatusOr<ExitCode> RunEstimate(Context& context, const EstimateOptions& op
   if (context.structured()) {
     PrintMessage(response, context.output, *context.env.out);
   } else {
-    PrintEstimate(response, *context.env.out);
+    PrintEstimate(response, context.env, *context.env.out);
   }
   if (response.classes().empty()) {
     *context.env.err << "longhaul: cannot tell: no worker has registered a device yet\n"

@@ -51,7 +51,9 @@ int main(int argc, char** argv) {
   env.color = env.out_is_terminal && !HasValue("NO_COLOR");
   winsize size{};
   if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) env.columns = size.ws_col;
-  if (HasValue("LONGHAUL_SERVER")) env.default_server = std::getenv("LONGHAUL_SERVER");
+  if (HasValue("LONGHAUL_SERVER")) env.default_channel.address = std::getenv("LONGHAUL_SERVER");
+  longhaul::channel::ReadEnvironment([](const char* name) -> const char* { return std::getenv(name); },
+                                     &env.default_channel);
   env.clock = &clock;
   env.stop = &stop;
   env.exec = Exec;

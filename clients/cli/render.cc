@@ -106,6 +106,13 @@ std::string Ago(const google::protobuf::Timestamp& time, const Clock& clock) {
   return FormatDuration(static_cast<double>(std::max<int64_t>(clock.WallMicros() - ToMicros(time), 0)) / 1e6);
 }
 
+std::string Expected(const google::protobuf::Timestamp& time, const Clock& clock) {
+  if (time.seconds() == 0) return "nobody can tell";
+  const int64_t ahead = ToMicros(time) - clock.WallMicros();
+  if (ahead <= 0) return "now";
+  return "about " + FormatTimestamp(ToMicros(time)) + " (in " + FormatDuration(static_cast<double>(ahead) / 1e6) + ")";
+}
+
 std::string Loss(double loss) {
   char text[32];
   std::snprintf(text, sizeof(text), "%.3f", loss);

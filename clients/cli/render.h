@@ -39,6 +39,8 @@ class Table {
 int64_t ToMicros(const google::protobuf::Timestamp& time);  // 0 where absent
 std::string Ago(const google::protobuf::Timestamp& time, const Clock& clock);
 std::string Loss(double loss);  // "3.412"
+// "about 2026-11-23T10:00:00.000Z (in 12m 00s)"; "nobody can tell" where it is absent, "now" where it is past.
+std::string Expected(const google::protobuf::Timestamp& time, const Clock& clock);
 
 // "step 12/60  loss 3.412  lr 4.2e-04  241 tok/s  eta 3m 20s  mem 1.20 GiB of 1.31 GiB"
 std::string DescribeProgress(const v1::TrainingProgress& progress);
@@ -49,6 +51,7 @@ void PrintJob(const v1::Job& job, const CliEnv& env, std::ostream& out);
 // What came of a terminal job, in a few lines, with the next commands.
 void PrintOutcome(const v1::Job& job, std::ostream& out);
 void PrintJobTable(const std::vector<v1::Job>& jobs, bool wide, const CliEnv& env, std::ostream& out);
-void PrintEstimate(const v1::EstimateFineTuneJobResponse& response, std::ostream& out);
+void PrintEstimate(const v1::EstimateFineTuneJobResponse& response, const CliEnv& env, std::ostream& out);
+void PrintExplanation(const v1::ExplainFineTuneJobResponse& response, const CliEnv& env, std::ostream& out);
 
 }  // namespace longhaul::cli

@@ -108,6 +108,21 @@ std::string Memory(const v1::Job& job) {
                                                   : Memory(job.estimate());
 }
 
+void PrintForecast(const v1::QueueForecast& queue, const CliEnv& env, std::ostream& out) {
+  out << "\nqueued now it would ";
+  if (queue.position() == 0) {
+    out << "start at once";
+  } else {
+    out << "be number " << queue.position() << " (" << v1::Reason_Name(queue.reason()) << ": " << queue.reason_detail()
+        << ") and start: " << Expected(queue.expected_start_time(), *env.clock);
+  }
+  if (!queue.device_class().empty()) out << ", on " << queue.device_class();
+  out << "\n";
+  if (queue.has_expected_finish_time()) {
+    out << "and end: " << Expected(queue.expected_finish_time(), *env.clock) << "\n";
+  }
+}
+
 std::string Parts(const google::protobuf::RepeatedPtrField<v1::MemoryPart>& parts) {
   std::string text;
   for (const v1::MemoryPart& part : parts) {
@@ -123,7 +138,10 @@ void PrintJob(const v1::Job& job, const CliEnv& env, std::ostream& out) {
   Row(out, "Name", job.suffix());
   Row(out, "State", ColoredState(job.state(), env.color && env.out_is_terminal));
   if (job.reason() != v1::REASON_UNSPECIFIED) Row(out, "Reason", ReasonText(job) + "  " + job.reason_detail());
-  if (job.queue_position() > 0) Row(out, "Position", std::to_string(job.queue_position()));
+  if (job.queue_position() > 0) {
+    Row(out, "Position", std::to_string(job.queue_position()));
+    Row(out, "Starts", Expected(job.expected_start_time(), *env.clock));
+  }
   Row(out, "Project", job.project());
   Row(out, "Model", job.resolved_spec().model());
   Row(out, "Dataset", job.spec().dataset().file_name() + "  " + FormatBytes(job.spec().dataset().size_bytes()));
@@ -193,7 +211,7 @@ void PrintJobTable(const std::vector<v1::Job>& jobs, bool wide, const CliEnv& en
   table.Print(out);
 }
 
-void PrintEstimate(const v1::EstimateFineTuneJobResponse& response, std::ostream& out) {
+void PrintEstimate(const v1::EstimateFineTuneJobResponse& response, const CliEnv& env, std::ostream& out) {
   Table table({"DEVICE CLASS", "WORKERS", "FITS", "VRAM", "RAM", "DISK", "STEP", "TOTAL", "LONGEST SEQUENCE"});
   for (const v1::DeviceClassEstimate& entry : response.classes()) {
     const v1::Estimate& estimate = entry.estimate();
@@ -214,6 +232,7 @@ void PrintEstimate(const v1::EstimateFineTuneJobResponse& response, std::ostream
       out << "  RAM: " << parts << "\n";
     if (!entry.estimate().plan_summary().empty()) out << "  plan: " << entry.estimate().plan_summary() << "\n";
   }
+  if (response.has_queue()) PrintForecast(response.queue(), env, out);
 }
 
 }  // namespace longhaul::cli

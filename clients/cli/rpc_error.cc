@@ -36,6 +36,7 @@ constexpr Hint kHints[] = {
      "`longhaul workers -o wide` lists the models that workers have; --model takes one of those names"},
     {"MODEL_UNSUPPORTED", "take a model of a supported family; README.md names them"},
     {"DEVICE_UNSUPPORTED", "take another worker: this one's device runs no such job"},
+    {"WEIGHT_NOT_FINITE", "the model's file is damaged (a weight is not a number): fetch it again"},
     {"PLAN_DOES_NOT_FIT", "shorten --max-seq-len, or lower --batch-size or --rank"},
     {"EXCEEDS_EVERY_DEVICE",
      "shorten --max-seq-len, lower --batch-size or --rank, or add a larger worker; `longhaul estimate` tells what "
@@ -76,7 +77,13 @@ constexpr Hint kHints[] = {
     {"PERMISSION_DENIED", "ask the scheduler's administrator for access"},
     {"SCOPE_MISSING", "ask the scheduler's administrator for a token with that scope"},
     {"OTHER_PROJECT", "name your own project with --project, or ask the scheduler's administrator for access"},
-    {"NO_CREDENTIALS", "ask the scheduler's administrator for access"},
+    {"NO_CREDENTIALS", "pass a token: --token-file FILE, or LONGHAUL_TOKEN"},
+    {"TOKEN_INVALID", "ask the scheduler's administrator for a new one (longhauld token create)"},
+    {"TOKEN_NEEDS_TLS", "give --tls-ca FILE, who signs the scheduler's certificate, or --tls"},
+    {"TLS_MATERIAL", "give a certificate and the key that belongs to it, both in PEM form"},
+    {"CERTIFICATE_INVALID", "ask the scheduler's administrator for a certificate of this worker"},
+    {"RATE_LIMITED", "wait a moment and run the command again"},
+    {"TOO_MANY_UPLOADS", "delete jobs that nobody needs, or ask the scheduler's administrator for room"},
     {"INTERNAL", kBug},
     {"AMBIGUOUS_ID", "give more characters of the id"},
     {"INTERRUPTED", "run the command again"},
@@ -98,7 +105,7 @@ std::string HintFor(const absl::Status& status) {
     case absl::StatusCode::kUnavailable:
       if (!reason.empty()) return kAgainSoon;  // the scheduler has answered
       return "start the scheduler (longhauld --state-dir DIR), or name another with --server HOST:PORT or "
-             "LONGHAUL_SERVER";
+             "LONGHAUL_SERVER; where it speaks TLS, give --tls-ca FILE";
     case absl::StatusCode::kDeadlineExceeded:
       return "the scheduler may be overloaded: try again, and see its log";
     case absl::StatusCode::kUnauthenticated:

@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/unique_fd.h"
+#include "clients/channel/channel.h"
 
 namespace longhaul::cli {
 
@@ -71,7 +72,7 @@ struct CliEnv {
   bool err_is_terminal = false;
   bool color = false;  // never without a terminal, never with NO_COLOR
   int columns = 80;    // of the terminal
-  std::string default_server = "127.0.0.1:7070";
+  channel::ChannelOptions default_channel = {.address = "127.0.0.1:7070"};  // what the environment says
   const Clock* clock = nullptr;
   StopSignal* stop = nullptr;
   // Replaces this process; returns only on failure, with errno set. argv[0] is the path.

@@ -15,6 +15,7 @@ using Stub = v1::WorkerAdminService::Stub;
 std::string StateText(const v1::Worker& worker) {
   std::string text = v1::WorkerState_Name(worker.state());
   if (text.rfind("WORKER_", 0) == 0) text = text.substr(7);
+  if (worker.leaving()) return text + " (shutting down)";
   return worker.draining() ? text + " (draining)" : text;
 }
 

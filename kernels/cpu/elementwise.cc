@@ -1,7 +1,10 @@
-// SwiGLU, sums, copies, gathers, dropout: one pass each, rows split among the threads.
+// Sums, copies, gathers, dropout: one pass each, rows split among the threads.
+#include <cmath>
 #include <cstring>
+#include <string>
 
-#include "base/random.h"
+#include "base/check.h"
+#include "base/counter_rng.h"
 #include "kernels/cpu/cpu_exec.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/dispatch.h"
@@ -9,25 +12,6 @@
 
 namespace longhaul::kernels::cpu {
 namespace {
-
-template <typename T>
-LONGHAUL_SIMD void SwiGluRow(const T* gate, const T* up, T* y, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] = gate[i] * Sigmoid(gate[i]) * up[i];
-}
-
-// silu'(g) = s + g s (1 - s), s = sigmoid(g). Everything of an element is read before anything of it is written.
-template <typename T>
-LONGHAUL_SIMD void SwiGluBackwardRow(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const T g = gate[i], u = up[i], d = dy[i];
-    const T s = Sigmoid(g);
-    const T silu = g * s;
-    dgate[i] = d * u * (s + silu * (T{1} - s));
-    dup[i] = d * silu;
-  }
-}
 
 template <typename T>
 LONGHAUL_SIMD void AddRow(const T* x, T* y, int64_t n) {
@@ -63,16 +47,17 @@ LONGHAUL_SIMD_INLINE void Write(From x, Bf16* y) {
 }
 
 template <typename From, typename To>
-LONGHAUL_SIMD void ConvertRow(const From* x, To* y, int64_t n) {
+LONGHAUL_SIMD void ConvertRow(const From* x, To* y, double factor, int64_t n) {
+  const auto scale = static_cast<decltype(Read(*x))>(factor);
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) Write(Read(x[i]), &y[i]);
+  for (int64_t i = 0; i < n; ++i) Write(scale * Read(x[i]), &y[i]);
 }
 
-using ConvertFunction = void (*)(const void*, void*, int64_t);
+using ConvertFunction = void (*)(const void*, void*, double factor, int64_t);
 
 template <typename From, typename To>
-void Convert(const void* x, void* y, int64_t n) {
-  ConvertRow(static_cast<const From*>(x), static_cast<To*>(y), n);
+void Convert(const void* x, void* y, double factor, int64_t n) {
+  ConvertRow(static_cast<const From*>(x), static_cast<To*>(y), factor, n);
 }
 
 template <typename From>
@@ -104,40 +89,22 @@ ConvertFunction Converter(DType from, DType to) {
   return nullptr;
 }
 
-void CopyRow(const Tensor& x, int64_t from, const Tensor& y, int64_t to, ConvertFunction convert) {
+// Null: the bytes as they are.
+ConvertFunction ConverterOrNull(DType from, DType to, double factor) {
+  return from == to && factor == 1 ? nullptr : Converter(from, to);
+}
+
+void CopyRow(const Tensor& x, int64_t from, const Tensor& y, int64_t to, ConvertFunction convert, double factor = 1) {
   const char* const source = x.as<char>() + from * x.stride * DTypeBytes(x.dtype);
   char* const target = y.as<char>() + to * y.stride * DTypeBytes(y.dtype);
   if (convert == nullptr) {
     std::memcpy(target, source, static_cast<size_t>(x.cols * DTypeBytes(x.dtype)));
   } else {
-    convert(source, target, x.cols);
+    convert(source, target, factor, x.cols);
   }
 }
 
 }  // namespace
-
-void SwiGlu(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y) {
-  WithFloatType(y.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    ParallelRows(exec, y.rows, y.cols, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) SwiGluRow(Row<T>(gate, i), Row<T>(up, i), Row<T>(y, i), y.cols);
-    });
-  });
-}
-
-void SwiGluBackward(const Exec& exec, const Tensor& dy, const Tensor& gate, const Tensor& up, const Tensor& dgate,
-                    const Tensor& dup, const Tensor& y) {
-  WithFloatType(dy.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    ParallelRows(exec, dy.rows, dy.cols, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        // The forward's own loop, so that the product has the forward's bits.
-        if (y.data != nullptr) SwiGluRow(Row<T>(gate, i), Row<T>(up, i), Row<T>(y, i), dy.cols);
-        SwiGluBackwardRow(Row<T>(dy, i), Row<T>(gate, i), Row<T>(up, i), Row<T>(dgate, i), Row<T>(dup, i), dy.cols);
-      }
-    });
-  });
-}
 
 void Add(const Exec& exec, const Tensor& x, const Tensor& y) {
   WithFloatType(y.dtype, [&](auto zero) {
@@ -157,10 +124,10 @@ void Scale(const Exec& exec, double factor, const Tensor& x) {
   });
 }
 
-void Copy(const Exec& exec, const Tensor& x, const Tensor& y) {
-  const ConvertFunction convert = x.dtype == y.dtype ? nullptr : Converter(x.dtype, y.dtype);
+void CopyScaled(const Exec& exec, double factor, const Tensor& x, const Tensor& y) {
+  const ConvertFunction convert = ConverterOrNull(x.dtype, y.dtype, factor);
   ParallelRows(exec, y.rows, y.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) CopyRow(x, i, y, i, convert);
+    for (int64_t i = begin; i < end; ++i) CopyRow(x, i, y, i, convert, factor);
   });
 }
 
@@ -174,9 +141,17 @@ void Zero(const Exec& exec, const Tensor& x) {
 }
 
 void GatherRows(const Exec& exec, const Tensor& table, const int32_t* ids, const Tensor& y) {
-  const ConvertFunction convert = table.dtype == y.dtype ? nullptr : Converter(table.dtype, y.dtype);
+  for (int64_t i = 0; i < y.rows; ++i) LH_CHECK(ids[i] >= 0 && ids[i] < table.rows, std::to_string(ids[i]));
+  const ConvertFunction convert = ConverterOrNull(table.dtype, y.dtype, 1);
   ParallelRows(exec, y.rows, y.cols, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) CopyRow(table, ids[i], y, i, convert);
+  });
+}
+
+void ScatterRows(const Exec& exec, const Tensor& x, const int32_t* ids, const Tensor& y) {
+  for (int64_t i = 0; i < x.rows; ++i) LH_CHECK(ids[i] >= 0 && ids[i] < y.rows, std::to_string(ids[i]));
+  ParallelRows(exec, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) CopyRow(x, i, y, ids[i], nullptr);
   });
 }
 
@@ -195,6 +170,20 @@ void Dropout(const Exec& exec, const Tensor& x, uint64_t key, int64_t first_row,
       }
     });
   });
+}
+
+void CountNonFinite(const Exec& exec, const Tensor& x, int64_t* count) {
+  auto* const counts = static_cast<int64_t*>(exec.cpu().sums.Reserve(x.rows * static_cast<int64_t>(sizeof(int64_t))));
+  WithFloatType(x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    ParallelRows(exec, x.rows, x.cols, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        counts[i] = 0;
+        for (int64_t j = 0; j < x.cols; ++j) counts[i] += std::isfinite(Row<T>(x, i)[j]) ? 0 : 1;
+      }
+    });
+  });
+  for (int64_t i = 0; i < x.rows; ++i) *count += counts[i];
 }
 
 }  // namespace longhaul::kernels::cpu

@@ -1,7 +1,10 @@
 // Cross entropy of one tile of rows against the whole vocabulary, its gradient in place.
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <string>
 
+#include "base/check.h"
 #include "kernels/cpu/cpu_exec.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/dispatch.h"
@@ -10,19 +13,36 @@
 namespace longhaul::kernels::cpu {
 namespace {
 
-constexpr int32_t kNotTrained = -100;
-
-// What one row gives: its loss (0 where not trained) and whether its label has the largest logit.
+// What one row gives: its loss and LSE (0 where not trained) and whether its label has the largest logit.
 struct RowResult {
   double loss;
+  double lse;
   int64_t correct;
 };
 
+void CheckLabels(const int32_t* labels, int64_t rows, int64_t vocab) {
+  for (int64_t i = 0; i < rows; ++i) {
+    LH_CHECK(labels[i] == kNotTrained || (labels[i] >= 0 && labels[i] < vocab), std::to_string(labels[i]));
+  }
+}
+
+RowResult ResultOfRow(double largest, double sum, double label_logit) {
+  return {std::log(sum) + (largest - label_logit), largest + std::log(sum), label_logit == largest ? 1 : 0};
+}
+
+void AddInOrder(const RowResult* results, int64_t rows, LossTotals* totals) {
+  for (int64_t i = 0; i < rows; ++i) {
+    totals->nats += results[i].loss;
+    totals->correct += results[i].correct;
+  }
+}
+
+// grad_scale 0: no gradient is asked for.
 template <typename T>
 RowResult LossRow(T* logits, int64_t vocab, int32_t label, double grad_scale) {
   if (label == kNotTrained) {
     if (grad_scale != 0) std::fill(logits, logits + vocab, T{0});
-    return {0, 0};
+    return {0, 0, 0};
   }
   const T label_logit = logits[label];
   const T largest = RowMax(logits, vocab);
@@ -32,27 +52,101 @@ RowResult LossRow(T* logits, int64_t vocab, int32_t label, double grad_scale) {
     ScaleRow(logits, vocab, static_cast<T>(grad_scale / sum));
     logits[label] -= static_cast<T>(grad_scale);
   }
-  const double loss = std::log(sum) + (static_cast<double>(largest) - static_cast<double>(label_logit));
-  return {loss, label_logit == largest ? 1 : 0};
+  return ResultOfRow(static_cast<double>(largest), sum, static_cast<double>(label_logit));
+}
+
+RowResult* ReserveResults(const Exec& exec, int64_t rows) {
+  return static_cast<RowResult*>(exec.cpu().sums.Reserve(rows * static_cast<int64_t>(sizeof(RowResult))));
 }
 
 }  // namespace
 
-void LossTile(const Exec& exec, const Tensor& logits, const int32_t* labels, double grad_scale, double* loss_sum,
-              int64_t* correct) {
+void LossTile(const Exec& exec, const Tensor& logits, const int32_t* labels, const double* grad_scale,
+              const Tensor& lse, LossTotals* totals) {
   const int64_t rows = logits.rows;
-  auto* const results =
-      static_cast<RowResult*>(exec.cpu().sums.Reserve(rows * static_cast<int64_t>(sizeof(RowResult))));
+  CheckLabels(labels, rows, logits.cols);
+  const double scale = grad_scale == nullptr ? 0 : *grad_scale;
+  RowResult* const results = ReserveResults(exec, rows);
   WithFloatType(logits.dtype, [&](auto zero) {
     using T = decltype(zero);
     ParallelRows(exec, rows, logits.cols, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) results[i] = LossRow(Row<T>(logits, i), logits.cols, labels[i], grad_scale);
+      for (int64_t i = begin; i < end; ++i) {
+        results[i] = LossRow(Row<T>(logits, i), logits.cols, labels[i], scale);
+        if (lse.data != nullptr) *Row<T>(lse, i) = static_cast<T>(results[i].lse);
+      }
     });
   });
-  for (int64_t i = 0; i < rows; ++i) {
-    *loss_sum += results[i].loss;
-    if (correct != nullptr) *correct += results[i].correct;
-  }
+  AddInOrder(results, rows, totals);
+}
+
+void BeginLoss(const Exec&, const LossRows& rows) {
+  WithFloatType(rows.largest.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    for (int64_t i = 0; i < rows.largest.rows; ++i) {
+      rows.largest.as<T>()[i] = -std::numeric_limits<T>::infinity();
+      rows.sum.as<T>()[i] = 0;
+      rows.label_logit.as<T>()[i] = std::numeric_limits<T>::quiet_NaN();
+    }
+  });
+}
+
+void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels,
+                const LossRows& rows) {
+  WithFloatType(logits.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    ParallelRows(exec, logits.rows, logits.cols, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (labels[i] == kNotTrained) continue;
+        const T* const row = Row<T>(logits, i);
+        T& largest = rows.largest.as<T>()[i];
+        T& sum = rows.sum.as<T>()[i];
+        const T now = std::max(largest, RowMax(row, logits.cols));
+        // Before the first tile the sum is 0, and -infinity minus itself would be NaN.
+        const T kept = sum == 0 ? T{0} : sum * std::exp(largest - now);
+        sum = kept + static_cast<T>(ExpSum(row, logits.cols, now));
+        largest = now;
+        const int64_t col = labels[i] - first_col;
+        if (col >= 0 && col < logits.cols) rows.label_logit.as<T>()[i] = row[col];
+      }
+    });
+  });
+}
+
+void FinishLoss(const Exec& exec, const LossRows& rows, const int32_t* labels, const Tensor& lse, LossTotals* totals) {
+  const int64_t count = rows.largest.rows;
+  RowResult* const results = ReserveResults(exec, count);
+  WithFloatType(lse.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto value = [i](const Tensor& t) { return static_cast<double>(t.as<T>()[i]); };
+      results[i] = labels[i] == kNotTrained
+                       ? RowResult{0, 0, 0}
+                       : ResultOfRow(value(rows.largest), value(rows.sum), value(rows.label_logit));
+      *Row<T>(lse, i) = static_cast<T>(results[i].lse);
+    }
+  });
+  AddInOrder(results, count, totals);
+}
+
+void LossGradient(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const Tensor& lse,
+                  const double* grad_scale) {
+  WithFloatType(logits.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const T scale = static_cast<T>(*grad_scale);
+    ParallelRows(exec, logits.rows, logits.cols, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        T* const row = Row<T>(logits, i);
+        if (labels[i] == kNotTrained) {
+          std::fill(row, row + logits.cols, T{0});
+          continue;
+        }
+        ExpSumInPlace(row, logits.cols, *Row<T>(lse, i));
+        ScaleRow(row, logits.cols, scale);
+        const int64_t col = labels[i] - first_col;
+        if (col >= 0 && col < logits.cols) row[col] -= scale;
+      }
+    });
+  });
 }
 
 }  // namespace longhaul::kernels::cpu

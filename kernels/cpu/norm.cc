@@ -74,6 +74,12 @@ void RmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, double eps, con
   cpu::HeadRmsNorm(exec, x, w, /*heads=*/1, eps, y, rstd);
 }
 
+void AddRmsNorm(const Exec& exec, const Tensor& delta, const Tensor& w, double eps, const Tensor& x, const Tensor& y,
+                const Tensor& rstd) {
+  cpu::Add(exec, delta, x);
+  cpu::HeadRmsNorm(exec, x, w, /*heads=*/1, eps, y, rstd);
+}
+
 void RmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
                      bool accumulate, const Tensor& dx) {
   WithFloatType(x.dtype, [&](auto zero) {

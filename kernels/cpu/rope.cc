@@ -1,4 +1,5 @@
 // Rotate-half RoPE: element i of a head pairs with element i + head_dim / 2.
+#include "base/check.h"
 #include "kernels/cpu/cpu_exec.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/dispatch.h"
@@ -26,6 +27,7 @@ LONGHAUL_SIMD void RotateHeads(T* row, int64_t heads, int64_t half, const T* cos
 
 void Rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& cos, const Tensor& sin,
           const int32_t* positions, bool inverse) {
+  for (int64_t i = 0; i < x.rows; ++i) LH_CHECK(positions[i] >= 0 && positions[i] < cos.rows);
   WithFloatType(x.dtype, [&](auto zero) {
     using T = decltype(zero);
     ParallelRows(exec, x.rows, x.cols, [&](int64_t begin, int64_t end) {

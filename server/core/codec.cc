@@ -224,6 +224,7 @@ void Fields(A& a, Job& v) {
   a(44, v.pinned_point);
   a(45, v.trained_tokens);
   a(46, v.allow_nonidentical_resume);
+  a(47, v.preemptions);
 }
 
 template <class A>
@@ -275,6 +276,7 @@ void Fields(A& a, Worker& v) {
   a(8, v.disk_bytes_total);
   a(9, v.cpu_threads_total);
   a(10, v.draining);
+  a(11, v.owner);
 }
 
 namespace {

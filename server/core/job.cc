@@ -86,6 +86,8 @@ const char* Name(Reason reason) {
       return "RESUME_NOT_IDENTICAL";
     case Reason::kPlanMismatch:
       return "PLAN_MISMATCH";
+    case Reason::kDeviceFault:
+      return "DEVICE_FAULT";
   }
   return "UNKNOWN";
 }

@@ -58,6 +58,7 @@ enum class Reason {
   kTrainerCrashed = 42,
   kResumeNotIdentical = 43,
   kPlanMismatch = 44,
+  kDeviceFault = 45,
 };
 
 enum class PauseCause { kNone = 0, kUser = 1, kPreempt = 2, kDrain = 3 };
@@ -175,6 +176,7 @@ struct Job {
   int64_t lease_epoch = 0;  // of the current or last attempt
   int attempts = 0;         // numbers given out
   int failed_attempts = 0;
+  int preemptions = 0;  // for jobs of higher classes
   int64_t not_before_wall_micros = 0;
   int64_t start_wall_micros = 0;
   int64_t end_wall_micros = 0;
@@ -195,6 +197,10 @@ struct Job {
 
 // An attempt that has not ended: the job holds a lease.
 inline bool HasOpenAttempt(const Job& job) { return job.attempt.number > 0 && job.attempt.end_wall_micros == 0; }
+// The scheduler decides when it goes on.
+inline bool Waits(const Job& job) {
+  return job.state == JobState::kQueued || (job.state == JobState::kValidating && !HasOpenAttempt(job));
+}
 
 enum class EventType { kState = 1, kAttempt = 2, kCheckpoint = 3, kWarning = 4 };
 
@@ -248,6 +254,7 @@ struct Worker {
   int64_t disk_bytes_total = 0;
   int cpu_threads_total = 0;
   bool draining = false;
+  std::string owner;  // the caller that registers it (Caller::name); "" = none yet
   // Not persisted.
   bool online = false;
   std::string session_id;

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "server/core/access.h"
 #include "server/core/job.h"
 
 namespace longhaul::server {
@@ -49,8 +50,10 @@ class StoreTransaction {
   virtual absl::Status EndCommand(bool keep) = 0;
 
   virtual absl::Status PutJob(const Job& job) = 0;  // insert or replace the whole row
-  virtual absl::Status DeleteJob(
-      const std::string& id) = 0;  // with attempts, events, metrics, checkpoints; the request key stays
+  // With attempts, events, metrics, checkpoints; the request key stays. The job is among ListDeletedJobs until
+  // ForgetDeletedJob: its files are to be removed.
+  virtual absl::Status DeleteJob(const std::string& id) = 0;
+  virtual absl::Status ForgetDeletedJob(const std::string& id) = 0;
   virtual absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) = 0;
   virtual absl::Status AddEvent(const std::string& job_id, const JobEvent& event) = 0;  // ABORTED unless dense
   virtual absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) = 0;
@@ -58,12 +61,18 @@ class StoreTransaction {
   virtual absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) = 0;
   virtual absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) = 0;
   virtual absl::Status PutRequestKey(const RequestKey& key) = 0;
-  virtual absl::Status DeleteRequestKeysBefore(int64_t wall_micros) = 0;
+  // The oldest `most` of those made before `wall_micros`.
+  virtual absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) = 0;
   virtual absl::Status PutWorker(const Worker& worker) = 0;
   virtual absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) = 0;  // present, grace renewed
+  // The project has shown that it has the bytes. Forgotten with the blob. REQUIRES: PutBlob before.
+  virtual absl::Status PutBlobProject(const BlobRef& blob, const std::string& project) = 0;
   // Forgets blobs that no job and no kept checkpoint refers to and whose grace began before `wall_micros`, `most` of
   // them; returns them, so that their files can go after the commit.
   virtual absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) = 0;
+  virtual absl::Status AddAudit(const AuditRecord& record) = 0;  // the store gives the number
+  // Records of the last limits::kAuditKeepDays cannot be deleted: ABORTED.
+  virtual absl::Status DeleteAuditBefore(int64_t wall_micros) = 0;
   virtual absl::Status Commit() = 0;
 };
 
@@ -86,9 +95,16 @@ class Store {
                                                                int most) = 0;
   virtual absl::StatusOr<std::vector<Worker>> ListWorkers() = 0;
   virtual absl::StatusOr<bool> HasBlob(const BlobRef& blob) = 0;
+  // Uploaded by the project, or kept by one of its jobs.
+  virtual absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) = 0;
+  // Of the blobs that the project has uploaded and that are still there.
+  virtual absl::StatusOr<int64_t> UploadedBytes(const std::string& project) = 0;
+  virtual absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) = 0;
   // Every job that is not terminal, by create_number: what the dispatcher loads at start.
   virtual absl::StatusOr<std::vector<Job>> LoadLiveJobs() = 0;
   virtual absl::StatusOr<uint64_t> MaxCreateNumber() = 0;
+  // Jobs that were deleted and not forgotten, at most `most`.
+  virtual absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int most) = 0;
   struct Sizes {
     int64_t db_bytes = 0;
     int64_t wal_bytes = 0;

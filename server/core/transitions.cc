@@ -111,6 +111,7 @@ bool IsRetryable(Reason failure) {
   switch (failure) {
     case Reason::kWorkerLost:
     case Reason::kTrainerCrashed:
+    case Reason::kDeviceFault:
     case Reason::kDiskFull:
     case Reason::kInternal:
     case Reason::kPlanMismatch:

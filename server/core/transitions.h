@@ -27,8 +27,9 @@ RequestRule ResumeRule(JobState state, PauseCause cause);
 // The error of a kRefused: `action` is "cancel", "pause", "resume".
 absl::Status RefusedRequest(const char* action, JobState state);
 
-// Whether another attempt may end better. INVALID_DATASET, INVALID_MODEL, NON_FINITE_LOSS and the two OOMs (our bugs,
-// which the same plan repeats) never do.
+// Whether another attempt may end better: a lost worker, a crash, a faulty device (ECC), a full disk, and whatever
+// nobody could name. INVALID_DATASET, INVALID_MODEL, NON_FINITE_LOSS and the two OOMs (our bugs, which the same plan
+// repeats) never do.
 bool IsRetryable(Reason failure);
 bool UserCanFix(Reason failure);
 

@@ -129,8 +129,21 @@ void AddRequests(const RequestStats::Snapshot& requests, MetricBuilder* out) {
   const SecondsHistogram& lag = requests.watch_lag;
   out->Histogram("watch_lag_seconds", "Time from an event's commit to its hand-over to a watcher.",
                  SecondsHistogram::kBounds, lag.cumulative, lag.count, lag.sum);
-  out->Counter("auth_failures_total", "Calls refused for lack of credentials or scope.",
-               static_cast<double>(requests.auth_failures));
+  for (const auto& [cause, count] : requests.auth_failures) {
+    out->Counter("auth_failures_total", "Calls refused for their credentials, by cause.", static_cast<double>(count),
+                 {{"cause", cause}});
+  }
+  out->Counter("rate_limited_total", "Calls refused because their caller makes too many.",
+               static_cast<double>(requests.rate_limited));
+}
+
+void AddTls(const TlsReloader::Counts& tls, MetricBuilder* out) {
+  out->Gauge("tls_certificate_expiry_timestamp_seconds", "When the certificate in use expires, by the Unix clock.",
+             static_cast<double>(tls.not_after_wall_micros) * 1e-6);
+  out->Counter("tls_certificate_reloads_total", "Changed certificate files that are in use.",
+               static_cast<double>(tls.reloads));
+  out->Counter("tls_certificate_reload_failures_total", "Changed certificate files that cannot be used.",
+               static_cast<double>(tls.failures));
 }
 
 }  // namespace
@@ -143,6 +156,7 @@ std::vector<prometheus::MetricFamily> MetricFamilies(const MetricsInput& input) 
   AddDispatcher(input.dispatcher, &out);
   AddWorkers(input.dispatcher, &out);
   AddRequests(input.requests, &out);
+  if (input.tls.has_value()) AddTls(*input.tls, &out);
   out.Gauge("db_bytes", "Size of the database file.", static_cast<double>(input.sizes.db_bytes));
   out.Gauge("db_wal_bytes", "Size of the database's write-ahead log.", static_cast<double>(input.sizes.wal_bytes));
   out.Gauge("blob_bytes", "Bytes of all blobs.", static_cast<double>(input.sizes.blob_bytes));

@@ -2,9 +2,11 @@
 // nothing is kept here. Units are base units; no job id is a label.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/tls_material.h"
 #include "prometheus/metric_family.h"
 #include "server/core/store.h"
 #include "server/dispatcher_stats.h"
@@ -18,6 +20,7 @@ struct MetricsInput {
   RequestStats::Snapshot requests;
   Store::Sizes sizes;
   std::string version;
+  std::optional<TlsReloader::Counts> tls;  // none: plaintext
 };
 
 // One family a name, each with help and type. Pure.

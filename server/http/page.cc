@@ -60,6 +60,7 @@ std::string WorkerRow(const WorkerView& view, int64_t now_wall_micros) {
   row += std::string("<td class=\"") + (up ? "up" : "down") + "\">" +
          (view.suspect      ? "suspect"
           : !worker.online  ? "offline"
+          : view.leaving    ? "shutting down"
           : worker.draining ? "draining"
                             : "online") +
          "</td>";

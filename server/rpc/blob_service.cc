@@ -11,6 +11,8 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "longhaul/v1/blob_service.grpc.pb.h"
+#include "server/rpc/transfer_watch.h"
+#include "server/rpc/visibility.h"
 
 namespace longhaul::server {
 namespace {
@@ -46,11 +48,12 @@ class TransferSlot {
 
 class BlobService final : public v1::BlobService::Service {
  public:
-  explicit BlobService(const RpcContext* context) : context_(*context) {}
+  explicit BlobService(const RpcContext* context)
+      : context_(*context), watch_(context->gate.clock(), context->transfer_stall_ms) {}
 
   grpc::Status FindMissing(grpc::ServerContext* call, const v1::FindMissingRequest* request,
                            v1::FindMissingResponse* response) override {
-    return context_.gate.Unary(*call, "BlobService/FindMissing", Scope::kSubmitterOrWorker, [&](const Caller&) {
+    return context_.gate.Unary(*call, "BlobService/FindMissing", [&](const Caller& caller) {
       if (request->blobs_size() > limits::kMaxBlobsPerFindMissing) {
         return InvalidField("blobs", "has " + std::to_string(request->blobs_size()) + " elements; at most " +
                                          std::to_string(limits::kMaxBlobsPerFindMissing));
@@ -58,7 +61,7 @@ class BlobService final : public v1::BlobService::Service {
       std::vector<BlobRef> present;
       for (int i = 0; i < request->blobs_size(); ++i) {
         LH_ASSIGN_OR_RETURN(BlobRef blob, RefOf(request->blobs(i), "blobs[" + std::to_string(i) + "]"));
-        LH_ASSIGN_OR_RETURN(const bool there, context_.blobs->Present(blob));
+        LH_ASSIGN_OR_RETURN(const bool there, Visible(caller, blob));
         if (there) {
           present.push_back(std::move(blob));
         } else {
@@ -71,10 +74,12 @@ class BlobService final : public v1::BlobService::Service {
 
   grpc::Status QueryWriteStatus(grpc::ServerContext* call, const v1::QueryWriteStatusRequest* request,
                                 v1::QueryWriteStatusResponse* response) override {
-    return context_.gate.Unary(*call, "BlobService/QueryWriteStatus", Scope::kSubmitterOrWorker, [&](const Caller&) {
+    return context_.gate.Unary(*call, "BlobService/QueryWriteStatus", [&](const Caller& caller) {
       LH_ASSIGN_OR_RETURN(const BlobRef blob, RefOf(request->blob(), "blob"));
-      absl::StatusOr<BlobStore::WriteStatus> status = context_.blobs->QueryWriteStatus(blob);
+      absl::StatusOr<BlobStore::WriteStatus> status = context_.blobs->QueryWriteStatus(blob, SpaceOf(caller));
       if (!status.ok()) return status.status();
+      LH_ASSIGN_OR_RETURN(const bool hidden, Hidden(caller, blob));
+      if (hidden) return absl::OkStatus();  // nothing is there, as far as the caller goes
       response->set_committed_bytes(status->committed_bytes);
       response->set_complete(status->complete);
       return absl::OkStatus();
@@ -83,49 +88,144 @@ class BlobService final : public v1::BlobService::Service {
 
   grpc::Status Write(grpc::ServerContext* call, grpc::ServerReader<v1::WriteBlobRequest>* reader,
                      v1::WriteBlobResponse* response) override {
-    absl::Status status = context_.gate.Admit(*call, Scope::kSubmitterOrWorker).status();
-    if (status.ok()) status = Receive(reader, response);
-    return context_.gate.End("BlobService/Write", status);
+    constexpr Method kMethod("BlobService/Write");
+    Audit audit;
+    const absl::StatusOr<Caller> caller = context_.gate.Admit(*call, kMethod, &audit);
+    absl::Status status = caller.status();
+    if (status.ok()) status = Receive(*caller, call, reader, response, &audit);
+    context_.gate.Record(status, &audit);
+    return context_.gate.End(kMethod, status);
   }
 
   grpc::Status Read(grpc::ServerContext* call, const v1::ReadBlobRequest* request,
                     grpc::ServerWriter<v1::ReadBlobResponse>* writer) override {
-    absl::Status status = context_.gate.Admit(*call, Scope::kViewerOrWorker).status();
-    if (status.ok()) status = Send(*request, writer);
-    return context_.gate.End("BlobService/Read", status);
+    constexpr Method kMethod("BlobService/Read");
+    const absl::StatusOr<Caller> caller = context_.gate.Admit(*call, kMethod);
+    absl::Status status = caller.status();
+    if (status.ok()) status = Send(*caller, call, *request, writer);
+    return context_.gate.End(kMethod, status);
   }
 
  private:
-  absl::Status Receive(grpc::ServerReader<v1::WriteBlobRequest>* reader, v1::WriteBlobResponse* response) {
+  absl::StatusOr<bool> Visible(const Caller& caller, const BlobRef& blob) {
+    LH_ASSIGN_OR_RETURN(const bool present, context_.blobs->Present(blob));
+    if (!present) return false;
+    return MaySeeBlob(*context_.store, caller, blob);
+  }
+  // There, but not for the caller.
+  absl::StatusOr<bool> Hidden(const Caller& caller, const BlobRef& blob) {
+    LH_ASSIGN_OR_RETURN(const bool present, context_.blobs->Present(blob));
+    if (!present) return false;
+    LH_ASSIGN_OR_RETURN(const bool visible, MaySeeBlob(*context_.store, caller, blob));
+    return !visible;
+  }
+
+  // Projects do not continue each other's unfinished uploads: the one would show the bytes of the other.
+  static std::string SpaceOf(const Caller& caller) {
+    return caller.all_projects ? "" : Sha256Hex(caller.project).substr(0, 16);
+  }
+
+  absl::Status CheckQuota(const Caller& caller, const BlobRef& blob) {
+    if (caller.all_projects) return absl::OkStatus();
+    LH_ASSIGN_OR_RETURN(const int64_t uploaded_bytes, context_.store->UploadedBytes(caller.project));
+    if (uploaded_bytes + blob.size_bytes <= limits::kMaxProjectUploadBytes) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_UPLOADS",
+                     "project " + caller.project + " has " + std::to_string(uploaded_bytes) +
+                         " bytes of uploads; with this one it would pass its " +
+                         std::to_string(limits::kMaxProjectUploadBytes) + ": delete jobs, then try again in a day");
+  }
+
+  absl::Status Receive(const Caller& caller, grpc::ServerContext* call,
+                       grpc::ServerReader<v1::WriteBlobRequest>* reader, v1::WriteBlobResponse* response,
+                       Audit* audit) {
+    LH_ASSIGN_OR_RETURN(const CallLimits::Slot caller_slot, context_.gate.limits()->TakeTransfer(caller));
     const TransferSlot slot(&transfers_);
     LH_RETURN_IF_ERROR(slot.status());
+    TransferWatch::Transfer transfer(&watch_, call);
     v1::WriteBlobRequest message;
     if (!reader->Read(&message)) return InvalidField("blob", "is absent; the first message must name the blob");
+    audit->record.target = message.blob().sha256();
     LH_ASSIGN_OR_RETURN(const BlobRef blob, RefOf(message.blob(), "blob"));
-    LH_ASSIGN_OR_RETURN(const std::unique_ptr<BlobStore::Upload> upload, context_.blobs->BeginUpload(blob));
-    bool finish = upload->complete();
-    while (!finish) {
-      if (message.data().size() > static_cast<size_t>(limits::kBlobChunkBytes)) {
-        return InvalidField("data", "has " + std::to_string(message.data().size()) + " bytes; at most " +
-                                        std::to_string(limits::kBlobChunkBytes));
-      }
-      LH_RETURN_IF_ERROR(upload->Append(message.offset(), message.data()));
-      finish = message.finish();
-      // The stream may end early: what came is kept, and the answer says how far it reached.
-      if (!finish && !reader->Read(&message)) break;
-    }
-    if (finish) {
-      LH_RETURN_IF_ERROR(upload->Finish());
-      LH_RETURN_IF_ERROR(context_.dispatcher->RecordBlobs({blob}));
-    }
-    response->set_committed_bytes(upload->committed_bytes());
+    LH_RETURN_IF_ERROR(CheckQuota(caller, blob));
+    LH_ASSIGN_OR_RETURN(const bool finished, ReceiveBytes(caller, blob, &message, reader, &transfer, response));
+    if (!finished) return absl::OkStatus();
+    const std::string project = caller.Has(Scope::kSubmitter) ? caller.project : "";
+    LH_RETURN_IF_ERROR(context_.dispatcher->RecordBlobs({blob}, project, audit));
+    response->set_committed_bytes(blob.size_bytes);
     return absl::OkStatus();
   }
 
-  absl::Status Send(const v1::ReadBlobRequest& request, grpc::ServerWriter<v1::ReadBlobResponse>* writer) {
+  // The next message into `message`. False: the stream has ended, which it may do early.
+  static bool Next(grpc::ServerReader<v1::WriteBlobRequest>* reader, TransferWatch::Transfer* transfer,
+                   v1::WriteBlobRequest* message) {
+    const bool more = reader->Read(message);
+    transfer->Moved();
+    return more;
+  }
+
+  static absl::Status CheckChunk(const v1::WriteBlobRequest& message) {
+    if (message.data().size() <= static_cast<size_t>(limits::kBlobChunkBytes)) return absl::OkStatus();
+    return InvalidField("data", "has " + std::to_string(message.data().size()) + " bytes; at most " +
+                                    std::to_string(limits::kBlobChunkBytes));
+  }
+
+  // True: the blob is verified and durable. False: what came is kept, and the answer says how far it reached.
+  absl::StatusOr<bool> ReceiveBytes(const Caller& caller, const BlobRef& blob, v1::WriteBlobRequest* message,
+                                    grpc::ServerReader<v1::WriteBlobRequest>* reader, TransferWatch::Transfer* transfer,
+                                    v1::WriteBlobResponse* response) {
+    LH_ASSIGN_OR_RETURN(const std::unique_ptr<BlobStore::Upload> upload,
+                        context_.blobs->BeginUpload(blob, SpaceOf(caller)));
+    if (upload->complete()) {
+      LH_ASSIGN_OR_RETURN(const bool visible, MaySeeBlob(*context_.store, caller, blob));
+      if (!visible) return ReceiveProof(blob, message, reader, transfer);
+    }
+    bool finish = upload->complete();
+    while (!finish) {
+      LH_RETURN_IF_ERROR(CheckChunk(*message));
+      LH_RETURN_IF_ERROR(upload->Append(message->offset(), message->data()));
+      finish = message->finish();
+      if (!finish && !Next(reader, transfer, message)) break;
+    }
+    response->set_committed_bytes(upload->committed_bytes());
+    if (finish) LH_RETURN_IF_ERROR(upload->Finish());
+    return finish;
+  }
+
+  // The bytes are there, from another project: the caller sends them all the same, and their hash says whether it has
+  // them. Nothing is kept of them. True: it has.
+  static absl::StatusOr<bool> ReceiveProof(const BlobRef& blob, v1::WriteBlobRequest* message,
+                                           grpc::ServerReader<v1::WriteBlobRequest>* reader,
+                                           TransferWatch::Transfer* transfer) {
+    Sha256 hash;
+    int64_t received_bytes = 0;
+    while (true) {
+      LH_RETURN_IF_ERROR(CheckChunk(*message));
+      if (message->offset() != received_bytes) {
+        return MakeError(absl::StatusCode::kOutOfRange, "BLOB_OFFSET",
+                         "data at offset " + std::to_string(message->offset()) + " of blob " + blob.sha256 +
+                             ", of which 0 bytes are there: begin at its begin");
+      }
+      hash.Update(message->data());
+      received_bytes += static_cast<int64_t>(message->data().size());
+      if (received_bytes > blob.size_bytes || message->finish()) break;
+      if (!Next(reader, transfer, message)) return false;
+    }
+    const std::string digest = hash.HexDigest();
+    if (received_bytes == blob.size_bytes && digest == blob.sha256) return true;
+    return MakeError(absl::StatusCode::kInvalidArgument, "BLOB_HASH_MISMATCH",
+                     "the data has " + std::to_string(received_bytes) + " bytes and the SHA-256 " + digest + ", not " +
+                         blob.sha256 + "; nothing was stored");
+  }
+
+  absl::Status Send(const Caller& caller, grpc::ServerContext* call, const v1::ReadBlobRequest& request,
+                    grpc::ServerWriter<v1::ReadBlobResponse>* writer) {
+    LH_ASSIGN_OR_RETURN(const CallLimits::Slot caller_slot, context_.gate.limits()->TakeTransfer(caller));
     const TransferSlot slot(&transfers_);
     LH_RETURN_IF_ERROR(slot.status());
+    TransferWatch::Transfer transfer(&watch_, call);
     LH_ASSIGN_OR_RETURN(const BlobRef blob, RefOf(request.blob(), "blob"));
+    LH_ASSIGN_OR_RETURN(const bool hidden, Hidden(caller, blob));
+    if (hidden) return BlobStore::NotFound(blob);
     LH_ASSIGN_OR_RETURN(const int64_t size_bytes, context_.blobs->Size(blob));
     if (request.offset() < 0 || request.offset() > size_bytes) {
       return MakeError(
@@ -147,12 +247,14 @@ class BlobService final : public v1::BlobService::Service {
       }
       offset += static_cast<int64_t>(response.data().size());
       if (!writer->Write(response)) return absl::CancelledError("the client went away");
+      transfer.Moved();
     }
     return absl::OkStatus();
   }
 
   const RpcContext& context_;
   std::atomic<int> transfers_{0};
+  TransferWatch watch_;
 };
 
 }  // namespace

@@ -103,7 +103,7 @@ int64_t FromTimestamp(const google::protobuf::Timestamp& time) {
   return seconds * 1'000'000 + time.nanos() / 1000;
 }
 
-v1::Job ToProto(const Job& job, int queue_position) {
+v1::Job ToProto(const Job& job, const std::optional<WaitInfo>& wait) {
   v1::Job out;
   out.set_id(job.id);
   out.set_project(job.project);
@@ -114,12 +114,16 @@ v1::Job ToProto(const Job& job, int queue_position) {
   ParseOwn(job.resolved_spec, job.id, out.mutable_resolved_spec());
   out.set_model_digest(job.model_digest);
   out.set_state(NumberOf<v1::JobState>(job.state));
-  out.set_reason(NumberOf<v1::Reason>(job.reason));
-  out.set_reason_detail(job.reason_detail);
+  out.set_reason(NumberOf<v1::Reason>(wait.has_value() ? wait->reason : job.reason));
+  out.set_reason_detail(wait.has_value() ? wait->detail : job.reason_detail);
   if (job.attempt.number > 0) *out.mutable_attempt() = ToProto(job.attempt);
   out.set_failed_attempts(job.failed_attempts);
   out.set_sequence(job.sequence);
-  out.set_queue_position(queue_position);
+  if (wait.has_value()) {
+    out.set_queue_position(wait->position);
+    if (wait->expected_wall_micros != 0) SetTime(wait->expected_wall_micros, out.mutable_expected_start_time());
+  }
+  out.set_preemptions(job.preemptions);
   out.set_pause_cause(NumberOf<v1::PauseCause>(job.pause_cause));
   SetTimes(job, &out);
   SetOutcome(job, &out);

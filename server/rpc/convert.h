@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "google/protobuf/timestamp.pb.h"
 #include "longhaul/v1/fine_tune_service.pb.h"
 #include "longhaul/v1/job.pb.h"
+#include "server/core/explain.h"
 #include "server/core/job.h"
 
 namespace longhaul::server {
@@ -19,8 +21,9 @@ google::protobuf::Timestamp ToTimestamp(int64_t wall_micros);
 // Microseconds since the epoch; 0 where it is absent (all zero).
 int64_t FromTimestamp(const google::protobuf::Timestamp& time);
 
-// Without `estimate`, which only a plan knows. queue_position 0 = not waiting.
-v1::Job ToProto(const Job& job, int queue_position);
+// Without `estimate`, which only a plan knows. `wait`: what the scheduler says of a job that waits; its reason is newer
+// than the stored one.
+v1::Job ToProto(const Job& job, const std::optional<WaitInfo>& wait);
 v1::JobEvent ToProto(const JobEvent& event);
 v1::Attempt ToProto(const Attempt& attempt);
 v1::Checkpoint ToProto(const Checkpoint& checkpoint);

@@ -1,5 +1,6 @@
 #include "server/rpc/convert_worker.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -24,6 +25,11 @@ absl::Status CheckName(const std::string& field, const std::string& name, size_t
   if (!name.empty() && name.size() <= most_bytes) return absl::OkStatus();
   return InvalidField(field,
                       "has " + std::to_string(name.size()) + " bytes; must have 1 to " + std::to_string(most_bytes));
+}
+
+absl::Status CheckRange(const std::string& field, int64_t value, int64_t most) {
+  if (value >= 0 && value <= most) return absl::OkStatus();
+  return InvalidField(field, "is " + std::to_string(value) + "; must be 0 to " + std::to_string(most));
 }
 
 // The last bytes of a text, beginning at a whole UTF-8 character.
@@ -53,6 +59,9 @@ absl::StatusOr<ModelEntry> ModelFromProto(const v1::Model& model, const std::str
 absl::Status InventoryFromProto(const v1::WorkerInventory& inventory, Worker* out) {
   LH_RETURN_IF_ERROR(CheckCount("inventory.models", inventory.models_size(), limits::kMaxModelsPerWorker));
   LH_RETURN_IF_ERROR(CheckCount("inventory.devices", inventory.devices_size(), limits::kMaxDevicesPerWorker));
+  LH_RETURN_IF_ERROR(CheckRange("inventory.host_bytes_total", inventory.host_bytes_total(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange("inventory.disk_bytes_total", inventory.disk_bytes_total(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange("inventory.cpu_threads_total", inventory.cpu_threads_total(), limits::kMaxCpuThreads));
   out->host_name = inventory.host_name();
   out->host_bytes_total = inventory.host_bytes_total();
   out->disk_bytes_total = inventory.disk_bytes_total();
@@ -121,6 +130,24 @@ absl::Status SetExit(const v1::AttemptStatus& status, const std::string& field, 
   return absl::OkStatus();
 }
 
+// What the scheduler adds up and plans with must not overflow it.
+absl::Status CheckFigures(const v1::AttemptStatus& status, const std::string& field) {
+  LH_RETURN_IF_ERROR(CheckRange(field + ".host_bytes_peak", status.host_bytes_peak(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange(field + ".device_bytes_peak", status.device_bytes_peak(), limits::kMaxReportedCount));
+  for (const v1::TrainingProgress& progress : status.progress()) {
+    LH_RETURN_IF_ERROR(CheckRange(field + ".progress.step", progress.step(), limits::kMaxReportedCount));
+    LH_RETURN_IF_ERROR(
+        CheckRange(field + ".progress.trained_tokens", progress.trained_tokens(), limits::kMaxReportedCount));
+  }
+  const v1::DataReport& report = status.data_report();
+  const std::string of_report = field + ".data_report.";
+  LH_RETURN_IF_ERROR(CheckRange(of_report + "longest_tokens", report.longest_tokens(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange(of_report + "total_steps", report.total_steps(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange(of_report + "error_count", report.error_count(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange(of_report + "examples", report.examples(), limits::kMaxReportedCount));
+  return CheckRange(of_report + "tokens", report.tokens(), limits::kMaxReportedCount);
+}
+
 void SetReport(const v1::DataReport& report, AttemptReport* out) {
   out->data_report = report.SerializeAsString();
   out->report_longest_tokens = report.longest_tokens();
@@ -178,6 +205,7 @@ absl::StatusOr<AttemptReport> FromProto(const v1::AttemptStatus& status, const s
     return InvalidField(field + ".phase",
                         "is " + std::to_string(static_cast<int>(status.phase())) + ", which is no phase");
   }
+  LH_RETURN_IF_ERROR(CheckFigures(status, field));
   AttemptReport out;
   out.key = FromProto(status.key());
   out.phase = static_cast<AttemptPhase>(status.phase());
@@ -188,7 +216,7 @@ absl::StatusOr<AttemptReport> FromProto(const v1::AttemptStatus& status, const s
     point.progress = progress.SerializeAsString();
     point.trained_tokens = progress.trained_tokens();
     point.wall_micros = FromTimestamp(progress.time());
-    point.step_seconds = std::isfinite(progress.step_seconds()) ? progress.step_seconds() : 0;
+    point.step_seconds = std::isfinite(progress.step_seconds()) ? std::max(progress.step_seconds(), 0.0) : 0;
     out.progress.push_back(std::move(point));
   }
   out.warnings.assign(status.warnings().begin(), status.warnings().end());
@@ -208,6 +236,7 @@ absl::StatusOr<SessionInput> FromProto(const v1::OpenSessionRequest& request) {
   out.worker.id = request.worker_id();
   out.worker.build = request.build();
   out.worker.plan_version = request.plan_version();
+  out.leaving = request.leaving();
   LH_RETURN_IF_ERROR(InventoryFromProto(request.inventory(), &out.worker));
   for (int i = 0; i < request.attempts_size(); ++i) {
     LH_ASSIGN_OR_RETURN(AttemptReport report, FromProto(request.attempts(i), At("attempts", i)));
@@ -223,6 +252,7 @@ absl::StatusOr<SyncInput> FromProto(const v1::SyncRequest& request) {
   out.sync_number = request.sync_number();
   out.host_bytes_available = request.host_bytes_available();
   out.disk_bytes_available = request.disk_bytes_available();
+  out.leaving = request.leaving();
   for (int i = 0; i < request.attempts_size(); ++i) {
     LH_ASSIGN_OR_RETURN(AttemptReport report, FromProto(request.attempts(i), At("attempts", i)));
     out.attempts.push_back(std::move(report));
@@ -274,6 +304,7 @@ v1::Worker ToProto(const WorkerView& view) {
     proto->set_cpu_threads(running.cpu_threads);
   }
   out.set_draining(view.worker.draining);
+  out.set_leaving(view.leaving);
   out.set_build(view.worker.build);
   out.set_plan_version(view.worker.plan_version);
   out.set_host_bytes_reserved(view.host_bytes_reserved);

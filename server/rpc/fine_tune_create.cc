@@ -12,6 +12,8 @@
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "server/rpc/admission.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/enum_numbers.h"
+#include "server/rpc/visibility.h"
 #include "wire/job_spec.h"
 #include "wire/model_values.h"
 
@@ -51,8 +53,14 @@ absl::StatusOr<std::optional<Job>> FindEarlier(const RpcContext& context, const 
   return std::optional<Job>(std::move(job));
 }
 
-absl::Status CheckUploaded(const RpcContext& context, const std::string& field, const v1::Dataset& dataset) {
-  LH_ASSIGN_OR_RETURN(const bool present, context.blobs->Present({dataset.sha256(), dataset.size_bytes()}));
+// What another project has uploaded is not there: knowing its hash is not having it.
+absl::Status CheckUploaded(const RpcContext& context, const Caller& caller, const std::string& field,
+                           const v1::Dataset& dataset) {
+  const BlobRef blob{dataset.sha256(), dataset.size_bytes()};
+  LH_ASSIGN_OR_RETURN(bool present, context.blobs->Present(blob));
+  if (present) {
+    LH_ASSIGN_OR_RETURN(present, MaySeeBlob(*context.store, caller, blob));
+  }
   if (present) return absl::OkStatus();
   const std::string what = "names a blob that is not uploaded: " + dataset.sha256() + " of " +
                            std::to_string(dataset.size_bytes()) + " bytes";
@@ -60,10 +68,10 @@ absl::Status CheckUploaded(const RpcContext& context, const std::string& field, 
                    field + " " + what + "; upload it with BlobService.Write first", {{field, what}});
 }
 
-absl::Status CheckDatasets(const RpcContext& context, const v1::JobSpec& spec) {
-  LH_RETURN_IF_ERROR(CheckUploaded(context, "spec.dataset", spec.dataset()));
+absl::Status CheckDatasets(const RpcContext& context, const Caller& caller, const v1::JobSpec& spec) {
+  LH_RETURN_IF_ERROR(CheckUploaded(context, caller, "spec.dataset", spec.dataset()));
   if (!spec.has_eval_dataset()) return absl::OkStatus();
-  return CheckUploaded(context, "spec.eval_dataset", spec.eval_dataset());
+  return CheckUploaded(context, caller, "spec.eval_dataset", spec.eval_dataset());
 }
 
 struct FleetPlan {
@@ -117,22 +125,53 @@ Job MakeJob(const RpcContext& context, const v1::CreateFineTuneJobRequest& reque
   return job;
 }
 
+// When the job would start, were it validated and queued now.
+absl::StatusOr<v1::QueueForecast> ForecastQueue(const RpcContext& context, const std::string& project,
+                                                const v1::JobSpec& resolved, const ModelEntry& model,
+                                                const FleetPlan& plan) {
+  v1::CreateFineTuneJobRequest request;
+  *request.mutable_spec() = resolved;
+  Job job = MakeJob(context, request, project, resolved, model);
+  job.train_shape = *plan.train;
+  for (const v1::DeviceClassEstimate& one : plan.classes) {
+    if (one.fits()) job.total_steps = one.estimate().total_steps();
+  }
+  LH_ASSIGN_OR_RETURN(const StartForecast forecast, context.dispatcher->Forecast(std::move(job)));
+  v1::QueueForecast out;
+  out.set_position(forecast.wait.position);
+  out.set_device_class(forecast.device_class);
+  out.set_reason(NumberOf<v1::Reason>(forecast.wait.reason));
+  out.set_reason_detail(forecast.wait.detail);
+  if (forecast.wait.expected_wall_micros != 0) {
+    *out.mutable_expected_start_time() = ToTimestamp(forecast.wait.expected_wall_micros);
+  }
+  if (forecast.expected_end_wall_micros != 0) {
+    *out.mutable_expected_finish_time() = ToTimestamp(forecast.expected_end_wall_micros);
+  }
+  return out;
+}
+
 }  // namespace
 
 absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& caller,
-                                  const v1::CreateFineTuneJobRequest& request) {
+                                  const v1::CreateFineTuneJobRequest& request, Audit* audit) {
+  audit->skip = request.validate_only();
   LH_ASSIGN_OR_RETURN(const std::string project, ProjectOf(caller, request.project()));
+  audit->record.project = project;
   const std::string body_sha256 = BodyHash(request, project);
   if (!request.validate_only()) {
     LH_ASSIGN_OR_RETURN(const std::optional<Job> earlier,
                         FindEarlier(context, project, request.request_id(), body_sha256));
-    if (earlier.has_value()) return ShowJob(context, *earlier);
+    if (earlier.has_value()) {
+      audit->record.target = earlier->id;
+      return ShowJob(context, *earlier);
+    }
   }
 
   const FleetView fleet = context.dispatcher->Fleet();
   LH_RETURN_IF_ERROR(CheckCreate(request, fleet));
   const ModelEntry& model = *FindModel(fleet, request.spec().model());
-  LH_RETURN_IF_ERROR(CheckDatasets(context, request.spec()));
+  LH_RETURN_IF_ERROR(CheckDatasets(context, caller, request.spec()));
   v1::JobSpec resolved = request.spec();
   wire::ResolveJobSpec(&resolved, model.shape, model.storage);
   LH_ASSIGN_OR_RETURN(FleetPlan plan, PlanOnFleet(context, fleet, resolved, model.shape));
@@ -145,11 +184,11 @@ absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& calle
   input.job.train_shape = *plan.train;
   input.body_sha256 = body_sha256;
   if (request.validate_only()) return ShowJob(context, input.job);
-  LH_ASSIGN_OR_RETURN(const Job job, context.dispatcher->Create(std::move(input)));
+  LH_ASSIGN_OR_RETURN(const Job job, context.dispatcher->Create(std::move(input), audit));
   return ShowJob(context, job);
 }
 
-absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context,
+absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context, const Caller& caller,
                                                             const v1::EstimateFineTuneJobRequest& request) {
   const FleetView fleet = context.dispatcher->Fleet();
   ModelShape shape;
@@ -172,12 +211,16 @@ absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& co
   *response.mutable_model_shape() = wire::ToProto(shape);
   LH_ASSIGN_OR_RETURN(FleetPlan plan, PlanOnFleet(context, fleet, response.resolved_spec(), shape));
   response.set_fits_somewhere(plan.train.has_value());
+  if (plan.train.has_value() && model != nullptr) {
+    LH_ASSIGN_OR_RETURN(*response.mutable_queue(),
+                        ForecastQueue(context, caller.project, response.resolved_spec(), *model, plan));
+  }
   for (v1::DeviceClassEstimate& one : plan.classes) *response.add_classes() = std::move(one);
   return response;
 }
 
 v1::Job ShowJob(const RpcContext& context, const Job& job) {
-  v1::Job out = ToProto(job, job.state == JobState::kQueued ? context.dispatcher->QueuePosition(job.id) : 0);
+  v1::Job out = ToProto(job, context.dispatcher->WaitOf(job));
   const v1::DataReport* report = out.has_data_report() ? &out.data_report() : nullptr;
   const std::string& wanted = job.attempt.device_class.empty() ? job.pinned_device_class : job.attempt.device_class;
   for (const FleetView::Class& device_class : context.dispatcher->Fleet().classes) {

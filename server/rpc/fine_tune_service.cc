@@ -12,8 +12,10 @@
 #include "server/core/page_token.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/fine_tune_create.h"
+#include "server/rpc/fine_tune_explain.h"
 #include "server/rpc/log_reactor.h"
 #include "server/rpc/stream_reactor.h"
+#include "server/rpc/visibility.h"
 #include "server/rpc/watch_reactor.h"
 
 namespace longhaul::server {
@@ -29,7 +31,11 @@ absl::StatusOr<int> PageSize(int asked, int otherwise) {
 
 absl::StatusOr<JobFilter> FilterOf(const Caller& caller, const v1::ListFineTuneJobsRequest& request) {
   JobFilter filter;
-  LH_ASSIGN_OR_RETURN(filter.project, ProjectOf(caller, request.project()));
+  // "-": every project, of those who may see every project (AIP-159).
+  const bool every = request.project() == "-" && caller.all_projects;
+  if (!every) {
+    LH_ASSIGN_OR_RETURN(filter.project, ProjectOf(caller, request.project()));
+  }
   LH_ASSIGN_OR_RETURN(filter.page_size, PageSize(request.page_size(), limits::kDefaultPageSize));
   for (int i = 0; i < request.states_size(); ++i) {
     LH_ASSIGN_OR_RETURN(JobState state, FromProto(request.states(i), "states[" + std::to_string(i) + "]"));
@@ -60,26 +66,27 @@ class FineTuneService final : public Base {
 
   grpc::Status CreateFineTuneJob(grpc::ServerContext* call, const v1::CreateFineTuneJobRequest* request,
                                  v1::Job* response) override {
-    return context_.gate.Unary(
-        *call, "FineTuneService/CreateFineTuneJob", Scope::kSubmitter,
-        [&](const Caller& caller) { return Put(CreateJob(context_, caller, *request), response); });
+    return context_.gate.Mutation(*call, "FineTuneService/CreateFineTuneJob", [&](const Caller& caller, Audit* audit) {
+      return Put(CreateJob(context_, caller, *request, audit), response);
+    });
   }
 
   grpc::Status EstimateFineTuneJob(grpc::ServerContext* call, const v1::EstimateFineTuneJobRequest* request,
                                    v1::EstimateFineTuneJobResponse* response) override {
-    return context_.gate.Unary(*call, "FineTuneService/EstimateFineTuneJob", Scope::kViewer,
-                               [&](const Caller&) { return Put(EstimateJob(context_, *request), response); });
+    return context_.gate.Unary(*call, "FineTuneService/EstimateFineTuneJob", [&](const Caller& caller) {
+      return Put(EstimateJob(context_, caller, *request), response);
+    });
   }
 
   grpc::Status GetFineTuneJob(grpc::ServerContext* call, const v1::GetFineTuneJobRequest* request,
                               v1::Job* response) override {
-    return context_.gate.Unary(*call, "FineTuneService/GetFineTuneJob", Scope::kViewer,
+    return context_.gate.Unary(*call, "FineTuneService/GetFineTuneJob",
                                [&](const Caller& caller) { return PutJob(FindJob(caller, request->id()), response); });
   }
 
   grpc::Status ListFineTuneJobs(grpc::ServerContext* call, const v1::ListFineTuneJobsRequest* request,
                                 v1::ListFineTuneJobsResponse* response) override {
-    return context_.gate.Unary(*call, "FineTuneService/ListFineTuneJobs", Scope::kViewer, [&](const Caller& caller) {
+    return context_.gate.Unary(*call, "FineTuneService/ListFineTuneJobs", [&](const Caller& caller) {
       absl::StatusOr<JobFilter> filter = FilterOf(caller, *request);
       if (!filter.ok()) return filter.status();
       absl::StatusOr<JobPage> page = context_.store->ListJobs(*filter);
@@ -87,8 +94,7 @@ class FineTuneService final : public Base {
       int64_t bytes = 0;
       uint64_t last_number = 0;
       for (const Job& job : page->jobs) {
-        const int position = job.state == JobState::kQueued ? context_.dispatcher->QueuePosition(job.id) : 0;
-        v1::Job shown = ToProto(job, position);
+        v1::Job shown = ToProto(job, context_.dispatcher->WaitOf(job));
         if (shown.has_data_report()) shown.mutable_data_report()->clear_errors();  // Get tells them
         bytes += static_cast<int64_t>(shown.ByteSizeLong());
         if (bytes > limits::kMaxListBytes && response->jobs_size() > 0) {
@@ -118,20 +124,32 @@ class FineTuneService final : public Base {
     return Change(*call, "FineTuneService/ResumeFineTuneJob", request->id(), &Dispatcher::Resume, response);
   }
 
+  grpc::Status ExplainFineTuneJob(grpc::ServerContext* call, const v1::ExplainFineTuneJobRequest* request,
+                                  v1::ExplainFineTuneJobResponse* response) override {
+    return context_.gate.Unary(*call, "FineTuneService/ExplainFineTuneJob", [&](const Caller& caller) {
+      absl::StatusOr<Job> job = FindJob(caller, request->id());
+      if (!job.ok()) return job.status();
+      return Put(ExplainJob(context_, *job), response);
+    });
+  }
+
   grpc::Status DeleteFineTuneJob(grpc::ServerContext* call, const v1::DeleteFineTuneJobRequest* request,
                                  google::protobuf::Empty*) override {
-    return context_.gate.Unary(*call, "FineTuneService/DeleteFineTuneJob", Scope::kSubmitter,
-                               [&](const Caller& caller) {
-                                 absl::StatusOr<Job> job = FindJob(caller, request->id());
-                                 if (!job.ok()) return job.status();
-                                 LH_RETURN_IF_ERROR(context_.dispatcher->Delete(job->id));
-                                 return context_.logs->Delete(job->id);
-                               });
+    return context_.gate.Mutation(*call, "FineTuneService/DeleteFineTuneJob", [&](const Caller& caller, Audit* audit) {
+      audit->record.target = request->id();
+      absl::StatusOr<Job> job = FindJob(caller, request->id());
+      if (!job.ok()) return job.status();
+      audit->record.project = job->project;
+      LH_RETURN_IF_ERROR(context_.dispatcher->Delete(job->id, audit));
+      // The deletion is committed; logs that cannot go now go within a minute.
+      context_.logs->Delete(job->id).IgnoreError();
+      return absl::OkStatus();
+    });
   }
 
   grpc::Status ListAttempts(grpc::ServerContext* call, const v1::ListAttemptsRequest* request,
                             v1::ListAttemptsResponse* response) override {
-    return context_.gate.Unary(*call, "FineTuneService/ListAttempts", Scope::kViewer, [&](const Caller& caller) {
+    return context_.gate.Unary(*call, "FineTuneService/ListAttempts", [&](const Caller& caller) {
       LH_RETURN_IF_ERROR(FindJob(caller, request->id()).status());
       absl::StatusOr<std::vector<Attempt>> attempts = context_.store->ListAttempts(request->id());
       if (!attempts.ok()) return attempts.status();
@@ -142,7 +160,7 @@ class FineTuneService final : public Base {
 
   grpc::Status ListCheckpoints(grpc::ServerContext* call, const v1::ListCheckpointsRequest* request,
                                v1::ListCheckpointsResponse* response) override {
-    return context_.gate.Unary(*call, "FineTuneService/ListCheckpoints", Scope::kViewer, [&](const Caller& caller) {
+    return context_.gate.Unary(*call, "FineTuneService/ListCheckpoints", [&](const Caller& caller) {
       LH_RETURN_IF_ERROR(FindJob(caller, request->id()).status());
       absl::StatusOr<std::vector<Checkpoint>> checkpoints = context_.store->ListCheckpoints(request->id());
       if (!checkpoints.ok()) return checkpoints.status();
@@ -153,7 +171,7 @@ class FineTuneService final : public Base {
 
   grpc::Status ListMetrics(grpc::ServerContext* call, const v1::ListMetricsRequest* request,
                            v1::ListMetricsResponse* response) override {
-    return context_.gate.Unary(*call, "FineTuneService/ListMetrics", Scope::kViewer, [&](const Caller& caller) {
+    return context_.gate.Unary(*call, "FineTuneService/ListMetrics", [&](const Caller& caller) {
       LH_RETURN_IF_ERROR(FindJob(caller, request->id()).status());
       LH_ASSIGN_OR_RETURN(const int page_size, PageSize(request->page_size(), limits::kMaxPageSize));
       absl::StatusOr<std::vector<MetricPoint>> points =
@@ -168,21 +186,23 @@ class FineTuneService final : public Base {
 
   grpc::ServerWriteReactor<v1::WatchFineTuneJobResponse>* WatchFineTuneJob(
       grpc::CallbackServerContext* call, const v1::WatchFineTuneJobRequest* request) override {
-    if (absl::StatusOr<Caller> caller = context_.gate.Admit(*call, Scope::kViewer); !caller.ok()) {
+    absl::StatusOr<StreamCaller> caller = AdmitStream(context_.gate, *call, "FineTuneService/WatchFineTuneJob");
+    if (!caller.ok()) {
       return new EndedStream<v1::WatchFineTuneJobResponse>(
           context_.gate.End("FineTuneService/WatchFineTuneJob", caller.status()));
     }
     std::optional<int64_t> after;
     if (request->has_after_sequence()) after = request->after_sequence();
-    return StartWatch(&watch_, request->id(), after);
+    return StartWatch(&watch_, *std::move(caller), request->id(), after);
   }
 
   grpc::ServerWriteReactor<v1::ReadLogsResponse>* ReadLogs(grpc::CallbackServerContext* call,
                                                            const v1::ReadLogsRequest* request) override {
-    if (absl::StatusOr<Caller> caller = context_.gate.Admit(*call, Scope::kViewer); !caller.ok()) {
+    absl::StatusOr<StreamCaller> caller = AdmitStream(context_.gate, *call, "FineTuneService/ReadLogs");
+    if (!caller.ok()) {
       return new EndedStream<v1::ReadLogsResponse>(context_.gate.End("FineTuneService/ReadLogs", caller.status()));
     }
-    return StartLogStream(&logs_, *request);
+    return StartLogStream(&logs_, *std::move(caller), *request);
   }
 
  private:
@@ -196,20 +216,21 @@ class FineTuneService final : public Base {
     return job.status();
   }
 
-  // Another project's job does not exist for the caller, unless it is an administrator.
   absl::StatusOr<Job> FindJob(const Caller& caller, const std::string& id) const {
     if (id.empty()) return InvalidField("id", "is empty; it must name a job");
     LH_ASSIGN_OR_RETURN(Job job, context_.store->GetJob(id));
-    if (job.project == caller.project || caller.Has(Scope::kAdmin)) return job;
-    return MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "there is no job " + id);
+    if (!caller.MaySee(job.project)) return NoSuchJob(id);
+    return job;
   }
 
-  grpc::Status Change(const grpc::ServerContext& call, const char* method, const std::string& id,
-                      absl::StatusOr<Job> (Dispatcher::*change)(const std::string&), v1::Job* response) const {
-    return context_.gate.Unary(call, method, Scope::kSubmitter, [&](const Caller& caller) {
+  grpc::Status Change(const grpc::ServerContext& call, Method method, const std::string& id,
+                      absl::StatusOr<Job> (Dispatcher::*change)(const std::string&, Audit*), v1::Job* response) const {
+    return context_.gate.Mutation(call, method, [&](const Caller& caller, Audit* audit) {
+      audit->record.target = id;
       absl::StatusOr<Job> job = FindJob(caller, id);
       if (!job.ok()) return job.status();
-      return PutJob((context_.dispatcher->*change)(id), response);
+      audit->record.project = job->project;
+      return PutJob((context_.dispatcher->*change)(id, audit), response);
     });
   }
 

@@ -1,4 +1,6 @@
-// What every handler goes through: authentication, the count of the call, the conversion of its error. Thread-safe.
+// What every call goes through, and the only way to a Caller: credentials, the method's row of the table
+// (server/rpc/method_table.h), the caller's rate, the count of the call, the audit log, the conversion of its error.
+// Thread-safe.
 #pragma once
 
 #include <string>
@@ -7,49 +9,67 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "grpcpp/server_context.h"
+#include "server/authenticator.h"
+#include "server/call_limits.h"
+#include "server/dispatcher.h"
 #include "server/request_stats.h"
-#include "server/rpc/caller.h"
+#include "server/rpc/method_table.h"
 #include "server/rpc/status.h"
 
 namespace longhaul::server {
 
 class Gate {
  public:
-  // Does not own.
-  Gate(RequestStats* stats, const Clock* clock) : stats_(stats), clock_(clock) {}
+  // Does not own. `dispatcher` writes the audit log.
+  Gate(Authenticator* authenticator, CallLimits* limits, RequestStats* stats, const Clock* clock,
+       Dispatcher* dispatcher)
+      : authenticator_(authenticator), limits_(limits), stats_(stats), clock_(clock), dispatcher_(dispatcher) {}
 
-  // `body` is absl::Status(const Caller&). `method` is "FineTuneService/GetFineTuneJob".
+  // A call that changes nothing: `body` is absl::Status(const Caller&).
   template <typename Body>
-  grpc::Status Unary(const grpc::ServerContextBase& context, const char* method, Scope scope, Body body) const {
+  grpc::Status Unary(const grpc::ServerContextBase& context, Method method, Body body) const {
     const int64_t begin_nanos = clock_->BootNanos();
-    absl::Status status;
-    if (absl::StatusOr<Caller> caller = Admit(context, scope); caller.ok()) {
-      status = body(*caller);
-    } else {
-      status = caller.status();
-    }
-    stats_->CountUnary(method, absl::StatusCodeToString(status.code()),
-                       static_cast<double>(clock_->BootNanos() - begin_nanos) * 1e-9);
-    return ToGrpcStatus(status);
+    absl::StatusOr<Caller> caller = Admit(context, method);
+    const absl::Status status = caller.ok() ? body(*caller) : caller.status();
+    return EndUnary(method, begin_nanos, status);
   }
 
-  // The two halves, for streams and parked calls.
-  absl::StatusOr<Caller> Admit(const grpc::ServerContextBase& context, Scope scope) const {
-    absl::StatusOr<Caller> caller = CallerOf(context.peer(), scope);
-    if (!caller.ok()) stats_->CountAuthFailure();
-    return caller;
-  }
-  grpc::Status End(const char* method, const absl::Status& status) const {
-    stats_->CountCall(method, absl::StatusCodeToString(status.code()));
-    return ToGrpcStatus(status);
+  // An audited call: `body` is absl::Status(const Caller&, Audit*) and hands the audit to the dispatcher's command.
+  // What is refused before there is one is recorded here. REQUIRES: the method's row says audited.
+  template <typename Body>
+  grpc::Status Mutation(const grpc::ServerContextBase& context, Method method, Body body) const {
+    const int64_t begin_nanos = clock_->BootNanos();
+    Audit audit;
+    absl::StatusOr<Caller> caller = Admit(context, method, &audit);
+    const absl::Status status = caller.ok() ? body(*caller, &audit) : caller.status();
+    Record(status, &audit);
+    return EndUnary(method, begin_nanos, status);
   }
 
+  // The parts of it, for streams and parked calls. Record before the end of an audited one.
+  // UNAUTHENTICATED (Authenticator), PERMISSION_DENIED SCOPE_MISSING, RESOURCE_EXHAUSTED RATE_LIMITED.
+  absl::StatusOr<Caller> Admit(const grpc::ServerContextBase& context, Method method, Audit* audit = nullptr) const;
+  void Record(const absl::Status& status, Audit* audit) const;
+  grpc::Status End(Method method, const absl::Status& status) const;
+
+  // Whether an open stream's caller may go on.
+  absl::Status Recheck(const Caller& caller) const { return authenticator_->Recheck(caller); }
+
+  CallLimits* limits() const { return limits_; }
   RequestStats* stats() const { return stats_; }
   const Clock* clock() const { return clock_; }
 
  private:
+  grpc::Status EndUnary(Method method, int64_t begin_nanos, const absl::Status& status) const;
+
+  Authenticator* authenticator_;
+  CallLimits* limits_;
   RequestStats* stats_;
   const Clock* clock_;
+  Dispatcher* dispatcher_;
 };
+
+// Of gRPC's name of a peer: "ipv4:127.0.0.1:40000" -> "127.0.0.1", "ipv6:%5B::1%5D:40000" -> "::1".
+std::string HostOfPeer(const std::string& peer);
 
 }  // namespace longhaul::server

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "server/rpc/stream_reactor.h"
+#include "server/rpc/visibility.h"
 
 namespace longhaul::server {
 namespace {
@@ -16,8 +17,8 @@ using Response = v1::ReadLogsResponse;
 
 class LogReactor final : public StreamReactor<Response>, public JobListener {
  public:
-  LogReactor(const LogContext* context, const v1::ReadLogsRequest& request)
-      : StreamReactor(context->gate, "FineTuneService/ReadLogs"),
+  LogReactor(const LogContext* context, StreamCaller caller, const v1::ReadLogsRequest& request)
+      : StreamReactor(context->gate, "FineTuneService/ReadLogs", std::move(caller)),
         context_(context),
         job_id_(request.id()),
         follow_(request.follow()),
@@ -53,6 +54,7 @@ class LogReactor final : public StreamReactor<Response>, public JobListener {
   void OnProgress(const MetricPoint&) override {}
   // Where the worker is lost, a log is never marked complete. The rest of it had two heartbeats to arrive.
   void OnHeartbeat() override {
+    if (EndedByRecheck()) return;
     {
       std::lock_guard lock(mutex_);
       if (!ready_ || !job_ended_ || ++heartbeats_after_end_ < 2) return;
@@ -61,7 +63,13 @@ class LogReactor final : public StreamReactor<Response>, public JobListener {
     Pump();
   }
   void OnDeleted() override {
-    End(MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "job " + job_id_ + " was deleted"));
+    bool seen = false;
+    {
+      std::lock_guard lock(mutex_);
+      seen = ready_;
+    }
+    End(seen ? MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "job " + job_id_ + " was deleted")
+             : NoSuchJob(job_id_));
   }
   void OnShutdown() override {
     End(MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN",
@@ -93,6 +101,7 @@ class LogReactor final : public StreamReactor<Response>, public JobListener {
   void ReadAttempt() {
     absl::StatusOr<Job> job = context_->store->GetJob(job_id_);
     if (!job.ok()) return End(job.status());
+    if (!caller_.MaySee(job->project)) return End(NoSuchJob(job_id_));
     if (attempt_ > job->attempts) {
       return End(MakeError(absl::StatusCode::kNotFound, "ATTEMPT_NOT_FOUND",
                            "job " + job_id_ + " has " + std::to_string(job->attempts) +
@@ -159,8 +168,9 @@ class LogReactor final : public StreamReactor<Response>, public JobListener {
 
 }  // namespace
 
-grpc::ServerWriteReactor<Response>* StartLogStream(const LogContext* context, const v1::ReadLogsRequest& request) {
-  auto reactor = std::make_shared<LogReactor>(context, request);
+grpc::ServerWriteReactor<Response>* StartLogStream(const LogContext* context, StreamCaller caller,
+                                                   const v1::ReadLogsRequest& request) {
+  auto reactor = std::make_shared<LogReactor>(context, std::move(caller), request);
   LogReactor* raw = reactor.get();
   raw->Begin();
   return raw;

@@ -6,6 +6,7 @@
 #include "server/core/store.h"
 #include "server/rpc/event_hub.h"
 #include "server/rpc/gate.h"
+#include "server/rpc/stream_reactor.h"
 #include "storage/log_store.h"
 
 namespace longhaul::server {
@@ -18,7 +19,7 @@ struct LogContext {
 };
 
 // As StartWatch.
-grpc::ServerWriteReactor<v1::ReadLogsResponse>* StartLogStream(const LogContext* context,
+grpc::ServerWriteReactor<v1::ReadLogsResponse>* StartLogStream(const LogContext* context, StreamCaller caller,
                                                                const v1::ReadLogsRequest& request);
 
 }  // namespace longhaul::server

@@ -2,6 +2,7 @@
 // stopped.
 #pragma once
 
+#include "base/limits.h"
 #include "server/core/demands.h"
 #include "server/core/store.h"
 #include "server/dispatcher.h"
@@ -20,6 +21,7 @@ struct RpcContext {
   storage::LogStore* logs = nullptr;
   EventHub* hub = nullptr;
   const Planner* planner = nullptr;
+  int64_t transfer_stall_ms = limits::kTransferStallMs;
 };
 
 }  // namespace longhaul::server

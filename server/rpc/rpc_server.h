@@ -6,13 +6,17 @@
 #include "absl/status/statusor.h"
 #include "server/listen_address.h"
 #include "server/rpc/rpc_context.h"
+#include "server/rpc/server_credentials.h"
 
 namespace longhaul::server {
 
 class RpcServer {
  public:
-  // Serving when it returns. `context` must outlive the server. FAILED_PRECONDITION PORT_TAKEN, CANNOT_LISTEN.
-  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ListenAddress& address, const RpcContext* context);
+  // Serving when it returns. `context` and `tls` must outlive the server. `tls` null: plaintext.
+  // FAILED_PRECONDITION PORT_TAKEN, CANNOT_LISTEN.
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ListenAddress& address, const RpcContext* context,
+                                                          TlsReloader* tls = nullptr,
+                                                          ClientCertificates clients = ClientCertificates::kNone);
   ~RpcServer();
 
   int port() const;

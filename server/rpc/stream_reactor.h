@@ -7,18 +7,35 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/status_macros.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/rpc/gate.h"
 
 namespace longhaul::server {
 
+// Who opened a stream, with its place among the caller's streams.
+struct StreamCaller {
+  Caller caller;
+  CallLimits::Slot slot;
+};
+
+// As Gate::Admit; and RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
+inline absl::StatusOr<StreamCaller> AdmitStream(const Gate& gate, const grpc::ServerContextBase& call, Method method) {
+  LH_ASSIGN_OR_RETURN(Caller caller, gate.Admit(call, method));
+  LH_ASSIGN_OR_RETURN(CallLimits::Slot slot, gate.limits()->TakeStream(caller));
+  return StreamCaller{std::move(caller), std::move(slot)};
+}
+
 template <typename Response>
 class StreamReactor : public grpc::ServerWriteReactor<Response>,
                       public std::enable_shared_from_this<StreamReactor<Response>> {
  public:
-  StreamReactor(const Gate* gate, const char* method) : gate_(gate), method_(method) {}
+  StreamReactor(const Gate* gate, Method method, StreamCaller caller)
+      : gate_(gate), caller_(std::move(caller.caller)), method_(method), slot_(std::move(caller.slot)) {}
 
   // The stream lives until gRPC is done with it and nobody else holds it.
   void Live() { self_ = this->shared_from_this(); }
@@ -72,12 +89,21 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>,
   // The stream has ended: let go of whatever holds it.
   virtual void Detach() = 0;
 
-  const Gate* gate_;
+  // At each heartbeat: a token that was revoked ends the streams that it opened, too.
+  bool EndedByRecheck() {
+    const absl::Status status = gate_->Recheck(caller_);
+    if (!status.ok()) End(status);
+    return !status.ok();
+  }
+
+  const Gate* const gate_;
+  const Caller caller_;
   std::mutex mutex_;                 // guards all that follows, and the subclass's state
   std::optional<absl::Status> end_;  // how the stream ends; constant once finished_
 
  private:
-  const char* method_;
+  const Method method_;
+  const CallLimits::Slot slot_;
   bool writing_ = false;
   bool finished_ = false;
   Response response_;  // in flight while writing_

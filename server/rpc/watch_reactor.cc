@@ -6,9 +6,11 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/stream_reactor.h"
+#include "server/rpc/visibility.h"
 
 namespace longhaul::server {
 namespace {
@@ -21,8 +23,9 @@ absl::Status Deleted(const std::string& job_id) {
 
 class WatchReactor final : public StreamReactor<Response>, public JobListener {
  public:
-  WatchReactor(const WatchContext* context, std::string job_id, std::optional<int64_t> after_sequence)
-      : StreamReactor(context->gate, "FineTuneService/WatchFineTuneJob"),
+  WatchReactor(const WatchContext* context, StreamCaller caller, std::string job_id,
+               std::optional<int64_t> after_sequence)
+      : StreamReactor(context->gate, "FineTuneService/WatchFineTuneJob", std::move(caller)),
         context_(context),
         job_id_(std::move(job_id)),
         after_sequence_(after_sequence) {
@@ -53,6 +56,7 @@ class WatchReactor final : public StreamReactor<Response>, public JobListener {
     Pump();
   }
   void OnHeartbeat() override {
+    if (EndedByRecheck()) return;
     {
       std::lock_guard lock(mutex_);
       heartbeat_due_ = true;
@@ -60,7 +64,14 @@ class WatchReactor final : public StreamReactor<Response>, public JobListener {
     Pump();
   }
   void OnLog(int) override {}
-  void OnDeleted() override { End(Deleted(job_id_)); }
+  void OnDeleted() override {
+    bool seen = false;
+    {
+      std::lock_guard lock(mutex_);
+      seen = snapshot_.has_value() || begun_;
+    }
+    End(seen ? Deleted(job_id_) : NoSuchJob(job_id_));
+  }
   void OnShutdown() override {
     End(MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN",
                   "the scheduler is shutting down; watch again from the last sequence"));
@@ -88,6 +99,7 @@ class WatchReactor final : public StreamReactor<Response>, public JobListener {
     }
     if (!begun_) return false;
     if (!pending_.empty()) {
+      Failpoint("watch_before_event").IgnoreError();  // armed to crash or to sleep
       TakeEvent(response);
       return true;
     }
@@ -127,6 +139,7 @@ class WatchReactor final : public StreamReactor<Response>, public JobListener {
   void ReadSnapshot() {
     absl::StatusOr<Job> job = context_->store->GetJob(job_id_);
     if (!job.ok()) return End(job.status());
+    if (!caller_.MaySee(job->project)) return End(NoSuchJob(job_id_));
     if (absl::Status status = CheckCursor(*job); !status.ok()) return End(status);
     v1::Snapshot snapshot;
     *snapshot.mutable_job() = context_->show(*job);
@@ -198,9 +211,9 @@ class WatchReactor final : public StreamReactor<Response>, public JobListener {
 
 }  // namespace
 
-grpc::ServerWriteReactor<Response>* StartWatch(const WatchContext* context, std::string job_id,
+grpc::ServerWriteReactor<Response>* StartWatch(const WatchContext* context, StreamCaller caller, std::string job_id,
                                                std::optional<int64_t> after_sequence) {
-  auto reactor = std::make_shared<WatchReactor>(context, std::move(job_id), after_sequence);
+  auto reactor = std::make_shared<WatchReactor>(context, std::move(caller), std::move(job_id), after_sequence);
   WatchReactor* raw = reactor.get();
   raw->Begin();
   return raw;

@@ -17,40 +17,50 @@ class WorkerAdminService final : public v1::WorkerAdminService::Service {
 
   grpc::Status ListWorkers(grpc::ServerContext* call, const v1::ListWorkersRequest*,
                            v1::ListWorkersResponse* response) override {
-    return context_.gate.Unary(*call, "WorkerAdminService/ListWorkers", Scope::kViewer, [&](const Caller&) {
-      for (const WorkerView& view : context_.dispatcher->Workers()) *response->add_workers() = ToProto(view);
+    return context_.gate.Unary(*call, "WorkerAdminService/ListWorkers", [&](const Caller& caller) {
+      for (const WorkerView& view : context_.dispatcher->Workers()) *response->add_workers() = Show(view, caller);
       return absl::OkStatus();
     });
   }
 
   grpc::Status GetWorker(grpc::ServerContext* call, const v1::GetWorkerRequest* request,
                          v1::Worker* response) override {
-    return context_.gate.Unary(*call, "WorkerAdminService/GetWorker", Scope::kViewer,
-                               [&](const Caller&) { return Put(request->id(), response); });
+    return context_.gate.Unary(*call, "WorkerAdminService/GetWorker",
+                               [&](const Caller& caller) { return Put(request->id(), caller, response); });
   }
 
   grpc::Status DrainWorker(grpc::ServerContext* call, const v1::DrainWorkerRequest* request,
                            v1::Worker* response) override {
-    return context_.gate.Unary(*call, "WorkerAdminService/DrainWorker", Scope::kAdmin,
-                               [&](const Caller&) { return SetDraining(request->id(), true, response); });
+    return SetDraining(*call, "WorkerAdminService/DrainWorker", request->id(), true, response);
   }
 
   grpc::Status UndrainWorker(grpc::ServerContext* call, const v1::UndrainWorkerRequest* request,
                              v1::Worker* response) override {
-    return context_.gate.Unary(*call, "WorkerAdminService/UndrainWorker", Scope::kAdmin,
-                               [&](const Caller&) { return SetDraining(request->id(), false, response); });
+    return SetDraining(*call, "WorkerAdminService/UndrainWorker", request->id(), false, response);
   }
 
  private:
-  absl::Status SetDraining(const std::string& id, bool draining, v1::Worker* response) {
-    LH_RETURN_IF_ERROR(context_.dispatcher->SetDraining(id, draining).status());
-    return Put(id, response);
+  grpc::Status SetDraining(const grpc::ServerContext& call, Method method, const std::string& id, bool draining,
+                           v1::Worker* response) {
+    return context_.gate.Mutation(call, method, [&](const Caller& caller, Audit* audit) {
+      audit->record.target = id;
+      LH_RETURN_IF_ERROR(context_.dispatcher->SetDraining(id, draining, audit).status());
+      return Put(id, caller, response);
+    });
   }
 
-  absl::Status Put(const std::string& id, v1::Worker* response) {
+  // Which jobs of other projects run there is none of the caller's business; that something does is.
+  static v1::Worker Show(WorkerView view, const Caller& caller) {
+    for (WorkerView::Running& running : view.attempts) {
+      if (!caller.MaySee(running.project)) running.key = {};
+    }
+    return ToProto(view);
+  }
+
+  absl::Status Put(const std::string& id, const Caller& caller, v1::Worker* response) {
     for (const WorkerView& view : context_.dispatcher->Workers()) {
       if (view.worker.id != id) continue;
-      *response = ToProto(view);
+      *response = Show(view, caller);
       return absl::OkStatus();
     }
     return MakeError(absl::StatusCode::kNotFound, "WORKER_NOT_FOUND", "there is no worker " + id);

@@ -47,11 +47,30 @@ TEST_F(FailpointsTest, CrashKillsTheProcess) {
   EXPECT_EQ(WTERMSIG(status), SIGKILL);
 }
 
+TEST_F(FailpointsTest, OnlyTheHitThatIsMeant) {
+  ArmFailpoint("third", "error@3");
+  ArmFailpoint("twice", "error*2");
+  std::string third, twice;
+  for (int i = 0; i < 5; ++i) {
+    third += Failpoint("third").ok() ? '.' : 'x';
+    twice += Failpoint("twice").ok() ? '.' : 'x';
+  }
+  EXPECT_EQ(third, "..x..");
+  EXPECT_EQ(twice, "xx...");
+  EXPECT_EQ(FailpointHits("third"), 5);
+  EXPECT_EQ(FailpointHits("never armed"), 0);
+  ArmFailpoint("third", "error@1");
+  EXPECT_EQ(FailpointHits("third"), 0) << "armed anew";
+  EXPECT_FALSE(Failpoint("third").ok());
+}
+
 TEST_F(FailpointsTest, UnknownActionIsABug) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(ArmFailpoint("boom", "explode"), "failpoint 'boom'");
   EXPECT_DEATH(ArmFailpoint("boom", "sleep:"), "failpoint 'boom'");
   EXPECT_DEATH(ArmFailpoint("boom", "sleep:5s"), "failpoint 'boom'");
+  EXPECT_DEATH(ArmFailpoint("boom", "error@0"), "failpoint 'boom'");
+  EXPECT_DEATH(ArmFailpoint("boom", "error*x"), "failpoint 'boom'");
 }
 
 // The environment is read once a process, so this body runs in a process of its own (the next test starts it).

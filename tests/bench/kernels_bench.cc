@@ -212,9 +212,10 @@ void Loss(benchmark::State& state) {
   const Matrix logits(256, kVocab);
   const std::vector<int32_t> labels(256, 17);
   for (auto _ : state) {
-    double loss = 0;
-    LossTile(*exec, logits.view, labels.data(), 1.0, &loss, nullptr);
-    benchmark::DoNotOptimize(loss);
+    LossTotals totals;
+    const double scale = 1;
+    LossTile(*exec, logits.view, labels.data(), &scale, {}, &totals);
+    benchmark::DoNotOptimize(totals);
   }
   ReportBytes(state, 256.0 * kVocab * 4);
 }
@@ -222,8 +223,14 @@ void Optimizer(benchmark::State& state) {
   const auto exec = MakeExec();
   const Matrix p(4096, 1152), g(4096, 1152), m(4096, 1152), v(4096, 1152);
   Scale(*exec, 0, v.view);
-  int64_t step = 0;
-  for (auto _ : state) AdamW(*exec, {1e-4, 0.9, 0.999, 1e-8, 0.01, ++step, 1}, p.view, g.view, m.view, v.view);
+  const AdamWConfig config{0.9, 0.999, 1e-8, 0.01, 0};
+  const double sum_of_squares = 1;
+  UpdateState update;
+  update.learning_rate = 1e-4;
+  for (auto _ : state) {
+    PrepareUpdate(*exec, config, &sum_of_squares, nullptr, &update);
+    AdamW(*exec, config, &update, p.view, g.view, m.view, v.view);
+  }
   ReportBytes(state, 7.0 * 4096 * 1152 * 4);
 }
 BENCHMARK(Norm)->UseRealTime()->Unit(benchmark::kMicrosecond);

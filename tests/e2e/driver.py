@@ -9,12 +9,16 @@ import sys
 import time
 import traceback
 
+import cases_control
+import cases_durable
 import cases_faults
 import cases_jobs
 import cases_ops
+import cases_security
 from harness import MODEL, Cluster, Failure, Skip
 
-CASES = cases_jobs.CASES + cases_faults.CASES + cases_ops.CASES
+CASES = (cases_jobs.CASES + cases_control.CASES + cases_faults.CASES + cases_durable.CASES + cases_ops.CASES +
+         cases_security.CASES)
 LOG_TAIL_LINES = 15
 
 

@@ -80,7 +80,7 @@ class Watch:
         self.seen = []
         self.process = cluster.popen(
             "watch", [cluster.bin("longhaul"), "watch", job_id, "--after-sequence", "0", "-o", "json"],
-            stdout=subprocess.PIPE)
+            stdout=subprocess.PIPE, env=cluster.client_env)
         self.buffer = b""
 
     def next(self):
@@ -129,6 +129,7 @@ class Cluster:
         self.worker_dirs = []
         self.server = None
         self.ports = {}
+        self.client_env = {}  # how the CLI reaches a secured scheduler
         os.makedirs(work_dir)
 
     def bin(self, name):
@@ -175,11 +176,11 @@ class Cluster:
         wait_for("%s registered" % name, online, process)
         return process
 
-    def cli(self, *arguments, code=None):
+    def cli(self, *arguments, code=None, env=None):
         """Runs `longhaul`; `code` is the exit code that must come."""
         result = subprocess.run([self.bin("longhaul"), *arguments], stdin=subprocess.DEVNULL, text=True, check=False,
                                 capture_output=True, timeout=GUARD_S,
-                                env={**os.environ, "LONGHAUL_SERVER": self.address()})
+                                env={**os.environ, "LONGHAUL_SERVER": self.address(), **self.client_env, **(env or {})})
         check(code is None or result.returncode == code,
               "longhaul %s exited %d instead of %s\nstdout: %s\nstderr: %s" % (
                   " ".join(arguments), result.returncode, code, result.stdout, result.stderr))

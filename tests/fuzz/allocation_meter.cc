@@ -39,6 +39,15 @@ void ResetAllocationPeak() { peak_bytes.store(live_bytes.load()); }
 
 void* operator new(size_t size) { return longhaul::Allocate(size); }
 void* operator new[](size_t size) { return longhaul::Allocate(size); }
+// std::stable_sort asks without exceptions; under AddressSanitizer its own would answer.
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return longhaul::Allocate(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+void operator delete(void* p, const std::nothrow_t&) noexcept { longhaul::Release(p); }
 void operator delete(void* p) noexcept { longhaul::Release(p); }
 void operator delete[](void* p) noexcept { longhaul::Release(p); }
 void operator delete(void* p, size_t) noexcept { longhaul::Release(p); }

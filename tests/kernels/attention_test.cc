@@ -120,7 +120,7 @@ const std::vector<Layout>& Layouts() {
 }
 
 class AttentionTest : public FloatTest {};
-INSTANTIATE_TEST_SUITE_P(Types, AttentionTest, testing::Values(DType::kF32, DType::kF64), TypeName);
+INSTANTIATE_TEST_SUITE_P(Types, AttentionTest, testing::ValuesIn(TestedTypes()), TypeName);
 
 TEST_P(AttentionTest, EqualsTheDefinitionForwardAndBackward) {
   for (const int threads : {1, 2}) {

@@ -1,7 +1,7 @@
 #include <sched.h>
 
 #include "base/error.h"
-#include "kernels/cuda/cuda_exec.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "tests/kernels/test_support.h"
 
 namespace longhaul::kernels {
@@ -50,11 +50,22 @@ TEST(ExecTest, MeasuresAPlausibleRate) {
   EXPECT_LT(flops, 1e13);
 }
 
-TEST(ExecTest, ABuildWithoutCudaSaysSo) {
-  if (BuiltWithCuda()) return;
-  const auto exec = CreateCudaExec(0);
+TEST(ExecTest, WithoutCudaOrADeviceTheReasonIsSaid) {
+  const auto devices = CudaDevices();
+  if (devices.ok() && !devices->empty()) GTEST_SKIP() << "this machine has a CUDA device";
+  const auto exec = Exec::CreateCuda(0);
   EXPECT_EQ(exec.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(ErrorReason(exec.status()), "NO_CUDA");
+  EXPECT_EQ(ErrorReason(exec.status()), BuiltWithCuda() ? "NO_CUDA_DEVICE" : "NO_CUDA");
+}
+
+TEST(ExecTest, CopiesBetweenTheHostAndItself) {
+  const auto exec = MakeExec(1);
+  const int32_t from = 7;
+  int32_t held = 0, to = 0;
+  exec->Upload(&held, &from, sizeof held);
+  exec->Download(&to, &held, sizeof held);
+  exec->Synchronize();
+  EXPECT_EQ(to, 7);
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ void CheckGemm(const Exec& exec, DType dtype, const Case& c) {
 }
 
 class GemmTest : public FloatTest {};
-INSTANTIATE_TEST_SUITE_P(Types, GemmTest, testing::Values(DType::kF32, DType::kF64), TypeName);
+INSTANTIATE_TEST_SUITE_P(Types, GemmTest, testing::ValuesIn(TestedTypes()), TypeName);
 
 TEST_P(GemmTest, EqualsTheDefinitionForEveryTransposeAndEdgeShape) {
   for (const int threads : {1, 2}) {

@@ -10,7 +10,7 @@ double LogSumExp(const Buffer& x, int64_t row) {
   return largest + std::log(sum);
 }
 
-double NaiveLoss(const Buffer& x, const std::vector<int32_t>& labels) {
+double NaiveLoss(const Buffer& x, const TestVector<int32_t>& labels) {
   double loss = 0;
   for (int64_t i = 0; i < x.rows(); ++i) {
     const int32_t label = labels[static_cast<size_t>(i)];
@@ -20,125 +20,207 @@ double NaiveLoss(const Buffer& x, const std::vector<int32_t>& labels) {
 }
 
 class LossTest : public FloatTest {};
-INSTANTIATE_TEST_SUITE_P(Types, LossTest, testing::Values(DType::kF32, DType::kF64), TypeName);
+INSTANTIATE_TEST_SUITE_P(Types, LossTest, testing::ValuesIn(TestedTypes()), TypeName);
 
-void CheckTile(DType dtype, int64_t rows, int64_t vocab, double deviation, double offset) {
-  const auto exec = MakeExec(2);
-  Buffer logits = Buffer::Random(dtype, rows, vocab, 1, 3, deviation);
+// Trained and not trained rows, labels all over the vocabulary.
+TestVector<int32_t> Labels(int64_t rows, int64_t vocab) {
+  TestVector<int32_t> labels;
+  for (int64_t i = 0; i < rows; ++i) labels.push_back(i % 3 == 1 ? kNotTrained : static_cast<int32_t>((i * 7) % vocab));
+  return labels;
+}
+
+Buffer RandomLogits(DType dtype, int64_t rows, int64_t vocab, int64_t gap, double deviation, double offset) {
+  Buffer logits = Buffer::Random(dtype, rows, vocab, 1, gap, deviation);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < vocab; ++j) logits.Set(i, j, logits(i, j) + offset);
   }
+  return logits;
+}
+
+// The exponentials are relative to the largest logit, so the error is that of x - max, a rounding of |x|, and of a few
+// operations, in every row.
+double RowError(DType dtype, double deviation, double offset) {
+  return Epsilon(dtype) * (16 + 4 * (5 * deviation + std::abs(offset)));
+}
+
+constexpr double kScale = 0.125;
+
+void ExpectGradient(const Buffer& gradient, const Buffer& before, const TestVector<int32_t>& labels, int64_t first_col,
+                    const std::vector<double>& lse, double row_error) {
+  const auto want = [&](int64_t i, int64_t j) {
+    const int32_t label = labels[static_cast<size_t>(i)];
+    if (label == kNotTrained) return 0.0;
+    return kScale * (std::exp(before(i, j) - lse[static_cast<size_t>(i)]) - (first_col + j == label ? 1 : 0));
+  };
+  ExpectNear(
+      gradient, want, [&](int64_t i, int64_t j) { return kScale * row_error + Stored(gradient.dtype(), want(i, j)); },
+      "gradient");
+}
+
+void CheckTile(DType dtype, int64_t rows, int64_t vocab, int64_t gap, double deviation, double offset) {
+  const auto exec = MakeExec(2);
+  Buffer logits = RandomLogits(dtype, rows, vocab, gap, deviation, offset);
   const Buffer before = logits;
-  std::vector<int32_t> labels;
-  int64_t trained = 0;
-  for (int64_t i = 0; i < rows; ++i) labels.push_back(i % 3 == 1 ? -100 : static_cast<int32_t>((i * 7) % vocab));
-  for (const int32_t label : labels) trained += label != -100;
+  const TestVector<int32_t> labels = Labels(rows, vocab);
+  double trained = 0;
+  for (const int32_t label : labels) trained += label != kNotTrained;
 
-  // The exponentials are relative to the largest logit, so the error is that of x - max, a rounding of |x|, and of a
-  // few operations, in every row.
-  const double row_error = Epsilon(dtype) * (16 + 4 * (5 * deviation + std::abs(offset)));
-  double loss = 0.5;
-  LossTile(*exec, logits.view(), labels.data(), 0, &loss, nullptr);
-  EXPECT_NEAR(loss, 0.5 + NaiveLoss(before, labels), row_error * static_cast<double>(trained) + 1e-14 * loss);
+  const double row_error = RowError(dtype, deviation, offset);
+  Shared<LossTotals> totals({0.5, 100});
+  Buffer lse(StatType(dtype), rows, 1);
+  LossTile(*exec, logits.view(), labels.data(), nullptr, lse.view(), totals.get());
+  const double loss = totals.value().nats;
+  EXPECT_NEAR(loss, 0.5 + NaiveLoss(before, labels), row_error * trained + 1e-14 * loss);
   EXPECT_TRUE(logits.bytes() == before.bytes()) << "without a gradient the logits stay";
+  std::vector<double> want_lse;
+  for (int64_t i = 0; i < rows; ++i) want_lse.push_back(LogSumExp(before, i));
+  ExpectNear(
+      lse,
+      [&](int64_t i, int64_t) {
+        return labels[static_cast<size_t>(i)] == kNotTrained ? 0 : want_lse[static_cast<size_t>(i)];
+      },
+      row_error, "lse");
 
-  constexpr double kScale = 0.125;
-  double loss_again = 0.5;
-  int64_t correct = 100, want_correct = 100;
-  LossTile(*exec, logits.view(), labels.data(), kScale, &loss_again, &correct);
-  EXPECT_EQ(loss, loss_again);
+  int64_t want_correct = 100;
   for (int64_t i = 0; i < rows; ++i) {
     const int32_t label = labels[static_cast<size_t>(i)];
-    bool largest = label != -100;
+    bool largest = label != kNotTrained;
     for (int64_t j = 0; largest && j < vocab; ++j) largest = before(i, j) <= before(i, label);
     want_correct += largest;
   }
-  EXPECT_EQ(correct, want_correct);
-  std::vector<double> lse;
-  for (int64_t i = 0; i < rows; ++i) lse.push_back(LogSumExp(before, i));
-  ExpectNear(
-      logits,
-      [&](int64_t i, int64_t j) {
-        const int32_t label = labels[static_cast<size_t>(i)];
-        if (label == -100) return 0.0;
-        return kScale * (std::exp(before(i, j) - lse[static_cast<size_t>(i)]) - (j == label ? 1 : 0));
-      },
-      kScale * row_error, "gradient");
+  EXPECT_EQ(totals.value().correct, want_correct);
+
+  Shared<LossTotals> again({0.5, 100});
+  Shared<double> scale(kScale);
+  LossTile(*exec, logits.view(), labels.data(), scale.get(), {}, again.get());
+  EXPECT_EQ(loss, again.value().nats);
+  EXPECT_EQ(want_correct, again.value().correct);
+  ExpectGradient(logits, before, labels, 0, want_lse, row_error);
 }
 
 TEST_P(LossTest, EqualsTheDefinition) {
-  for (const auto& [rows, vocab] :
-       std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {1, 2}, {4, 7}, {5, 16}, {7, 33}, {40, 3001}}) {
-    CheckTile(GetParam(), rows, vocab, 3, 0);
+  struct Shape {
+    int64_t rows, vocab, gap;
+  };
+  for (const auto& [rows, vocab, gap] : std::vector<Shape>{{1, 1, 0},
+                                                           {1, 2, 3},
+                                                           {4, 7, 3},
+                                                           {5, 16, 8},
+                                                           {7, 33, 3},
+                                                           {40, 3001, 3},
+                                                           {9, 2048, 0},
+                                                           {9, 16'392, 8},
+                                                           {3, 128'256, 0}}) {
+    CheckTile(GetParam(), rows, vocab, gap, 3, 0);
   }
 }
 
 TEST_P(LossTest, FlatAndHugeLogits) {
-  CheckTile(GetParam(), 5, 1025, 0, 0);     // flat: loss is log(vocab) exactly
-  CheckTile(GetParam(), 5, 1025, 0, 1000);  // flat and far from zero: e^1000 is no number
-  CheckTile(GetParam(), 5, 1025, 200, 0);   // one column has everything
-  CheckTile(GetParam(), 5, 1025, 50, -500);
+  for (const int64_t vocab : {1025, 1032}) {
+    CheckTile(GetParam(), 5, vocab, 8, 0, 0);     // flat: loss is log(vocab) exactly
+    CheckTile(GetParam(), 5, vocab, 8, 0, 1000);  // flat and far from zero: e^1000 is no number
+    CheckTile(GetParam(), 5, vocab, 8, 200, 0);   // one column has everything
+    CheckTile(GetParam(), 5, vocab, 8, 50, -500);
+  }
+}
+
+TEST_P(LossTest, ThreePassesOverTilesOfTheVocabularyGiveTheSame) {
+  const auto exec = MakeExec(2);
+  constexpr int64_t kRows = 7, kVocab = 1000;
+  const Buffer before = RandomLogits(GetParam(), kRows, kVocab, 8, 3, 0);
+  const TestVector<int32_t> labels = Labels(kRows, kVocab);
+  const double row_error = 2 * RowError(GetParam(), 3, 0);  // the sum is scaled from tile to tile
+  Buffer largest(StatType(GetParam()), kRows, 1), sum = largest, label_logit = largest, lse = largest;
+  const LossRows running{largest.view(), sum.view(), label_logit.view()};
+  BeginLoss(*exec, running);
+  const std::vector<std::pair<int64_t, int64_t>> tiles = {{0, 400}, {400, 417}, {417, 1000}};
+  for (const auto& [begin, end] : tiles) {
+    UpdateLoss(*exec, before.view().Cols(begin, end), begin, labels.data(), running);
+  }
+  Shared<LossTotals> totals;
+  FinishLoss(*exec, running, labels.data(), lse.view(), totals.get());
+  EXPECT_NEAR(totals.value().nats, NaiveLoss(before, labels), row_error * kRows);
+  std::vector<double> want_lse;
+  for (int64_t i = 0; i < kRows; ++i) want_lse.push_back(LogSumExp(before, i));
+
+  Buffer whole = before;
+  Shared<LossTotals> of_whole;
+  Shared<double> scale(kScale);
+  LossTile(*exec, whole.view(), labels.data(), scale.get(), {}, of_whole.get());
+  EXPECT_EQ(totals.value().correct, of_whole.value().correct);
+  EXPECT_NEAR(totals.value().nats, of_whole.value().nats, row_error * kRows);
+
+  for (const auto& [begin, end] : tiles) {
+    Buffer tile(GetParam(), kRows, end - begin, 8), values = tile;
+    Copy(*exec, before.view().Cols(begin, end), tile.view());
+    Copy(*exec, before.view().Cols(begin, end), values.view());
+    LossGradient(*exec, tile.view(), begin, labels.data(), lse.view(), scale.get());
+    ExpectGradient(tile, values, labels, begin, want_lse, row_error);
+  }
 }
 
 TEST_P(LossTest, RowsThatAreNotTrainedMayHoldAnything) {
   const auto exec = MakeExec(1);
-  Buffer logits(GetParam(), 2, 9);  // NaN
-  const std::vector<int32_t> labels = {-100, -100};
-  double loss = 0;
-  int64_t correct = 0;
-  LossTile(*exec, logits.view(), labels.data(), 1, &loss, &correct);
-  EXPECT_EQ(loss, 0);
-  EXPECT_EQ(correct, 0);
-  ExpectNear(
-      logits, [](int64_t, int64_t) { return 0.0; }, 0, "gradient");
+  for (const int64_t vocab : {9, 64}) {
+    Buffer logits(GetParam(), 2, vocab);  // NaN
+    const TestVector<int32_t> labels = {kNotTrained, kNotTrained};
+    Shared<LossTotals> totals;
+    Shared<double> scale(1);
+    LossTile(*exec, logits.view(), labels.data(), scale.get(), {}, totals.get());
+    EXPECT_EQ(totals.value().nats, 0);
+    EXPECT_EQ(totals.value().correct, 0);
+    ExpectNear(
+        logits, [](int64_t, int64_t) { return 0.0; }, 0, "gradient");
+  }
 }
 
 TEST_P(LossTest, NonFiniteLogitsGiveANonFiniteLoss) {
   const auto exec = MakeExec(1);
   for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
-    Buffer logits = Buffer::Random(GetParam(), 1, 40, 1);
-    logits.Set(0, 11, bad);
-    const int32_t label = 3;
-    double loss = 0;
-    LossTile(*exec, logits.view(), &label, 0, &loss, nullptr);
-    EXPECT_FALSE(std::isfinite(loss));
+    for (const int64_t vocab : {40, 41}) {
+      Buffer logits = Buffer::Random(GetParam(), 1, vocab, 1);
+      logits.Set(0, 11, bad);
+      const TestVector<int32_t> labels = {3};
+      Shared<LossTotals> totals;
+      LossTile(*exec, logits.view(), labels.data(), nullptr, {}, totals.get());
+      EXPECT_FALSE(std::isfinite(totals.value().nats));
+    }
   }
 }
 
-TEST(LossTileTest, GradientMatchesCentralDifferences) {
+TEST_P(LossTest, ColumnsOfMinusInfinityHaveNoProbability) {
   const auto exec = MakeExec(1);
-  Buffer logits = Buffer::Random(DType::kF64, 4, 9, 1);
-  const std::vector<int32_t> labels = {2, -100, 8, 0};
-  Buffer gradient = logits;
-  double ignored = 0;
-  LossTile(*exec, gradient.view(), labels.data(), 0.5, &ignored, nullptr);
-  ExpectGradient(
-      logits, gradient,
-      [&] {
-        double loss = 0;
-        LossTile(*exec, logits.view(), labels.data(), 0, &loss, nullptr);
-        return 0.5 * loss;
-      },
-      "logits");
+  Buffer logits = Buffer::Random(GetParam(), 1, 64, 1);
+  for (int64_t j = 0; j < 40; ++j) logits.Set(0, j, -std::numeric_limits<double>::infinity());
+  const Buffer before = logits;
+  const TestVector<int32_t> labels = {50};
+  Shared<LossTotals> totals;
+  Shared<double> scale(kScale);
+  LossTile(*exec, logits.view(), labels.data(), scale.get(), {}, totals.get());
+  EXPECT_NEAR(totals.value().nats, NaiveLoss(before, labels), RowError(GetParam(), 1, 0));
+  ExpectGradient(logits, before, labels, 0, {LogSumExp(before, 0)}, RowError(GetParam(), 1, 0));
 }
 
 TEST_P(LossTest, BitsDependOnNeitherThreadsNorTiles) {
-  const Buffer logits = Buffer::Random(GetParam(), 30, 2500, 1);
-  std::vector<int32_t> labels;
+  const Buffer logits = Buffer::Random(GetParam(), 30, 2504, 1);
+  TestVector<int32_t> labels;
   for (int32_t i = 0; i < 30; ++i) labels.push_back(i * 11);
+  Shared<double> scale(0.1);
   double whole = 0;
   ExpectSameBits([&](const Exec& exec) {
-    Buffer gradient = logits, loss(DType::kF64, 1, 1);
-    loss.Set(0, 0, 0);
-    LossTile(exec, gradient.view(), labels.data(), 0.1, loss.view().as<double>(), nullptr);
-    whole = loss(0, 0);
-    return std::vector<Buffer>{gradient, loss};
+    Buffer gradient = logits, lse(StatType(GetParam()), 30, 1);
+    Shared<LossTotals> totals;
+    LossTile(exec, gradient.view(), labels.data(), scale.get(), lse.view(), totals.get());
+    whole = totals.value().nats;
+    Buffer loss(DType::kF64, 1, 1);
+    loss.Set(0, 0, whole);
+    return std::vector<Buffer>{gradient, lse, loss};
   });
   const auto exec = MakeExec(2);
-  double parts = 0;
-  LossTile(*exec, logits.view().Rows(0, 11), labels.data(), 0, &parts, nullptr);
-  LossTile(*exec, logits.view().Rows(11, 30), labels.data() + 11, 0, &parts, nullptr);
-  EXPECT_EQ(parts, whole);
+  Shared<LossTotals> parts;
+  LossTile(*exec, logits.view().Rows(0, 11), labels.data(), nullptr, {}, parts.get());
+  LossTile(*exec, logits.view().Rows(11, 30), labels.data() + 11, nullptr, {}, parts.get());
+  EXPECT_EQ(parts.value().nats, whole);
 }
 
 }  // namespace

@@ -12,130 +12,180 @@ double Rstd(const Buffer& x, int64_t row, int64_t head, int64_t width) {
   return 1 / std::sqrt(squares / static_cast<double>(width) + kEps);
 }
 
-class NormTest : public FloatTest {};
-INSTANTIATE_TEST_SUITE_P(Types, NormTest, testing::Values(DType::kF32, DType::kF64), TypeName);
+struct Shape {
+  int64_t rows, heads, width, gap;
+};
+
+// 1, odd, around the vector widths, whole vectors with and without a gap between rows, wider than one group of lanes.
+const std::vector<Shape>& Shapes() {
+  static const std::vector<Shape> shapes = {{1, 1, 1, 0},    {3, 1, 7, 3},     {2, 1, 8, 0},    {5, 1, 17, 3},
+                                            {7, 1, 64, 8},   {150, 1, 129, 3}, {4, 3, 16, 8},   {7, 2, 9, 3},
+                                            {9, 5, 128, 16}, {33, 3, 64, 0},   {3, 1, 1032, 8}, {2, 1, 4096, 0}};
+  return shapes;
+}
+
+class NormTest : public FloatTest {
+ protected:
+  // Weights of the activations' type and, where that is not f32 or f64, of f32 too.
+  static std::vector<DType> WeightTypes() {
+    if (GetParam() == DType::kBF16) return {DType::kBF16, DType::kF32};
+    return {GetParam()};
+  }
+  static Buffer Stat(int64_t rows, int64_t cols) { return Buffer(StatType(GetParam()), rows, cols); }
+};
+INSTANTIATE_TEST_SUITE_P(Types, NormTest, testing::ValuesIn(TestedTypes()), TypeName);
+
+void CheckForward(DType dtype, DType w_dtype, const Shape& s) {
+  const auto exec = MakeExec(2);
+  const Buffer x = Buffer::Random(dtype, s.rows, s.heads * s.width, 1, s.gap);
+  const Buffer w = Buffer::Random(w_dtype, 1, s.width, 2);
+  Buffer y(dtype, s.rows, s.heads * s.width, s.gap), rstd(StatType(dtype), s.rows, s.heads);
+  const auto run = [&](const Tensor& from, const Tensor& to, const Tensor& factors) {
+    if (s.heads == 1) {
+      RmsNorm(*exec, from, w.view(), kEps, to, factors);
+    } else {
+      HeadRmsNorm(*exec, from, w.view(), s.heads, kEps, to, factors);
+    }
+  };
+  run(x.view(), y.view(), rstd.view());
+  // The sum of squares has its error, of which the root takes half; rstd is rounded once to the type, y three times.
+  const double sum_error = SumError(dtype, s.width);
+  ExpectNear(
+      rstd, [&](int64_t i, int64_t h) { return Rstd(x, i, h, s.width); },
+      [&](int64_t i, int64_t h) { return (sum_error + 2 * Epsilon(dtype)) * Rstd(x, i, h, s.width); }, "rstd");
+  const auto want = [&](int64_t i, int64_t j) {
+    return x(i, j) * Rstd(x, i, j / s.width, s.width) * w(0, j % s.width);
+  };
+  ExpectNear(
+      y, want,
+      [&](int64_t i, int64_t j) {
+        return (sum_error + 6 * Epsilon(dtype)) * std::abs(want(i, j)) + Stored(dtype, want(i, j));
+      },
+      "y");
+  Buffer in_place = x;
+  run(in_place.view(), in_place.view(), {});
+  ExpectNear(
+      in_place, [&](int64_t i, int64_t j) { return y(i, j); }, 0, "in place, without rstd");
+}
 
 TEST_P(NormTest, ForwardEqualsTheDefinitionAlsoInPlace) {
-  const auto exec = MakeExec(2);
-  for (const auto& [rows, heads, width] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
-           {1, 1, 1}, {3, 1, 7}, {2, 1, 8}, {5, 1, 17}, {150, 1, 129}, {4, 3, 16}, {7, 2, 9}}) {
-    const Buffer x = Buffer::Random(GetParam(), rows, heads * width, 1, 3);
-    const Buffer w = Buffer::Random(GetParam(), 1, width, 2);
-    Buffer y(GetParam(), rows, heads * width, 1), rstd(GetParam(), rows, heads);
-    const auto run = [&](const Tensor& from, const Tensor& to, const Tensor& factors) {
-      if (heads == 1) {
-        RmsNorm(*exec, from, w.view(), kEps, to, factors);
-      } else {
-        HeadRmsNorm(*exec, from, w.view(), heads, kEps, to, factors);
-      }
-    };
-    run(x.view(), y.view(), rstd.view());
-    // The squares are summed in double, here and there, in another order: `width` roundings of 2^-53 each at most. Then
-    // rstd is rounded once to the type, y three times.
-    const double sum_error = static_cast<double>(2 * width) * 0x1p-53;
-    ExpectNear(
-        rstd, [&](int64_t i, int64_t h) { return Rstd(x, i, h, width); },
-        [&](int64_t i, int64_t h) { return (sum_error + 2 * Epsilon(GetParam())) * Rstd(x, i, h, width); }, "rstd");
-    const auto want = [&](int64_t i, int64_t j) { return x(i, j) * Rstd(x, i, j / width, width) * w(0, j % width); };
-    ExpectNear(
-        y, want, [&](int64_t i, int64_t j) { return (sum_error + 6 * Epsilon(GetParam())) * std::abs(want(i, j)); },
-        "y");
-    Buffer in_place = x;
-    run(in_place.view(), in_place.view(), {});
-    ExpectNear(
-        in_place, [&](int64_t i, int64_t j) { return y(i, j); }, 0, "in place, without rstd");
+  for (const Shape& shape : Shapes()) {
+    for (const DType w_dtype : WeightTypes()) CheckForward(GetParam(), w_dtype, shape);
   }
 }
 
-TEST_P(NormTest, BackwardAgreesWithDoubleAndAccumulates) {
+TEST_P(NormTest, AddRmsNormIsTheSumThenTheNorm) {
   const auto exec = MakeExec(2);
-  constexpr int64_t kRows = 70, kCols = 257;
-  const Buffer x = Buffer::Random(GetParam(), kRows, kCols, 1, 2), w = Buffer::Random(GetParam(), 1, kCols, 2);
-  const Buffer dy = Buffer::Random(GetParam(), kRows, kCols, 3, 1);
-  Buffer y(GetParam(), kRows, kCols), rstd(GetParam(), kRows, 1);
-  RmsNorm(*exec, x.view(), w.view(), kEps, y.view(), rstd.view());
-  Buffer dx(GetParam(), kRows, kCols, 4);
-  RmsNormBackward(*exec, dy.view(), x.view(), w.view(), rstd.view(), false, dx.view());
-  const auto want = [&](int64_t i, int64_t j) {
-    const double r = Rstd(x, i, 0, kCols);
-    double mean = 0;
-    for (int64_t l = 0; l < kCols; ++l) mean += dy(i, l) * w(0, l) * x(i, l) * r / kCols;
-    return r * (dy(i, j) * w(0, j) - x(i, j) * r * mean);
-  };
-  // Terms of size |dy w| and |x| times a mean below 1 for these inputs; rstd is near 1. Products inside the mean are
-  // rounded, their sum is in double: 16 roundings of the terms' size.
-  const auto size = [&](int64_t i, int64_t j) {
-    return 16 * Epsilon(GetParam()) * (std::abs(dy(i, j) * w(0, j)) + std::abs(x(i, j)));
-  };
-  ExpectNear(dx, want, size, "dx");
+  for (const Shape& s : Shapes()) {
+    if (s.heads != 1) continue;
+    const Buffer before = Buffer::Random(GetParam(), s.rows, s.width, 1, s.gap);
+    const Buffer delta = Buffer::Random(GetParam(), s.rows, s.width, 3, s.gap);
+    const Buffer w = Buffer::Random(GetParam(), 1, s.width, 2);
+    Buffer x = before, y(GetParam(), s.rows, s.width, s.gap), rstd = Stat(s.rows, 1);
+    AddRmsNorm(*exec, delta.view(), w.view(), kEps, x.view(), y.view(), rstd.view());
+    const auto sum = [&](int64_t i, int64_t j) { return before(i, j) + delta(i, j); };
+    ExpectNear(
+        x, sum,
+        [&](int64_t i, int64_t j) { return Epsilon(GetParam()) * std::abs(sum(i, j)) + Stored(GetParam(), sum(i, j)); },
+        "x");
+    Buffer y_of_sum(GetParam(), s.rows, s.width, s.gap), rstd_of_sum = Stat(s.rows, 1);
+    RmsNorm(*exec, x.view(), w.view(), kEps, y_of_sum.view(), rstd_of_sum.view());
+    ExpectNear(
+        y, [&](int64_t i, int64_t j) { return y_of_sum(i, j); }, 0, "y");
+    EXPECT_TRUE(rstd.bytes() == rstd_of_sum.bytes());
+  }
+}
 
-  const Buffer before = Buffer::Random(GetParam(), kRows, kCols, 5);
+void CheckBackward(DType dtype, DType w_dtype, const Shape& s) {
+  const auto exec = MakeExec(2);
+  const int64_t cols = s.heads * s.width;
+  const Buffer x = Buffer::Random(dtype, s.rows, cols, 1, s.gap), w = Buffer::Random(w_dtype, 1, s.width, 2);
+  const Buffer dy = Buffer::Random(dtype, s.rows, cols, 3, s.gap);
+  Buffer y(dtype, s.rows, cols, s.gap), rstd(StatType(dtype), s.rows, s.heads), dx(dtype, s.rows, cols, s.gap);
+  HeadRmsNorm(*exec, x.view(), w.view(), s.heads, kEps, y.view(), rstd.view());
+  HeadRmsNormBackward(*exec, dy.view(), x.view(), w.view(), s.heads, rstd.view(), dx.view());
+
+  // mean(dy w xhat) and the mean of its terms' sizes, of every head.
+  Buffer mean(DType::kF64, s.rows, s.heads), size(DType::kF64, s.rows, s.heads);
+  for (int64_t i = 0; i < s.rows; ++i) {
+    for (int64_t h = 0; h < s.heads; ++h) {
+      double sum = 0, absolute = 0;
+      for (int64_t l = 0; l < s.width; ++l) {
+        const int64_t j = h * s.width + l;
+        const double term = dy(i, j) * w(0, l) * x(i, j) * Rstd(x, i, h, s.width) / static_cast<double>(s.width);
+        sum += term;
+        absolute += std::abs(term);
+      }
+      mean.Set(i, h, sum);
+      size.Set(i, h, absolute);
+    }
+  }
+  const auto want = [&](int64_t i, int64_t j) {
+    const double r = Rstd(x, i, j / s.width, s.width);
+    return r * (dy(i, j) * w(0, j % s.width) - x(i, j) * r * mean(i, j / s.width));
+  };
+  // rstd's own error and some products: 16 roundings of both terms. The mean's sum: its error times its terms' size.
+  const auto tolerance = [&](int64_t i, int64_t j) {
+    const double r = Rstd(x, i, j / s.width, s.width), sum_error = SumError(dtype, s.width);
+    const double first = r * std::abs(dy(i, j) * w(0, j % s.width));
+    const double second = r * r * std::abs(x(i, j)) * size(i, j / s.width);
+    return (16 * Epsilon(dtype) + 3 * sum_error) * (first + second) + Stored(dtype, want(i, j));
+  };
+  ExpectNear(dx, want, tolerance, "dx");
+
+  Buffer in_place = dy;
+  HeadRmsNormBackward(*exec, in_place.view(), x.view(), w.view(), s.heads, rstd.view(), in_place.view());
+  ExpectNear(
+      in_place, [&](int64_t i, int64_t j) { return dx(i, j); }, 0, "over dy");
+  if (s.heads != 1) return;
+
+  const Buffer before = Buffer::Random(dtype, s.rows, cols, 5, s.gap);
   Buffer sum = before;
   RmsNormBackward(*exec, dy.view(), x.view(), w.view(), rstd.view(), true, sum.view());
   ExpectNear(
       sum, [&](int64_t i, int64_t j) { return before(i, j) + want(i, j); },
-      [&](int64_t i, int64_t j) { return size(i, j) + 2 * Epsilon(GetParam()) * std::abs(before(i, j)); },
+      [&](int64_t i, int64_t j) {
+        return tolerance(i, j) + 2 * Epsilon(dtype) * std::abs(before(i, j)) + Stored(dtype, before(i, j) + want(i, j));
+      },
       "accumulated");
-
-  Buffer in_place = dy;
-  RmsNormBackward(*exec, in_place.view(), x.view(), w.view(), rstd.view(), false, in_place.view());
-  ExpectNear(
-      in_place, [&](int64_t i, int64_t j) { return dx(i, j); }, 0, "over dy");
+  Buffer alone(dtype, s.rows, cols, s.gap);
+  RmsNormBackward(*exec, dy.view(), x.view(), w.view(), rstd.view(), false, alone.view());
+  EXPECT_TRUE(alone.bytes() == dx.bytes()) << "a row is a row of one head";
 }
 
-TEST(RmsNormTest, BackwardMatchesCentralDifferences) {
-  const auto exec = MakeExec(1);
-  Buffer x = Buffer::Random(DType::kF64, 3, 7, 1);
-  const Buffer w = Buffer::Random(DType::kF64, 1, 7, 2), dy = Buffer::Random(DType::kF64, 3, 7, 3);
-  Buffer y(DType::kF64, 3, 7), rstd(DType::kF64, 3, 1), dx(DType::kF64, 3, 7);
-  const auto f = [&] {
-    RmsNorm(*exec, x.view(), w.view(), kEps, y.view(), rstd.view());
-    return WeightedSum(dy, y);
-  };
-  f();
-  RmsNormBackward(*exec, dy.view(), x.view(), w.view(), rstd.view(), false, dx.view());
-  ExpectGradient(x, dx, f, "x");
-}
-
-TEST(HeadRmsNormTest, BackwardMatchesCentralDifferencesAlsoOverDy) {
-  const auto exec = MakeExec(1);
-  constexpr int64_t kHeads = 3;
-  Buffer x = Buffer::Random(DType::kF64, 2, 12, 1);
-  const Buffer w = Buffer::Random(DType::kF64, 1, 4, 2), dy = Buffer::Random(DType::kF64, 2, 12, 3);
-  Buffer y(DType::kF64, 2, 12), rstd(DType::kF64, 2, kHeads);
-  const auto f = [&] {
-    HeadRmsNorm(*exec, x.view(), w.view(), kHeads, kEps, y.view(), rstd.view());
-    return WeightedSum(dy, y);
-  };
-  f();
-  Buffer dx = dy;
-  HeadRmsNormBackward(*exec, dx.view(), x.view(), w.view(), kHeads, rstd.view(), dx.view());
-  ExpectGradient(x, dx, f, "x");
+TEST_P(NormTest, BackwardAgreesWithDoubleAndAccumulates) {
+  for (const Shape& shape : Shapes()) {
+    for (const DType w_dtype : WeightTypes()) CheckBackward(GetParam(), w_dtype, shape);
+  }
 }
 
 TEST_P(NormTest, BitsDependOnNeitherThreadsNorCutsNorAddresses) {
-  const Buffer x = Buffer::Random(GetParam(), 101, 333, 1);
-  const Buffer w = Buffer::Random(GetParam(), 1, 333, 2);
-  const Buffer dy = Buffer::Random(GetParam(), 101, 333, 3);
-  Buffer whole(GetParam(), 101, 333);
-  ExpectSameBits([&](const Exec& exec) {
-    Buffer y(GetParam(), 101, 333), rstd(GetParam(), 101, 1), dx = y;
-    RmsNorm(exec, x.view(), w.view(), kEps, y.view(), rstd.view());
-    RmsNormBackward(exec, dy.view(), x.view(), w.view(), rstd.view(), false, dx.view());
-    whole = y;
-    return std::vector<Buffer>{y, rstd, dx};
-  });
-  const auto exec = MakeExec(2);
-  for (const int64_t shift : {1, 2, 3, 5}) {
-    // The same values, one or more elements further on in memory.
-    Buffer moved_x(GetParam(), 101, 340), moved_y(GetParam(), 101, 340), y(GetParam(), 101, 333);
-    Copy(*exec, x.view(), moved_x.view().Cols(shift, shift + 333));
-    for (const auto& [begin, end] : std::vector<std::pair<int64_t, int64_t>>{{0, 40}, {40, 101}}) {
-      RmsNorm(*exec, moved_x.view().Rows(begin, end).Cols(shift, shift + 333), w.view(), kEps,
-              moved_y.view().Rows(begin, end).Cols(shift, shift + 333), {});
+  for (const int64_t cols : {333, 336}) {
+    const Buffer x = Buffer::Random(GetParam(), 101, cols, 1);
+    const Buffer w = Buffer::Random(GetParam(), 1, cols, 2);
+    const Buffer dy = Buffer::Random(GetParam(), 101, cols, 3);
+    Buffer whole(GetParam(), 101, cols);
+    ExpectSameBits([&](const Exec& exec) {
+      Buffer y(GetParam(), 101, cols), rstd = Stat(101, 1), dx = y;
+      RmsNorm(exec, x.view(), w.view(), kEps, y.view(), rstd.view());
+      RmsNormBackward(exec, dy.view(), x.view(), w.view(), rstd.view(), false, dx.view());
+      whole = y;
+      return std::vector<Buffer>{y, rstd, dx};
+    });
+    const auto exec = MakeExec(2);
+    // The same values, further on in memory: by any number of elements where no vectors are used, else by a vector.
+    const std::vector<int64_t> shifts = cols % 16 == 0 ? std::vector<int64_t>{16} : std::vector<int64_t>{1, 2, 3, 5};
+    for (const int64_t shift : shifts) {
+      const int64_t stride = cols + 48;
+      Buffer moved_x(GetParam(), 101, stride), moved_y(GetParam(), 101, stride), y(GetParam(), 101, cols);
+      Copy(*exec, x.view(), moved_x.view().Cols(shift, shift + cols));
+      for (const auto& [begin, end] : std::vector<std::pair<int64_t, int64_t>>{{0, 40}, {40, 101}}) {
+        RmsNorm(*exec, moved_x.view().Rows(begin, end).Cols(shift, shift + cols), w.view(), kEps,
+                moved_y.view().Rows(begin, end).Cols(shift, shift + cols), {});
+      }
+      Copy(*exec, moved_y.view().Cols(shift, shift + cols), y.view());
+      EXPECT_TRUE(y.bytes() == whole.bytes()) << "shift " << shift;
     }
-    Copy(*exec, moved_y.view().Cols(shift, shift + 333), y.view());
-    EXPECT_TRUE(y.bytes() == whole.bytes()) << "shift " << shift;
   }
 }
 

@@ -4,7 +4,9 @@ namespace longhaul::kernels {
 namespace {
 
 struct Tables {
-  Tables(DType dtype, int64_t positions, int64_t half) : cos(dtype, positions, half), sin(dtype, positions, half) {
+  // In the statistics' type of `activations`.
+  Tables(DType activations, int64_t positions, int64_t half)
+      : cos(StatType(activations), positions, half), sin(StatType(activations), positions, half) {
     for (int64_t p = 0; p < positions; ++p) {
       for (int64_t i = 0; i < half; ++i) {
         const double angle =
@@ -18,16 +20,20 @@ struct Tables {
 };
 
 class RopeTest : public FloatTest {};
-INSTANTIATE_TEST_SUITE_P(Types, RopeTest, testing::Values(DType::kF32, DType::kF64), TypeName);
+INSTANTIATE_TEST_SUITE_P(Types, RopeTest, testing::ValuesIn(TestedTypes()), TypeName);
 
 TEST_P(RopeTest, RotatesPairsHalfAHeadApartAndBack) {
   const auto exec = MakeExec(2);
-  for (const auto& [rows, heads, half] :
-       std::vector<std::tuple<int64_t, int64_t, int64_t>>{{1, 1, 1}, {5, 2, 3}, {7, 3, 8}, {90, 4, 32}, {3, 1, 17}}) {
+  struct Shape {
+    int64_t rows, heads, half, gap;
+  };
+  // Heads of 2 to 128 elements; odd halves; more heads than a thread takes; whole vectors with and without a gap.
+  for (const auto& [rows, heads, half, gap] : std::vector<Shape>{
+           {1, 1, 1, 3}, {5, 2, 3, 3}, {7, 3, 8, 8}, {90, 4, 32, 3}, {3, 1, 17, 3}, {90, 9, 32, 0}, {33, 5, 64, 16}}) {
     const Tables tables(GetParam(), 200, half);
-    std::vector<int32_t> positions;
+    TestVector<int32_t> positions;
     for (int64_t i = 0; i < rows; ++i) positions.push_back(static_cast<int32_t>((i * 37) % 200));  // not in order
-    const Buffer before = Buffer::Random(GetParam(), rows, heads * 2 * half, 1, 3);
+    const Buffer before = Buffer::Random(GetParam(), rows, heads * 2 * half, 1, gap);
     Buffer x = before;
     Rope(*exec, x.view(), heads, tables.cos.view(), tables.sin.view(), positions.data(), false);
     const auto pair_size = [&, half = half](int64_t i, int64_t j) {
@@ -35,7 +41,9 @@ TEST_P(RopeTest, RotatesPairsHalfAHeadApartAndBack) {
       return std::abs(before(i, j)) + std::abs(before(i, other));
     };
     // Two products and a sum of the pair.
-    const auto tolerance = [&](int64_t i, int64_t j) { return 3 * Epsilon(GetParam()) * pair_size(i, j); };
+    const auto tolerance = [&](int64_t i, int64_t j) {
+      return 3 * Epsilon(GetParam()) * pair_size(i, j) + Stored(GetParam(), pair_size(i, j));
+    };
     ExpectNear(
         x,
         [&, half = half](int64_t i, int64_t j) {
@@ -47,10 +55,14 @@ TEST_P(RopeTest, RotatesPairsHalfAHeadApartAndBack) {
         },
         tolerance, "rotated");
     Rope(*exec, x.view(), heads, tables.cos.view(), tables.sin.view(), positions.data(), true);
-    // There and back, and cos, sin themselves rounded: cos^2 + sin^2 is 1 within 4 roundings.
+    // There and back, and cos, sin themselves rounded: cos^2 + sin^2 is 1 within 4 roundings. Stored: the rotated pair,
+    // then the result.
     ExpectNear(
         x, [&](int64_t i, int64_t j) { return before(i, j); },
-        [&](int64_t i, int64_t j) { return 12 * Epsilon(GetParam()) * pair_size(i, j); }, "back");
+        [&](int64_t i, int64_t j) {
+          return 12 * Epsilon(GetParam()) * pair_size(i, j) + Stored(GetParam(), 3 * pair_size(i, j));
+        },
+        "back");
   }
 }
 
@@ -59,14 +71,14 @@ TEST_P(RopeTest, PositionZeroChangesNothing) {
   const Tables tables(GetParam(), 1, 4);
   const Buffer before = Buffer::Random(GetParam(), 1, 16, 1);
   Buffer x = before;
-  const int32_t position = 0;
-  Rope(*exec, x.view(), 2, tables.cos.view(), tables.sin.view(), &position, false);
+  Shared<int32_t> position(0);
+  Rope(*exec, x.view(), 2, tables.cos.view(), tables.sin.view(), position.get(), false);
   EXPECT_TRUE(x.bytes() == before.bytes());
 }
 
 TEST_P(RopeTest, BitsDependOnNeitherThreadsNorCuts) {
   const Tables tables(GetParam(), 300, 16);
-  std::vector<int32_t> positions;
+  TestVector<int32_t> positions;
   for (int32_t i = 0; i < 300; ++i) positions.push_back(i);
   Buffer whole(GetParam(), 300, 96);
   ExpectSameBits([&](const Exec& exec) {

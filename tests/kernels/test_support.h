@@ -1,4 +1,5 @@
-// Matrices for kernel tests: of either float type, strided, poisoned, compared against naive formulas in double.
+// Matrices for kernel tests: of every float type, strided, poisoned, compared against naive formulas in double. They
+// lie in memory that the Exec under test reads (place.h).
 #pragma once
 
 #include <gtest/gtest.h>
@@ -17,11 +18,44 @@
 #include "kernels/exec.h"
 #include "kernels/ops.h"
 #include "kernels/tensor.h"
+#include "tests/kernels/place.h"
 
 namespace longhaul::kernels {
 
-// Unit roundoff of one operation.
+// Unit roundoff of one operation: bf16 is computed with in f32.
 inline double Epsilon(DType dtype) { return dtype == DType::kF64 ? 0x1p-53 : 0x1p-24; }
+// What storing `value` as bf16 adds to that: half a unit of its 8 bits, 2^-8 of a value next above a power of two. 0 for the types that are computed in.
+inline double Stored(DType dtype, double value) { return dtype == DType::kBF16 ? 0x1p-8 * 1.001 * std::abs(value) : 0; }
+
+// For std::vector: index arrays and matrices that an Exec reads.
+template <typename T>
+struct TestAllocator {
+  using value_type = T;
+  TestAllocator() = default;
+  template <typename Other>
+  TestAllocator(const TestAllocator<Other>&) {}
+  T* allocate(size_t n) { return static_cast<T*>(AllocateForTests(n * sizeof(T))); }
+  void deallocate(T* data, size_t) { FreeForTests(data); }
+  bool operator==(const TestAllocator&) const { return true; }
+};
+template <typename T>
+using TestVector = std::vector<T, TestAllocator<T>>;
+
+// One value in the Exec's memory.
+template <typename T>
+class Shared {
+ public:
+  explicit Shared(T value = {}) : value_(1, value) {}
+  T* get() { return value_.data(); }
+  // After everything that was queued.
+  T& value() {
+    WaitForOps();
+    return value_[0];
+  }
+
+ private:
+  TestVector<T> value_;
+};
 
 // A matrix that owns its memory. Every element and the gap between rows starts as NaN: an output that is not written,
 // and an input that is read past its columns, show.
@@ -34,6 +68,17 @@ class Buffer {
         stride_(cols + gap),
         bytes_(static_cast<size_t>(rows * stride_ * DTypeBytes(dtype))) {
     for (int64_t i = 0; i < rows * stride_; ++i) SetFlat(i, std::numeric_limits<double>::quiet_NaN());
+  }
+  Buffer(const Buffer& other)
+      : dtype_(other.dtype_), rows_(other.rows_), cols_(other.cols_), stride_(other.stride_), bytes_(other.bytes()) {}
+  Buffer& operator=(const Buffer& other) {
+    Settle();
+    dtype_ = other.dtype_;
+    rows_ = other.rows_;
+    cols_ = other.cols_;
+    stride_ = other.stride_;
+    bytes_ = other.bytes();
+    return *this;
   }
 
   // Normally distributed, rounded to the type.
@@ -55,8 +100,15 @@ class Buffer {
     }
   }
 
-  Tensor view() const { return {const_cast<uint8_t*>(bytes_.data()), dtype_, rows_, cols_, stride_}; }
-  const std::vector<uint8_t>& bytes() const { return bytes_; }
+  // For one op: the next look at the elements waits for it.
+  Tensor view() const {
+    in_flight_ = true;
+    return {const_cast<uint8_t*>(bytes_.data()), dtype_, rows_, cols_, stride_};
+  }
+  const TestVector<uint8_t>& bytes() const {
+    Settle();
+    return bytes_;
+  }
   DType dtype() const { return dtype_; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
@@ -80,7 +132,12 @@ class Buffer {
   }
 
  private:
+  void Settle() const {
+    if (in_flight_) WaitForOps();
+    in_flight_ = false;
+  }
   double GetFlat(int64_t i) const {
+    Settle();
     if (dtype_ == DType::kF64) return reinterpret_cast<const double*>(bytes_.data())[i];
     if (dtype_ == DType::kF32) return static_cast<double>(reinterpret_cast<const float*>(bytes_.data())[i]);
     const uint32_t bits = reinterpret_cast<const uint16_t*>(bytes_.data())[i];
@@ -88,6 +145,7 @@ class Buffer {
   }
   // bf16 takes values that it can hold: it cuts.
   void SetFlat(int64_t i, double value) {
+    Settle();
     if (dtype_ == DType::kF64) {
       reinterpret_cast<double*>(bytes_.data())[i] = value;
     } else if (dtype_ == DType::kF32) {
@@ -100,14 +158,9 @@ class Buffer {
 
   DType dtype_;
   int64_t rows_, cols_, stride_;
-  std::vector<uint8_t> bytes_;
+  TestVector<uint8_t> bytes_;
+  mutable bool in_flight_ = false;
 };
-
-inline std::unique_ptr<Exec> MakeExec(int threads, GemmType type = GemmType::kF32) {
-  auto created = Exec::CreateCpu(threads, type, /*pin=*/false);
-  EXPECT_TRUE(created.ok()) << created.status().message();
-  return std::move(created).value();
-}
 
 // |actual - expected(i, j)| <= tolerance(i, j) everywhere, and the gap untouched. Reports the first miss.
 using Element = std::function<double(int64_t, int64_t)>;
@@ -155,7 +208,8 @@ inline void ExpectGradient(Buffer& x, const Buffer& gradient, const std::functio
   }
 }
 
-// Runs `op`, which returns all its outputs, on 1 and 2 threads and twice over: every byte must be the same.
+// Runs `op`, which returns all its outputs, twice over and (on the CPU) on 1 and 2 threads: every byte must be the
+// same.
 inline void ExpectSameBits(const std::function<std::vector<Buffer>(const Exec&)>& op) {
   const auto one = MakeExec(1);
   const std::vector<Buffer> first = op(*one);
@@ -169,11 +223,12 @@ inline void ExpectSameBits(const std::function<std::vector<Buffer>(const Exec&)>
   }
 }
 
-// One body, both float types.
+// One body, every type of the backend under test: INSTANTIATE_TEST_SUITE_P(Types, X, testing::ValuesIn(TestedTypes()),
+// TypeName).
 class FloatTest : public testing::TestWithParam<DType> {};
 
 inline std::string TypeName(const testing::TestParamInfo<DType>& info) {
-  return info.param == DType::kF64 ? "f64" : "f32";
+  return info.param == DType::kF64 ? "f64" : info.param == DType::kF32 ? "f32" : "bf16";
 }
 
 }  // namespace longhaul::kernels

@@ -1,7 +1,9 @@
 #include "storage/blob_store.h"
 
+#include <cerrno>
 #include <thread>
 
+#include "base/disk_seam.h"
 #include "base/env.h"
 #include "base/error.h"
 #include "base/failpoints.h"
@@ -107,6 +109,47 @@ TEST_F(BlobStoreTest, WrongBytesAreNeverStored) {
 
   upload = blobs_->BeginUpload(NameOf("short"));
   EXPECT_EQ(ErrorReason((*upload)->Append(0, "longer than told")), "BLOB_SIZE_MISMATCH");
+}
+
+// A crash may leave a partial file of the right length with other bytes: the client is told to begin again.
+TEST_F(BlobStoreTest, APartThatACrashHasSpoiltIsTakenBack) {
+  const std::string content(5'000, 's');
+  {
+    auto upload = blobs_->BeginUpload(NameOf(content));
+    ASSERT_TRUE((*upload)->Append(0, std::string(2'000, '\0')).ok());
+  }
+  {
+    auto upload = blobs_->BeginUpload(NameOf(content));
+    ASSERT_TRUE((*upload)->Append(2'000, content.substr(2'000)).ok());
+    const absl::Status status = (*upload)->Finish();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << "not the client's fault";
+    EXPECT_EQ(ErrorReason(status), "BLOB_HASH_MISMATCH");
+  }
+  EXPECT_EQ(blobs_->QueryWriteStatus(NameOf(content))->committed_bytes, 0);
+  EXPECT_TRUE(Put(content).ok());
+}
+
+// Fails every sync of a folder.
+class NoFolderSync final : public DiskSeam {
+ public:
+  NoFolderSync() { InstallDiskSeam(this); }
+  ~NoFolderSync() override { InstallDiskSeam(nullptr); }
+  int Before(const DiskChange& change) override { return change.kind == DiskChange::Kind::kSyncDir ? EIO : 0; }
+};
+
+TEST_F(BlobStoreTest, NobodyIsToldOfABlobWhoseNameMayNotLast) {
+  ASSERT_TRUE(Put("first").ok());
+  {
+    auto upload = blobs_->BeginUpload(NameOf("content"));
+    ASSERT_TRUE((*upload)->Append(0, "content").ok());
+    ASSERT_TRUE(CreateDirs(dir_.path() + "/blobs/" + NameOf("content").sha256.substr(0, 2)).ok());
+    const NoFolderSync fails;
+    EXPECT_FALSE((*upload)->Finish().ok());
+    EXPECT_FALSE(blobs_->Present(NameOf("content")).ok());
+    EXPECT_TRUE(*blobs_->Present(NameOf("first"))) << "the others are not touched";
+  }
+  EXPECT_TRUE(*blobs_->Present(NameOf("content"))) << "once its folder is synced it is there";
+  EXPECT_TRUE(Put("content").ok());
 }
 
 TEST_F(BlobStoreTest, NamesNeverLeaveTheFolder) {

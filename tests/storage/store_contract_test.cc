@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "base/clock.h"
 #include "base/env.h"
 #include "base/error.h"
 #include "base/limits.h"
@@ -268,10 +269,33 @@ TEST_P(StoreContractTest, RequestKeysOutliveTheirJobAndExpire) {
   ASSERT_TRUE(key->has_value());
   EXPECT_EQ((*key)->job_id, "ftjob-1001");
   EXPECT_FALSE((*store().GetRequestKey("q", "r")).has_value());
-  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(50); });
+  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(50, 100); });
   EXPECT_TRUE((*store().GetRequestKey("p", "r")).has_value());
-  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(51); });
+  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(51, 100); });
   EXPECT_FALSE((*store().GetRequestKey("p", "r")).has_value());
+}
+
+TEST_P(StoreContractTest, TheOldestRequestKeysGoFirst) {
+  for (int i = 0; i < 5; ++i) {
+    Write([i](StoreTransaction& tx) {
+      return tx.PutRequestKey({"p", "r" + std::to_string(i), "sha", "ftjob-1", 100 - i});
+    });
+  }
+  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(100, 3); });
+  EXPECT_TRUE((*store().GetRequestKey("p", "r0")).has_value()) << "it is young enough";
+  EXPECT_TRUE((*store().GetRequestKey("p", "r1")).has_value()) << "the next sweep's";
+  for (const char* gone : {"r2", "r3", "r4"}) EXPECT_FALSE((*store().GetRequestKey("p", gone)).has_value()) << gone;
+}
+
+TEST_P(StoreContractTest, ADeletionIsAnIntentUntilItIsForgotten) {
+  PutJob(MakeJob(1, JobState::kFailed));
+  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-1001"); });
+  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-never"); });
+  Reopen();
+  EXPECT_THAT(*store().ListDeletedJobs(10), ElementsAre("ftjob-1001"));
+  EXPECT_THAT(*store().ListDeletedJobs(0), IsEmpty());
+  Write([](StoreTransaction& tx) { return tx.ForgetDeletedJob("ftjob-1001"); });
+  EXPECT_THAT(*store().ListDeletedJobs(10), IsEmpty());
 }
 
 TEST_P(StoreContractTest, DeleteTakesEverythingOfAJob) {
@@ -349,6 +373,83 @@ TEST_P(StoreContractTest, OnlyUnreferencedBlobsPastTheirGraceAreDropped) {
   EXPECT_THAT(drop(150, 10), ElementsAre("b"));
   Write([&](StoreTransaction& tx) { return tx.DeleteJob(job.id); });
   EXPECT_THAT(drop(150, 10), ElementsAre("a", "c"));
+}
+
+TEST_P(StoreContractTest, ABlobIsInTheProjectsThatUploadedItAndThoseWhoseJobsKeepIt) {
+  const auto blob = [](char c) { return BlobRef{std::string(64, c), 10}; };
+  Job job = MakeJob(1, JobState::kSucceeded);
+  job.project = "red";
+  job.inputs = {blob('a')};
+  job.artifact = {{"adapter", blob('b')}};
+  Write([&](StoreTransaction& tx) -> absl::Status {
+    for (const char c : {'a', 'b', 'c', 'd'}) EXPECT_TRUE(tx.PutBlob(blob(c), 100).ok());
+    EXPECT_TRUE(tx.PutJob(job).ok());
+    Checkpoint checkpoint;
+    checkpoint.step = 2;
+    checkpoint.files = {{"f", blob('c')}};
+    EXPECT_TRUE(tx.PutCheckpoint(job.id, checkpoint).ok());
+    EXPECT_TRUE(tx.PutBlobProject(blob('d'), "blue").ok());
+    EXPECT_TRUE(tx.PutBlobProject(blob('a'), "blue").ok());
+    return tx.PutBlobProject(blob('d'), "blue");  // again
+  });
+  const auto in = [&](const std::string& project) {
+    std::string names;
+    for (const char c : {'a', 'b', 'c', 'd', 'e'}) {
+      if (*store().BlobInProject(blob(c), project)) names += c;
+    }
+    return names;
+  };
+  EXPECT_EQ(in("red"), "abc");
+  EXPECT_EQ(in("blue"), "ad");
+  EXPECT_EQ(in(""), "");
+  EXPECT_EQ(*store().UploadedBytes("blue"), 20);
+  EXPECT_EQ(*store().UploadedBytes("red"), 0);
+  // Whose upload it was is forgotten with the blob.
+  Write([&](StoreTransaction& tx) { return tx.DropUnreferencedBlobs(150, 10).status(); });
+  EXPECT_EQ(in("blue"), "a");
+  EXPECT_EQ(*store().UploadedBytes("blue"), 10);
+  EXPECT_FALSE(Begin()->PutBlobProject(blob('e'), "blue").ok()) << "there is no such blob";
+}
+
+TEST_P(StoreContractTest, TheAuditLogIsAppendOnlyAndNumbered) {
+  const int64_t now = RealClock().WallMicros();
+  const int64_t kept = limits::kAuditKeepDays * 24 * 3600 * 1'000'000;
+  Write([&](StoreTransaction& tx) -> absl::Status {
+    AuditRecord record{0,     now - 2 * kept, "token:ci", "10.0.0.1", "FineTuneService/CreateFineTuneJob",
+                       "red", "ftjob-1",      "OK",       ""};
+    EXPECT_TRUE(tx.AddAudit(record).ok());
+    record.wall_micros = now;
+    record.code = "NOT_FOUND";
+    record.reason = "JOB_NOT_FOUND";
+    return tx.AddAudit(record);
+  });
+  {
+    const auto undone = Begin();
+    EXPECT_TRUE(undone->AddAudit({}).ok());
+  }
+  for (int i = 0; i < 2; ++i) {
+    const auto records = store().ListAudit(0, 10);
+    ASSERT_TRUE(records.ok()) << records.status();
+    ASSERT_EQ(records->size(), 2u);
+    EXPECT_EQ(records->at(0).number, 1);
+    EXPECT_EQ(records->at(0).target, "ftjob-1");
+    EXPECT_EQ(records->at(1).number, 2);
+    EXPECT_EQ(records->at(1).caller, "token:ci");
+    EXPECT_EQ(records->at(1).host, "10.0.0.1");
+    EXPECT_EQ(records->at(1).method, "FineTuneService/CreateFineTuneJob");
+    EXPECT_EQ(records->at(1).project, "red");
+    EXPECT_EQ(records->at(1).wall_micros, now);
+    EXPECT_EQ(records->at(1).reason, "JOB_NOT_FOUND");
+    Reopen();
+  }
+  EXPECT_EQ(store().ListAudit(0, 1)->size(), 1u);
+  EXPECT_EQ(store().ListAudit(1, 10)->at(0).number, 2);
+  // What is too young stays, and takes the old ones of the same attempt with it.
+  EXPECT_EQ(Begin()->DeleteAuditBefore(now + 1).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(store().ListAudit(0, 10)->size(), 2u);
+  Write([&](StoreTransaction& tx) { return tx.DeleteAuditBefore(now - kept - 1'000'000); });
+  ASSERT_EQ(store().ListAudit(0, 10)->size(), 1u);
+  EXPECT_EQ(store().ListAudit(0, 10)->at(0).number, 2);
 }
 
 }  // namespace

@@ -13,8 +13,8 @@ namespace longhaul {
 
 class TempDir {
  public:
-  TempDir() {
-    const char* base = std::getenv("TMPDIR");
+  explicit TempDir(const char* base = nullptr) {
+    if (base == nullptr) base = std::getenv("TMPDIR");
     std::string name = JoinPath(base == nullptr ? "/tmp" : base, "longhaul-storage-XXXXXX");
     LH_CHECK(::mkdtemp(name.data()) != nullptr, name);
     path_ = name;

@@ -96,6 +96,7 @@ void AgentCore::Drain() {
   drain_until_nanos_ = env_.clock->BootNanos() + options_.drain_grace_ms * kNanosPerMs;
   env_.log("draining: " + std::to_string(attempts_.size()) + " attempts are asked for a checkpoint");
   for (const auto& [name, runner] : attempts_) runner->Stop(v1::STOP_MODE_CHECKPOINT);
+  session_.MarkNews();  // so that nothing new is placed here meanwhile
 }
 
 absl::Status AgentCore::Run(const std::atomic<bool>& stop, const std::atomic<bool>& drain) {
@@ -104,7 +105,7 @@ absl::Status AgentCore::Run(const std::atomic<bool>& stop, const std::atomic<boo
     if (drain.load()) Drain();
     Poll();
     if (!session_.fatal().ok()) return session_.fatal();
-    if (draining_ && attempts_.empty()) return absl::OkStatus();
+    if (drained()) return absl::OkStatus();
     const int64_t now = env_.clock->BootNanos();
     if (draining_ && now >= drain_until_nanos_) {
       env_.log("the grace time is over; " + std::to_string(attempts_.size()) + " trainers go on without an agent");
@@ -124,6 +125,7 @@ void AgentCore::FillOpen(v1::OpenSessionRequest* request) {
   request->set_build(options_.build);
   request->set_plan_version(kPlanVersion);
   *request->mutable_inventory() = options_.inventory;
+  request->set_leaving(draining_);
   int64_t room_bytes = RoomAfter(*request);
   for (const auto& [name, runner] : attempts_) {
     // What the session's Syncs will tell in full; here it matters which attempts there are.
@@ -133,6 +135,8 @@ void AgentCore::FillOpen(v1::OpenSessionRequest* request) {
 }
 
 void AgentCore::OnOpened(const v1::OpenSessionResponse& response) {
+  leaving_sync_number_ =
+      0;  // numbers begin anew; a Sync repeats what this session's opening may have been too early for
   for (const v1::AttemptKey& key : response.fenced()) {
     if (const auto runner = Find(key)) runner->Stop(v1::STOP_MODE_FENCED);
   }
@@ -142,6 +146,8 @@ void AgentCore::OnOpened(const v1::OpenSessionResponse& response) {
 void AgentCore::FillSync(v1::SyncRequest* request) {
   std::map<std::string, ReportMark>& marks = marks_[request->sync_number()];
   marks.clear();
+  request->set_leaving(draining_);
+  if (draining_ && leaving_sync_number_ == 0) leaving_sync_number_ = request->sync_number();
   int64_t room_bytes = RoomAfter(*request);
   for (const auto& [name, runner] : attempts_) *request->add_attempts() = runner->Status(&room_bytes, &marks[name]);
   request->set_host_bytes_available(std::min(options_.inventory.host_bytes_total(), HostMemAvailableBytes()));
@@ -157,6 +163,7 @@ void AgentCore::OnSynced(int64_t sync_number, const v1::SyncResponse& response, 
     }
     marks_.erase(told);
   }
+  leaving_told_ = leaving_told_ || (leaving_sync_number_ != 0 && sync_number >= leaving_sync_number_);
   // Counted from when we asked: the scheduler counts from when it answered, which is later.
   const int64_t deadline = sent_boot_nanos + response.lease_ms() * kNanosPerMs;
   for (const v1::AttemptKey& key : response.leases()) {

@@ -52,13 +52,16 @@ class AgentCore final : private SessionDelegate {
 
   void Poll();
   int64_t NextWakeNanos() const;
-  // Takes no more attempts, asks every trainer for a checkpoint, and hands them back.
+  // Takes no more attempts and tells the scheduler so, asks every trainer for a checkpoint, and hands them back.
   void Drain();
 
   // Polls and waits until `stop` is set (whoever sets it wakes the mailbox), or the scheduler refuses this worker: its
-  // error then. While draining it also ends, OK, once there is no attempt left or the grace time is over.
+  // error then. While draining it also ends, OK, once there is no attempt left and the scheduler knows (or cannot be
+  // reached), or the grace time is over.
   absl::Status Run(const std::atomic<bool>& stop, const std::atomic<bool>& drain);
 
+  // Nothing keeps a draining agent: see Run.
+  bool drained() const { return draining_ && attempts_.empty() && (leaving_told_ || session_.id().empty()); }
   size_t attempts() const { return attempts_.size(); }
   const std::string& session_id() const { return session_.id(); }
 
@@ -79,6 +82,8 @@ class AgentCore final : private SessionDelegate {
   Session session_;
   bool draining_ = false;
   int64_t drain_until_nanos_ = 0;
+  int64_t leaving_sync_number_ = 0;  // the first Sync of the session that says so; 0 = none yet
+  bool leaving_told_ = false;        // and it was answered
   std::map<std::string, std::shared_ptr<AttemptRunner>> attempts_;  // by folder name
   // What each Sync told, until it is answered.
   std::map<int64_t, std::map<std::string, ReportMark>> marks_;

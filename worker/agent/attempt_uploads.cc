@@ -6,6 +6,7 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "worker/agent/attempt_runner.h"
@@ -39,7 +40,9 @@ absl::Status UploadCheckpoint(SchedulerClient* client, const attempt::AttemptDir
   checkpoint->set_plan_signature(written.plan_signature());
   if (written.has_eval_loss()) checkpoint->set_eval_loss(written.eval_loss());
   for (const v1::BlobFile& file : files) *checkpoint->add_files() = file;
-  return client->CommitCheckpoint(commit);
+  LH_RETURN_IF_ERROR(Failpoint("agent_before_checkpoint"));
+  LH_RETURN_IF_ERROR(client->CommitCheckpoint(commit));
+  return Failpoint("agent_after_checkpoint");
 }
 
 absl::Status UploadArtifact(SchedulerClient* client, const attempt::AttemptDir& dir, const v1::AttemptKey& key,
@@ -52,7 +55,9 @@ absl::Status UploadArtifact(SchedulerClient* client, const attempt::AttemptDir& 
   *commit.mutable_key() = key;
   for (const v1::BlobFile& file : files) *commit.mutable_artifact()->add_files() = file;
   *commit.mutable_result() = written.result();
-  return client->CommitArtifact(commit);
+  LH_RETURN_IF_ERROR(Failpoint("agent_before_artifact"));
+  LH_RETURN_IF_ERROR(client->CommitArtifact(commit));
+  return Failpoint("agent_after_artifact");
 }
 
 }  // namespace

@@ -9,7 +9,6 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/limits.h"
-#include "base/net_address.h"
 #include "base/status_macros.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
@@ -44,16 +43,23 @@ absl::Status FromGrpc(const grpc::Status& status) {
                    std::move(violations));
 }
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+// One connection and what is called on it.
+struct Stubs {
+  explicit Stubs(const std::shared_ptr<grpc::Channel>& channel)
+      : worker(v1::WorkerService::NewStub(channel)), blobs(v1::BlobService::NewStub(channel)) {}
+  std::unique_ptr<v1::WorkerService::Stub> worker;
+  std::unique_ptr<v1::BlobService::Stub> blobs;
+};
+
+absl::StatusOr<std::shared_ptr<Stubs>> Connect(const channel::ChannelOptions& options) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
-  // gRPC would ask the http_proxy of the environment for this very machine, too.
-  if (IsLoopbackTarget(address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   // A scheduler that comes back should be found at once; our own backoff spreads the fleet.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kMinReconnectMs);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kMinReconnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  LH_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, channel::OpenChannel(options, arguments));
+  return std::make_shared<Stubs>(channel);
 }
 
 void SetDeadline(grpc::ClientContext* context, int64_t ms) {
@@ -67,10 +73,18 @@ absl::Status Cancelled() {
 }  // namespace
 
 struct GrpcSchedulerClient::Impl {
-  explicit Impl(const std::string& address)
-      : channel(MakeChannel(address)),
-        worker(v1::WorkerService::NewStub(channel)),
-        blobs(v1::BlobService::NewStub(channel)) {}
+  explicit Impl(const channel::ChannelOptions& o) : options(o) {}
+
+  // On the connection of now. Files that cannot be used (half of a renewal is there) leave the one before; a call in
+  // flight goes on with its own.
+  std::shared_ptr<Stubs> Now() {
+    const std::string digest = channel::TlsFilesDigest(options);
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (digest.empty() || digest == tls_digest) return stubs;
+    tls_digest = digest;
+    if (absl::StatusOr<std::shared_ptr<Stubs>> fresh = Connect(options); fresh.ok()) stubs = *std::move(fresh);
+    return stubs;
+  }
 
   // A call that Shutdown can reach for as long as it runs.
   class Live {
@@ -95,16 +109,23 @@ struct GrpcSchedulerClient::Impl {
     grpc::ClientContext context_;
   };
 
-  std::shared_ptr<grpc::Channel> channel;
-  std::unique_ptr<v1::WorkerService::Stub> worker;
-  std::unique_ptr<v1::BlobService::Stub> blobs;
-  std::mutex mutex;
+  const channel::ChannelOptions options;
+  std::mutex mutex;  // guards all below
   std::condition_variable idle;
-  std::set<grpc::ClientContext*> contexts;  // guarded by mutex
-  bool shut_down = false;                   // guarded by mutex
+  std::shared_ptr<Stubs> stubs;
+  std::string tls_digest;  // of the files that `stubs` was made from, or that were no good
+  std::set<grpc::ClientContext*> contexts;
+  bool shut_down = false;
 };
 
-GrpcSchedulerClient::GrpcSchedulerClient(const std::string& address) : impl_(std::make_unique<Impl>(address)) {}
+absl::StatusOr<std::unique_ptr<GrpcSchedulerClient>> GrpcSchedulerClient::Open(const channel::ChannelOptions& options) {
+  auto impl = std::make_unique<Impl>(options);
+  impl->tls_digest = channel::TlsFilesDigest(options);
+  LH_ASSIGN_OR_RETURN(impl->stubs, Connect(options));
+  return std::unique_ptr<GrpcSchedulerClient>(new GrpcSchedulerClient(std::move(impl)));
+}
+
+GrpcSchedulerClient::GrpcSchedulerClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 GrpcSchedulerClient::~GrpcSchedulerClient() { Shutdown(); }
 
@@ -122,7 +143,7 @@ template <typename Live, typename Request, typename Response>
 struct AsyncCall {
   template <typename Impl>
   AsyncCall(Impl* impl, int64_t deadline_ms, const Request& r, std::function<void(absl::StatusOr<Response>)> d)
-      : live(impl, deadline_ms), request(r), done(std::move(d)) {}
+      : stubs(impl->Now()), live(impl, deadline_ms), request(r), done(std::move(d)) {}
   void Finish(const grpc::Status& status) {
     if (status.ok()) {
       done(std::move(response));
@@ -131,6 +152,7 @@ struct AsyncCall {
     }
     delete this;
   }
+  const std::shared_ptr<Stubs> stubs;
   Live live;
   Request request;
   Response response;
@@ -143,34 +165,34 @@ void GrpcSchedulerClient::OpenSession(const v1::OpenSessionRequest& request,
                                       std::function<void(absl::StatusOr<v1::OpenSessionResponse>)> done) {
   auto* call = new AsyncCall<Impl::Live, v1::OpenSessionRequest, v1::OpenSessionResponse>(impl_.get(), kUnaryDeadlineMs,
                                                                                           request, std::move(done));
-  impl_->worker->async()->OpenSession(call->live.context(), &call->request, &call->response,
-                                      [call](grpc::Status status) { call->Finish(status); });
+  call->stubs->worker->async()->OpenSession(call->live.context(), &call->request, &call->response,
+                                            [call](grpc::Status status) { call->Finish(status); });
 }
 
 void GrpcSchedulerClient::Sync(const v1::SyncRequest& request, int64_t deadline_ms,
                                std::function<void(absl::StatusOr<v1::SyncResponse>)> done) {
   auto* call =
       new AsyncCall<Impl::Live, v1::SyncRequest, v1::SyncResponse>(impl_.get(), deadline_ms, request, std::move(done));
-  impl_->worker->async()->Sync(call->live.context(), &call->request, &call->response,
-                               [call](grpc::Status status) { call->Finish(status); });
+  call->stubs->worker->async()->Sync(call->live.context(), &call->request, &call->response,
+                                     [call](grpc::Status status) { call->Finish(status); });
 }
 
 absl::Status GrpcSchedulerClient::CommitCheckpoint(const v1::CommitCheckpointRequest& request) {
   Impl::Live live(impl_.get(), kUnaryDeadlineMs);
   v1::CommitResponse response;
-  return FromGrpc(impl_->worker->CommitCheckpoint(live.context(), request, &response));
+  return FromGrpc(impl_->Now()->worker->CommitCheckpoint(live.context(), request, &response));
 }
 
 absl::Status GrpcSchedulerClient::CommitArtifact(const v1::CommitArtifactRequest& request) {
   Impl::Live live(impl_.get(), kUnaryDeadlineMs);
   v1::CommitResponse response;
-  return FromGrpc(impl_->worker->CommitArtifact(live.context(), request, &response));
+  return FromGrpc(impl_->Now()->worker->CommitArtifact(live.context(), request, &response));
 }
 
 absl::StatusOr<int64_t> GrpcSchedulerClient::AppendLog(const v1::AppendLogRequest& request) {
   Impl::Live live(impl_.get(), kUnaryDeadlineMs);
   v1::AppendLogResponse response;
-  LH_RETURN_IF_ERROR(FromGrpc(impl_->worker->AppendLog(live.context(), request, &response)));
+  LH_RETURN_IF_ERROR(FromGrpc(impl_->Now()->worker->AppendLog(live.context(), request, &response)));
   return response.committed_bytes();
 }
 
@@ -179,7 +201,7 @@ absl::StatusOr<std::vector<v1::BlobName>> GrpcSchedulerClient::FindMissing(const
   v1::FindMissingRequest request;
   for (const v1::BlobName& blob : blobs) *request.add_blobs() = blob;
   v1::FindMissingResponse response;
-  LH_RETURN_IF_ERROR(FromGrpc(impl_->blobs->FindMissing(live.context(), request, &response)));
+  LH_RETURN_IF_ERROR(FromGrpc(impl_->Now()->blobs->FindMissing(live.context(), request, &response)));
   return std::vector<v1::BlobName>(response.missing().begin(), response.missing().end());
 }
 
@@ -191,7 +213,7 @@ absl::Status GrpcSchedulerClient::WriteBlob(const v1::BlobName& blob, const std:
       Impl::Live live(impl_.get(), kUnaryDeadlineMs);
       v1::QueryWriteStatusRequest request;
       *request.mutable_blob() = blob;
-      LH_RETURN_IF_ERROR(FromGrpc(impl_->blobs->QueryWriteStatus(live.context(), request, &there)));
+      LH_RETURN_IF_ERROR(FromGrpc(impl_->Now()->blobs->QueryWriteStatus(live.context(), request, &there)));
     }
     if (there.complete()) return absl::OkStatus();
     const absl::Status sent = SendBlob(blob, path, there.committed_bytes(), cancelled);
@@ -205,7 +227,8 @@ absl::Status GrpcSchedulerClient::SendBlob(const v1::BlobName& blob, const std::
                                            const CancelFlag& cancelled) {
   Impl::Live live(impl_.get(), kStreamDeadlineMs);
   v1::WriteBlobResponse response;
-  const auto writer = impl_->blobs->Write(live.context(), &response);
+  const std::shared_ptr<Stubs> stubs = impl_->Now();
+  const auto writer = stubs->blobs->Write(live.context(), &response);
   v1::WriteBlobRequest message;
   *message.mutable_blob() = blob;
   absl::Status local;
@@ -242,7 +265,8 @@ absl::Status GrpcSchedulerClient::ReadBlob(const v1::BlobName& blob, int64_t off
   v1::ReadBlobRequest request;
   *request.mutable_blob() = blob;
   request.set_offset(offset);
-  const auto reader = impl_->blobs->Read(live.context(), request);
+  const std::shared_ptr<Stubs> stubs = impl_->Now();
+  const auto reader = stubs->blobs->Read(live.context(), request);
   v1::ReadBlobResponse response;
   absl::Status local;
   while (local.ok() && reader->Read(&response)) local = cancelled->load() ? Cancelled() : sink(response.data());

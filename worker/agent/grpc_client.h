@@ -4,6 +4,8 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/statusor.h"
+#include "clients/channel/channel.h"
 #include "worker/agent/scheduler_client.h"
 
 namespace longhaul::agent {
@@ -11,8 +13,9 @@ namespace longhaul::agent {
 // Thread-safe. Calls that wait for nobody to answer end after thirty seconds with DEADLINE_EXCEEDED.
 class GrpcSchedulerClient final : public SchedulerClient {
  public:
-  // `address` is host:port. Connects lazily; an absent scheduler is UNAVAILABLE at each call.
-  explicit GrpcSchedulerClient(const std::string& address);
+  // Connects lazily; an absent scheduler is UNAVAILABLE at each call. Changed TLS files make a new connection; a
+  // changed token file needs none. Errors of channel::OpenChannel.
+  static absl::StatusOr<std::unique_ptr<GrpcSchedulerClient>> Open(const channel::ChannelOptions& options);
   // Shutdown first.
   ~GrpcSchedulerClient() override;
 
@@ -37,6 +40,7 @@ class GrpcSchedulerClient final : public SchedulerClient {
   absl::Status SendBlob(const v1::BlobName& blob, const std::string& path, int64_t offset, const CancelFlag& cancelled);
 
   struct Impl;
+  explicit GrpcSchedulerClient(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

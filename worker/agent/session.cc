@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 
 namespace longhaul::agent {
@@ -15,11 +16,13 @@ constexpr int64_t kNanosPerMs = 1'000'000;
 constexpr int64_t kAnswerSlackMs = 10'000;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
-bool IsFatal(const absl::Status& status) {
+// What trying again does not change. Refused credentials are fatal only to an agent that has never got in: later they
+// have expired, and their renewal (a new token file, a new certificate) must find the trainers running.
+bool IsFatal(const absl::Status& status, bool was_in) {
+  const bool refused = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
   const std::string reason = ErrorReason(status);
-  return reason == "WORKER_TOO_OLD" || reason == "WORKER_TOO_NEW" ||
-         status.code() == absl::StatusCode::kUnauthenticated || status.code() == absl::StatusCode::kPermissionDenied ||
-         status.code() == absl::StatusCode::kInvalidArgument;
+  return reason == "WORKER_TOO_OLD" || reason == "WORKER_TOO_NEW" || absl::IsInvalidArgument(status) ||
+         (refused && !was_in);
 }
 
 }  // namespace
@@ -64,6 +67,7 @@ void Session::Open() {
   last_open_nanos_ = clock_->BootNanos();
   v1::OpenSessionRequest request;
   delegate_->FillOpen(&request);
+  Failpoint("agent_before_open").IgnoreError();  // here and below: armed to crash or to sleep
   client_->OpenSession(request, [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_](auto answer) {
     mailbox->Post([weak, answer = std::move(answer)] {
       if (const auto self = weak.lock()) (*self)->OnOpenAnswer(answer);
@@ -74,7 +78,7 @@ void Session::Open() {
 void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer) {
   opening_ = false;
   if (!answer.ok()) {
-    if (IsFatal(answer.status())) {
+    if (IsFatal(answer.status(), generation_ > 0)) {
       fatal_ = answer.status();
     } else {
       WaitBeforeRetry(answer.status());
@@ -103,6 +107,7 @@ void Session::Send(int64_t number) {
   request.set_session_id(id_);
   request.set_sync_number(number);
   delegate_->FillSync(&request);
+  Failpoint("agent_before_sync").IgnoreError();
   client_->Sync(
       request, hold_ms_ + kAnswerSlackMs,
       [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_, generation = generation_, number](auto answer) {
@@ -120,6 +125,7 @@ void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::Statu
   if (answer.ok()) {
     backoff_.Reset();
     complained_ = false;
+    Failpoint("agent_after_sync").IgnoreError();
     delegate_->OnSynced(number, *answer, sent_nanos);
     return;
   }

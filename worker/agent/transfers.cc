@@ -2,6 +2,7 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
@@ -69,6 +70,9 @@ bool IsRetryable(const absl::Status& status) {
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kResourceExhausted:
+    // Credentials can be renewed, and an attempt that is well must not end because they were not in time.
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
       return true;
     default:
       return ErrorReason(status) == "SESSION_CLOSED";
@@ -126,6 +130,7 @@ absl::StatusOr<std::vector<v1::BlobFile>> UploadFiles(SchedulerClient* client, c
   for (size_t i = 0; i < blobs.size(); ++i) {
     for (const v1::BlobName& absent : missing) {
       if (absent.sha256() != blobs[i].sha256()) continue;
+      LH_RETURN_IF_ERROR(Failpoint("agent_before_blob"));
       LH_RETURN_IF_ERROR(client->WriteBlob(blobs[i], JoinPath(folder, names[i]), cancelled));
       break;
     }

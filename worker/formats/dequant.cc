@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "worker/formats/half.h"
+#include "base/half.h"
 
 namespace longhaul::formats {
 namespace {

@@ -5,11 +5,11 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/half.h"
 #include "base/hash.h"
 #include "base/status_macros.h"
 #include "worker/formats/dequant.h"
 #include "worker/formats/file_error.h"
-#include "worker/formats/half.h"
 
 namespace longhaul::formats {
 namespace {

@@ -7,9 +7,9 @@
 #include "base/check.h"
 #include "base/env.h"
 #include "base/error.h"
+#include "base/half.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
-#include "worker/formats/half.h"
 #include "worker/formats/safetensors.h"
 #include "worker/train/base_reader.h"
 #include "worker/train/weight_source.h"
@@ -75,7 +75,7 @@ absl::Status WriteShard(const Shard& shard, const ExportBaseOptions& options, Ba
     const void* data = nullptr;
     if (type == StorageType::kBF16) {
       std::vector<uint16_t>& half = halves.emplace_back(values.size());
-      for (size_t i = 0; i < values.size(); ++i) half[i] = formats::FloatToBf16(values[i]);
+      for (size_t i = 0; i < values.size(); ++i) half[i] = FloatToBf16(values[i]);
       data = half.data();
     } else {
       data = singles.emplace_back(std::move(values)).data();

@@ -1,7 +1,6 @@
 #include "worker/train/loss.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/ops.h"
 
@@ -34,14 +33,14 @@ LossSum CutCrossEntropy::RunTile(const Tensor& x, const int32_t* rows, const int
   kernels::GatherRows(exec_, x, rows, gathered);
   kernels::RmsNorm(exec_, gathered, weights_.final_norm, s.rms_norm_eps, hidden, rstd);
   kernels::FrozenForward(exec_, hidden, weights_.head, 0, logits, scratch_);
-  kernels::LossTile(exec_, logits, labels, d_x.data == nullptr ? 0 : grad_scale, &sum.nats, &sum.correct);
+  kernels::LossTotals totals;
+  kernels::LossTile(exec_, logits, labels, d_x.data == nullptr ? nullptr : &grad_scale, {}, &totals);
+  sum.nats = totals.nats;
+  sum.correct = totals.correct;
   if (d_x.data == nullptr) return sum;
   kernels::FrozenBackward(exec_, logits, weights_.head, 0, hidden, scratch_);
   kernels::RmsNormBackward(exec_, hidden, gathered, weights_.final_norm, rstd, false, hidden);
-  const size_t row_bytes = static_cast<size_t>(s.hidden * kernels::DTypeBytes(x.dtype));
-  for (int64_t i = 0; i < count; ++i) {
-    std::memcpy(d_x.Rows(rows[i], rows[i] + 1).data, hidden.Rows(i, i + 1).data, row_bytes);
-  }
+  kernels::ScatterRows(exec_, hidden, rows, d_x);
   return sum;
 }
 

@@ -1,7 +1,6 @@
 #include "worker/train/optimizer.h"
 
-#include <algorithm>
-#include <cmath>
+#include <limits>
 
 #include "kernels/ops.h"
 
@@ -9,22 +8,18 @@ namespace longhaul::train {
 
 UpdateResult UpdateAdapter(const kernels::Exec& exec, const Adapter& adapter, const Hyper& hyper, double learning_rate,
                            int64_t adam_step, bool loss_is_finite) {
-  UpdateResult result;
-  result.grad_norm = std::sqrt(kernels::SumOfSquares(exec, adapter.grad()));
-  result.skipped = !loss_is_finite || !std::isfinite(result.grad_norm);
-  if (!result.skipped) {
-    kernels::AdamWParams params;
-    params.learning_rate = learning_rate;
-    params.beta1 = hyper.adam_beta1;
-    params.beta2 = hyper.adam_beta2;
-    params.epsilon = hyper.adam_epsilon;
-    params.weight_decay = hyper.weight_decay;
-    params.step = adam_step;
-    params.grad_scale = hyper.max_grad_norm > 0 ? std::min(1.0, hyper.max_grad_norm / (result.grad_norm + 1e-6)) : 1.0;
-    kernels::AdamW(exec, params, adapter.master(), adapter.grad(), adapter.moment1(), adapter.moment2());
-  }
+  const kernels::AdamWConfig config{hyper.adam_beta1, hyper.adam_beta2, hyper.adam_epsilon, hyper.weight_decay,
+                                    hyper.max_grad_norm};
+  kernels::UpdateState state;
+  state.learning_rate = learning_rate;
+  state.steps = adam_step - 1;
+  double sum_of_squares = 0;
+  const double loss = loss_is_finite ? 0 : std::numeric_limits<double>::quiet_NaN();
+  kernels::SumOfSquares(exec, adapter.grad(), &sum_of_squares);
+  kernels::PrepareUpdate(exec, config, &sum_of_squares, &loss, &state);
+  kernels::AdamW(exec, config, &state, adapter.master(), adapter.grad(), adapter.moment1(), adapter.moment2());
   kernels::Zero(exec, adapter.grad());
-  return result;
+  return {state.grad_norm, state.skip != 0};
 }
 
 }  // namespace longhaul::train

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/half.h"
 #include "base/status_macros.h"
 #include "model/plan_layout.h"
 #include "nlohmann/json.hpp"

@@ -24,6 +24,8 @@ Failure FailureOf(const absl::Status& status) {
   if (reason == "RESUME_NOT_IDENTICAL") return {v1::RESUME_NOT_IDENTICAL, true};
   if (reason == "PLAN_MISMATCH") return {v1::PLAN_MISMATCH, false};
   if (reason == "HOST_OOM") return {v1::HOST_OOM, false};
+  if (reason == "DEVICE_OOM") return {v1::DEVICE_OOM, false};
+  if (reason == "DEVICE_FAULT") return {v1::DEVICE_FAULT, false};
   if (reason == "DISK_FULL") return {v1::DISK_FULL, false};
   return {v1::INTERNAL, false};
 }

@@ -25,7 +25,7 @@ class CliTest : public ::testing::Test {
     env_.err = &err_;
     env_.clock = &clock_;
     env_.stop = &stop_;
-    env_.default_server = scheduler_.address();
+    env_.default_channel.address = scheduler_.address();
     env_.exec = [this](const std::string&, const std::vector<std::string>& argv) { exec_argv_ = argv; };
   }
   ~CliTest() override { std::filesystem::remove_all(dir_); }

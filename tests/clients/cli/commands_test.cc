@@ -232,6 +232,63 @@ TEST_F(CommandTest, EstimateExitCodes) {
   EXPECT_EQ(Run({"estimate", "--model", "m"}), kOk);
 }
 
+TEST_F(CommandTest, EstimateTellsWhereInTheQueueItWouldBe) {
+  v1::EstimateFineTuneJobResponse& estimate = scheduler_.jobs.estimate;
+  estimate.add_classes()->set_fits(true);
+  estimate.set_fits_somewhere(true);
+  v1::QueueForecast* queue = estimate.mutable_queue();
+  queue->set_device_class("H200");
+  EXPECT_EQ(Run({"estimate", "--model", "m"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("queued now it would start at once, on H200"));
+  queue->set_position(3);
+  queue->set_reason(v1::WAITING_FOR_VRAM);
+  queue->set_reason_detail("needs 40 GiB");
+  queue->mutable_expected_start_time()->set_seconds(4'102'444'800);
+  EXPECT_EQ(Run({"estimate", "--model", "m"}), kOk);
+  EXPECT_THAT(out_.str(),
+              HasSubstr("be number 3 (WAITING_FOR_VRAM: needs 40 GiB) and start: about 2100-01-01T00:00:00"));
+}
+
+TEST_F(CommandTest, ExplainSaysWhyAndUntilWhen) {
+  AddJob("ftjob-why", v1::QUEUED);
+  v1::ExplainFineTuneJobResponse& answer = scheduler_.jobs.explanation;
+  answer.mutable_job()->set_state(v1::QUEUED);
+  answer.mutable_job()->set_project("team");
+  answer.mutable_job()->set_queue_position(2);
+  answer.set_summary("waits, WAITING_FOR_QUOTA: quota of project team: has 1 of 1 running jobs");
+  answer.add_unblocks("the end of a running job");
+  answer.set_waiting_jobs(7);
+  answer.set_project_share(0.25);
+  answer.mutable_quota()->set_running_jobs(1);
+  v1::StartPlace* place = answer.add_places();
+  place->set_worker_id("w1");
+  place->set_possible(true);
+  place->set_why("needs 2 CPU threads");
+  EXPECT_EQ(Run({"explain", "why"}), kOk) << err_.str();
+  for (const char* part :
+       {"ftjob-why QUEUED", "has 1 of 1 running jobs", "unblocks:  the end of a running job", "position:  2 of 7",
+        "starts:    nobody can tell", "has used 25.0% of late", "1 running jobs", "needs 2 CPU threads"}) {
+    EXPECT_THAT(out_.str(), HasSubstr(part));
+  }
+  EXPECT_EQ(Run({"explain", "why", "-o", "json"}), kOk);
+  EXPECT_EQ(nlohmann::json::parse(out_.str())["waiting_jobs"], 7);
+  answer.mutable_job()->set_queue_position(0);
+  answer.mutable_job()->set_state(v1::RUNNING);
+  answer.set_summary("runs on worker w1");
+  EXPECT_EQ(Run({"explain", "why"}), kOk);
+  EXPECT_THAT(out_.str(), Not(HasSubstr("position")));
+  EXPECT_EQ(Run({"explain", "nothing"}), kNotFound);
+}
+
+TEST_F(CommandTest, PauseAndResume) {
+  AddJob("ftjob-run", v1::RUNNING);
+  EXPECT_EQ(Run({"pause", "run"}), kOk);
+  EXPECT_EQ(out_.str(), "ftjob-run PAUSING\n");
+  EXPECT_EQ(Run({"resume", "run"}), kOk);
+  EXPECT_EQ(out_.str(), "ftjob-run QUEUED\n");
+  EXPECT_EQ(Run({"pause", "nothing"}), kNotFound);
+}
+
 TEST_F(CommandTest, DownloadVerifiesAndGoesOn) {
   const std::string content(10'000, 'a');
   v1::Job& job = AddJob("ftjob-ok", v1::SUCCEEDED);

@@ -80,6 +80,27 @@ grpc::Status FakeJobs::CancelFineTuneJob(grpc::ServerContext*, const v1::CancelF
   return grpc::Status::OK;
 }
 
+grpc::Status FakeJobs::PauseFineTuneJob(grpc::ServerContext*, const v1::PauseFineTuneJobRequest* request,
+                                        v1::Job* job) {
+  job->set_id(request->id());
+  job->set_state(v1::PAUSING);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeJobs::ResumeFineTuneJob(grpc::ServerContext*, const v1::ResumeFineTuneJobRequest* request,
+                                         v1::Job* job) {
+  job->set_id(request->id());
+  job->set_state(v1::QUEUED);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeJobs::ExplainFineTuneJob(grpc::ServerContext*, const v1::ExplainFineTuneJobRequest* request,
+                                          v1::ExplainFineTuneJobResponse* response) {
+  *response = explanation;
+  response->mutable_job()->set_id(request->id());
+  return grpc::Status::OK;
+}
+
 grpc::Status FakeJobs::EstimateFineTuneJob(grpc::ServerContext*, const v1::EstimateFineTuneJobRequest*,
                                            v1::EstimateFineTuneJobResponse* response) {
   *response = estimate;

@@ -31,6 +31,7 @@ class FakeJobs final : public v1::FineTuneService::Service {
   std::vector<v1::CreateFineTuneJobRequest> created;
   grpc::Status create_status;
   v1::EstimateFineTuneJobResponse estimate;
+  v1::ExplainFineTuneJobResponse explanation;
   std::string log;
   std::vector<v1::TrainingProgress> points;
 
@@ -39,6 +40,10 @@ class FakeJobs final : public v1::FineTuneService::Service {
   grpc::Status ListFineTuneJobs(grpc::ServerContext*, const v1::ListFineTuneJobsRequest*,
                                 v1::ListFineTuneJobsResponse*) override;
   grpc::Status CancelFineTuneJob(grpc::ServerContext*, const v1::CancelFineTuneJobRequest*, v1::Job*) override;
+  grpc::Status PauseFineTuneJob(grpc::ServerContext*, const v1::PauseFineTuneJobRequest*, v1::Job*) override;
+  grpc::Status ResumeFineTuneJob(grpc::ServerContext*, const v1::ResumeFineTuneJobRequest*, v1::Job*) override;
+  grpc::Status ExplainFineTuneJob(grpc::ServerContext*, const v1::ExplainFineTuneJobRequest*,
+                                  v1::ExplainFineTuneJobResponse*) override;
   grpc::Status EstimateFineTuneJob(grpc::ServerContext*, const v1::EstimateFineTuneJobRequest*,
                                    v1::EstimateFineTuneJobResponse*) override;
   grpc::Status WatchFineTuneJob(grpc::ServerContext*, const v1::WatchFineTuneJobRequest*, WatchWriter*) override;

@@ -157,7 +157,7 @@ TEST_F(WatchTest, SurvivesARestartOfTheServer) {
     }
     FakeScheduler* scheduler_;
   } sink(&scheduler_);
-  Client client(scheduler_.address(), env_);
+  Client client(scheduler_.address(), *OpenCliChannel(env_.default_channel), env_);
   WatchOptions options;
   options.id = kId;
   const auto job = WatchToEnd(client, options, sink);

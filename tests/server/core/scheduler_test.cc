@@ -1,95 +1,22 @@
-// Exact actions in exact order, on values.
+// Who starts where, at which point of the plan, in which order; and why the others wait. Exact, on values.
 #include "server/core/scheduler.h"
 
-#include <deque>
-
 #include "base/limits.h"
-#include "gmock/gmock.h"
-#include "gtest/gtest.h"
-#include "tests/fakes/fake_server_parts.h"
+#include "tests/server/core/scheduler_rig.h"
 
 namespace longhaul::server {
 namespace {
 
-constexpr int64_t kGiB = int64_t{1} << 30;
-constexpr int64_t kNow = 1'000'000'000;
-
-class SchedulerTest : public ::testing::Test {
- protected:
-  Worker& AddWorker(const std::string& id, int64_t host_bytes = 8 * kGiB, int threads = 4) {
-    workers_.push_back(TestWorker(id, host_bytes, threads));
-    return workers_.back();
-  }
-
-  // A job of `gib` at the minimum point, twice that balanced, four times whole.
-  Job& AddJob(const std::string& id, int64_t gib, int threads = 1) {
-    Job job;
-    job.id = id;
-    job.model = kTestModel;
-    job.model_digest = kTestDigest;
-    job.state = JobState::kQueued;
-    job.create_number = jobs_.size() + 1;
-    job.train_shape.sequence_length = gib * (1 << 20);
-    job.train_shape.cpu_threads = threads;
-    jobs_.push_back(job);
-    return jobs_.back();
-  }
-
-  std::vector<Action> Run() {
-    Snapshot snapshot;
-    demands_.clear();
-    for (const Job& job : jobs_) {
-      JobDemands demands;
-      for (const Worker& worker : workers_) {
-        for (const DeviceEntry& device : worker.devices) {
-          demands[device.facts.device_class] = DemandsOn(FakePlanner(), PlanRequestOf(job), device.facts);
-        }
-      }
-      demands_.push_back(std::move(demands));
-      snapshot.waiting.push_back({&job, &demands_.back()});
-    }
-    for (const Worker& worker : workers_) {
-      WorkerSlot slot;
-      slot.worker = &worker;
-      slot.reachable = !unreachable_;
-      slot.plan_matches = worker.plan_version == kPlanVersion;
-      slot.host_bytes_free = worker.host_bytes_total;
-      slot.disk_bytes_free = worker.disk_bytes_total;
-      slot.cpu_threads_free = worker.cpu_threads_total;
-      for (const DeviceEntry& device : worker.devices) slot.device_bytes_free.push_back(device.facts.device_bytes);
-      snapshot.workers.push_back(slot);
-    }
-    return Plan(snapshot, kNow);
-  }
-
-  // "a>w1:whole b?WAITING_FOR_HOST_RAM@1"
-  std::string Text(const std::vector<Action>& actions) {
-    std::string text;
-    for (const Action& action : actions) {
-      if (!text.empty()) text += " ";
-      if (action.kind == Action::Kind::kStart) {
-        text += action.job_id + ">" + action.worker_id + ":" +
-                (action.attempt == AttemptKind::kValidate ? "validate" : Name(action.point));
-      } else {
-        text += action.job_id + "?" + Name(action.reason) + "@" + std::to_string(action.position);
-      }
-    }
-    return text;
-  }
-
-  std::deque<Worker> workers_;
-  std::deque<Job> jobs_;
-  std::deque<JobDemands> demands_;
-  bool unreachable_ = false;
-};
+using ::testing::HasSubstr;
+using SchedulerTest = SchedulerRig;
 
 TEST_F(SchedulerTest, AloneAJobGetsTheWholeDevice) {
   AddWorker("w1");
   AddJob("a", 1);
-  const std::vector<Action> actions = Run();
-  EXPECT_EQ(Text(actions), "a>w1:whole");
-  EXPECT_EQ(actions[0].device_id, "cpu-0");
-  EXPECT_EQ(actions[0].demand.host_bytes, 4 * kGiB);
+  const PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a>w1:whole");
+  EXPECT_EQ(result.starts[0].device_id, "cpu-0");
+  EXPECT_EQ(result.starts[0].demand.host_bytes, 4 * kGiB);
 }
 
 TEST_F(SchedulerTest, WhileAnotherWaitsWholeIsLeftOut) {
@@ -98,111 +25,150 @@ TEST_F(SchedulerTest, WhileAnotherWaitsWholeIsLeftOut) {
   AddJob("b", 1);
   AddJob("c", 1);
   // a: balanced, 2 GiB; b: balanced, 2; c is the last one: whole where it fits now, 4.
-  EXPECT_EQ(Text(Run()), "a>w1:balanced b>w1:balanced c>w1:whole");
+  EXPECT_EQ(PassText(), "a>w1:balanced b>w1:balanced c>w1:whole");
+}
+
+TEST_F(SchedulerTest, AJobForAnotherClassDoesNotTakeTheWholeDeviceAway) {
+  AddWorker("w1");
+  AddGpuWorker("w2", 8 * kGiB).models[0].digest = "other";
+  AddJob("a", 1);
+  AddJob("b", 1).model_digest = "other";
+  EXPECT_EQ(PassText(), "a>w1:whole b>w2:whole");
 }
 
 TEST_F(SchedulerTest, WholeStaysWhereNoThreadIsLeftForOthers) {
   AddWorker("w1");
   AddJob("a", 1, 4);
   AddJob("b", 1, 1);
-  EXPECT_EQ(Text(Run()), "a>w1:whole b?WAITING_FOR_CPU_THREADS@1");
+  EXPECT_EQ(PassText(), "a>w1:whole b?WAITING_FOR_CPU_THREADS@1");
 }
 
 TEST_F(SchedulerTest, SmallerPointWhereTheLargerDoesNotFitNow) {
   AddWorker("w1", 3 * kGiB);
   AddJob("a", 1);
-  EXPECT_EQ(Text(Run()), "a>w1:balanced");
+  EXPECT_EQ(PassText(), "a>w1:balanced");
   jobs_[0].train_shape.sequence_length = 2 * (1 << 20);
-  EXPECT_EQ(Text(Run()), "a>w1:minimum");
+  EXPECT_EQ(PassText(), "a>w1:minimum");
 }
 
-TEST_F(SchedulerTest, FirstFitLetsASmallerJobPass) {
-  AddWorker("w1", 4 * kGiB);
-  AddJob("a", 3);
-  AddJob("b", 2);
-  AddJob("c", 1);
-  const std::vector<Action> actions = Run();
-  EXPECT_EQ(Text(actions), "a>w1:minimum b?WAITING_FOR_HOST_RAM@1 c>w1:minimum");
-  EXPECT_EQ(actions[1].detail, "needs 2.00 GiB of host RAM; worker w1 has 1.00 GiB free of 4.00 GiB");
+TEST_F(SchedulerTest, DeviceShareChoosesThePoint) {
+  AddWorker("w1", 64 * kGiB);
+  AddFitJob("fit", 1);
+  Job& bytes = AddJob("bytes", 1);
+  bytes.device_share = DeviceShare::kBytes;
+  bytes.device_share_bytes = 4 * kGiB;
+  const PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "fit>w1:minimum bytes>w1:whole");
+  EXPECT_EQ(result.starts[1].demand.host_bytes, 4 * kGiB);
 }
 
-TEST_F(SchedulerTest, PriorityBeforeAgeAndAgeBeforeNothing) {
+TEST_F(SchedulerTest, OrderIsClassThenShareThenAge) {
   AddWorker("w1", kGiB);
-  AddJob("old", 1);
+  AddJob("old", 1).project = "rich";
   AddJob("low", 1).priority = PriorityClass::kLow;
+  AddJob("poor2", 1).project = "poor";
+  AddJob("poor1", 1).project = "poor";
   AddJob("high", 1).priority = PriorityClass::kHigh;
-  jobs_[1].create_number = 0;
-  EXPECT_EQ(Text(Run()), "high>w1:minimum old?WAITING_FOR_HOST_RAM@1 low?WAITING_FOR_HOST_RAM@2");
+  std::swap(jobs_[2].id, jobs_[3].id);
+  shares_ = {{"rich", 0.5}, {"poor", 0.25}, {"default", 0.9}};
+  EXPECT_EQ(PassText(),
+            "high>w1:minimum poor1?WAITING_FOR_HOST_RAM@1 poor2?WAITING_FOR_HOST_RAM@2 old?WAITING_FOR_HOST_RAM@3 "
+            "low?WAITING_FOR_HOST_RAM@4");
+}
+
+TEST_F(SchedulerTest, ProjectsOfEqualShareTakeTurnsByAge) {
+  AddWorker("w1", kGiB);
+  for (const char* id : {"a1", "b1", "a2", "b2", "c1"}) AddJob(id, 1).project = std::string(1, id[0]);
+  shares_ = {{"c", 0.1}};
+  EXPECT_EQ(PassText(),
+            "a1>w1:minimum b1?WAITING_FOR_HOST_RAM@1 a2?WAITING_FOR_HOST_RAM@2 b2?WAITING_FOR_HOST_RAM@3 "
+            "c1?WAITING_FOR_HOST_RAM@4");
 }
 
 TEST_F(SchedulerTest, EachResourceHasItsReason) {
-  Worker& worker = AddWorker("w1", 64 * kGiB);
-  DeviceFacts& gpu = worker.devices[0].facts;
-  gpu.kind = DeviceKind::kCuda;
-  gpu.device_class = "gpu";
-  gpu.device_bytes = 4 * kGiB;
+  Worker& worker = AddGpuWorker("w1", 4 * kGiB);
   AddJob("a", 4);
   AddJob("b", 1);
-  EXPECT_EQ(Text(Run()), "a>w1:minimum b?WAITING_FOR_VRAM@1");
+  EXPECT_EQ(PassText(), "a>w1:minimum b?WAITING_FOR_VRAM@1");
+  EXPECT_EQ(DetailOf(Pass(), 0), "needs 1.00 GiB of device memory; device gpu-0 of worker w1 has 0 B free of 4.00 GiB");
+  Run("w1", "r", 0, 0, 100).need.disk_bytes = 100 * kGiB;
+  EXPECT_EQ(PassText(), "a?WAITING_FOR_DISK@1 b?WAITING_FOR_DISK@2");
+  running_["w1"][0].need = {0, 64 * kGiB, 0, 0};
+  EXPECT_EQ(PassText(), "a?WAITING_FOR_HOST_RAM@1 b?WAITING_FOR_HOST_RAM@2");
+  running_["w1"][0].need = {0, 0, 0, 64};
+  EXPECT_EQ(PassText(), "a?WAITING_FOR_CPU_THREADS@1 b?WAITING_FOR_CPU_THREADS@2");
   worker.disk_bytes_total = 1000;
-  EXPECT_EQ(Text(Run()), "a?WAITING_FOR_DISK@1 b?WAITING_FOR_DISK@2");
-  worker.disk_bytes_total = kGiB;
-  worker.host_bytes_total = 1000;
-  EXPECT_EQ(Text(Run()), "a?WAITING_FOR_HOST_RAM@1 b?WAITING_FOR_HOST_RAM@2");
+  EXPECT_EQ(PassText(), "a?EXCEEDS_EVERY_DEVICE@1 b?EXCEEDS_EVERY_DEVICE@2");
+}
+
+TEST_F(SchedulerTest, SeveralJobsShareADeviceWhereAllFourResourcesDo) {
+  AddGpuWorker("w1", 4 * kGiB, 2);
+  for (const char* id : {"a", "b", "c", "d", "e"}) AddFitJob(id, 2);
+  PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a>w1:minimum b>w1:minimum c>w1:minimum d>w1:minimum e?WAITING_FOR_VRAM@1");
+  EXPECT_EQ(result.starts[1].device_id, "gpu-0");
+  EXPECT_EQ(result.starts[2].device_id, "gpu-1");
+  workers_[0].cpu_threads_total = 3;  // enough VRAM for four, threads for three
+  EXPECT_EQ(PassText(),
+            "a>w1:minimum b>w1:minimum c>w1:minimum d?WAITING_FOR_CPU_THREADS@1 e?WAITING_FOR_CPU_THREADS@2");
 }
 
 TEST_F(SchedulerTest, WhyNoWorkerTakesIt) {
   AddJob("a", 1);
-  EXPECT_EQ(Text(Run()), "a?NO_WORKER@1");
+  EXPECT_EQ(PassText(), "a?NO_WORKER@1");
   Worker& worker = AddWorker("w1");
   worker.draining = true;
-  std::vector<Action> actions = Run();
-  EXPECT_EQ(Text(actions), "a?NO_WORKER@1");
-  EXPECT_NE(actions[0].detail.find("draining"), std::string::npos) << actions[0].detail;
+  PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a?NO_WORKER@1");
+  EXPECT_THAT(DetailOf(result, 0), HasSubstr("draining"));
+  EXPECT_EQ(ExpectedIn(result, 0), -1) << "nobody can tell";
   worker.draining = false;
   worker.plan_version = kPlanVersion + 1;
-  actions = Run();
-  EXPECT_EQ(Text(actions), "a?NO_WORKER@1");
-  EXPECT_NE(actions[0].detail.find("another build"), std::string::npos);
+  EXPECT_THAT(DetailOf(Pass(), 0), HasSubstr("another build"));
   worker.plan_version = kPlanVersion;
   worker.models[0].digest = "another";
-  EXPECT_EQ(Text(Run()), "a?MODEL_NOT_ON_ANY_WORKER@1");
+  EXPECT_EQ(PassText(), "a?MODEL_NOT_ON_ANY_WORKER@1");
   worker.models[0].digest = kTestDigest;
-  unreachable_ = true;
-  EXPECT_EQ(Text(Run()), "a?NO_WORKER@1");
+  unreachable_ = {"w1"};
+  EXPECT_EQ(PassText(), "a?NO_WORKER@1");
 }
 
 TEST_F(SchedulerTest, ModelOnAnOfflineWorkerOnly) {
   AddWorker("w1").draining = true;
   AddWorker("w2").models.clear();
   AddJob("a", 1);
-  EXPECT_EQ(Text(Run()), "a?MODEL_NOT_ON_ANY_WORKER@1");
+  const PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a?MODEL_NOT_ON_ANY_WORKER@1");
+  EXPECT_EQ(DetailOf(result, 0), "worker w1, which has model tiny, is draining");
 }
 
 TEST_F(SchedulerTest, TooLargeForTheConnectedDevices) {
   AddWorker("w1", kGiB);
   AddJob("a", 2);
-  const std::vector<Action> actions = Run();
-  EXPECT_EQ(Text(actions), "a?EXCEEDS_EVERY_DEVICE@1");
-  EXPECT_NE(actions[0].detail.find("needs"), std::string::npos);
+  const PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a?EXCEEDS_EVERY_DEVICE@1");
+  EXPECT_THAT(DetailOf(result, 0), HasSubstr("needs"));
+  EXPECT_TRUE(result.reservations.empty()) << "there is nothing to reserve";
 }
 
 TEST_F(SchedulerTest, BackoffHoldsAndDoesNotCountAsWaiting) {
   AddWorker("w1");
   AddJob("a", 1);
-  AddJob("b", 1).not_before_wall_micros = kNow + 1;
-  EXPECT_EQ(Text(Run()), "a>w1:whole b?BACKOFF@1");
-  jobs_[1].not_before_wall_micros = kNow;
-  EXPECT_EQ(Text(Run()), "a>w1:balanced b>w1:whole");
+  AddJob("b", 1).not_before_wall_micros = kNow.wall_micros + 5 * kSecond;
+  const PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a>w1:whole b?BACKOFF@1");
+  EXPECT_EQ(result.look_again_boot_micros, kNow.boot_micros + 5 * kSecond);
+  jobs_[1].not_before_wall_micros = kNow.wall_micros;
+  EXPECT_EQ(PassText(), "a>w1:balanced b>w1:whole");
 }
 
 TEST_F(SchedulerTest, ValidationsNeedNoDeviceAndNoThread) {
   Worker& worker = AddWorker("w1", 2 * kGiB, 3);
   worker.devices.clear();
   for (const char* id : {"a", "b", "c", "d"}) AddJob(id, 1).state = JobState::kValidating;
-  EXPECT_EQ(Text(Run()), "a>w1:validate b>w1:validate c>w1:validate d?WAITING_FOR_VALIDATION@1");
+  EXPECT_EQ(PassText(), "a>w1:validate b>w1:validate c>w1:validate d?WAITING_FOR_VALIDATION@1");
   worker.host_bytes_total = limits::kValidateHostBytes;
-  EXPECT_EQ(Text(Run()), "a>w1:validate b?WAITING_FOR_HOST_RAM@1 c?WAITING_FOR_HOST_RAM@2 d?WAITING_FOR_HOST_RAM@3");
+  EXPECT_EQ(PassText(), "a>w1:validate b?WAITING_FOR_HOST_RAM@1 c?WAITING_FOR_HOST_RAM@2 d?WAITING_FOR_HOST_RAM@3");
 }
 
 TEST_F(SchedulerTest, AValidationIsCountedWithItsDataset) {
@@ -213,10 +179,10 @@ TEST_F(SchedulerTest, AValidationIsCountedWithItsDataset) {
     job.state = JobState::kValidating;
     job.train_shape.dataset_bytes = kGiB / 4;
   }
-  EXPECT_EQ(Text(Run()), "a>w1:validate b?WAITING_FOR_HOST_RAM@1");
+  EXPECT_EQ(PassText(), "a>w1:validate b?WAITING_FOR_HOST_RAM@1");
   worker.host_bytes_total = 64 * kGiB;
   worker.disk_bytes_total = kGiB / 2;
-  EXPECT_EQ(Text(Run()), "a>w1:validate b?WAITING_FOR_DISK@1");
+  EXPECT_EQ(PassText(), "a>w1:validate b?WAITING_FOR_DISK@1");
 }
 
 TEST_F(SchedulerTest, ACheckpointPinsClassAndPoint) {
@@ -225,30 +191,111 @@ TEST_F(SchedulerTest, ACheckpointPinsClassAndPoint) {
   Job& job = AddJob("a", 1);
   job.pinned_device_class = workers_[1].devices[0].facts.device_class;
   job.pinned_point = PlanPoint::kBalanced;
-  EXPECT_EQ(Text(Run()), "a>w2:balanced");
+  EXPECT_EQ(PassText(), "a>w2:balanced");
   workers_[1].draining = true;
-  const std::vector<Action> actions = Run();
-  EXPECT_EQ(Text(actions), "a?NO_WORKER@1");
-  EXPECT_NE(actions[0].detail.find("bit for bit"), std::string::npos) << actions[0].detail;
+  const PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a?NO_WORKER@1");
+  EXPECT_THAT(DetailOf(result, 0), HasSubstr("bit for bit"));
   // Also where no registered worker has the class any more, for another's trainer would refuse the checkpoint.
   workers_.pop_back();
-  EXPECT_EQ(Text(Run()), "a?NO_WORKER@1");
+  EXPECT_EQ(PassText(), "a?NO_WORKER@1");
   job.allow_nonidentical_resume = true;
-  EXPECT_EQ(Text(Run()), "a>w1:whole");
+  EXPECT_EQ(PassText(), "a>w1:whole");
 }
 
 TEST_F(SchedulerTest, SeveralWorkersAreFilledInOrder) {
   AddWorker("w1", 2 * kGiB);
   AddWorker("w2", 2 * kGiB);
   for (const char* id : {"a", "b", "c"}) AddJob(id, 2);
-  EXPECT_EQ(Text(Run()), "a>w1:minimum b>w2:minimum c?WAITING_FOR_HOST_RAM@1");
+  EXPECT_EQ(PassText(), "a>w1:minimum b>w2:minimum c?WAITING_FOR_HOST_RAM@1");
+}
+
+TEST_F(SchedulerTest, TheFastestClassFirstAndNeverOneThatIsFarSlower) {
+  AddWorker("w1", 64 * kGiB, 8);
+  AddGpuWorker("w2", 4 * kGiB);
+  step_seconds_ = {{"cpu-avx2-8t", 3}, {"gpu", 1}};
+  AddFitJob("a", 4, 1, 100);
+  AddFitJob("b", 4, 1, 100);
+  EXPECT_EQ(PassText(), "a>w2:minimum b>w1:minimum") << "three times as slow is better than waiting";
+  step_seconds_ = {{"cpu-avx2-8t", 30}, {"gpu", 1}};
+  EXPECT_EQ(PassText(), "a>w2:minimum b?WAITING_FOR_VRAM@1") << "thirty times is not";
+  workers_[1].draining = true;
+  EXPECT_EQ(PassText(), "a>w1:minimum b>w1:minimum") << "while the fast one takes nothing it has to do";
+}
+
+TEST_F(SchedulerTest, AWorkerWhereItFailedIsAvoidedWhileThereIsAnother) {
+  AddWorker("w1");
+  AddWorker("w2");
+  Job& job = AddFitJob("a", 2);
+  job.attempt.number = 1;
+  job.attempt.worker_id = "w1";
+  job.attempt.end_wall_micros = 1;
+  job.attempt.outcome = AttemptOutcome::kFailed;
+  EXPECT_EQ(PassText(), "a>w2:minimum");
+  job.attempt.outcome = AttemptOutcome::kLost;
+  EXPECT_EQ(PassText(), "a>w2:minimum");
+  // Busy is no reason to go back; it waits for the other one.
+  Run("w2", "r", 8, 1, 600);
+  EXPECT_EQ(PassText(), "a?WAITING_FOR_HOST_RAM@1");
+  EXPECT_THAT(DetailOf(Pass(), 0), HasSubstr("worker w2"));
+  job.attempt.outcome = AttemptOutcome::kStopped;
+  EXPECT_EQ(PassText(), "a>w1:minimum") << "a pause is no failure";
+  job.attempt.outcome = AttemptOutcome::kFailed;
+  workers_[1].host_bytes_total = kGiB;
+  running_.clear();
+  EXPECT_EQ(PassText(), "a>w1:minimum") << "the other one could never run it";
+  workers_[1].host_bytes_total = 8 * kGiB;
+  unreachable_ = {"w2"};
+  EXPECT_EQ(PassText(), "a>w1:minimum");
+  jobs_[0].state = JobState::kValidating;
+  EXPECT_EQ(PassText(), "a>w1:validate");
+  unreachable_.clear();
+  EXPECT_EQ(PassText(), "a>w2:validate");
+}
+
+TEST_F(SchedulerTest, QuotasHoldAProjectAndNobodyElse) {
+  AddWorker("w1", 64 * kGiB, 16);
+  ASSERT_TRUE(ParseQuota("team:jobs=2", &quotas_).ok());
+  for (const char* id : {"a", "b", "c"}) AddFitJob(id, 1).project = "team";
+  AddFitJob("d", 1);
+  PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a>w1:minimum b>w1:minimum d>w1:minimum c?WAITING_FOR_QUOTA@1");
+  EXPECT_EQ(DetailOf(result, 0), "quota of project team: has 2 of 2 running jobs");
+  EXPECT_TRUE(result.reservations.empty()) << "nothing is kept for whom the quota holds";
+  Run("w1", "r", 1, 1, 60).project = "team";
+  EXPECT_EQ(PassText(), "a>w1:minimum d>w1:minimum b?WAITING_FOR_QUOTA@1 c?WAITING_FOR_QUOTA@2");
+  running_["w1"][0].project = "";
+  EXPECT_EQ(PassText(), "a>w1:minimum b>w1:minimum d>w1:minimum c?WAITING_FOR_QUOTA@1") << "fenced: counts for nobody";
+}
+
+TEST_F(SchedulerTest, QuotasOfBytesAndThreadsTakeTheLargestPointThatTheyAllow) {
+  AddWorker("w1", 64 * kGiB, 16);
+  quotas_[kAnyProject].host_bytes = 3 * kGiB;
+  AddJob("a", 1);
+  EXPECT_EQ(PassText(), "a>w1:balanced");
+  AddFitJob("b", 2);
+  const PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a>w1:balanced b?WAITING_FOR_QUOTA@1");
+  EXPECT_EQ(DetailOf(result, 0),
+            "quota of project default: needs 2.00 GiB of host RAM; the project holds 2.00 GiB of its 3.00 GiB");
+  quotas_[kAnyProject] = Quota{0, 0, 0, 1};
+  EXPECT_EQ(PassText(), "a>w1:balanced b?WAITING_FOR_QUOTA@1");
+}
+
+TEST_F(SchedulerTest, ManyStartsGoOverSeveralPasses) {
+  AddWorker("w1", 4096 * kGiB, 4096);
+  for (int i = 0; i < limits::kMaxStartsPerPass + 10; ++i) AddFitJob("j" + std::to_string(i), 1);
+  const PlanResult result = Pass();
+  EXPECT_EQ(result.starts.size(), static_cast<size_t>(limits::kMaxStartsPerPass));
+  EXPECT_EQ(result.waits.size(), 10u);
+  EXPECT_EQ(result.look_again_boot_micros, kNow.boot_micros) << "at once";
 }
 
 TEST_F(SchedulerTest, PureAndRepeatable) {
   AddWorker("w1", 8 * kGiB);
   AddWorker("w2", 4 * kGiB);
   for (int i = 0; i < 20; ++i) AddJob("j" + std::to_string(i), 1 + i % 3);
-  EXPECT_EQ(Text(Run()), Text(Run()));
+  EXPECT_EQ(PassText(), PassText());
 }
 
 }  // namespace

@@ -16,7 +16,7 @@
 
 namespace longhaul::server {
 
-inline constexpr Dispatcher::Options kTestOptions{60'000, 90'000, 10'000};
+inline const Dispatcher::Options kTestOptions{60'000, 90'000, 10'000};
 
 class CoreHarness {
  public:
@@ -24,7 +24,7 @@ class CoreHarness {
 
   // The scheduler dies and starts again on the same store.
   void Restart() {
-    core = std::make_unique<DispatcherCore>(kTestOptions, &store, &blobs, &clock, &planner);
+    core = std::make_unique<DispatcherCore>(options, &store, &blobs, &clock, &planner);
     const absl::Status status = core->Load();
     EXPECT_TRUE(status.ok()) << status;
     Settle().IgnoreError();  // a test may have told the store to fail
@@ -59,10 +59,24 @@ class CoreHarness {
     EXPECT_TRUE(job.ok()) << job.status();
     return job.ok() ? job->id : "";
   }
+  // As the API shows it: what a waiting job waits for is the last pass's word.
   Job Get(const std::string& id) {
     absl::StatusOr<Job> job = store.GetJob(id);
     EXPECT_TRUE(job.ok()) << job.status();
-    return job.ok() ? *job : Job();
+    if (!job.ok()) return Job();
+    if (const std::optional<WaitInfo> wait = WaitOf(*job); wait.has_value()) {
+      job->reason = wait->reason;
+      job->reason_detail = wait->detail;
+    }
+    return *job;
+  }
+  std::optional<WaitInfo> WaitOf(const Job& job) const {
+    if (!Waits(job) || core->waits() == nullptr) return std::nullopt;
+    return core->waits()->Find(job.create_number);
+  }
+  int Position(const std::string& id) {
+    const std::optional<WaitInfo> wait = WaitOf(Get(id));
+    return wait.has_value() ? wait->position : 0;
   }
   JobState State(const std::string& id) { return Get(id).state; }
 
@@ -180,6 +194,7 @@ class CoreHarness {
     return story;
   }
 
+  Dispatcher::Options options = kTestOptions;  // of the next Restart
   FakeClock clock;
   FakeStore store;
   FakeBlobs blobs;

@@ -90,7 +90,11 @@ TEST_F(DispatcherThreadTest, CreatesShareCommits) {
   // Positions are published with the pass that gave them.
   std::set<int> positions;
   const std::vector<Job> live = store_.LoadLiveJobs().value();
-  for (const Job& job : live) positions.insert(dispatcher_.QueuePosition(job.id));
+  for (const Job& job : live) {
+    const std::optional<WaitInfo> wait = dispatcher_.WaitOf(job);
+    ASSERT_TRUE(wait.has_value());
+    positions.insert(wait->position);
+  }
   EXPECT_EQ(positions.size(), 128u);
   EXPECT_EQ(*positions.begin(), 1);
   EXPECT_EQ(*positions.rbegin(), 128);

@@ -81,6 +81,32 @@ TEST_F(DurabilityTest, ALostWorkerIsNoticedAgainAfterAFailedCommit) {
   EXPECT_EQ(core->Stats().lease_expirations_total, 1u);
 }
 
+// The disk is full for longer than any lease. Workers go on calling; once there is space again nobody is lost.
+TEST_F(DurabilityTest, AFullDiskForAnyTimeLosesNoWorker) {
+  const std::string other = Open(TestWorker("w2"));
+  const std::string session = Open(TestWorker("w1"));
+  const std::string id = Create();
+  absl::StatusOr<SyncReply> reply = Validate(session, id);
+  const std::optional<AttemptKey> key = StartOf(*reply, id);
+  ASSERT_TRUE(key.has_value());
+  ASSERT_TRUE(Sync(session, {Running(*key)}).ok());
+  store.FailCommits(1'000'000);
+  for (int64_t number = 100; number < 130; ++number) {
+    clock.AdvanceMillis(10'000);
+    ASSERT_TRUE(core->Create({TestJob(blobs.Add("dataset")), "b"}).ok()) << "within the batch, which then fails";
+    core->Sync({session, number, {Running(*key, number, number)}, 0, 0}).status().IgnoreError();
+    core->Sync({other, number, {}, 0, 0}).status().IgnoreError();
+    EXPECT_FALSE(Settle().ok());
+    EXPECT_EQ(State(id), JobState::kRunning) << "reads go on";
+  }
+  store.FailCommits(0);
+  Advance(1'001);
+  EXPECT_EQ(State(id), JobState::kRunning);
+  EXPECT_EQ(Get(id).lease_epoch, key->lease_epoch);
+  EXPECT_TRUE(core->workers().at("w2").online);
+  EXPECT_EQ(SyncNumbered(session, 200, {Running(*key, 200, 200)})->leases.size(), 1u);
+}
+
 TEST_F(DurabilityTest, ARecoveryIsFinishedAfterAFailedCommit) {
   const std::string session = Open(TestWorker("w1"));
   std::string id;

@@ -264,6 +264,19 @@ TEST_F(LeaseTest, ACheckpointWhoseBytesAreGoneGivesWayToTheEarlierOne) {
   EXPECT_EQ(Get(id).last_checkpoint->step, 10);
 }
 
+// A repetition of an earlier commit comes late, over another connection: what was committed since stays the last.
+TEST_F(LeaseTest, AnEarlierCheckpointThatComesLateChangesNothing) {
+  const std::string session = Open(TestWorker("w1"));
+  std::string id;
+  const AttemptKey key = RunningJob(session, &id);
+  ASSERT_TRUE(CommitCheckpoint(session, key, 10).ok());
+  ASSERT_TRUE(CommitCheckpoint(session, key, 20).ok());
+  const int64_t sequence = Get(id).sequence;
+  EXPECT_TRUE(CommitCheckpoint(session, key, 10).ok());
+  EXPECT_EQ(Get(id).last_checkpoint->step, 20);
+  EXPECT_EQ(Get(id).sequence, sequence);
+}
+
 TEST_F(LeaseTest, AValidationIsRetriedAndPlacedAgain) {
   const std::string session = Open(TestWorker("w1"));
   const std::string id = Create();

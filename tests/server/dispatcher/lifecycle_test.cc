@@ -122,7 +122,7 @@ TEST_F(LifecycleTest, TwoJobsSideBySideWhenBothFit) {
   EXPECT_EQ(waiting.state, JobState::kQueued);
   EXPECT_EQ(waiting.reason, Reason::kWaitingForCpuThreads);
   EXPECT_EQ(waiting.reason_detail, "needs 1 CPU threads; worker w1 has 0 free of 2");
-  EXPECT_EQ(core->Positions().at(c), 1);
+  EXPECT_EQ(Position(c), 1);
   // The first one ends: the third takes its place at once.
   const Job first = Get(a);
   const AttemptKey key{a, first.attempt.number, first.lease_epoch};

@@ -30,6 +30,44 @@ TEST_F(ReportTest, AStepToldAgainWithItsEvaluationReplacesTheFirstTelling) {
   EXPECT_EQ(core->Stats().step_seconds.count, 3u);
 }
 
+// The agent keeps two Syncs on their way and repeats what it gave up: an older copy may come last.
+TEST_F(ReportTest, AnOvertakenSyncBringsNoEndedAttemptBack) {
+  const std::string session = Open(TestWorker("w1"));
+  std::string id;
+  const AttemptKey key = RunningJob(session, &id);
+  const int64_t late = ++sync_number;
+  const int64_t repeated = ++sync_number;
+  ASSERT_TRUE(CommitArtifact(session, key).ok());
+  const absl::StatusOr<SyncReply> ended =
+      SyncNumbered(session, repeated, {Report(key, AttemptPhase::kEnded, ExitReason::kSucceeded)});
+  ASSERT_TRUE(ended.ok());
+  EXPECT_EQ(ended->acknowledged.size(), 1u);
+  ASSERT_TRUE(core->workers().at("w1").holds.empty());
+  for (const int64_t number : {late, repeated}) {
+    const absl::StatusOr<SyncReply> reply = SyncNumbered(session, number, {Running(key)});
+    ASSERT_TRUE(reply.ok());
+    EXPECT_TRUE(reply->leases.empty()) << number;
+    EXPECT_TRUE(core->workers().at("w1").holds.empty()) << number;
+  }
+  // What a later Sync names is there, whatever we believed.
+  ASSERT_TRUE(Sync(session, {Running(key)}).ok());
+  EXPECT_EQ(core->workers().at("w1").holds.size(), 1u);
+}
+
+TEST_F(ReportTest, AWorkerThatLetGoOfAnEndedJobsAttemptHasItsMemoryBack) {
+  const std::string session = Open(TestWorker("w1"));
+  std::string id;
+  const AttemptKey key = RunningJob(session, &id);
+  ASSERT_TRUE(CommitArtifact(session, key).ok());
+  EXPECT_EQ(State(id), JobState::kSucceeded);
+  EXPECT_EQ(ErrorReason(CommitCheckpoint(session, key, 5)), "LEASE_FENCED") << "so its worker lets go of it";
+  ASSERT_EQ(core->workers().at("w1").holds.size(), 1u) << "it may still run";
+  ASSERT_TRUE(SyncNumbered(session, sync_number, {}).ok());
+  EXPECT_EQ(core->workers().at("w1").holds.size(), 1u) << "an older copy, from before it began";
+  ASSERT_TRUE(Sync(session).ok());
+  EXPECT_TRUE(core->workers().at("w1").holds.empty());
+}
+
 TEST_F(ReportTest, EstimateErrorsAreShownOnceMeasured) {
   const std::string session = Open(TestWorker("w1"));
   std::string id;

@@ -19,20 +19,33 @@ struct HttpAnswer {
   int status() const { return head.size() < 12 ? 0 : std::stoi(head.substr(9, 3)); }
 };
 
-inline HttpAnswer SendRaw(int port, const std::string& request) {
-  const UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+inline UniqueFd ConnectTo(int port) {
+  UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   LH_CHECK(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0, "connect");
-  LH_CHECK(::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(request.size()),
-           "send");
+  return fd;
+}
+
+inline HttpAnswer SplitAnswer(const std::string& all) {
+  const size_t end = all.find("\r\n\r\n");
+  return end == std::string::npos ? HttpAnswer{all, ""} : HttpAnswer{all.substr(0, end), all.substr(end + 4)};
+}
+
+inline HttpAnswer ReadAnswer(const UniqueFd& fd) {
   std::string all;
   char buffer[4096];
   for (ssize_t n; (n = ::recv(fd.get(), buffer, sizeof(buffer), 0)) > 0;) all.append(buffer, static_cast<size_t>(n));
-  const size_t end = all.find("\r\n\r\n");
-  return end == std::string::npos ? HttpAnswer{all, ""} : HttpAnswer{all.substr(0, end), all.substr(end + 4)};
+  return SplitAnswer(all);
+}
+
+inline HttpAnswer SendRaw(int port, const std::string& request) {
+  const UniqueFd fd = ConnectTo(port);
+  LH_CHECK(::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(request.size()),
+           "send");
+  return ReadAnswer(fd);
 }
 
 inline HttpAnswer Fetch(int port, const std::string& path, const std::string& method = "GET") {

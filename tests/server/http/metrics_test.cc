@@ -35,7 +35,9 @@ MetricsInput FullInput() {
   requests.CountCall("FineTuneService/WatchFineTuneJob", "NOT_FOUND");
   requests.AddWatchLag(0.02);
   requests.AddWatchStreams(2);
-  requests.CountAuthFailure();
+  requests.CountAuthFailure("TOKEN_EXPIRED");
+  requests.CountRateLimited();
+  input.tls = TlsReloader::Counts{2, 1, 1'800'000'000'000'000};
   input.requests = requests.Read();
   input.sizes = {100, 200, 300};
   return input;
@@ -52,8 +54,10 @@ TEST(MetricsTest, ShowsTheFigures) {
         "longhaul_worker_up{worker=\"w\\\"1\\\\\\n\"} 1\n",
         "longhaul_grpc_requests_total{method=\"FineTuneService/GetFineTuneJob\",code=\"OK\"} 1\n",
         "longhaul_grpc_request_seconds_bucket{method=\"FineTuneService/GetFineTuneJob\",le=\"0.005\"} 1\n",
-        "longhaul_watch_streams 2\n", "longhaul_auth_failures_total 1\n", "longhaul_db_wal_bytes 200\n",
-        "longhaul_blob_bytes 300\n", "longhaul_build_info{version=\"0.1.0\"} 1\n"}) {
+        "longhaul_watch_streams 2\n", "longhaul_auth_failures_total{cause=\"TOKEN_EXPIRED\"} 1\n",
+        "longhaul_rate_limited_total 1\n", "longhaul_tls_certificate_expiry_timestamp_seconds 1800000000\n",
+        "longhaul_tls_certificate_reloads_total 2\n", "longhaul_tls_certificate_reload_failures_total 1\n",
+        "longhaul_db_wal_bytes 200\n", "longhaul_blob_bytes 300\n", "longhaul_build_info{version=\"0.1.0\"} 1\n"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << "in\n" << text;
   }
 }

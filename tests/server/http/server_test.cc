@@ -85,6 +85,23 @@ TEST_F(ServerTest, RefusesPlaintextOffTheLoopback) {
   EXPECT_FALSE(FileExists(options_.state_dir));
 }
 
+TEST_F(ServerTest, RefusesTlsThatIsHalfThere) {
+  options_.tls_certificate_file = JoinPath(dir_, "absent.pem");
+  ExpectRefused("BAD_OPTION", "--tls-cert and --tls-key go together");
+  options_.tls_key_file = JoinPath(dir_, "absent.key");
+  ExpectRefused("FILE_NOT_FOUND", "absent.pem");
+  ASSERT_TRUE(WriteFileAtomic(options_.tls_certificate_file, "noise").ok());
+  ASSERT_TRUE(WriteFileAtomic(options_.tls_key_file, "noise").ok());
+  ExpectRefused("TLS_MATERIAL", "has no certificate");
+  options_.tls_certificate_file = options_.tls_key_file = "";
+  options_.tls_client_ca_file = JoinPath(dir_, "ca.pem");
+  ExpectRefused("BAD_OPTION", "--tls-client-ca needs");
+  options_.tls_client_ca_file = "";
+  options_.tls_require_client_cert = true;
+  ExpectRefused("BAD_OPTION", "--tls-require-client-cert needs");
+  EXPECT_FALSE(FileExists(options_.state_dir));
+}
+
 TEST_F(ServerTest, RefusesTimesThatBreakLeases) {
   options_.lease_ms = 1000;
   options_.worker_lost_ms = 999;

@@ -62,6 +62,7 @@ struct ErrorDetails {
 
 inline ErrorDetails DetailsOf(const grpc::Status& status) {
   ErrorDetails out;
+  if (status.error_details().empty()) return out;  // not from our server: OK, or made by gRPC itself
   google::rpc::Status details;
   if (!details.ParseFromString(status.error_details())) return out;
   EXPECT_EQ(details.code(), static_cast<int>(status.error_code()));
@@ -100,7 +101,9 @@ inline v1::ModelShape TinyShape() {
 
 struct Stubs {
   explicit Stubs(int port)
-      : channel(grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials())),
+      : Stubs(grpc::CreateChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials())) {}
+  explicit Stubs(std::shared_ptr<grpc::Channel> of)
+      : channel(std::move(of)),
         jobs(v1::FineTuneService::NewStub(channel)),
         blobs(v1::BlobService::NewStub(channel)),
         workers(v1::WorkerService::NewStub(channel)),
@@ -271,9 +274,13 @@ class RpcTest : public testing::Test {
   }
 
   grpc::Status Upload(const std::string& bytes, int64_t offset = 0, size_t chunk = 1 << 20) {
+    return UploadAs(*stubs_, bytes, offset, chunk);
+  }
+  static grpc::Status UploadAs(const Stubs& stubs, const std::string& bytes, int64_t offset = 0,
+                               size_t chunk = 1 << 20) {
     grpc::ClientContext context;
     v1::WriteBlobResponse response;
-    const auto writer = stubs_->blobs->Write(&context, &response);
+    const auto writer = stubs.blobs->Write(&context, &response);
     v1::WriteBlobRequest request;
     request.mutable_blob()->set_sha256(Sha256Hex(bytes));
     request.mutable_blob()->set_size_bytes(static_cast<int64_t>(bytes.size()));
@@ -293,6 +300,9 @@ class RpcTest : public testing::Test {
   v1::CreateFineTuneJobRequest GoodRequest() {
     const std::string data = "{\"text\":\"hello\"}\n";
     EXPECT_TRUE(Upload(data).ok());
+    return RequestFor(data);
+  }
+  static v1::CreateFineTuneJobRequest RequestFor(const std::string& data) {
     v1::CreateFineTuneJobRequest request;
     v1::JobSpec* spec = request.mutable_spec();
     spec->set_model("tiny-llama");

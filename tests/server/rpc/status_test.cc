@@ -2,7 +2,7 @@
 
 #include "base/error.h"
 #include "base/limits.h"
-#include "server/rpc/caller.h"
+#include "server/rpc/gate.h"
 #include "tests/server/rpc/rpc_test_support.h"
 
 namespace longhaul::server {
@@ -62,30 +62,13 @@ TEST(StatusTest, NeverCutsACharacterInTwo) {
   }
 }
 
-TEST(CallerTest, LoopbackIsTheLocalAdministrator) {
-  for (const char* peer :
-       {"ipv4:127.0.0.1:50000", "ipv4:127.8.8.8:1", "ipv6:[::1]:50000", "ipv6:%5B::1%5D:50000", "unix:/run/x"}) {
-    const auto caller = CallerOf(peer, Scope::kAdmin);
-    ASSERT_TRUE(caller.ok()) << peer;
-    EXPECT_EQ(caller->project, "default");
-    EXPECT_TRUE(caller->Has(Scope::kWorker));
-  }
-}
-
-TEST(CallerTest, OthersAreNobody) {
-  for (const char* peer :
-       {"ipv4:10.0.0.1:50000", "ipv4:128.0.0.1:1", "ipv6:[2001:db8::1]:50000", "ipv6:[::1:2]:1", ""}) {
-    const auto caller = CallerOf(peer, Scope::kViewer);
-    EXPECT_EQ(caller.status().code(), absl::StatusCode::kUnauthenticated) << peer;
-  }
-}
-
-TEST(CallerTest, ProjectsNeedTheRight) {
-  EXPECT_EQ(*ProjectOf({"mine", kAllScopes}, ""), "mine");
-  EXPECT_EQ(*ProjectOf({"mine", kAllScopes}, "theirs"), "theirs");
-  const Caller viewer{"mine", static_cast<unsigned>(Scope::kViewer)};
-  EXPECT_EQ(*ProjectOf(viewer, "mine"), "mine");
-  EXPECT_EQ(ProjectOf(viewer, "theirs").status().code(), absl::StatusCode::kPermissionDenied);
+TEST(PeerTest, HostsComeWithoutPortsAndBrackets) {
+  EXPECT_EQ(HostOfPeer("ipv4:127.0.0.1:50000"), "127.0.0.1");
+  EXPECT_EQ(HostOfPeer("ipv6:[::1]:50000"), "::1");
+  EXPECT_EQ(HostOfPeer("ipv6:%5B2001:db8::1%5D:50000"), "2001:db8::1");
+  EXPECT_EQ(HostOfPeer("unix:/run/x"), "/run/x");
+  EXPECT_EQ(HostOfPeer("inproc"), "inproc");
+  EXPECT_EQ(HostOfPeer(""), "");
 }
 
 }  // namespace

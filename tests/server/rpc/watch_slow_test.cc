@@ -70,6 +70,10 @@ class OneJobStore final : public Store {
   absl::StatusOr<std::vector<MetricPoint>> ListMetrics(const std::string&, int64_t, int) override { return Unasked(); }
   absl::StatusOr<std::vector<Worker>> ListWorkers() override { return Unasked(); }
   absl::StatusOr<bool> HasBlob(const BlobRef&) override { return Unasked(); }
+  absl::StatusOr<bool> BlobInProject(const BlobRef&, const std::string&) override { return Unasked(); }
+  absl::StatusOr<int64_t> UploadedBytes(const std::string&) override { return Unasked(); }
+  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int) override { return Unasked(); }
+  absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t, int) override { return Unasked(); }
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override { return Unasked(); }
   absl::StatusOr<uint64_t> MaxCreateNumber() override { return Unasked(); }
   Sizes GetSizes() override { return {}; }
@@ -87,12 +91,18 @@ class OneJobStore final : public Store {
   int event_reads_ = 0;
 };
 
+class NoTokens final : public TokenSource {
+ public:
+  absl::StatusOr<std::vector<TokenRecord>> TokensChangedAfter(int64_t) override { return std::vector<TokenRecord>(); }
+};
+
 class WatchOnly final : public v1::FineTuneService::WithCallbackMethod_WatchFineTuneJob<v1::FineTuneService::Service> {
  public:
   explicit WatchOnly(const WatchContext* context) : context_(context) {}
-  grpc::ServerWriteReactor<Message>* WatchFineTuneJob(grpc::CallbackServerContext*,
+  grpc::ServerWriteReactor<Message>* WatchFineTuneJob(grpc::CallbackServerContext* call,
                                                       const v1::WatchFineTuneJobRequest* request) override {
-    return StartWatch(context_, request->id(),
+    absl::StatusOr<StreamCaller> caller = AdmitStream(*context_->gate, *call, "FineTuneService/WatchFineTuneJob");
+    return StartWatch(context_, *std::move(caller), request->id(),
                       request->has_after_sequence() ? std::optional<int64_t>(request->after_sequence()) : std::nullopt);
   }
 
@@ -146,7 +156,10 @@ class SlowWatchTest : public testing::Test {
 
   RealClock clock_;
   RequestStats stats_;
-  Gate gate_{&stats_, &clock_};
+  NoTokens tokens_;
+  Authenticator authenticator_{{}, &tokens_, &clock_, &stats_};
+  CallLimits limits_{{}, &clock_};
+  Gate gate_{&authenticator_, &limits_, &stats_, &clock_, nullptr};
   OneJobStore store_;
   EventHub hub_{1'000'000};
   WatchContext context_{&gate_, &hub_, &store_, [](const Job& job) {

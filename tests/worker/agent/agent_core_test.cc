@@ -226,12 +226,31 @@ TEST_F(AgentTest, DrainingHandsBackAndRefusesMore) {
   const v1::AttemptKey key = Start("job", "started\nprogress 1\nuntil_signal\n");
   ASSERT_TRUE(UntilStep("job", 1));
   Trainer(key);
+  EXPECT_FALSE(scheduler_.seen().leaving);
   core_->Drain();
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().leaving; })) << "it is said at once, not with the hold time's end";
   Start("late", "started\n");
+  ASSERT_TRUE(UntilPhase("late", v1::ATTEMPT_PHASE_ENDED));
   ASSERT_TRUE(UntilForgotten());
   EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_CHECKPOINTED);
   EXPECT_EQ(Last("late").exit().reason(), v1::TRAINER_EXIT_CHECKPOINTED);
   EXPECT_EQ(scheduler_.seen().checkpoints.size(), 1u);
+}
+
+TEST_F(AgentTest, AnIdleAgentEndsOnceItsLeavingIsKnown) {
+  ASSERT_TRUE(Until([&] { return !core_->session_id().empty() && !scheduler_.seen().sync_numbers.empty(); }));
+  EXPECT_FALSE(core_->drained());
+  core_->Drain();
+  EXPECT_FALSE(core_->drained()) << "else the scheduler would place jobs here until it misses us";
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().leaving; }));
+  scheduler_.set_hold(false);
+  ASSERT_TRUE(Until([&] { return core_->drained(); }));
+}
+
+TEST_F(AgentTest, AnIdleAgentWithoutASchedulerEndsAtOnce) {
+  scheduler_.set_down(true);
+  core_->Drain();
+  ASSERT_TRUE(Until([&] { return core_->drained(); }));
 }
 
 TEST_F(AgentTest, TwoAttemptsSideBySide) {

@@ -91,6 +91,7 @@ class FakeScheduler final : public SchedulerClient {
     std::map<std::string, std::string> logs;  // by job id
     std::set<std::string> complete_logs;
     std::vector<int64_t> sync_numbers;
+    bool leaving = false;  // as the last Sync said
     std::vector<v1::OpenSessionRequest> opens;
     int most_in_flight = 0;
   };
@@ -141,6 +142,7 @@ class FakeScheduler final : public SchedulerClient {
       lock.unlock();
       return done(why);
     }
+    seen_.leaving = request.leaving();
     seen_.sync_numbers.push_back(request.sync_number());
     Record(request);
     // A newer Sync answers the older one.

@@ -133,7 +133,7 @@ class GrpcClientTest : public ::testing::Test {
     builder.RegisterService(&worker_);
     builder.RegisterService(&blobs_);
     server_ = builder.BuildAndStart();
-    client_ = std::make_unique<GrpcSchedulerClient>("127.0.0.1:" + std::to_string(port));
+    client_ = *GrpcSchedulerClient::Open({.address = "127.0.0.1:" + std::to_string(port)});
   }
   ~GrpcClientTest() override {
     client_->Shutdown();
@@ -253,14 +253,15 @@ TEST(GrpcClientAloneTest, NoProxyStandsBetweenLoopbackAddresses) {
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(&worker);
   const auto server = builder.BuildAndStart();
-  GrpcSchedulerClient client("127.0.0.1:" + std::to_string(port));
-  EXPECT_EQ(ErrorReason(client.CommitCheckpoint(v1::CommitCheckpointRequest())), "LEASE_FENCED");
+  const auto client = GrpcSchedulerClient::Open({.address = "127.0.0.1:" + std::to_string(port)});
+  ASSERT_TRUE(client.ok()) << client.status();
+  EXPECT_EQ(ErrorReason((*client)->CommitCheckpoint(v1::CommitCheckpointRequest())), "LEASE_FENCED");
   for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::unsetenv(name);
 }
 
 TEST(GrpcClientAloneTest, AnAbsentSchedulerIsUnavailable) {
-  GrpcSchedulerClient client("127.0.0.1:1");
-  const absl::Status status = client.CommitCheckpoint(v1::CommitCheckpointRequest());
+  const auto client = GrpcSchedulerClient::Open({.address = "127.0.0.1:1"});
+  const absl::Status status = (*client)->CommitCheckpoint(v1::CommitCheckpointRequest());
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_TRUE(IsRetryable(status));
 }

@@ -192,6 +192,37 @@ TEST_F(SessionTest, AnAbsentSchedulerIsAskedAgain) {
   EXPECT_TRUE(session_.fatal().ok());
 }
 
+TEST_F(SessionTest, RefusedCredentialsEndAnAgentThatWasNeverIn) {
+  session_.Poll();
+  client_.opens.front()(MakeError(absl::StatusCode::kUnauthenticated, "NO_CREDENTIALS", "a token, please"));
+  Turn();
+  EXPECT_EQ(ErrorReason(session_.fatal()), "NO_CREDENTIALS");
+}
+
+TEST_F(SessionTest, CredentialsThatExpireAreAskedAgainUntilTheyAreRenewed) {
+  Open();
+  const absl::Status expired = MakeError(absl::StatusCode::kUnauthenticated, "TOKEN_INVALID", "expired");
+  Answer(expired);
+  Turn(limits::kMaxBackoffMs);
+  EXPECT_EQ(InFlight(), std::vector<int64_t>{1}) << "the Sync is repeated";
+  // The scheduler restarts meanwhile: the session has to be opened anew, and may not be.
+  Answer(MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED", "gone"));
+  Turn(limits::kMaxBackoffMs);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(client_.opens.size(), 1u) << i;
+    client_.opens.front()(expired);
+    client_.opens.pop_front();
+    Turn(limits::kMaxBackoffMs);
+    Turn(limits::kMaxBackoffMs);
+    EXPECT_TRUE(session_.fatal().ok());
+  }
+  ASSERT_EQ(client_.opens.size(), 1u);
+  client_.opens.front()(v1::OpenSessionResponse());
+  client_.opens.pop_front();
+  Turn();
+  EXPECT_EQ(opened_, 2);
+}
+
 TEST_F(SessionTest, ATooOldWorkerGivesUp) {
   session_.Poll();
   client_.opens.front()(

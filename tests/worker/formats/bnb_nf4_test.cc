@@ -7,11 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "base/half.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/worker/formats/test_support.h"
-#include "worker/formats/half.h"
 
 namespace longhaul::formats {
 namespace {

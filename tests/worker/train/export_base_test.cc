@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/half.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/worker/train/golden_rig.h"
-#include "worker/formats/half.h"
 #include "worker/train/base_reader.h"
 
 namespace longhaul::train {
@@ -85,7 +85,7 @@ TEST(ExportBase, Bf16RoundsWhatABf16RunPacks) {
     const bool linear = tensor.hf_name.find("_proj.") != std::string::npos;
     ASSERT_TRUE(reader.Read(tensor.hf_name, tensor.rows, tensor.cols, linear, values.data()).ok());
     if (!IsNorm(tensor.hf_name)) {
-      for (float& x : values) x = formats::Bf16ToFloat(formats::FloatToBf16(x));
+      for (float& x : values) x = Bf16ToFloat(FloatToBf16(x));
     }
     EXPECT_EQ(formats::Bits(WeightsOf(exported, tensor)), formats::Bits(values)) << tensor.hf_name;
   }

@@ -131,20 +131,20 @@ TEST(EngineGoldenNf4, BytesEqualBitsandbytes) {
     }
     SCOPED_TRACE(name);
     const int64_t n = tensor.rows * tensor.cols;
-    const int64_t blocks = formats::Nf4Blocks(n, formats::kNf4DefaultBlock);
+    const int64_t blocks = Nf4Blocks(n, kNf4DefaultBlock);
     std::vector<float> w(static_cast<size_t>(n));
     ASSERT_TRUE(source.ReadRows(name, 0, tensor.rows, w.data()).ok());
-    std::vector<uint8_t> packed(static_cast<size_t>(formats::Nf4PackedBytes(n)));
+    std::vector<uint8_t> packed(static_cast<size_t>(Nf4PackedBytes(n)));
     std::vector<float> absmax(static_cast<size_t>(blocks));
-    ASSERT_TRUE(formats::QuantizeNf4(w.data(), n, formats::kNf4DefaultBlock, packed.data(), absmax.data()).ok());
+    ASSERT_TRUE(QuantizeNf4(w.data(), n, kNf4DefaultBlock, packed.data(), absmax.data()).ok());
     formats::Nf4QuantState state;
     state.shape = {tensor.rows, tensor.cols};
     state.dtype = StorageType::kBF16;
     state.nested = true;
-    state.nested_offset = formats::MeanAbsmax(absmax.data(), blocks);
+    state.nested_offset = MeanAbsmax(absmax.data(), blocks);
     std::vector<uint8_t> codes(static_cast<size_t>(blocks));
-    std::vector<float> nested(static_cast<size_t>(formats::Nf4Blocks(blocks, formats::kNf4NestedBlock)));
-    formats::QuantizeAbsmax(absmax.data(), blocks, state.nested_offset, codes.data(), nested.data());
+    std::vector<float> nested(static_cast<size_t>(Nf4Blocks(blocks, kNf4NestedBlock)));
+    QuantizeAbsmax(absmax.data(), blocks, state.nested_offset, codes.data(), nested.data());
 
     EXPECT_EQ(packed, formats::BytesOf(stored, name));
     EXPECT_EQ(codes, formats::BytesOf(stored, name + ".absmax"));

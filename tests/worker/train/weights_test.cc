@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/half.h"
 #include "tests/worker/train/rig.h"
 #include "worker/formats/bnb_nf4.h"
-#include "worker/formats/half.h"
 
 namespace longhaul::train {
 namespace {
@@ -71,20 +71,19 @@ TEST(LoadWeights, Nf4IsTheDoubleQuantisedRoundTripInTheStoredType) {
     // 32 x 40 elements: 20 blocks of 64 that cross rows.
     std::vector<float> w = Rows(source, "model.layers.0.self_attn.o_proj.weight", s.hidden, s.q_dim());
     const int64_t n = static_cast<int64_t>(w.size());
-    const int64_t blocks = formats::Nf4Blocks(n, 64);
+    const int64_t blocks = Nf4Blocks(n, 64);
     std::vector<uint8_t> packed(static_cast<size_t>(n / 2)), codes(static_cast<size_t>(blocks));
     std::vector<float> absmax(static_cast<size_t>(blocks)), nested(1);
-    ASSERT_TRUE(formats::QuantizeNf4(w.data(), n, 64, packed.data(), absmax.data()).ok());
-    const float offset = formats::MeanAbsmax(absmax.data(), blocks);
-    formats::QuantizeAbsmax(absmax.data(), blocks, offset, codes.data(), nested.data());
-    formats::DequantizeAbsmax(codes.data(), formats::kNf4NestedCodes.data(), nested.data(), offset, 0, blocks, 256,
-                              absmax.data());
-    formats::DequantizeNf4(packed.data(), absmax.data(), 0, n, 64, w.data());
+    ASSERT_TRUE(QuantizeNf4(w.data(), n, 64, packed.data(), absmax.data()).ok());
+    const float offset = MeanAbsmax(absmax.data(), blocks);
+    QuantizeAbsmax(absmax.data(), blocks, offset, codes.data(), nested.data());
+    DequantizeAbsmax(codes.data(), kNf4NestedCodes.data(), nested.data(), offset, 0, blocks, 256, absmax.data());
+    DequantizeNf4(packed.data(), absmax.data(), 0, n, 64, w.data());
     const double* const rows = static_cast<const double*>(loaded.weights.layers[0].o.forward);
     for (int64_t i = 0; i < n; ++i) {
       float expected = w[static_cast<size_t>(i)];
-      if (type == StoredAs::kBF16) expected = formats::Bf16ToFloat(formats::FloatToBf16(expected));
-      if (type == StoredAs::kF16) expected = formats::F16ToFloat(formats::FloatToF16(expected));
+      if (type == StoredAs::kBF16) expected = Bf16ToFloat(FloatToBf16(expected));
+      if (type == StoredAs::kF16) expected = F16ToFloat(FloatToF16(expected));
       ASSERT_EQ(rows[i], static_cast<double>(expected)) << i;
     }
     // Embedding, head and norms are never quantised.

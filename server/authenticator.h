@@ -1,0 +1,70 @@
+// Who calls: the one place where credentials become a Caller, for gRPC and for HTTP. Thread-safe.
+//
+// On a plaintext listener, which is on the loopback, a caller without a token is the local operator, unless tokens are
+// required. Over TLS everybody shows a token or, workers, a client certificate; the loopback is no exception, because
+// tunnels and proxies come from there, too.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/limits.h"
+#include "server/core/access.h"
+#include "server/request_stats.h"
+
+namespace longhaul::server {
+
+// What a connection and a request bring along.
+struct Credentials {
+  std::string host;         // the other end's address without its port
+  std::string token;        // "" = none
+  std::string certificate;  // common name of a verified client certificate, "" = none
+  bool malformed = false;   // an authorization header that is none of ours
+};
+
+// "Bearer TOKEN", or "Basic BASE64" whose password is the token (browsers). Sets `token` or `malformed`.
+void ReadAuthorization(const std::string& header, Credentials* credentials);
+
+class Authenticator {
+ public:
+  struct Options {
+    bool tls = false;
+    bool require_token = false;
+  };
+
+  // Owns nothing. `tokens` is used by one thread at a time.
+  Authenticator(Options options, TokenSource* tokens, const Clock* clock, RequestStats* stats)
+      : options_(options), tokens_(tokens), clock_(clock), stats_(stats) {}
+
+  // UNAUTHENTICATED NO_CREDENTIALS, TOKEN_INVALID (unknown, wrong, expired and revoked tokens alike: an answer tells
+  // nothing about a token), CERTIFICATE_INVALID. UNAVAILABLE where tokens cannot be read.
+  absl::StatusOr<Caller> Authenticate(const Credentials& credentials);
+
+  // Whether what authenticated the caller may still be used: streams ask at each heartbeat.
+  absl::Status Recheck(const Caller& caller);
+
+ private:
+  using Tokens = std::unordered_map<std::string, TokenRecord>;
+
+  absl::StatusOr<Caller> FromToken(const Credentials& credentials);
+  absl::StatusOr<Caller> FromCertificate(const Credentials& credentials);
+  absl::Status Refuse(const char* cause, const absl::Status& status);
+  // Not older than `most_age_ms`.
+  absl::StatusOr<std::shared_ptr<const Tokens>> Fresh(int64_t most_age_ms = limits::kTokenRefreshMs);
+
+  const Options options_;
+  TokenSource* const tokens_;
+  const Clock* const clock_;
+  RequestStats* const stats_;
+  std::mutex mutex_;  // guards all below and tokens_
+  std::shared_ptr<const Tokens> known_;
+  int64_t known_change_ = 0;
+  int64_t read_boot_nanos_ = 0;
+};
+
+}  // namespace longhaul::server

@@ -1,0 +1,335 @@
+// SchedulerTable's derived parts: the fleet as flat arrays, and where the jobs of a group may run.
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+#include "base/format.h"
+#include "base/limits.h"
+#include "server/core/scheduler_table.h"
+
+namespace longhaul::server {
+
+using scheduling::Digest;
+using scheduling::Fleet;
+using scheduling::Group;
+using scheduling::Option;
+using scheduling::Pool;
+using scheduling::WorkerState;
+
+namespace {
+
+constexpr std::array<PlanPoint, 3> kSmallestFirst = {PlanPoint::kMinimum, PlanPoint::kBalanced, PlanPoint::kWhole};
+
+ResourceVector VectorOf(const Need& need) {
+  return {static_cast<double>(need.device_bytes), static_cast<double>(need.host_bytes),
+          static_cast<double>(need.disk_bytes), static_cast<double>(need.cpu_threads)};
+}
+
+void AddWorker(const Worker& worker, ResourceVector* sum) {
+  (*sum)[1] += static_cast<double>(worker.host_bytes_total);
+  (*sum)[2] += static_cast<double>(worker.disk_bytes_total);
+  (*sum)[3] += static_cast<double>(worker.cpu_threads_total);
+}
+
+double Fraction(const Need& need, const ResourceVector& capacity) {
+  const ResourceVector wanted = VectorOf(need);
+  double fraction = 0;
+  for (int r = 0; r < kResources; ++r) {
+    if (wanted[r] <= 0) continue;
+    fraction = std::max(fraction, capacity[r] > 0 ? wanted[r] / capacity[r] : 1.0);
+  }
+  return std::min(fraction, 1.0);
+}
+
+Verdict Because(Reason reason, std::string text) {
+  Verdict verdict;
+  verdict.reason = reason;
+  verdict.text = std::move(text);
+  return verdict;
+}
+
+}  // namespace
+
+bool EverFits(const Need& need, const Worker& worker, int device) {
+  return need.device_bytes <= worker.devices[static_cast<size_t>(device)].facts.device_bytes &&
+         need.host_bytes <= worker.host_bytes_total && need.disk_bytes <= worker.disk_bytes_total &&
+         need.cpu_threads <= worker.cpu_threads_total;
+}
+
+std::string TooSmall(const Need& need, const Worker& worker, int device) {
+  const auto text = [&](const char* what, const std::string& needed, const std::string& there) {
+    return "needs " + needed + " of " + what + "; worker " + worker.id + " has " + there + " in all";
+  };
+  const int64_t device_bytes = worker.devices[static_cast<size_t>(device)].facts.device_bytes;
+  if (need.device_bytes > device_bytes) {
+    return text("device memory", FormatBytes(need.device_bytes), FormatBytes(device_bytes));
+  }
+  if (need.host_bytes > worker.host_bytes_total) {
+    return text("host RAM", FormatBytes(need.host_bytes), FormatBytes(worker.host_bytes_total));
+  }
+  if (need.disk_bytes > worker.disk_bytes_total) {
+    return text("disk", FormatBytes(need.disk_bytes), FormatBytes(worker.disk_bytes_total));
+  }
+  return text("the CPU threads", std::to_string(need.cpu_threads), std::to_string(worker.cpu_threads_total));
+}
+
+void SchedulerTable::Settle() {
+  if (!laid_) Lay();
+  if (!counted_) CountTaking();
+}
+
+void SchedulerTable::Lay() {
+  fleet_ = Fleet();
+  fleet_.digests.resize(digest_index_.size());
+  std::map<std::pair<int, int>, int> pool_of;  // by digest, class
+  for (auto& [id, state] : workers_) {
+    const int w = static_cast<int>(fleet_.workers.size());
+    state.index = w;
+    state.first_device = static_cast<int>(fleet_.device_worker.size());
+    fleet_.workers.push_back(&state);
+    std::vector<int> digests;
+    for (const ModelEntry& model : state.slot.worker->models) {
+      const int digest = DigestIndex(model.digest);
+      if (std::find(digests.begin(), digests.end(), digest) == digests.end()) digests.push_back(digest);
+    }
+    fleet_.digests.resize(digest_index_.size());
+    for (const int digest : digests) fleet_.digests[static_cast<size_t>(digest)].workers.push_back(w);
+    for (const DeviceEntry& device : state.slot.worker->devices) {
+      const int d = static_cast<int>(fleet_.device_worker.size());
+      const int device_class = ClassIndex(device.facts.device_class);
+      fleet_.device_worker.push_back(w);
+      fleet_.device_class.push_back(device_class);
+      for (const int digest : digests) {
+        const auto [at, added] = pool_of.emplace(std::pair(digest, device_class), fleet_.pools.size());
+        if (added) {
+          fleet_.pools.push_back({digest, device_class, {}, 0});
+          fleet_.digests[static_cast<size_t>(digest)].pools.push_back(at->second);
+        }
+        fleet_.pools[static_cast<size_t>(at->second)].devices.push_back(d);
+      }
+    }
+  }
+  const size_t workers = fleet_.workers.size();
+  fleet_.first_end_boot_micros.assign(workers, kNeverMicros);
+  fleet_.lowest_preemptible.assign(workers, scheduling::kNobody);
+  fleet_.free.host_bytes.assign(workers, 0);
+  fleet_.free.disk_bytes.assign(workers, 0);
+  fleet_.free.cpu_threads.assign(workers, 0);
+  fleet_.free.validations.assign(workers, 0);
+  fleet_.free.device_bytes.assign(fleet_.device_worker.size(), 0);
+  for (const auto& [id, state] : workers_) WriteFree(state);
+  laid_ = true;
+  counted_ = false;
+}
+
+void SchedulerTable::WriteFree(const WorkerState& state) {
+  const Worker& worker = *state.slot.worker;
+  const size_t w = static_cast<size_t>(state.index);
+  int64_t host_bytes = worker.host_bytes_total;
+  int64_t disk_bytes = worker.disk_bytes_total;
+  int cpu_threads = worker.cpu_threads_total;
+  int validations = 0;
+  int lowest = scheduling::kNobody;
+  for (size_t d = 0; d < worker.devices.size(); ++d) {
+    // A CPU device's memory is its host's, which is counted there.
+    fleet_.free.device_bytes[static_cast<size_t>(state.first_device) + d] = worker.devices[d].facts.device_bytes;
+  }
+  for (const RunningAttempt& running : state.slot.running) {
+    host_bytes -= running.need.host_bytes;
+    disk_bytes -= running.need.disk_bytes;
+    cpu_threads -= running.need.cpu_threads;
+    validations += running.kind == AttemptKind::kValidate;
+    if (running.preemptible_boot_micros != kNeverMicros) lowest = std::min(lowest, static_cast<int>(running.priority));
+    if (running.device < 0 || running.device >= static_cast<int>(worker.devices.size())) continue;
+    fleet_.free.device_bytes[static_cast<size_t>(state.first_device + running.device)] -= running.need.device_bytes;
+  }
+  fleet_.free.host_bytes[w] = host_bytes;
+  fleet_.free.disk_bytes[w] = disk_bytes;
+  fleet_.free.cpu_threads[w] = cpu_threads;
+  fleet_.free.validations[w] = validations;
+  fleet_.lowest_preemptible[w] = lowest;
+  fleet_.first_end_boot_micros[w] =
+      state.slot.running.empty() ? kNeverMicros : state.slot.running.front().end_boot_micros;
+}
+
+void SchedulerTable::CountTaking() {
+  const size_t workers = fleet_.workers.size();
+  fleet_.takes.assign(workers, 0);
+  fleet_.class_capacity.assign(class_names_.size(), ResourceVector{});
+  fleet_.capacity = {};
+  fleet_.taking = 0;
+  for (size_t w = 0; w < workers; ++w) {
+    const WorkerState& state = *fleet_.workers[w];
+    if (WhyNotTaking(state.slot) != nullptr) continue;
+    fleet_.takes[w] = 1;
+    ++fleet_.taking;
+    AddWorker(*state.slot.worker, &fleet_.capacity);
+    int last_class = -1;
+    for (size_t d = 0; d < state.slot.worker->devices.size(); ++d) {
+      const double bytes = static_cast<double>(state.slot.worker->devices[d].facts.device_bytes);
+      const int device_class = fleet_.device_class[static_cast<size_t>(state.first_device) + d];
+      ResourceVector& capacity = fleet_.class_capacity[static_cast<size_t>(device_class)];
+      fleet_.capacity[0] += bytes;
+      capacity[0] += bytes;
+      // Devices of one class stand side by side; their worker counts once.
+      if (device_class != last_class) AddWorker(*state.slot.worker, &capacity);
+      last_class = device_class;
+    }
+  }
+  for (Pool& pool : fleet_.pools) {
+    pool.taking = static_cast<int>(std::count_if(pool.devices.begin(), pool.devices.end(), [&](int device) {
+      return fleet_.takes[static_cast<size_t>(fleet_.device_worker[static_cast<size_t>(device)])] != 0;
+    }));
+  }
+  for (Digest& digest : fleet_.digests) {
+    digest.taking = static_cast<int>(std::count_if(digest.workers.begin(), digest.workers.end(),
+                                                   [&](int w) { return fleet_.takes[static_cast<size_t>(w)] != 0; }));
+  }
+  ++fleet_version_;
+  counted_ = true;
+}
+
+const Group& SchedulerTable::Compile(int index) {
+  Group& group = groups_[static_cast<size_t>(index)];
+  if (group.compiled_for == fleet_version_) return group;
+  group.compiled_for = fleet_version_;
+  group.options.clear();
+  group.avoid = -1;
+  group.hopeless = Verdict();
+  if (group.demands != nullptr) CompileOptions(&group);
+  const bool placeable =
+      group.demands != nullptr ? !group.options.empty() : fleet_.digests[static_cast<size_t>(group.digest)].taking > 0;
+  if (placeable) group.hopeless = Verdict();
+  if (!placeable) {
+    if (group.hopeless.reason == Reason::kNone) CompileHopeless(&group);
+  } else if (!group.avoid_worker.empty()) {
+    CompileAvoid(&group);
+  }
+  return group;
+}
+
+void SchedulerTable::CompileOptions(Group* group) {
+  const bool pinned = group->pinned_class >= 0;
+  double fastest = std::numeric_limits<double>::infinity();
+  for (const auto& [device_class, demands] : group->classes) {
+    if (pinned && device_class != group->pinned_class) continue;
+    Option option;
+    option.device_class = device_class;
+    option.pool = -1;
+    for (const int pool : fleet_.digests[static_cast<size_t>(group->digest)].pools) {
+      const Pool& candidate = fleet_.pools[static_cast<size_t>(pool)];
+      if (candidate.device_class == device_class && candidate.taking > 0) option.pool = pool;
+    }
+    if (option.pool < 0) continue;
+    for (const PlanPoint point : kSmallestFirst) {
+      if (pinned && group->pinned_point != PlanPoint::kNone && group->pinned_point != point) continue;
+      if (!At(*demands, point).fits) continue;
+      if (option.smallest == PlanPoint::kNone) option.smallest = point;
+      option.points[static_cast<size_t>(point) - 1] = &At(*demands, point);
+    }
+    if (option.smallest == PlanPoint::kNone) continue;
+    const Need need = NeedOf(option.Smallest());
+    if (!AnyHolds(fleet_.pools[static_cast<size_t>(option.pool)], need, &group->hopeless)) continue;
+    option.step_seconds = option.Smallest().step_seconds;
+    option.fraction = Fraction(need, fleet_.class_capacity[static_cast<size_t>(device_class)]);
+    if (option.step_seconds > 0) fastest = std::min(fastest, option.step_seconds);
+    group->options.push_back(option);
+  }
+  std::erase_if(group->options,
+                [&](const Option& option) { return option.step_seconds > fastest * limits::kSlowestClassRatio; });
+  std::sort(group->options.begin(), group->options.end(), [&](const Option& a, const Option& b) {
+    const auto key = [](const Option& option) {
+      return option.step_seconds > 0 ? option.step_seconds : std::numeric_limits<double>::infinity();
+    };
+    return key(a) != key(b) ? key(a) < key(b) : class_name(a.device_class) < class_name(b.device_class);
+  });
+}
+
+// Whether some device of the pool that takes attempts would have room, were it empty; else `why` what is too small.
+// Devices of a class may differ in size.
+bool SchedulerTable::AnyHolds(const Pool& pool, const Need& need, Verdict* why) const {
+  for (const int device : pool.devices) {
+    const int w = fleet_.device_worker[static_cast<size_t>(device)];
+    if (fleet_.takes[static_cast<size_t>(w)] == 0) continue;
+    const WorkerState& state = *fleet_.workers[static_cast<size_t>(w)];
+    const Worker& worker = *state.slot.worker;
+    const int index = device - state.first_device;
+    if (EverFits(need, worker, index)) return true;
+    if (why->reason == Reason::kNone) {
+      *why = Because(Reason::kExceedsEveryDevice,
+                     "on device class " + class_name(pool.device_class) + " it " + TooSmall(need, worker, index));
+    }
+  }
+  return false;
+}
+
+void SchedulerTable::CompileHopeless(Group* group) {
+  const Digest& digest = fleet_.digests[static_cast<size_t>(group->digest)];
+  std::string seen;  // of a worker that has the model and takes nothing
+  if (digest.taking == 0 && !digest.workers.empty()) {
+    const WorkerSlot& slot = fleet_.workers[static_cast<size_t>(digest.workers.front())]->slot;
+    seen = "worker " + slot.worker->id + ", which has model " + group->model + ", " + WhyNotTaking(slot);
+  }
+  if (fleet_.taking == 0) {
+    group->hopeless =
+        Because(Reason::kNoWorker, "no worker: " + (seen.empty() ? "none is connected that takes work" : seen));
+    return;
+  }
+  if (digest.taking == 0) {
+    group->hopeless = Because(
+        Reason::kModelNotOnAnyWorker,
+        seen.empty() ? "no registered worker has model " + group->model + " with the content pinned at create" : seen);
+    return;
+  }
+  const bool pinned = group->pinned_class >= 0;
+  for (const auto& [device_class, demands] : group->classes) {
+    if (pinned && device_class != group->pinned_class) continue;
+    const bool there = std::any_of(digest.pools.begin(), digest.pools.end(), [&, c = device_class](int pool) {
+      const Pool& candidate = fleet_.pools[static_cast<size_t>(pool)];
+      return candidate.device_class == c && candidate.taking > 0;
+    });
+    if (!there) continue;
+    // The smallest point says best what is missing.
+    for (const PlanPoint point : kSmallestFirst) {
+      const Demand& demand = At(*demands, point);
+      if (demand.fits || demand.why.empty()) continue;
+      group->hopeless =
+          Because(Reason::kExceedsEveryDevice, "on device class " + class_name(device_class) + " it " + demand.why);
+      return;
+    }
+  }
+  if (pinned) {
+    group->hopeless =
+        Because(Reason::kNoWorker,
+                "its checkpoint continues bit for bit only on device class " + class_name(group->pinned_class) +
+                    ", which no connected worker has (hyperparameters.allow_nonidentical_resume permits another)");
+    return;
+  }
+  group->hopeless = Because(Reason::kNoWorker, "no connected worker with the model has a device that runs it");
+}
+
+// Whether a worker other than the avoided one could run the group's jobs, now or later.
+void SchedulerTable::CompileAvoid(Group* group) {
+  const auto avoided = workers_.find(group->avoid_worker);
+  if (avoided == workers_.end()) return;
+  const int avoid = avoided->second.index;
+  const auto other = [&](int w) { return w != avoid && fleet_.takes[static_cast<size_t>(w)] != 0; };
+  if (group->demands == nullptr) {
+    const std::vector<int>& workers = fleet_.digests[static_cast<size_t>(group->digest)].workers;
+    if (std::any_of(workers.begin(), workers.end(), other)) group->avoid = avoid;
+    return;
+  }
+  for (const Option& option : group->options) {
+    const Need need = NeedOf(option.Smallest());
+    for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
+      const int w = fleet_.device_worker[static_cast<size_t>(device)];
+      if (!other(w)) continue;
+      const WorkerState& state = *fleet_.workers[static_cast<size_t>(w)];
+      if (!EverFits(need, *state.slot.worker, device - state.first_device)) continue;
+      group->avoid = avoid;
+      return;
+    }
+  }
+}
+
+}  // namespace longhaul::server

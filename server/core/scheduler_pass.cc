@@ -1,0 +1,260 @@
+#include "server/core/scheduler_pass.h"
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+#include "base/limits.h"
+
+namespace longhaul::server {
+
+using scheduling::Bucket;
+using scheduling::Entry;
+using scheduling::Group;
+using scheduling::Option;
+
+SchedulerPass::SchedulerPass(SchedulerTable* table, PlanTime now)
+    : table_(*table),
+      fleet_(table->fleet()),
+      now_(now),
+      free_(fleet_.free),
+      timeline_(fleet_, free_, now.boot_micros),
+      group_states_(table->groups()),
+      pool_states_(fleet_.pools.size()),
+      projects_(table->projects()),
+      reserved_of_(projects_.size()),
+      kept_quota_(projects_.size(), -1),
+      ready_(fleet_.class_capacity.size(), 0),
+      stopped_(fleet_.workers.size()),
+      backlog_seconds_(fleet_.class_capacity.size(), 0),
+      reserved_until_(fleet_.class_capacity.size(), 0) {
+  result_.time = now;
+}
+
+PlanResult SchedulerPass::Run() {
+  CountReady();
+  const std::vector<const Bucket*> buckets = OrderedBuckets();
+  result_.waits.reserve(table_.size());
+  for (size_t begin = 0; begin < buckets.size();) {
+    size_t end = begin + 1;
+    const auto share = [&](size_t i) { return projects_[static_cast<size_t>(buckets[i]->project)].share; };
+    while (end < buckets.size() && buckets[end]->priority == buckets[begin]->priority && share(end) == share(begin)) {
+      ++end;
+    }
+    RunTier({buckets.begin() + static_cast<int64_t>(begin), buckets.begin() + static_cast<int64_t>(end)});
+    begin = end;
+  }
+  if (static_cast<int>(result_.starts.size()) >= limits::kMaxStartsPerPass) {
+    result_.look_again_boot_micros = now_.boot_micros;
+  }
+  return std::move(result_);
+}
+
+// Jobs that could start by the clock, by the classes that they could run on; and how busy each class is with what runs.
+void SchedulerPass::CountReady() {
+  std::vector<int> by_group(table_.groups(), 0);
+  for (const Bucket& bucket : table_.buckets()) {
+    for (const Entry& entry : bucket.entries) {
+      by_group[static_cast<size_t>(entry.group)] += entry.not_before_wall_micros <= now_.wall_micros;
+    }
+  }
+  for (size_t g = 0; g < by_group.size(); ++g) {
+    if (by_group[g] == 0) continue;
+    for (const Option& option : table_.Compile(static_cast<int>(g)).options) {
+      ready_[static_cast<size_t>(option.device_class)] += by_group[g];
+    }
+  }
+  for (const scheduling::WorkerState* state : fleet_.workers) {
+    for (const RunningAttempt& running : state->slot.running) {
+      if (running.device < 0 || running.end_boot_micros == kNeverMicros) continue;
+      const size_t device_class =
+          static_cast<size_t>(fleet_.device_class[static_cast<size_t>(state->first_device + running.device)]);
+      const ResourceVector& capacity = fleet_.class_capacity[device_class];
+      double fraction = 0;
+      if (capacity[0] > 0) fraction = static_cast<double>(running.need.device_bytes) / capacity[0];
+      if (capacity[1] > 0) fraction = std::max(fraction, static_cast<double>(running.need.host_bytes) / capacity[1]);
+      if (capacity[3] > 0) fraction = std::max(fraction, static_cast<double>(running.need.cpu_threads) / capacity[3]);
+      const double left = static_cast<double>(running.end_boot_micros - now_.boot_micros) / 1e6;
+      backlog_seconds_[device_class] += std::max(0.0, left) * fraction;
+    }
+  }
+}
+
+std::vector<const Bucket*> SchedulerPass::OrderedBuckets() const {
+  std::vector<const Bucket*> buckets;
+  for (const Bucket& bucket : table_.buckets()) {
+    if (!bucket.entries.empty()) buckets.push_back(&bucket);
+  }
+  std::sort(buckets.begin(), buckets.end(), [&](const Bucket* a, const Bucket* b) {
+    if (a->priority != b->priority) return a->priority > b->priority;
+    const scheduling::Project& x = projects_[static_cast<size_t>(a->project)];
+    const scheduling::Project& y = projects_[static_cast<size_t>(b->project)];
+    return std::tie(x.share, x.name) < std::tie(y.share, y.name);
+  });
+  return buckets;
+}
+
+// Buckets of one class and one share: their jobs by create_number.
+void SchedulerPass::RunTier(const std::vector<const Bucket*>& tier) {
+  if (tier.size() == 1) {
+    for (const Entry& entry : tier.front()->entries) Consider(entry);
+    return;
+  }
+  std::vector<const Entry*> merged;
+  for (const Bucket* bucket : tier) {
+    const auto middle = static_cast<int64_t>(merged.size());
+    for (const Entry& entry : bucket->entries) merged.push_back(&entry);
+    std::inplace_merge(merged.begin(), merged.begin() + middle, merged.end(),
+                       [](const Entry* a, const Entry* b) { return a->create_number < b->create_number; });
+  }
+  for (const Entry* entry : merged) Consider(*entry);
+}
+
+void SchedulerPass::Consider(const Entry& entry) {
+  const Group& group = table_.Compile(entry.group);
+  if (entry.not_before_wall_micros > now_.wall_micros) {
+    const int64_t at = now_.boot_micros + (entry.not_before_wall_micros - now_.wall_micros);
+    result_.look_again_boot_micros = std::min(result_.look_again_boot_micros, at);
+    AddWait(entry, group, BackoffVerdict(entry.not_before_wall_micros), -1);
+    return;
+  }
+  if (OverQuotaEverywhere(entry, group)) {
+    AddWait(entry, group, QuotaVerdict(entry, group), -1);
+    return;
+  }
+  GroupState& state = StateOf(entry.group);
+  if (group.hopeless.reason != Reason::kNone && state.refused < 0) {
+    state.refused = AddVerdict(group.hopeless);
+    state.reservable = false;
+  }
+  const bool may_reserve = state.reservable && static_cast<int>(result_.reservations.size()) < limits::kMaxReservations;
+  if (state.refused >= 0 && !may_reserve) {
+    AddWait(entry, group, state.refused, -1);
+  } else if (static_cast<int>(result_.starts.size()) >= limits::kMaxStartsPerPass) {
+    if (behind_starts_verdict_ < 0) {
+      behind_starts_verdict_ = TextVerdict(Reason::kBehindHigherPriority, "others before it are being started");
+    }
+    AddWait(entry, group, behind_starts_verdict_, -1);
+  } else if (group.demands != nullptr) {
+    ConsiderTrain(entry, group);
+  } else {
+    ConsiderValidation(entry, group);
+  }
+}
+
+void SchedulerPass::ConsiderTrain(const Entry& entry, const Group& group) {
+  GroupState& state = StateOf(entry.group);
+  int verdict = state.refused;
+  if (verdict < 0 && (tried_ >= limits::kMaxSchedulingDepth || looks_ >= limits::kMaxDeviceLooksPerPass)) {
+    if (depth_verdict_ < 0) {
+      depth_verdict_ =
+          TextVerdict(Reason::kBehindHigherPriority, "more kinds of jobs are before it than a pass tries, " +
+                                                         std::to_string(limits::kMaxSchedulingDepth));
+    }
+    AddWait(entry, group, depth_verdict_, -1);
+    return;
+  }
+  if (verdict < 0) verdict = TryStart(entry, group);
+  if (verdict < 0) return;
+  int reservation = -1;
+  if (static_cast<int>(result_.reservations.size()) < limits::kMaxReservations) {
+    reservation = Reserve(entry, group);
+    const bool quota = projects_[static_cast<size_t>(entry.project)].quota != Quota();
+    if (reservation < 0 && !quota) state.reservable = false;
+  }
+  AddWait(entry, group, verdict, reservation);
+}
+
+void SchedulerPass::ConsiderValidation(const Entry& entry, const Group& group) {
+  GroupState& state = StateOf(entry.group);
+  const Need& need = group.validation;
+  const int64_t end = now_.boot_micros + limits::kValidateSeconds * 1'000'000;
+  Verdict nearest;
+  for (const int w : fleet_.digests[static_cast<size_t>(group.digest)].workers) {
+    if (fleet_.takes[static_cast<size_t>(w)] == 0 || w == group.avoid) continue;
+    const std::shared_ptr<const Worker>& worker = fleet_.workers[static_cast<size_t>(w)]->slot.worker;
+    const int running = free_.validations[static_cast<size_t>(w)];
+    const Need free = timeline_.FreeNow(w, -1);
+    if (running >= std::max(1, worker->cpu_threads_total)) {
+      if (nearest.reason == Reason::kNone) {
+        nearest.reason = Reason::kWaitingForValidation;
+        nearest.text =
+            "worker " + worker->id + " runs " + std::to_string(running) + " validations already, one per CPU thread";
+      }
+    } else if (need.host_bytes > free.host_bytes) {
+      nearest = {Reason::kWaitingForHostRam, worker, -1, need.host_bytes, free.host_bytes,
+                 worker->host_bytes_total,   0,      ""};
+    } else if (need.disk_bytes > free.disk_bytes) {
+      nearest = {Reason::kWaitingForDisk,  worker, -1, need.disk_bytes, free.disk_bytes,
+                 worker->disk_bytes_total, 0,      ""};
+    } else if (const int delayed = timeline_.Delayed(w, -1, need, end); delayed >= 0) {
+      nearest = result_.verdicts[static_cast<size_t>(DelayVerdict(delayed))];
+    } else {
+      ++free_.validations[static_cast<size_t>(w)];
+      Take({w, -1}, need, end);
+      Start start;
+      start.job_id = entry.job->id;
+      start.kind = AttemptKind::kValidate;
+      start.worker_id = worker->id;
+      start.demand.fits = true;
+      start.demand.host_bytes = need.host_bytes;
+      start.demand.disk_bytes = need.disk_bytes;
+      result_.starts.push_back(std::move(start));
+      return;
+    }
+  }
+  state.reservable = false;
+  state.refused = AddVerdict(std::move(nearest));
+  AddWait(entry, group, state.refused, -1);
+}
+
+void SchedulerPass::AddWait(const Entry& entry, const Group& group, int verdict, int reservation) {
+  Wait wait;
+  wait.create_number = entry.create_number;
+  wait.verdict = verdict;
+  wait.reservation = reservation;
+  wait.expected_wall_micros = Expect(entry, group, verdict, reservation);
+  result_.waits.push_back(wait);
+}
+
+// With a reservation its start. Else as if the class of devices were a fluid that takes the jobs before this one in
+// turn, each for its predicted seconds times the part of the class that it takes.
+int64_t SchedulerPass::Expect(const Entry& entry, const Group& group, int verdict, int reservation) {
+  const Reason reason = result_.verdicts[static_cast<size_t>(verdict)].reason;
+  if (group.options.empty() || reason == Reason::kWaitingForQuota || reason == Reason::kExceedsEveryDevice) {
+    return reason == Reason::kBackoff && group.demands == nullptr ? entry.not_before_wall_micros : 0;
+  }
+  const Option& option = group.options.front();
+  const size_t device_class = static_cast<size_t>(option.device_class);
+  int64_t start = now_.boot_micros + std::llround(backlog_seconds_[device_class] * 1e6);
+  if (reservation >= 0) {
+    start = result_.reservations[static_cast<size_t>(reservation)].start_boot_micros;
+    reserved_until_[device_class] = std::max(reserved_until_[device_class], start);
+  } else {
+    start = std::max(start, reserved_until_[device_class]);
+  }
+  const double seconds = static_cast<double>(DurationMicros(entry, option, option.smallest)) / 1e6;
+  backlog_seconds_[device_class] += seconds * option.fraction;
+  return std::max(now_.ToWall(start), entry.not_before_wall_micros);
+}
+
+int SchedulerPass::AddVerdict(Verdict verdict) {
+  result_.verdicts.push_back(std::move(verdict));
+  return static_cast<int>(result_.verdicts.size()) - 1;
+}
+
+int SchedulerPass::TextVerdict(Reason reason, std::string text) {
+  Verdict verdict;
+  verdict.reason = reason;
+  verdict.text = std::move(text);
+  return AddVerdict(std::move(verdict));
+}
+
+int SchedulerPass::BackoffVerdict(int64_t until_wall_micros) {
+  Verdict verdict;
+  verdict.reason = Reason::kBackoff;
+  verdict.until_wall_micros = until_wall_micros;
+  return AddVerdict(std::move(verdict));
+}
+
+}  // namespace longhaul::server

@@ -1,0 +1,109 @@
+// One scheduling pass over a table (scheduler.h has the policy). Made, run once, thrown away.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "server/core/scheduler.h"
+#include "server/core/scheduler_table.h"
+#include "server/core/scheduler_timeline.h"
+
+namespace longhaul::server {
+
+class SchedulerPass {
+ public:
+  SchedulerPass(SchedulerTable* table, PlanTime now);
+  PlanResult Run();
+
+ private:
+  // A need that fitted nowhere in a pool, and where it came nearest. Resources only shrink during a pass: what needs as
+  // much of everything does not fit either.
+  struct Misfit {
+    Need need;
+    int worker = -1;  // -1 = no worker may be asked
+    int device = -1;
+    int rank = -1;  // how much of the need there is; 0 = the device could not hold it, were it empty
+  };
+  struct PoolState {
+    std::vector<Misfit> misfits;
+  };
+  struct GroupState {
+    int refused = -1;  // verdict: nothing has room for any job of the group in this pass
+    // Of a job that fits but would delay a reservation: one that runs as long, or longer, would too.
+    int delays = -1;
+    double delays_seconds = std::numeric_limits<double>::infinity();
+    bool reservable = true;
+    std::vector<int> cursor;  // by option: the devices before it are full for this group
+  };
+  struct Spot {
+    int worker = -1;
+    int device = -1;  // of the fleet; -1 = none
+  };
+
+  // ---- The queue (scheduler_pass.cc) ----
+  void CountReady();
+  std::vector<const scheduling::Bucket*> OrderedBuckets() const;
+  void RunTier(const std::vector<const scheduling::Bucket*>& tier);
+  void Consider(const scheduling::Entry& entry);
+  void ConsiderTrain(const scheduling::Entry& entry, const scheduling::Group& group);
+  void ConsiderValidation(const scheduling::Entry& entry, const scheduling::Group& group);
+  void AddWait(const scheduling::Entry& entry, const scheduling::Group& group, int verdict, int reservation);
+  int64_t Expect(const scheduling::Entry& entry, const scheduling::Group& group, int verdict, int reservation);
+  int AddVerdict(Verdict verdict);
+  int TextVerdict(Reason reason, std::string text);
+  int BackoffVerdict(int64_t until_wall_micros);
+  GroupState& StateOf(int group) { return group_states_[static_cast<size_t>(group)]; }
+
+  // ---- Starting (scheduler_start.cc) ----
+  int64_t DurationMicros(const scheduling::Entry& entry, const scheduling::Option& option, PlanPoint point) const;
+  bool OverQuota(int project, const Need& need, int64_t end) const;
+  bool OverQuotaEverywhere(const scheduling::Entry& entry, const scheduling::Group& group) const;
+  int QuotaVerdict(const scheduling::Entry& entry, const scheduling::Group& group);
+  int KeptQuotaVerdict(int project);
+  int DelayVerdict(int reservation);
+  // -1 = started; else the verdict.
+  int TryStart(const scheduling::Entry& entry, const scheduling::Group& group);
+  bool FindSpot(const scheduling::Entry& entry, const scheduling::Group& group, size_t option, Spot* spot,
+                bool* delays);
+  const Misfit* KnownMisfit(const scheduling::Option& option, const Need& need) const;
+  Misfit Nearest(const scheduling::Option& option, const Need& need, int avoid);
+  int ShortVerdict(const scheduling::Group& group);
+  void StartAt(const scheduling::Entry& entry, const scheduling::Group& group, const scheduling::Option& option,
+               Spot spot);
+  PlanPoint PointAt(const scheduling::Entry& entry, const scheduling::Option& option, Spot spot) const;
+  void Take(Spot spot, const Need& need, int64_t end);
+
+  // ---- Reservations and preemption (scheduler_reserve.cc) ----
+  int Reserve(const scheduling::Entry& entry, const scheduling::Group& group);
+  bool FindReservation(const scheduling::Entry& entry, const scheduling::Group& group, Spot* spot, int64_t* start,
+                       const scheduling::Option** chosen);
+  bool Preempt(const scheduling::Entry& entry, const scheduling::Group& group, Spot* spot,
+               const scheduling::Option** chosen);
+  std::vector<int> VictimsOn(int worker, int device, const Need& need, PriorityClass below);
+
+  SchedulerTable& table_;
+  const scheduling::Fleet& fleet_;
+  const PlanTime now_;
+  scheduling::FreeResources free_;
+  Timeline timeline_;
+  PlanResult result_;
+  std::vector<GroupState> group_states_;
+  std::vector<PoolState> pool_states_;
+  std::vector<scheduling::Project> projects_;      // what they hold, with what this pass has started
+  std::vector<std::vector<int>> reserved_of_;      // by project: indices of its reservations
+  std::vector<int> kept_quota_;                    // by project: the verdict; -1 = not needed yet
+  std::map<std::pair<int, int>, int> over_quota_;  // verdict by project and group
+  std::vector<int> ready_;                         // train jobs that might start now, by class
+  std::vector<std::vector<int>> stopped_;          // by worker: running attempts that this pass preempts
+  std::vector<double> backlog_seconds_;            // by class: how long it is busy with what comes before
+  std::vector<int64_t> reserved_until_;            // by class: the latest reserved start
+  int tried_ = 0;
+  int64_t looks_ = 0;
+  int depth_verdict_ = -1;
+  int behind_starts_verdict_ = -1;
+};
+
+}  // namespace longhaul::server

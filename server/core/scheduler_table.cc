@@ -1,0 +1,236 @@
+#include "server/core/scheduler_table.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/limits.h"
+
+namespace longhaul::server {
+
+using scheduling::Bucket;
+using scheduling::Entry;
+using scheduling::Group;
+using scheduling::Project;
+using scheduling::WorkerState;
+
+namespace {
+
+// The worker of an attempt that a failure ended: not the same one again while there is another.
+const std::string& AvoidedWorker(const Job& job) {
+  static const std::string kNone;
+  const Attempt& attempt = job.attempt;
+  const bool failed = attempt.outcome == AttemptOutcome::kFailed || attempt.outcome == AttemptOutcome::kLost;
+  return failed ? attempt.worker_id : kNone;
+}
+
+Entry EntryOf(const Job& job, int group, int project) {
+  Entry entry;
+  entry.create_number = job.create_number;
+  entry.not_before_wall_micros = job.not_before_wall_micros;
+  entry.job = &job;
+  entry.group = group;
+  entry.project = project;
+  entry.priority = job.priority;
+  if (job.total_steps > 0) {
+    const int64_t done = job.last_checkpoint.has_value() ? job.last_checkpoint->step : 0;
+    entry.steps_left = std::max<int64_t>(1, job.total_steps - done);
+  }
+  return entry;
+}
+
+std::vector<Entry>::iterator Place(Bucket& bucket, uint64_t create_number) {
+  return std::lower_bound(bucket.entries.begin(), bucket.entries.end(), create_number,
+                          [](const Entry& entry, uint64_t number) { return entry.create_number < number; });
+}
+
+template <class T>
+void AppendRaw(std::string* out, const T& value) {
+  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+}  // namespace
+
+const char* WhyNotTaking(const WorkerSlot& slot) {
+  if (!slot.reachable) return "is not connected";
+  if (slot.worker->draining) return "is draining";
+  if (slot.leaving) return "is shutting down";
+  if (!slot.plan_matches) {
+    return "is of another build (its memory plan differs from the scheduler's): upgrade it";
+  }
+  return nullptr;
+}
+
+int SchedulerTable::ProjectIndex(const std::string& name) {
+  const auto [at, added] = project_index_.emplace(name, static_cast<int>(projects_.size()));
+  if (added) {
+    Project project;
+    project.name = name;
+    project.quota = QuotaOf(quotas_, name);
+    projects_.push_back(std::move(project));
+  }
+  return at->second;
+}
+
+int SchedulerTable::ClassIndex(const std::string& name) {
+  const auto [at, added] = class_index_.emplace(name, static_cast<int>(class_names_.size()));
+  if (added) {
+    class_names_.push_back(name);
+    laid_ = false;  // arrays by class grow
+  }
+  return at->second;
+}
+
+int SchedulerTable::DigestIndex(const std::string& digest) {
+  const auto [at, added] = digest_index_.emplace(digest, static_cast<int>(digest_index_.size()));
+  if (added) laid_ = false;
+  return at->second;
+}
+
+int SchedulerTable::GroupOf(const WaitingJob& waiting) {
+  const Job& job = *waiting.job;
+  Group group;
+  group.digest = DigestIndex(job.model_digest);
+  group.avoid_worker = AvoidedWorker(job);
+  if (waiting.demands == nullptr) {
+    // It fetches the data and holds them tokenised, as training will.
+    const int64_t dataset_bytes = job.train_shape.dataset_bytes;
+    group.validation.host_bytes = limits::kValidateHostBytes + dataset_bytes * limits::kValidateHostBytesPerDatasetByte;
+    group.validation.disk_bytes = limits::kValidateDiskBytes + dataset_bytes;
+  } else if (!job.pinned_device_class.empty() && !job.allow_nonidentical_resume) {
+    // On another class the trainer would refuse the checkpoint.
+    group.pinned_class = ClassIndex(job.pinned_device_class);
+    group.pinned_point = job.pinned_point;
+  }
+  AppendRaw(&group.key, waiting.demands.get());
+  AppendRaw(&group.key, group.digest);
+  AppendRaw(&group.key, group.pinned_class);
+  AppendRaw(&group.key, group.pinned_point);
+  AppendRaw(&group.key, group.validation.disk_bytes);
+  group.key += group.avoid_worker;
+  const auto found = group_index_.find(group.key);
+  if (found != group_index_.end()) return found->second;
+  group.demands = waiting.demands;
+  group.model = job.model;
+  if (group.demands != nullptr) {
+    for (const auto& [name, demands] : *group.demands) group.classes.emplace_back(ClassIndex(name), &demands);
+  }
+  int index = static_cast<int>(groups_.size());
+  if (free_groups_.empty()) {
+    groups_.emplace_back();
+  } else {
+    index = free_groups_.back();
+    free_groups_.pop_back();
+  }
+  group_index_.emplace(group.key, index);
+  groups_[static_cast<size_t>(index)] = std::move(group);
+  return index;
+}
+
+void SchedulerTable::PutWaiting(const WaitingJob& waiting) {
+  const Job& job = *waiting.job;
+  // Counted before the old entry goes, so that a group of one is not made anew.
+  const int group = GroupOf(waiting);
+  ++groups_[static_cast<size_t>(group)].waiting;
+  RemoveWaiting(job.create_number);
+  const int project = ProjectIndex(job.project);
+  const auto [at, added] = bucket_index_.emplace(std::pair(job.priority, project), static_cast<int>(buckets_.size()));
+  if (added) buckets_.push_back({job.priority, project, {}});
+  Bucket& bucket = buckets_[static_cast<size_t>(at->second)];
+  bucket.entries.insert(Place(bucket, job.create_number), EntryOf(job, group, project));
+  bucket_of_[job.create_number] = at->second;
+}
+
+void SchedulerTable::RemoveWaiting(uint64_t create_number) {
+  const auto found = bucket_of_.find(create_number);
+  if (found == bucket_of_.end()) return;
+  Bucket& bucket = buckets_[static_cast<size_t>(found->second)];
+  const auto entry = Place(bucket, create_number);
+  LH_CHECK(entry != bucket.entries.end() && entry->create_number == create_number);
+  Group& group = groups_[static_cast<size_t>(entry->group)];
+  if (--group.waiting == 0) {
+    free_groups_.push_back(entry->group);
+    group_index_.erase(group.key);
+    group = Group();
+  }
+  bucket.entries.erase(entry);
+  bucket_of_.erase(found);
+}
+
+const Entry* SchedulerTable::Find(uint64_t create_number) const {
+  const auto found = bucket_of_.find(create_number);
+  if (found == bucket_of_.end()) return nullptr;
+  const std::vector<Entry>& entries = buckets_[static_cast<size_t>(found->second)].entries;
+  const auto entry = std::lower_bound(entries.begin(), entries.end(), create_number,
+                                      [](const Entry& e, uint64_t number) { return e.create_number < number; });
+  return &*entry;
+}
+
+void SchedulerTable::CountRunning(const WorkerState& state, int sign) {
+  for (size_t i = 0; i < state.slot.running.size(); ++i) {
+    const RunningAttempt& running = state.slot.running[i];
+    if (state.running_projects[i] < 0 || running.kind != AttemptKind::kTrain) continue;
+    Project& project = projects_[static_cast<size_t>(state.running_projects[i])];
+    project.jobs += sign;
+    project.held.device_bytes += sign * running.need.device_bytes;
+    project.held.host_bytes += sign * running.need.host_bytes;
+    project.held.disk_bytes += sign * running.need.disk_bytes;
+    project.held.cpu_threads += sign * running.need.cpu_threads;
+  }
+}
+
+void SchedulerTable::PutWorker(WorkerSlot slot) {
+  std::sort(slot.running.begin(), slot.running.end(), [](const RunningAttempt& a, const RunningAttempt& b) {
+    return a.end_boot_micros != b.end_boot_micros ? a.end_boot_micros < b.end_boot_micros : a.job_id < b.job_id;
+  });
+  const std::string id = slot.worker->id;
+  const auto [at, added] = workers_.try_emplace(id);
+  WorkerState& state = at->second;
+  if (!added) CountRunning(state, -1);
+  const bool same_inventory = !added && state.slot.worker == slot.worker;
+  const bool same_flags = !added && WhyNotTaking(state.slot) == WhyNotTaking(slot);
+  state.slot = std::move(slot);
+  state.running_projects.clear();
+  for (const RunningAttempt& running : state.slot.running) {
+    state.running_projects.push_back(running.project.empty() ? -1 : ProjectIndex(running.project));
+  }
+  CountRunning(state, 1);
+  if (!same_inventory) laid_ = false;
+  if (!same_flags) counted_ = false;
+  if (laid_) WriteFree(state);
+}
+
+void SchedulerTable::RemoveWorker(const std::string& id) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end()) return;
+  CountRunning(found->second, -1);
+  workers_.erase(found);
+  laid_ = false;
+}
+
+void SchedulerTable::SetReachable(const std::string& id, bool reachable) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end() || found->second.slot.reachable == reachable) return;
+  found->second.slot.reachable = reachable;
+  counted_ = false;
+}
+
+void SchedulerTable::SetShare(const std::string& project, double share) {
+  projects_[static_cast<size_t>(ProjectIndex(project))].share = share;
+}
+
+std::map<std::string, ResourceVector> SchedulerTable::Held() const {
+  std::map<std::string, ResourceVector> held;
+  for (const Project& project : projects_) {
+    if (project.jobs == 0) continue;
+    held[project.name] = {static_cast<double>(project.held.device_bytes), static_cast<double>(project.held.host_bytes),
+                          static_cast<double>(project.held.disk_bytes), static_cast<double>(project.held.cpu_threads)};
+  }
+  return held;
+}
+
+const ResourceVector& SchedulerTable::Capacity() {
+  Settle();
+  return fleet_.capacity;
+}
+
+}  // namespace longhaul::server

@@ -1,0 +1,207 @@
+// A snapshot in the form that a scheduling pass reads: jobs in the order of the queue, jobs of one shape under one
+// number, resources as flat arrays. Kept between passes and changed in place, so that a pass after a small change costs
+// little. What Plan says depends on what is in the table alone, never on the way it came there: the same as a table
+// that was filled afresh (tests/server/core/scheduler_table_test.cc).
+//
+// The parts that only the pass, the explanations and the tests read are public values in namespace scheduling.
+// Not thread-safe. Owns shared parts of what it is handed; not the jobs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "server/core/scheduler.h"
+#include "server/core/usage.h"
+
+namespace longhaul::server {
+
+namespace scheduling {
+
+inline constexpr int kNobody = 1000;
+
+struct Entry {
+  uint64_t create_number = 0;
+  int64_t not_before_wall_micros = 0;
+  int64_t steps_left = 0;  // 0 = not known
+  const Job* job = nullptr;
+  int group = 0;
+  int project = 0;
+  PriorityClass priority = PriorityClass::kNormal;
+};
+
+// The waiting jobs of a project in a class, by create_number.
+struct Bucket {
+  PriorityClass priority = PriorityClass::kNormal;
+  int project = 0;
+  std::vector<Entry> entries;
+};
+
+// The devices of a class on workers that have a model: where the jobs of a shape may run.
+struct Pool {
+  int digest = 0;
+  int device_class = 0;
+  std::vector<int> devices;  // in the order in which they are tried
+  int taking = 0;            // of them, on workers that take attempts
+};
+
+struct Digest {
+  std::vector<int> workers;
+  std::vector<int> pools;
+  int taking = 0;
+};
+
+// One device class that a group may run on.
+struct Option {
+  int pool = 0;
+  int device_class = 0;
+  std::array<const Demand*, 3> points{};  // by PlanPoint - 1; null = not allowed or does not fit
+  PlanPoint smallest = PlanPoint::kNone;
+  double step_seconds = 0;  // at the smallest point; 0 = not known
+  double fraction = 0;      // of the class's capacity that one such job takes
+
+  const Demand& Smallest() const { return *points[static_cast<size_t>(smallest) - 1]; }
+};
+
+// Jobs that run in the same places and take the same there: same shape (or size of the dataset to validate), model, pin
+// and worker to avoid.
+struct Group {
+  std::shared_ptr<const JobDemands> demands;  // null: validations
+  std::vector<std::pair<int, const ClassDemands*>> classes;
+  std::string model;
+  int digest = 0;
+  int pinned_class = -1;
+  PlanPoint pinned_point = PlanPoint::kNone;
+  std::string avoid_worker;
+  Need validation;  // where demands is null
+  int waiting = 0;
+  std::string key;
+
+  // Of the fleet as it is: see SchedulerTable::Compile.
+  uint64_t compiled_for = 0;
+  std::vector<Option> options;  // fastest first; empty: `hopeless` says why
+  int avoid = -1;               // worker that is skipped
+  Verdict hopeless;
+};
+
+struct Project {
+  std::string name;
+  Quota quota;
+  double share = 0;
+  // Of running attempts of kind TRAIN.
+  int jobs = 0;
+  Need held;
+};
+
+struct WorkerState {
+  WorkerSlot slot;                    // running by predicted end
+  std::vector<int> running_projects;  // as slot.running; -1 = none
+  int index = 0;
+  int first_device = 0;
+};
+
+// One entry a worker or a device, in the order in which they are tried. A pass works on a copy of the free ones.
+struct FreeResources {
+  std::vector<int64_t> host_bytes;
+  std::vector<int64_t> disk_bytes;
+  std::vector<int> cpu_threads;
+  std::vector<int> validations;
+  std::vector<int64_t> device_bytes;
+};
+
+struct Fleet {
+  std::vector<WorkerState*> workers;
+  std::vector<uint8_t> takes;
+  std::vector<int64_t> first_end_boot_micros;  // of what runs on the worker; kNeverMicros = nothing
+  std::vector<int> lowest_preemptible;         // PriorityClass of what may be preempted now or later; kNobody = nothing
+  FreeResources free;
+  std::vector<int> device_worker;
+  std::vector<int> device_class;
+  std::vector<ResourceVector> class_capacity;  // of devices that take attempts, by class
+  ResourceVector capacity{};                   // of workers that take attempts
+  std::vector<Pool> pools;
+  std::vector<Digest> digests;
+  int taking = 0;  // workers
+};
+
+}  // namespace scheduling
+
+// Why a worker takes no new attempts: "is draining"; null where it does.
+const char* WhyNotTaking(const WorkerSlot& slot);
+// On the empty worker.
+bool EverFits(const Need& need, const Worker& worker, int device);
+// "needs 40.00 GiB of device memory; worker w1 has 24.00 GiB in all". REQUIRES: not EverFits.
+std::string TooSmall(const Need& need, const Worker& worker, int device);
+
+class SchedulerTable {
+ public:
+  explicit SchedulerTable(Quotas quotas = {}) : quotas_(std::move(quotas)) {}
+  SchedulerTable(const SchedulerTable&) = delete;
+  SchedulerTable& operator=(const SchedulerTable&) = delete;
+
+  // Add or replace. A job is named by its create_number, a worker by its id.
+  void PutWaiting(const WaitingJob& waiting);
+  void RemoveWaiting(uint64_t create_number);
+  void PutWorker(WorkerSlot slot);
+  void RemoveWorker(const std::string& id);
+  void SetReachable(const std::string& id, bool reachable);
+  void SetShare(const std::string& project, double share);
+
+  PlanResult Plan(PlanTime now);
+
+  // What projects hold, and what workers that take attempts offer together: for the ledger of usage.
+  std::map<std::string, ResourceVector> Held() const;
+  const ResourceVector& Capacity();
+
+  // ---- For the pass and the explanations ----
+  // Brings the derived parts up to date; nothing below may be read before.
+  void Settle();
+  // The group's options under the present fleet.
+  const scheduling::Group& Compile(int group);
+  const scheduling::Fleet& fleet() const { return fleet_; }
+  const std::vector<scheduling::Bucket>& buckets() const { return buckets_; }
+  const std::vector<scheduling::Project>& projects() const { return projects_; }
+  size_t groups() const { return groups_.size(); }
+  const scheduling::Group& group(int index) const { return groups_[static_cast<size_t>(index)]; }
+  const scheduling::Entry* Find(uint64_t create_number) const;
+  const std::string& class_name(int device_class) const { return class_names_[static_cast<size_t>(device_class)]; }
+  size_t size() const { return bucket_of_.size(); }
+
+ private:
+  int ProjectIndex(const std::string& name);
+  int ClassIndex(const std::string& name);
+  int DigestIndex(const std::string& digest);
+  int GroupOf(const WaitingJob& waiting);
+  void CountRunning(const scheduling::WorkerState& state, int sign);
+  void WriteFree(const scheduling::WorkerState& state);
+  void Lay();
+  void CountTaking();
+  void CompileOptions(scheduling::Group* group);
+  void CompileHopeless(scheduling::Group* group);
+  bool AnyHolds(const scheduling::Pool& pool, const Need& need, Verdict* why) const;
+  void CompileAvoid(scheduling::Group* group);
+
+  const Quotas quotas_;
+  std::map<std::string, scheduling::WorkerState> workers_;
+  std::vector<scheduling::Bucket> buckets_;
+  std::map<std::pair<PriorityClass, int>, int> bucket_index_;
+  std::unordered_map<uint64_t, int> bucket_of_;
+  std::vector<scheduling::Group> groups_;
+  std::vector<int> free_groups_;
+  std::unordered_map<std::string, int> group_index_;
+  std::vector<scheduling::Project> projects_;
+  std::unordered_map<std::string, int> project_index_;
+  std::vector<std::string> class_names_;
+  std::unordered_map<std::string, int> class_index_;
+  std::unordered_map<std::string, int> digest_index_;
+  scheduling::Fleet fleet_;
+  bool laid_ = false;     // the flat arrays are of workers_
+  bool counted_ = false;  // what depends on who takes attempts is of now
+  uint64_t fleet_version_ = 1;
+};
+
+}  // namespace longhaul::server

@@ -1,0 +1,164 @@
+#include "server/dispatcher_loop.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "base/error.h"
+#include "base/failpoints.h"
+#include "base/status_macros.h"
+
+namespace longhaul::server {
+namespace {
+
+absl::Status Stopping() {
+  return MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "the scheduler is stopping: try again");
+}
+
+absl::Status SessionClosed() {
+  return MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED",
+                   "the session is not open any more: open a new one");
+}
+
+}  // namespace
+
+void Mail::Refuse() {
+  if (refuse) return refuse();
+  finish(Stopping());
+}
+
+DispatcherLoop::DispatcherLoop(Dispatcher::Options options, Store* store, BlobIndex* blobs, const Clock* clock,
+                               EventSink* sink, const Planner* planner)
+    : core_(options, store, blobs, clock, planner), clock_(clock), sink_(sink) {}
+
+absl::Status DispatcherLoop::Load() {
+  LH_RETURN_IF_ERROR(core_.Load());
+  Publish();
+  return absl::OkStatus();
+}
+
+void DispatcherLoop::Turn(std::vector<Mail>* batch) {
+  for (Mail& mail : *batch) {
+    if (mail.apply) mail.apply(core_);
+  }
+  core_.Tick();
+  const absl::Status committed = core_.CommitBatch();
+  if (committed.ok()) {
+    Failpoint("dispatcher_before_publish").IgnoreError();  // armed to crash or to sleep
+    for (const Effect& effect : core_.TakeEffects()) Tell(effect);
+    Publish();
+  }
+  for (Mail& mail : *batch) {
+    Failpoint("dispatcher_before_answer").IgnoreError();  // these, too
+    mail.finish(committed);
+  }
+  AnswerParked();
+}
+
+Mail DispatcherLoop::SyncMail(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done) {
+  struct State {
+    SyncInput input;
+    std::function<void(absl::StatusOr<SyncReply>)> done;
+    std::optional<absl::StatusOr<std::string>> worker_id;
+  };
+  auto state = std::make_shared<State>(State{std::move(input), std::move(done), std::nullopt});
+  return {[state](DispatcherCore& core) { state->worker_id.emplace(core.Sync(state->input)); },
+          [this, state](const absl::Status& commit) {
+            if (!commit.ok() || !state->worker_id.has_value()) {
+              state->done(commit);
+            } else if (!state->worker_id->ok()) {
+              state->done(state->worker_id->status());
+            } else {
+              Park(**state->worker_id, {state->input.session_id, state->input.sync_number, 0, std::move(state->done)});
+            }
+          },
+          nullptr};
+}
+
+std::shared_ptr<const FleetView> DispatcherLoop::fleet() const {
+  std::lock_guard lock(published_mutex_);
+  return fleet_;
+}
+
+std::shared_ptr<const WaitTable> DispatcherLoop::waits() const {
+  std::lock_guard lock(published_mutex_);
+  return waits_;
+}
+
+void DispatcherLoop::Tell(const Effect& effect) {
+  if (const auto* event = std::get_if<EventEffect>(&effect)) {
+    sink_->OnEvent(event->job, event->event);
+  } else if (const auto* progress = std::get_if<ProgressEffect>(&effect)) {
+    sink_->OnProgress(progress->job_id, progress->point);
+  } else if (const auto* deleted = std::get_if<DeletedEffect>(&effect)) {
+    sink_->OnJobDeleted(deleted->job_id);
+  } else if (const auto* log = std::get_if<LogCompleteEffect>(&effect)) {
+    sink_->OnLogComplete(log->job_id, log->attempt);
+  }
+}
+
+// For Fleet and WaitOf, which every Create and Get ask, when they have changed.
+void DispatcherLoop::Publish() {
+  const std::pair<uint64_t, uint64_t> version = core_.ViewVersion();
+  if (fleet_ != nullptr && version == published_version_) return;
+  auto fleet = version.first == published_version_.first && fleet_ != nullptr
+                   ? fleet_
+                   : std::make_shared<const FleetView>(core_.Fleet());
+  published_version_ = version;
+  std::lock_guard lock(published_mutex_);
+  fleet_ = std::move(fleet);
+  waits_ = core_.waits();
+}
+
+// An older Sync of the session is answered now, without commands: those go with the newer one, whose connection is
+// surely alive.
+void DispatcherLoop::Park(const std::string& worker_id, Parked parked) {
+  if (!core_.SessionOpen(parked.session_id)) return parked.done(SessionClosed());  // lost later in the same batch
+  const auto found = parked_.find(worker_id);
+  if (found != parked_.end()) {
+    if (found->second.session_id == parked.session_id && found->second.sync_number > parked.sync_number) {
+      return parked.done(core_.MakeLeases(worker_id));
+    }
+    Parked older = std::move(found->second);
+    parked_.erase(found);
+    if (older.session_id == parked.session_id) {
+      older.done(core_.MakeLeases(worker_id));
+    } else {
+      older.done(SessionClosed());
+    }
+  }
+  parked.deadline_boot_nanos = clock_->BootNanos() + core_.hold_ms() * 1'000'000;
+  parked_[worker_id] = std::move(parked);  // AnswerParked looks at it next
+}
+
+void DispatcherLoop::AnswerParked() {
+  for (auto it = parked_.begin(); it != parked_.end();) {
+    const bool open = core_.SessionOpen(it->second.session_id);
+    const bool due = it->second.deadline_boot_nanos <= clock_->BootNanos();
+    if (open && !due && !core_.Urgent(it->first)) {
+      ++it;
+      continue;
+    }
+    Parked parked = std::move(it->second);
+    const std::string worker_id = it->first;
+    it = parked_.erase(it);
+    Failpoint("dispatcher_before_sync").IgnoreError();
+    if (open) {
+      parked.done(core_.MakeReply(worker_id, parked.sync_number));
+    } else {
+      parked.done(SessionClosed());
+    }
+  }
+}
+
+int64_t DispatcherLoop::NextTurnBootNanos() const {
+  int64_t next = core_.NextTimerBootNanos();
+  for (const auto& [worker_id, parked] : parked_) next = std::min(next, parked.deadline_boot_nanos);
+  return next;
+}
+
+void DispatcherLoop::RefuseParked() {
+  for (auto& [worker_id, parked] : parked_) parked.done(Stopping());
+  parked_.clear();
+}
+
+}  // namespace longhaul::server

@@ -1,0 +1,70 @@
+// The dispatcher without its thread: what one turn does with the mails of a batch. Dispatcher turns it on its thread;
+// the simulator turns it by hand, on a clock of its own. One thread at a time, but for fleet() and waits().
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/dispatcher.h"
+#include "server/dispatcher_core.h"
+
+namespace longhaul::server {
+
+// One entry of the mailbox. `apply` runs inside the batch; `finish` after its commit, with the commit's status.
+struct Mail {
+  std::function<void(DispatcherCore&)> apply;  // null: a question about committed memory, asked in `finish`
+  std::function<void(const absl::Status&)> finish;
+  std::function<void()> refuse;  // instead of finish once the dispatcher stops; null: finish with SHUTTING_DOWN
+  void Refuse();
+};
+
+class DispatcherLoop {
+ public:
+  DispatcherLoop(Dispatcher::Options options, Store* store, BlobIndex* blobs, const Clock* clock, EventSink* sink,
+                 const Planner* planner);
+
+  absl::Status Load();
+  // Applies the mails and what is due, commits once, and only then tells the sink, publishes and answers, in order.
+  void Turn(std::vector<Mail>* batch);
+  // A Sync whose answer is parked; it belongs into a batch like any other mail.
+  Mail SyncMail(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done);
+  // When Turn has something to do without mail.
+  int64_t NextTurnBootNanos() const;
+  // The end: answers everything parked UNAVAILABLE.
+  void RefuseParked();
+
+  DispatcherCore& core() { return core_; }
+  const DispatcherCore& core() const { return core_; }
+  std::shared_ptr<const FleetView> fleet() const;
+  std::shared_ptr<const WaitTable> waits() const;
+
+ private:
+  struct Parked {
+    std::string session_id;
+    int64_t sync_number = 0;
+    int64_t deadline_boot_nanos = 0;
+    std::function<void(absl::StatusOr<SyncReply>)> done;
+  };
+
+  void Tell(const Effect& effect);
+  void Publish();
+  void Park(const std::string& worker_id, Parked parked);
+  void AnswerParked();
+
+  DispatcherCore core_;
+  const Clock* const clock_;
+  EventSink* const sink_;
+  std::map<std::string, Parked> parked_;  // by worker
+  std::pair<uint64_t, uint64_t> published_version_;
+
+  mutable std::mutex published_mutex_;  // guards fleet_ and waits_, which the turning thread alone writes
+  std::shared_ptr<const FleetView> fleet_;
+  std::shared_ptr<const WaitTable> waits_;
+};
+
+}  // namespace longhaul::server

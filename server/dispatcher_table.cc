@@ -1,0 +1,206 @@
+// What the scheduler's table holds of jobs and workers: brought up to date before a pass from what has changed since.
+#include <algorithm>
+#include <limits>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "model/memory_plan.h"
+#include "server/core/codec.h"
+#include "server/dispatcher_command.h"
+#include "server/dispatcher_core.h"
+
+namespace longhaul::server {
+namespace {
+
+// What is soon over, or should be, is taken to last that long at least.
+constexpr double kLeastSeconds = 5;
+// Usage older than so many half-lives counts for less than two hundredths.
+constexpr int64_t kUsageHalfLivesKept = 6;
+constexpr size_t kDemandsKept = 4096;
+
+ResourceVector PlannedOf(const Attempt& attempt) {
+  return {static_cast<double>(attempt.device_bytes_planned), static_cast<double>(attempt.host_bytes_planned),
+          static_cast<double>(attempt.disk_bytes_planned), static_cast<double>(attempt.cpu_threads_planned)};
+}
+
+}  // namespace
+
+void DispatcherCore::RefreshTable() {
+  RefreshJobs();
+  for (const std::string& id : std::exchange(changed_workers_, {})) RefreshWorker(id);
+  for (const auto& [id, record] : workers_) table_.SetReachable(id, record.online && !Suspect(record));
+}
+
+void DispatcherCore::RefreshJobs() {
+  if (table_fleet_ != fleet_) {
+    // The demands of every waiting job are of another fleet.
+    for (const auto& [id, record] : jobs_) changed_jobs_.insert(id);
+    table_fleet_ = fleet_;
+  }
+  for (const std::string& id : std::exchange(changed_jobs_, {})) RefreshJob(id);
+}
+
+void DispatcherCore::RefreshJob(const std::string& id) {
+  const auto found = jobs_.find(id);
+  const auto marked = marks_.find(id);
+  const bool live = found != jobs_.end() && !IsTerminal(found->second.job.state);
+  if (marked != marks_.end()) {
+    deadlines_.erase({marked->second.deadline_wall_micros, id});
+    const bool waits = live && Waits(found->second.job);
+    if (!waits && marked->second.waiting_number != 0) table_.RemoveWaiting(marked->second.waiting_number);
+    if (!live) marks_.erase(marked);
+  }
+  if (!live) return;
+  JobRecord& record = found->second;
+  const Job& job = record.job;
+  Mark mark;
+  if (Waits(job)) {
+    mark.waiting_number = job.create_number;
+    table_.PutWaiting({&job, job.state == JobState::kQueued ? DemandsOf(record) : nullptr});
+  }
+  if (job.deadline_wall_micros != 0 && job.state != JobState::kCancelling) {
+    mark.deadline_wall_micros = job.deadline_wall_micros;
+    deadlines_.insert({job.deadline_wall_micros, id});
+  }
+  if (HasOpenAttempt(job)) changed_workers_.insert(job.attempt.worker_id);  // its end is predicted from the job
+  marks_[id] = mark;
+}
+
+void DispatcherCore::RefreshWorker(const std::string& id) {
+  const auto found = workers_.find(id);
+  if (found == workers_.end()) {
+    table_.RemoveWorker(id);
+  } else {
+    table_.PutWorker(SlotOf(found->second));
+  }
+}
+
+WorkerSlot DispatcherCore::SlotOf(const WorkerRecord& record) {
+  WorkerSlot slot;
+  slot.worker = record.worker;
+  slot.reachable = record.online && !Suspect(record);
+  slot.leaving = record.leaving;
+  slot.plan_matches = record.worker->plan_version == kPlanVersion;
+  for (const auto& [key, hold] : record.holds) slot.running.push_back(RunningOf(record, hold));
+  return slot;
+}
+
+RunningAttempt DispatcherCore::RunningOf(const WorkerRecord& record, const Hold& hold) {
+  const int64_t now_micros = clock_->BootNanos() / 1000;
+  RunningAttempt running;
+  running.job_id = hold.key.job_id;
+  running.kind = hold.kind;
+  running.need = {hold.device_bytes, hold.host_bytes, hold.disk_bytes, hold.cpu_threads};
+  const std::vector<DeviceEntry>& devices = record.worker->devices;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    if (devices[i].id == hold.device_id) running.device = static_cast<int>(i);
+  }
+  running.end_boot_micros = now_micros + limits::kStopSeconds * 1'000'000;
+  const auto found = jobs_.find(hold.key.job_id);
+  if (hold.fenced || found == jobs_.end() || !HasOpenAttempt(found->second.job)) return running;
+  JobRecord& job_record = found->second;
+  const Job& job = job_record.job;
+  running.project = job.project;
+  running.priority = job.priority;
+  running.end_boot_micros = now_micros + static_cast<int64_t>(SecondsLeft(job_record, hold) * 1e6);
+  if (job.state == JobState::kRunning && !hold.stop.has_value() && job.preemptions < limits::kMaxPreemptionsPerJob) {
+    running.preemptible_boot_micros = job_record.state_since_boot_nanos / 1000 + options_.preempt_min_run_ms * 1000;
+  }
+  return running;
+}
+
+// Until the attempt gives its resources back, as far as anybody can tell.
+double DispatcherCore::SecondsLeft(JobRecord& record, const Hold& hold) {
+  const Job& job = record.job;
+  const double age = static_cast<double>(clock_->WallMicros() - job.attempt.start_wall_micros) / 1e6;
+  if (hold.kind == AttemptKind::kValidate) {
+    return std::max(static_cast<double>(limits::kValidateSeconds) - age, kLeastSeconds);
+  }
+  if (hold.stop.has_value() || (job.state != JobState::kRunning && job.state != JobState::kStarting)) {
+    return static_cast<double>(limits::kStopSeconds);
+  }
+  double step_seconds = hold.step_seconds;
+  if (step_seconds <= 0 && job.attempt.plan_point != PlanPoint::kNone) {
+    const std::shared_ptr<const JobDemands>& demands = DemandsOf(record);
+    const auto of_class = demands->find(job.attempt.device_class);
+    if (of_class != demands->end()) step_seconds = At(of_class->second, job.attempt.plan_point).step_seconds;
+  }
+  if (step_seconds <= 0 || job.total_steps <= 0) {
+    return std::max(static_cast<double>(limits::kAssumedRunSeconds) - age, kLeastSeconds);
+  }
+  const int64_t steps = std::max<int64_t>(0, job.total_steps - hold.last_step);
+  return static_cast<double>(steps) * step_seconds + static_cast<double>(limits::kAttemptOverheadSeconds);
+}
+
+void DispatcherCore::RefreshShares() {
+  usage_.SetHeld(table_.Held(), clock_->BootNanos() / 1000);
+  const ResourceVector capacity = table_.Capacity();
+  // A copy of the names: SetShare may add a project.
+  std::vector<std::string> names;
+  for (const scheduling::Project& project : table_.projects()) names.push_back(project.name);
+  for (const std::string& name : names) table_.SetShare(name, usage_.Share(name, capacity));
+}
+
+// A restart forgets what projects have used but for what the last attempts of recent jobs tell.
+absl::Status DispatcherCore::RestoreUsage() {
+  usage_.SetHeld({}, clock_->BootNanos() / 1000);
+  const int64_t now = clock_->WallMicros();
+  JobFilter filter;
+  filter.created_after_micros = now - kUsageHalfLivesKept * limits::kUsageHalfLifeSeconds * 1'000'000;
+  filter.page_size = limits::kMaxUsageJobsAtStart;
+  LH_ASSIGN_OR_RETURN(const JobPage page, store_->ListJobs(filter));
+  for (const Job& job : page.jobs) {
+    const Attempt& attempt = job.attempt;
+    if (attempt.kind != AttemptKind::kTrain || attempt.start_wall_micros == 0) continue;
+    const int64_t end = attempt.end_wall_micros == 0 ? now : attempt.end_wall_micros;
+    usage_.AddPast(job.project, PlannedOf(attempt), static_cast<double>(end - attempt.start_wall_micros) / 1e6,
+                   static_cast<double>(now - end) / 1e6);
+  }
+  return absl::OkStatus();
+}
+
+const std::shared_ptr<const JobDemands>& DispatcherCore::DemandsOf(JobRecord& record) {
+  if (record.demands == nullptr || record.demands_fleet != fleet_) {
+    record.demands = DemandsOf(PlanRequestOf(record.job));
+    record.demands_fleet = fleet_;
+  }
+  return record.demands;
+}
+
+std::shared_ptr<const JobDemands> DispatcherCore::DemandsOf(const PlanRequest& request) {
+  if (demands_by_shape_.size() > kDemandsKept + jobs_.size()) {
+    std::erase_if(demands_by_shape_, [](const auto& entry) { return entry.second.use_count() == 1; });
+  }
+  std::shared_ptr<const JobDemands>& shared =
+      demands_by_shape_[EncodeShapes(request.model, request.train) + "/" +
+                        std::to_string(static_cast<int>(request.share)) + "/" + std::to_string(request.share_bytes) +
+                        "/" + std::to_string(request.total_steps)];
+  if (shared == nullptr) {
+    JobDemands demands;
+    for (const auto& [device_class, facts] : classes_) demands[device_class] = DemandsOn(planner_, request, facts);
+    shared = std::make_shared<const JobDemands>(std::move(demands));
+  }
+  return shared;
+}
+
+absl::StatusOr<std::optional<Explanation>> DispatcherCore::ExplainWait(const std::string& id) {
+  const auto found = jobs_.find(id);
+  if (found == jobs_.end()) {
+    LH_RETURN_IF_ERROR(store_->GetJob(id).status());
+    return std::optional<Explanation>();
+  }
+  RefreshTable();
+  const PlanTime now = Now();
+  return longhaul::server::Explain(&table_, table_.Plan(now), found->second.job, now);
+}
+
+absl::StatusOr<StartForecast> DispatcherCore::ForecastStart(Job job) {
+  RefreshTable();
+  job.id = "estimate";
+  job.state = JobState::kQueued;
+  job.create_number = std::numeric_limits<uint64_t>::max();
+  return longhaul::server::Forecast(&table_, {&job, DemandsOf(PlanRequestOf(job))}, Now());
+}
+
+}  // namespace longhaul::server

@@ -1,0 +1,45 @@
+#include "server/rpc/transfer_watch.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace longhaul::server {
+
+TransferWatch::TransferWatch(const Clock* clock, int64_t stall_ms) : clock_(clock), stall_ms_(stall_ms) {
+  thread_ = std::thread([this] { Loop(); });
+}
+
+TransferWatch::~TransferWatch() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+void TransferWatch::Loop() {
+  // A quarter: a transfer is ended at most that much late.
+  const std::chrono::milliseconds period(std::max<int64_t>(1, stall_ms_ / 4));
+  std::unique_lock lock(mutex_);
+  while (!wake_.wait_for(lock, period, [this] { return stopping_; })) {
+    const int64_t oldest = clock_->BootNanos() - stall_ms_ * 1'000'000;
+    for (Transfer* transfer : transfers_) {
+      if (transfer->moved_boot_nanos_ > oldest || transfer->stalled_.exchange(true)) continue;
+      transfer->call_->TryCancel();
+    }
+  }
+}
+
+TransferWatch::Transfer::Transfer(TransferWatch* watch, grpc::ServerContext* call)
+    : watch_(watch), call_(call), moved_boot_nanos_(watch->clock_->BootNanos()) {
+  std::lock_guard lock(watch_->mutex_);
+  watch_->transfers_.insert(this);
+}
+
+TransferWatch::Transfer::~Transfer() {
+  std::lock_guard lock(watch_->mutex_);
+  watch_->transfers_.erase(this);
+}
+
+}  // namespace longhaul::server

@@ -1,0 +1,53 @@
+// Ends transfers that stand still: a client that neither sends nor reads would hold its thread for ever. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "grpcpp/server_context.h"
+
+namespace longhaul::server {
+
+class TransferWatch {
+ public:
+  explicit TransferWatch(const Clock* clock, int64_t stall_ms = limits::kTransferStallMs);
+  ~TransferWatch();
+
+  // One transfer, for as long as it lives. Destroy all before the watch.
+  class Transfer {
+   public:
+    Transfer(TransferWatch* watch, grpc::ServerContext* call);
+    ~Transfer();
+    Transfer(const Transfer&) = delete;
+    Transfer& operator=(const Transfer&) = delete;
+    void Moved() { moved_boot_nanos_ = watch_->clock_->BootNanos(); }
+    // The watch has ended it: the client gets CANCELLED.
+    bool stalled() const { return stalled_; }
+
+   private:
+    friend class TransferWatch;
+    TransferWatch* const watch_;
+    grpc::ServerContext* const call_;
+    std::atomic<int64_t> moved_boot_nanos_;
+    std::atomic<bool> stalled_{false};
+  };
+
+ private:
+  void Loop();
+
+  const Clock* const clock_;
+  const int64_t stall_ms_;
+  std::mutex mutex_;  // guards transfers_, stopping_
+  std::condition_variable wake_;
+  std::set<Transfer*> transfers_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace longhaul::server
