@@ -221,8 +221,8 @@ struct Nf4Weight {
   const float* nested_map = nullptr;  // [256] of this checkpoint; null: bitsandbytes' own
   int64_t blocks() const { return (out * in + block - 1) / block; }
 };
-// Writes packed and absmax. w [out, in] f32, bf16 or f16, contiguous. Bit-exact with bitsandbytes: on CUDA with its CUDA
-// kernels, whose reciprocal is approximate; on the CPU with the exact one (base/nf4.h says where that differs).
+// Writes packed and absmax. w [out, in] f32, bf16 or f16, contiguous. Bit-exact with bitsandbytes: on CUDA with its
+// CUDA kernels, whose reciprocal is approximate; on the CPU with the exact one (base/nf4.h says where that differs).
 // REQUIRES: w is finite (CountNonFinite finds out; the CPU CHECKs).
 void Nf4Quantize(const Exec& exec, const Tensor& w, const Nf4Weight& to);
 // Quantises absmax (which stays as it is) into absmax_codes and nested_absmax, around nested_offset: the mean, written

@@ -57,8 +57,8 @@ void Cudnn::UseStream(cudaStream_t stream) {
   stream_ = stream;
 }
 
-// What cuDNN builds and computes wrongly: with 9.14 on Hopper, dk and dv of packed documents are NaN from column 128 on.
-// No later version has been tried.
+// What cuDNN builds and computes wrongly: with 9.14 on Hopper, dk and dv of packed documents are NaN from column 128
+// on. No later version has been tried.
 static absl::Status CheckKnownFaults(const SdpaShape& shape, bool backward) {
   if (!backward || shape.layout != SdpaLayout::kRagged || shape.head_dim <= 128) return absl::OkStatus();
   return MakeError(absl::StatusCode::kUnimplemented, "SDPA_UNSUPPORTED",

@@ -97,8 +97,9 @@ bool SchedulerPass::OverQuota(int project_index, const Need& need, int64_t end) 
 
 bool SchedulerPass::OverQuotaEverywhere(const Entry& entry, const Group& group) const {
   if (projects_[static_cast<size_t>(entry.project)].quota == Quota() || group.options.empty()) return false;
-  return std::all_of(group.options.begin(), group.options.end(),
-                     [&](const Option& option) { return OverQuota(entry.project, NeedOf(option.Smallest()), now_.boot_micros); });
+  return std::all_of(group.options.begin(), group.options.end(), [&](const Option& option) {
+    return OverQuota(entry.project, NeedOf(option.Smallest()), now_.boot_micros);
+  });
 }
 
 // REQUIRES: OverQuotaEverywhere. What a project holds only grows during a pass, so the first verdict stays.
@@ -132,9 +133,9 @@ int SchedulerPass::KeptQuotaVerdict(int project) {
   const size_t index = static_cast<size_t>(reserved_of_[static_cast<size_t>(project)].front());
   const Reservation& kept = result_.reservations[index];
   verdict = TextVerdict(Reason::kBehindHigherPriority,
-                     "would delay job " + kept.job_id + ", for which the quota of project " +
-                         projects_[static_cast<size_t>(project)].name + " is kept from " +
-                         FormatTimestamp(now_.ToWall(kept.start_boot_micros)));
+                        "would delay job " + kept.job_id + ", for which the quota of project " +
+                            projects_[static_cast<size_t>(project)].name + " is kept from " +
+                            FormatTimestamp(now_.ToWall(kept.start_boot_micros)));
   return verdict;
 }
 

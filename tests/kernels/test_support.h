@@ -24,7 +24,8 @@ namespace longhaul::kernels {
 
 // Unit roundoff of one operation: bf16 is computed with in f32.
 inline double Epsilon(DType dtype) { return dtype == DType::kF64 ? 0x1p-53 : 0x1p-24; }
-// What storing `value` as bf16 adds to that: half a unit of its 8 bits, 2^-8 of a value next above a power of two. 0 for the types that are computed in.
+// What storing `value` as bf16 adds to that: half a unit of its 8 bits, 2^-8 of a value next above a power of two. 0
+// for the types that are computed in.
 inline double Stored(DType dtype, double value) { return dtype == DType::kBF16 ? 0x1p-8 * 1.001 * std::abs(value) : 0; }
 
 // For std::vector: index arrays and matrices that an Exec reads.

@@ -41,11 +41,11 @@ TEST(RpcErrorTest, EveryReasonOfTheSchedulerHasAHint) {
   // Said to agents, to whom nobody types; at a daemon's start; by longhauld's own commands; or by what only the trainer
   // and the tools do.
   const std::set<std::string> elsewhere = {
-      "WORKER_TOO_OLD", "WORKER_TOO_NEW", "SESSION_CLOSED",  "LEASE_FENCED",    "LOG_GAP",        "BAD_ADDRESS",
-      "TLS_REQUIRED",   "SCHEMA_TOO_NEW", "NOT_OURS",        "FILE_EXISTS",     "FILE_TOO_LARGE", "FILE_TOO_SHORT",
-      "INVALID_PATH",   "INVALID_SIZE",   "PROCESS_GONE",    "INVALID_COMMAND", "LOCKED",         "FAILPOINT",
-      "WORKER_OWNED",   "OTHER_WORKER",   "TOO_MANY_TOKENS", "TOKEN_NOT_FOUND", "SCHEMA_MISMATCH",
-      "BAD_DESTINATION", "NO_DATABASE", "SCHEMA_TOO_OLD"};
+      "WORKER_TOO_OLD", "WORKER_TOO_NEW", "SESSION_CLOSED",  "LEASE_FENCED",    "LOG_GAP",         "BAD_ADDRESS",
+      "TLS_REQUIRED",   "SCHEMA_TOO_NEW", "NOT_OURS",        "FILE_EXISTS",     "FILE_TOO_LARGE",  "FILE_TOO_SHORT",
+      "INVALID_PATH",   "INVALID_SIZE",   "PROCESS_GONE",    "INVALID_COMMAND", "LOCKED",          "FAILPOINT",
+      "WORKER_OWNED",   "OTHER_WORKER",   "TOO_MANY_TOKENS", "TOKEN_NOT_FOUND", "SCHEMA_MISMATCH", "BAD_DESTINATION",
+      "NO_DATABASE",    "SCHEMA_TOO_OLD"};
   const std::set<std::string> reasons = ReasonsOfTheScheduler();
   ASSERT_GE(reasons.size(), 40u) << "the sources are not where this test looks";
   const std::string none = Hint(absl::StatusCode::kAborted, "NO_SUCH_REASON");
