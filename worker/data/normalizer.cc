@@ -4,6 +4,7 @@
 #include <unicode/edits.h>
 #include <unicode/normalizer2.h>
 #include <unicode/stringpiece.h>
+#include <unicode/uniset.h>
 
 #include <algorithm>
 
@@ -22,6 +23,22 @@ size_t RunAt(const std::vector<NfcText::Run>& runs, int64_t offset) {
   auto after = std::upper_bound(runs.begin(), runs.end(), offset,
                                 [](int64_t value, const NfcText::Run& run) { return value < run.begin; });
   return static_cast<size_t>(after - runs.begin()) - 1;
+}
+
+// NFC as Hugging Face's tokenizers have it, whose tables end with Unicode 9: a later combining mark stays where it is.
+// Null where ICU has no data.
+const icu::Normalizer2* NfcOfUnicode9(UErrorCode* code) {
+  static UErrorCode made = U_ZERO_ERROR;
+  static const icu::Normalizer2* const filtered = []() -> const icu::Normalizer2* {
+    const icu::Normalizer2* nfc = icu::Normalizer2::getNFCInstance(made);
+    static icu::UnicodeSet known(icu::UnicodeString(u"[:age=9.0:]"), made);
+    known.freeze();
+    if (U_FAILURE(made)) return nullptr;
+    static const icu::FilteredNormalizer2 normalizer(*nfc, known);
+    return &normalizer;
+  }();
+  *code = made;
+  return filtered;
 }
 
 }  // namespace
@@ -47,7 +64,7 @@ absl::Status NormalizeNfc(std::string_view text, NfcText* out) {
   out->source_bytes = static_cast<int64_t>(text.size());
   if (PlainlyNfc(text)) return absl::OkStatus();
   UErrorCode code = U_ZERO_ERROR;
-  const icu::Normalizer2* nfc = icu::Normalizer2::getNFCInstance(code);
+  const icu::Normalizer2* nfc = NfcOfUnicode9(&code);
   if (U_FAILURE(code)) {
     return MakeError(absl::StatusCode::kInternal, "INTERNAL", std::string("ICU has no NFC data: ") + u_errorName(code));
   }
