@@ -83,7 +83,11 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   const longhaul::server::AccessCommands commands(&app, &options.state_dir);
   const longhaul::server::MaintenanceCommands maintenance(&app, &options.state_dir);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
   if (maintenance.chosen()) return maintenance.Run(std::cout, std::cerr);
 
   const longhaul::RealClock clock;

@@ -139,11 +139,17 @@ def check_failpoints(files, problems):
 
 def check_texts(files, problems):
     unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK|not implemented|placeholder)\b", re.I)
+    conflict = re.compile(r"^(<<<<<<<|>>>>>>>) ")
     for path in files:
         suffix = pathlib.Path(path).suffix
-        if suffix not in SOURCE and not path.endswith("CMakeLists.txt"):
+        if suffix not in SOURCE and suffix != ".md" and not path.endswith("CMakeLists.txt"):
             continue
         lines = (ROOT / path).read_text().splitlines()
+        for number, line in enumerate(lines, 1):
+            if conflict.match(line):
+                problems.append(f"{path}:{number}: a merge conflict was committed")
+        if suffix == ".md":
+            continue
         if len(lines) > MAX_LINES:
             problems.append(f"{path}: {len(lines)} lines; the limit is {MAX_LINES}")
         if path == "tests/check_tree.py":

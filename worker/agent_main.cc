@@ -165,7 +165,11 @@ int Main(int argc, char** argv) {
   app.add_option("--cpu-threads", flags.cpu_threads, "Threads that attempts may use; by default all");
   app.add_option("--drain-seconds", flags.drain_seconds, "How long SIGTERM waits for checkpoints")
       ->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
   const absl::Status status = Run(flags);
   if (status.ok()) return 0;
   std::fprintf(stderr, "longhaul-worker: %s\n", std::string(status.message()).c_str());

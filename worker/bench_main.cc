@@ -93,7 +93,11 @@ int main(int argc, char** argv) {
   kernels_command->add_option("--shape", kernels.shape, Names() + ", or a config.json")->capture_default_str();
   kernels_command->add_option("--rows", kernels.rows, "tokens")->check(CLI::Range(int64_t{1}, kMostTokens));
   common(kernels_command);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
 
   if (kernels_command->parsed()) {
     kernels.compute = compute;

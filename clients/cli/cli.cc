@@ -39,6 +39,7 @@ int RunCli(const std::vector<std::string>& arguments, const CliEnv& env) {
   CLI::App app("Longhaul fine-tunes language models: submit a job, follow it, download its adapter.", "longhaul");
   app.footer(std::string("\n") + kExitCodeHelp +
              "\nData goes to stdout, progress and errors to stderr. Ids may be shortened while they are unique.");
+  app.set_version_flag("--version", std::string("longhaul ") + LONGHAUL_VERSION);
   app.require_subcommand(1);
   app.fallthrough();  // inherited: global options may follow the command
   AddGlobalOptions(app, context);

@@ -136,7 +136,8 @@ std::string Parts(const google::protobuf::RepeatedPtrField<v1::MemoryPart>& part
 void PrintJob(const v1::Job& job, const CliEnv& env, std::ostream& out) {
   Row(out, "Id", job.id());
   Row(out, "Name", job.suffix());
-  Row(out, "State", ColoredState(job.state(), env.color && env.out_is_terminal));
+  const bool stored = ToMicros(job.create_time()) > 0;  // else a dry run's answer
+  if (stored) Row(out, "State", ColoredState(job.state(), env.color && env.out_is_terminal));
   if (job.reason() != v1::REASON_UNSPECIFIED) Row(out, "Reason", ReasonText(job) + "  " + job.reason_detail());
   if (job.queue_position() > 0) {
     Row(out, "Position", std::to_string(job.queue_position()));
@@ -146,7 +147,7 @@ void PrintJob(const v1::Job& job, const CliEnv& env, std::ostream& out) {
   Row(out, "Model", job.resolved_spec().model());
   Row(out, "Dataset", job.spec().dataset().file_name() + "  " + FormatBytes(job.spec().dataset().size_bytes()));
   Row(out, "Labels", Pairs(job.labels()));
-  if (job.has_create_time()) {
+  if (stored) {
     Row(out, "Created",
         FormatTimestamp(ToMicros(job.create_time())) + "  (" + Ago(job.create_time(), *env.clock) + " ago)");
   }

@@ -105,7 +105,8 @@ std::string HintFor(const absl::Status& status) {
     case absl::StatusCode::kUnavailable:
       if (!reason.empty()) return kAgainSoon;  // the scheduler has answered
       return "start the scheduler (longhauld --state-dir DIR), or name another with --server HOST:PORT or "
-             "LONGHAUL_SERVER; where it speaks TLS, give --tls-ca FILE";
+             "LONGHAUL_SERVER; where it speaks TLS, give --tls-ca FILE, and --tls-server-name "
+             "NAME where its certificate has another name";
     case absl::StatusCode::kDeadlineExceeded:
       return "the scheduler may be overloaded: try again, and see its log";
     case absl::StatusCode::kUnauthenticated:

@@ -94,7 +94,7 @@ void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer
   last_sent_nanos_ = 0;
   retry_at_nanos_ = 0;
   complained_ = false;
-  delegate_->Log("session " + id_ + " with the scheduler is open");
+  delegate_->Log("session " + id_.substr(0, 8) + " with the scheduler is open");
   delegate_->OnOpened(*answer);
 }
 
