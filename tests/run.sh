@@ -46,7 +46,7 @@ sanitizer() {
 
 asan() { sanitizer asan 'core|parser'; }
 # What shares data among threads and has no gRPC, whose uninstrumented libraries make false reports.
-tsan() { TSAN_OPTIONS=halt_on_error=1 sanitizer tsan 'threads'; }
+tsan() { TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/tests/tsan.supp" sanitizer tsan 'threads'; }
 
 phases=("$@")
 [ ${#phases[@]} -gt 0 ] || phases=(deps tree build unit e2e)
