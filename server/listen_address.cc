@@ -7,10 +7,10 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "base/net_address.h"
-#include "base/unique_fd.h"
 
 namespace longhaul::server {
 namespace {
@@ -19,25 +19,6 @@ bool IsNumeric(const std::string& host) {
   in_addr v4{};
   in6_addr v6{};
   return ::inet_pton(AF_INET, host.c_str(), &v4) == 1 || ::inet_pton(AF_INET6, host.c_str(), &v6) == 1;
-}
-
-// The errno of binding there, 0 where it works.
-int TryBind(const ListenAddress& address) {
-  const std::string host = address.host == "localhost" ? "127.0.0.1" : address.host;
-  sockaddr_in v4{};
-  sockaddr_in6 v6{};
-  v4.sin_family = AF_INET;
-  v6.sin6_family = AF_INET6;
-  v4.sin_port = v6.sin6_port = htons(static_cast<uint16_t>(address.port));
-  const bool is_v4 = ::inet_pton(AF_INET, host.c_str(), &v4.sin_addr) == 1;
-  if (!is_v4 && ::inet_pton(AF_INET6, host.c_str(), &v6.sin6_addr) != 1) return EADDRNOTAVAIL;
-  const UniqueFd fd(::socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (fd.get() < 0) return errno;
-  const int on = 1;
-  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  const auto* where = is_v4 ? reinterpret_cast<const sockaddr*>(&v4) : reinterpret_cast<const sockaddr*>(&v6);
-  if (::bind(fd.get(), where, is_v4 ? sizeof(v4) : sizeof(v6)) != 0) return errno;
-  return ::listen(fd.get(), 1) == 0 ? 0 : errno;
 }
 
 }  // namespace
@@ -73,8 +54,29 @@ absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& flag, const 
   return address;
 }
 
+UniqueFd ListenOn(const ListenAddress& address, int backlog, int* error) {
+  const std::string host = address.host == "localhost" ? "127.0.0.1" : address.host;
+  sockaddr_in v4{};
+  sockaddr_in6 v6{};
+  v4.sin_family = AF_INET;
+  v6.sin6_family = AF_INET6;
+  v4.sin_port = v6.sin6_port = htons(static_cast<uint16_t>(address.port));
+  const bool is_v4 = ::inet_pton(AF_INET, host.c_str(), &v4.sin_addr) == 1;
+  *error = EADDRNOTAVAIL;
+  if (!is_v4 && ::inet_pton(AF_INET6, host.c_str(), &v6.sin6_addr) != 1) return UniqueFd();
+  UniqueFd fd(::socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const int on = 1;
+  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  const auto* where = is_v4 ? reinterpret_cast<const sockaddr*>(&v4) : reinterpret_cast<const sockaddr*>(&v6);
+  const bool listens = fd.get() >= 0 && ::bind(fd.get(), where, is_v4 ? sizeof(v4) : sizeof(v6)) == 0 &&
+                       ::listen(fd.get(), backlog) == 0;
+  *error = listens ? 0 : errno;
+  return listens ? std::move(fd) : UniqueFd();
+}
+
 absl::Status CannotListen(const ListenAddress& address) {
-  const int error = TryBind(address);
+  int error = 0;
+  ListenOn(address, 1, &error);
   const std::string why = error == 0 ? "the network library refused it" : std::strerror(error);
   return MakeError(absl::StatusCode::kFailedPrecondition, error == EADDRINUSE ? "PORT_TAKEN" : "CANNOT_LISTEN",
                    "cannot listen on " + address.ToString() + ": " + why);

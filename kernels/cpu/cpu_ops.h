@@ -16,58 +16,41 @@ void SerialGemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_
 void SerialGemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha, const double* a,
                 int64_t a_stride, const double* b, int64_t b_stride, double beta, double* c, int64_t c_stride);
 
-// The bodies of ops.h.
-void FrozenForward(const Exec& exec, const Tensor& x, const FrozenWeight& w, double beta, const Tensor& y,
-                   void* scratch);
-void FrozenBackward(const Exec& exec, const Tensor& dy, const FrozenWeight& w, double beta, const Tensor& dx,
-                    void* scratch);
-void RmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, double eps, const Tensor& y, const Tensor& rstd);
-void AddRmsNorm(const Exec& exec, const Tensor& delta, const Tensor& w, double eps, const Tensor& x, const Tensor& y,
-                const Tensor& rstd);
-void RmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
-                     bool accumulate, const Tensor& dx);
-void HeadRmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads, double eps, const Tensor& y,
-                 const Tensor& rstd);
-void HeadRmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, int64_t heads,
-                         const Tensor& rstd, const Tensor& dx);
-void Rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& cos, const Tensor& sin,
-          const int32_t* positions, bool inverse);
-void SwiGlu(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y);
-void SwiGluBackward(const Exec& exec, const Tensor& dy, const Tensor& gate, const Tensor& up, const Tensor& dgate,
-                    const Tensor& dup, const Tensor& y);
-void GeGlu(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y);
-void GeGluBackward(const Exec& exec, const Tensor& dy, const Tensor& gate, const Tensor& up, const Tensor& dgate,
-                   const Tensor& dup, const Tensor& y);
-void Add(const Exec& exec, const Tensor& x, const Tensor& y);
-void Scale(const Exec& exec, double factor, const Tensor& x);
-void CopyScaled(const Exec& exec, double factor, const Tensor& x, const Tensor& y);
-void Zero(const Exec& exec, const Tensor& x);
-void GatherRows(const Exec& exec, const Tensor& table, const int32_t* ids, const Tensor& y);
-void ScatterRows(const Exec& exec, const Tensor& x, const int32_t* ids, const Tensor& y);
-void Dropout(const Exec& exec, const Tensor& x, uint64_t key, int64_t first_row, double p, const Tensor& y);
-void CountNonFinite(const Exec& exec, const Tensor& x, int64_t* count);
-void AttentionForward(const Exec& exec, const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v,
-                      const Tensor& o, const Tensor& lse, void* scratch);
-void AttentionBackward(const Exec& exec, const AttentionShape& shape, const Tensor& d_o, const Tensor& q,
-                       const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse, const Tensor& dq,
-                       const Tensor& dk, const Tensor& dv, void* scratch);
-void LossTile(const Exec& exec, const Tensor& logits, const int32_t* labels, const double* grad_scale,
-              const Tensor& lse, LossTotals* totals);
-void BeginLoss(const Exec& exec, const LossRows& rows);
-void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const LossRows& rows);
-void FinishLoss(const Exec& exec, const LossRows& rows, const int32_t* labels, const Tensor& lse, LossTotals* totals);
-void LossGradient(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const Tensor& lse,
-                  const double* grad_scale);
-void SumOfSquares(const Exec& exec, const Tensor& x, double* sum);
-void PrepareUpdate(const Exec& exec, const AdamWConfig& config, const double* sum_of_squares, const double* loss,
-                   UpdateState* state);
-void AdamW(const Exec& exec, const AdamWConfig& config, const UpdateState* state, const Tensor& p, const Tensor& g,
-           const Tensor& m, const Tensor& v);
-void AdamW8bit(const Exec& exec, const AdamWConfig& config, const UpdateState* state, const Tensor& p, const Tensor& g,
-               const Moments8bit& moments);
-void Nf4Quantize(const Exec& exec, const Tensor& w, const Nf4Weight& to);
-void Nf4NestAbsmax(const Exec& exec, const Nf4Weight& w, bool keep_offset);
-void Nf4Dequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, const Tensor& y);
+// The bodies of ops.h, each of the signature that it has there.
+decltype(kernels::FrozenForward) FrozenForward;
+decltype(kernels::FrozenBackward) FrozenBackward;
+decltype(kernels::RmsNorm) RmsNorm;
+decltype(kernels::AddRmsNorm) AddRmsNorm;
+decltype(kernels::RmsNormBackward) RmsNormBackward;
+decltype(kernels::HeadRmsNorm) HeadRmsNorm;
+decltype(kernels::HeadRmsNormBackward) HeadRmsNormBackward;
+decltype(kernels::Rope) Rope;
+decltype(kernels::SwiGlu) SwiGlu;
+decltype(kernels::SwiGluBackward) SwiGluBackward;
+decltype(kernels::GeGlu) GeGlu;
+decltype(kernels::GeGluBackward) GeGluBackward;
+decltype(kernels::Add) Add;
+decltype(kernels::Scale) Scale;
+decltype(kernels::CopyScaled) CopyScaled;
+decltype(kernels::Zero) Zero;
+decltype(kernels::GatherRows) GatherRows;
+decltype(kernels::ScatterRows) ScatterRows;
+decltype(kernels::Dropout) Dropout;
+decltype(kernels::CountNonFinite) CountNonFinite;
+decltype(kernels::AttentionForward) AttentionForward;
+decltype(kernels::AttentionBackward) AttentionBackward;
+decltype(kernels::LossTile) LossTile;
+decltype(kernels::BeginLoss) BeginLoss;
+decltype(kernels::UpdateLoss) UpdateLoss;
+decltype(kernels::FinishLoss) FinishLoss;
+decltype(kernels::LossGradient) LossGradient;
+decltype(kernels::SumOfSquares) SumOfSquares;
+decltype(kernels::PrepareUpdate) PrepareUpdate;
+decltype(kernels::AdamW) AdamW;
+decltype(kernels::AdamW8bit) AdamW8bit;
+decltype(kernels::Nf4Quantize) Nf4Quantize;
+decltype(kernels::Nf4NestAbsmax) Nf4NestAbsmax;
+decltype(kernels::Nf4Dequantize) Nf4Dequantize;
 
 // All of them.
 const OpTable& Ops();

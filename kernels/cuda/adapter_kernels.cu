@@ -2,8 +2,8 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "kernels/cuda/adapter_kernels.h"
+#include "kernels/cuda/launch_on.cuh"
 #include "kernels/cuda/pack.cuh"
-#include "kernels/cuda_error.h"
 
 namespace longhaul::kernels::cuda {
 namespace {
@@ -61,11 +61,8 @@ void LaunchPlaceAdapter(cudaStream_t stream, const LoraFold& fold, const std::ve
   }
   LH_CHECK(out == fold.out && rank == fold.rank && first_row + rows <= fold.out);
   const int64_t blocks = rows + (a != nullptr ? fold.rank : 0);
-  LH_CHECK(blocks > 0 && blocks <= INT32_MAX);
-  PlaceKernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(at, fold, first_row, rows, static_cast<Bf16*>(sb),
-                                                                      static_cast<Bf16*>(a));
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw CudaError("PlaceAdapter", "kernel launch", error, cudaGetErrorString(error));
+  LaunchOn(stream, "PlaceAdapter", PlaceKernel, blocks, kThreads, 0, at, fold, first_row, rows, static_cast<Bf16*>(sb),
+           static_cast<Bf16*>(a));
 }
 
 }  // namespace longhaul::kernels::cuda

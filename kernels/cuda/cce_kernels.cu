@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "kernels/cuda/cce_kernels.h"
+#include "kernels/cuda/launch_on.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda_error.h"
@@ -10,6 +11,8 @@
 
 namespace longhaul::kernels::cuda {
 namespace {
+
+constexpr char kOp[] = "CutCrossEntropy";
 
 constexpr int kThreads = 512;
 constexpr int kUnroll = 4;  // vectors that a thread has in flight
@@ -212,16 +215,6 @@ __global__ void __launch_bounds__(kColumnThreads)
   mean[col] = sum / static_cast<float>(vocab);
 }
 
-template <typename... Parameters, typename... Arguments>
-void LaunchOn(cudaStream_t stream, void (*kernel)(Parameters...), int64_t blocks, int threads,
-              const Arguments&... arguments) {
-  LH_CHECK(blocks > 0 && blocks <= INT32_MAX);
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream>>>(
-      static_cast<Parameters>(arguments)...);
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw CudaError("CutCrossEntropy", "kernel launch", error, cudaGetErrorString(error));
-}
-
 template <typename Body>
 void WithLogits(GemmElement type, const Body& body) {
   if (type == GemmElement::kBF16) {
@@ -236,7 +229,7 @@ void WithLogits(GemmElement type, const Body& body) {
 
 void LaunchGradientToBf16(cudaStream_t stream, const CceTile& tile) {
   WithLogits(tile.type,
-             [&](auto zero) { LaunchOn(stream, GradientKernel<decltype(zero)>, tile.rows, kThreads, tile); });
+             [&](auto zero) { LaunchOn(stream, kOp, GradientKernel<decltype(zero)>, tile.rows, kThreads, 0, tile); });
 }
 
 void LaunchChooseColumns(cudaStream_t stream, const CceTile& tile, const KeptColumns& columns) {
@@ -244,43 +237,43 @@ void LaunchChooseColumns(cudaStream_t stream, const CceTile& tile, const KeptCol
   if (error != cudaSuccess) throw CudaError("CutCrossEntropy", "cudaMemsetAsync", error, cudaGetErrorString(error));
   WithLogits(tile.type, [&](auto zero) {
     using T = decltype(zero);
-    LaunchOn(stream, FlagKernel<T>, tile.rows, kThreads, tile, columns.flags);
-    LaunchOn(stream, ListKernel, 1, kScanThreads, tile.cols, columns);
-    LaunchOn(stream, MassKernel<T>, tile.rows, kThreads, tile, columns);
+    LaunchOn(stream, kOp, FlagKernel<T>, tile.rows, kThreads, 0, tile, columns.flags);
+    LaunchOn(stream, kOp, ListKernel, 1, kScanThreads, 0, tile.cols, columns);
+    LaunchOn(stream, kOp, MassKernel<T>, tile.rows, kThreads, 0, tile, columns);
   });
 }
 
 void LaunchDecide(cudaStream_t stream, const KeptState* state, cudaGraphConditionalHandle full,
                   cudaGraphConditionalHandle more) {
-  LaunchOn(stream, DecideKernel, 1, 1, state, full, more);
+  LaunchOn(stream, kOp, DecideKernel, 1, 1, 0, state, full, more);
 }
 
 void LaunchGatherChunk(cudaStream_t stream, const CceTile& tile, const KeptColumns& columns, int64_t chunk,
                        const void* head, int64_t head_stride, int64_t hidden, void* head_chunk, void* d_chunk) {
   constexpr int64_t kVector = VectorOf<Bf16>();
   LH_CHECK(hidden % kVector == 0 && head_stride % kVector == 0);
-  LaunchOn(stream, GatherHeadKernel, chunk, kColumnThreads, columns, static_cast<const uint4*>(head),
+  LaunchOn(stream, kOp, GatherHeadKernel, chunk, kColumnThreads, 0, columns, static_cast<const uint4*>(head),
            head_stride / kVector, hidden / kVector, static_cast<uint4*>(head_chunk));
   WithLogits(tile.type, [&](auto zero) {
-    LaunchOn(stream, GatherGradientKernel<decltype(zero)>, tile.rows, kThreads, tile, columns, chunk,
+    LaunchOn(stream, kOp, GatherGradientKernel<decltype(zero)>, tile.rows, kThreads, 0, tile, columns, chunk,
              static_cast<Bf16*>(d_chunk));
   });
 }
 
 void LaunchAdvance(cudaStream_t stream, KeptState* state, int64_t chunk, cudaGraphConditionalHandle more) {
-  LaunchOn(stream, AdvanceKernel, 1, 1, state, static_cast<int32_t>(chunk), more);
+  LaunchOn(stream, kOp, AdvanceKernel, 1, 1, 0, state, static_cast<int32_t>(chunk), more);
 }
 
 void LaunchFinishHidden(cudaStream_t stream, const CceTile& tile, const KeptColumns* columns, const float* mean_row,
                         const float* d_sum, int64_t hidden, void* d, int64_t d_stride) {
   LH_CHECK((columns != nullptr) == (mean_row != nullptr));
-  LaunchOn(stream, FinishKernel, tile.rows, kColumnThreads, tile, columns != nullptr ? *columns : KeptColumns{},
+  LaunchOn(stream, kOp, FinishKernel, tile.rows, kColumnThreads, 0, tile, columns != nullptr ? *columns : KeptColumns{},
            mean_row, d_sum, hidden, static_cast<Bf16*>(d), d_stride);
 }
 
 void LaunchMeanRow(cudaStream_t stream, const void* head, int64_t head_stride, int64_t vocab, int64_t hidden,
                    float* mean) {
-  LaunchOn(stream, MeanRowKernel, (hidden + kColumnThreads - 1) / kColumnThreads, kColumnThreads,
+  LaunchOn(stream, kOp, MeanRowKernel, (hidden + kColumnThreads - 1) / kColumnThreads, kColumnThreads, 0,
            static_cast<const Bf16*>(head), head_stride, vocab, hidden, mean);
 }
 

@@ -1,14 +1,15 @@
 // scale = amax / 448, q = x / scale in E4M3.
 #include <cuda_fp8.h>
 
-#include "base/check.h"
 #include "kernels/cuda/fp8_quantise.h"
+#include "kernels/cuda/launch_on.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda_error.h"
 
 namespace longhaul::kernels::cuda {
 namespace {
+
+constexpr char kOp[] = "Quantise";
 
 constexpr int kThreads = 256;
 constexpr int kTile = 32;  // of the transpose
@@ -83,16 +84,6 @@ __global__ void __launch_bounds__(kTile* kTile)
   }
 }
 
-template <typename... Parameters, typename... Arguments>
-void LaunchOn(cudaStream_t stream, void (*kernel)(Parameters...), int64_t blocks, int threads,
-              const Arguments&... arguments) {
-  LH_CHECK(blocks > 0 && blocks <= INT32_MAX);
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream>>>(
-      static_cast<Parameters>(arguments)...);
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw CudaError("Quantise", "kernel launch", error, cudaGetErrorString(error));
-}
-
 bool IsMultiple(const void* pointer, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
 }
@@ -104,14 +95,14 @@ void QuantiseRows(cudaStream_t stream, const void* x, int64_t x_stride, int64_t 
   constexpr int kVector = VectorOf<Bf16>();
   const bool vectors = cols % kVector == 0 && x_stride % kVector == 0 && q_stride % kVector == 0 &&
                        IsMultiple(x, kVectorBytes) && IsMultiple(q, kVector);
-  LaunchOn(stream, vectors ? RowsKernel<kVector> : RowsKernel<1>, rows, kThreads, static_cast<const Bf16*>(x), x_stride,
-           cols, static_cast<E4M3*>(q), q_stride, scale);
+  LaunchOn(stream, kOp, vectors ? RowsKernel<kVector> : RowsKernel<1>, rows, kThreads, 0, static_cast<const Bf16*>(x),
+           x_stride, cols, static_cast<E4M3*>(q), q_stride, scale);
 }
 
 void QuantiseTransposed(cudaStream_t stream, const void* x, int64_t x_stride, int64_t rows, int64_t cols, void* q,
                         int64_t q_stride, float* scale) {
-  LaunchOn(stream, TransposedKernel, (cols + kTile - 1) / kTile, kTile * kTile, static_cast<const Bf16*>(x), x_stride,
-           rows, cols, static_cast<E4M3*>(q), q_stride, scale);
+  LaunchOn(stream, kOp, TransposedKernel, (cols + kTile - 1) / kTile, kTile * kTile, 0, static_cast<const Bf16*>(x),
+           x_stride, rows, cols, static_cast<E4M3*>(q), q_stride, scale);
 }
 
 }  // namespace longhaul::kernels::cuda

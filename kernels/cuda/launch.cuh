@@ -1,13 +1,13 @@
-// The only place that launches kernels.
+// How ops launch their kernels.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <limits>
 
 #include "base/check.h"
 #include "kernels/cuda/cuda_exec.h"
+#include "kernels/cuda/launch_on.cuh"
 
 namespace longhaul::kernels::cuda {
 
@@ -16,11 +16,8 @@ namespace longhaul::kernels::cuda {
 template <typename... Parameters, typename... Arguments>
 void Launch(const Exec& exec, const char* op, void (*kernel)(Parameters...), int64_t blocks, int threads,
             int64_t shared_bytes, const Arguments&... arguments) {
-  LH_CHECK(blocks >= 0 && blocks <= std::numeric_limits<int32_t>::max(), std::to_string(blocks));
   if (blocks == 0) return;
-  kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
-           exec.cuda().compute.get()>>>(static_cast<Parameters>(arguments)...);
-  CheckCuda(cudaGetLastError(), op, "kernel launch");
+  LaunchOn(exec.cuda().compute.get(), op, kernel, blocks, threads, shared_bytes, arguments...);
 }
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

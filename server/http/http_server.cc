@@ -66,24 +66,6 @@ std::string Serialize(const HttpReply& reply, bool with_body) {
   return text;
 }
 
-// A listening socket; -1 where it cannot be had.
-UniqueFd Listen(const ListenAddress& address) {
-  const std::string host = address.host == "localhost" ? "127.0.0.1" : address.host;
-  sockaddr_in v4{};
-  sockaddr_in6 v6{};
-  v4.sin_family = AF_INET;
-  v6.sin6_family = AF_INET6;
-  v4.sin_port = v6.sin6_port = htons(static_cast<uint16_t>(address.port));
-  const bool is_v4 = ::inet_pton(AF_INET, host.c_str(), &v4.sin_addr) == 1;
-  if (!is_v4 && ::inet_pton(AF_INET6, host.c_str(), &v6.sin6_addr) != 1) return UniqueFd();
-  UniqueFd fd(::socket(is_v4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  const int on = 1;
-  ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  const auto* where = is_v4 ? reinterpret_cast<const sockaddr*>(&v4) : reinterpret_cast<const sockaddr*>(&v6);
-  if (::bind(fd.get(), where, is_v4 ? sizeof(v4) : sizeof(v6)) != 0) return UniqueFd();
-  return ::listen(fd.get(), kBacklog) == 0 ? std::move(fd) : UniqueFd();
-}
-
 int PortOf(const UniqueFd& fd) {
   sockaddr_storage address{};
   socklen_t size = sizeof(address);
@@ -218,7 +200,8 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const ListenAddres
   impl->pages = std::move(pages);
   impl->clock = clock;
   impl->tls = tls;
-  impl->listener = Listen(address);
+  int error = 0;  // CannotListen tries once more, as it must for gRPC's port
+  impl->listener = ListenOn(address, kBacklog, &error);
   impl->stop = UniqueFd(::eventfd(0, EFD_CLOEXEC));
   if (impl->listener.get() < 0 || impl->stop.get() < 0) return CannotListen(address);
   impl->port = PortOf(impl->listener);

@@ -5,6 +5,7 @@
 //   watch_bench [SECONDS] [WATCHERS]      default 10 1000
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -97,13 +98,55 @@ class BusyWorker {
     session_ = response.session_id();
   }
 
-  // Takes what is to be started, validates at once, and runs, until `jobs` run.
-  void RunAll(size_t jobs) {
-    while (running_.size() < jobs) Sync(0, false);
+  ~BusyWorker() {
+    std::unique_lock lock(mutex_);
+    for (const auto& report : reports_) report->context.TryCancel();
+    answered_.wait(lock, [&] { return reports_.empty(); });
   }
 
-  // One Sync of all attempts: `points` new steps of each, and perhaps something to warn of.
-  void Sync(int points, bool warn) {
+  // Takes what is to be started, validates at once, and runs, until `jobs` run.
+  void RunAll(size_t jobs) {
+    while (running_.size() < jobs) {
+      v1::SyncResponse response;
+      const grpc::Status status =
+          Call(*bench_->stubs->workers, &v1::WorkerService::Stub::Sync, Status(0, false), &response);
+      LH_CHECK(status.ok(), status.error_message());
+      Take(response);
+    }
+  }
+
+  // One Sync of all attempts: `points` new steps of each, and perhaps something to warn of. Not awaited, as an agent
+  // does not: the scheduler parks it until there is a command or a newer one.
+  void Report(int points, bool warn) {
+    auto report = std::make_unique<InFlight>();
+    InFlight* const sent = report.get();
+    sent->request = Status(points, warn);
+    {
+      std::lock_guard lock(mutex_);
+      reports_.push_back(std::move(report));
+    }
+    bench_->stubs->workers->async()->Sync(
+        &sent->context, &sent->request, &sent->response, [this, sent](const grpc::Status& status) {
+          LH_CHECK(status.ok() || status.error_code() == grpc::StatusCode::CANCELLED, status.error_message());
+          std::lock_guard lock(mutex_);
+          std::erase_if(reports_, [&](const auto& r) { return r.get() == sent; });
+          answered_.notify_all();
+        });
+  }
+
+ private:
+  struct InFlight {
+    grpc::ClientContext context;
+    v1::SyncRequest request;
+    v1::SyncResponse response;
+  };
+  struct Run {
+    v1::AttemptKey key;
+    int64_t step = 0;
+    int warnings = 0;
+  };
+
+  v1::SyncRequest Status(int points, bool warn) {
     v1::SyncRequest request;
     request.set_session_id(session_);
     request.set_sync_number(++sync_number_);
@@ -134,9 +177,10 @@ class BusyWorker {
       }
       if (warn) status->add_warnings("warning " + std::to_string(++run.warnings));
     }
-    v1::SyncResponse response;
-    const grpc::Status status = Call(*bench_->stubs->workers, &v1::WorkerService::Stub::Sync, request, &response);
-    LH_CHECK(status.ok(), status.error_message());
+    return request;
+  }
+
+  void Take(const v1::SyncResponse& response) {
     for (const v1::WorkerCommand& command : response.commands()) {
       if (!command.has_start()) continue;
       const v1::AttemptKey& key = command.start().key();
@@ -148,18 +192,15 @@ class BusyWorker {
     }
   }
 
- private:
-  struct Run {
-    v1::AttemptKey key;
-    int64_t step = 0;
-    int warnings = 0;
-  };
   BenchServer* bench_;
   FakeAgent agent_;
   std::string session_;
   int64_t sync_number_ = 0;
   std::vector<v1::AttemptKey> validating_;
   std::map<std::string, Run> running_;
+  std::mutex mutex_;  // guards reports_
+  std::condition_variable answered_;
+  std::vector<std::unique_ptr<InFlight>> reports_;
 };
 
 // `jobs` jobs, `watchers` watchers over them; each job makes `points` points 20 times a second, and 2 events a second.
@@ -192,7 +233,7 @@ bool Measure(const char* name, int jobs, int watchers, int points, int seconds) 
   constexpr int64_t kTickNanos = 50'000'000;
   const int ticks = seconds * 20;
   for (int tick = 0; tick < ticks; ++tick) {
-    worker.Sync(points, tick % 10 == 0);
+    worker.Report(points, tick % 10 == 0);
     const int64_t next = begin + (tick + 1) * kTickNanos;
     const int64_t wait = next - bench.clock.BootNanos();
     if (wait > 0) std::this_thread::sleep_for(std::chrono::nanoseconds(wait));

@@ -51,8 +51,7 @@ TEST_F(SchedulingTest, AHigherClassTakesTheDeviceThroughACheckpoint) {
   AttemptKey key;
   Start(session, low, &key);
   const std::string high = CreateAs(PriorityClass::kHigh);
-  absl::StatusOr<SyncReply> reply = Sync(session, {Running(key)});
-  ASSERT_TRUE(Sync(session, {Running(key), Validated(*StartOf(*reply, high))}).ok());
+  ValidateInTurn(session, key, {high});
   EXPECT_EQ(State(high), JobState::kQueued);
   EXPECT_EQ(State(low), JobState::kRunning) << "it has only begun";
   EXPECT_LE(core->NextTimerBootNanos() - clock.BootNanos(), limits::kPreemptMinRunMs * 1'000'000);
@@ -65,7 +64,7 @@ TEST_F(SchedulingTest, AHigherClassTakesTheDeviceThroughACheckpoint) {
   EXPECT_NE(job.reason_detail.find(high), std::string::npos) << job.reason_detail;
   EXPECT_EQ(job.preemptions, 1);
   EXPECT_EQ(core->Stats().preemptions_total, 1u);
-  reply = Sync(session, {Running(key, 1, 7)});
+  absl::StatusOr<SyncReply> reply = Sync(session, {Running(key, 1, 7)});
   EXPECT_EQ(StopOf(*reply, key), StopMode::kCheckpoint);
   EXPECT_EQ(State(high), JobState::kQueued) << "not before the device is given back";
   ASSERT_TRUE(CommitCheckpoint(session, key, 7).ok());
@@ -122,8 +121,7 @@ TEST_F(SchedulingTest, AUsersPauseOutranksAPreemptionAndAResumeGivesItBack) {
   AttemptKey key;
   Start(session, low, &key);
   const std::string high = CreateAs(PriorityClass::kHigh);
-  absl::StatusOr<SyncReply> reply = Sync(session, {Running(key)});
-  ASSERT_TRUE(Sync(session, {Running(key), Validated(*StartOf(*reply, high))}).ok());
+  ValidateInTurn(session, key, {high});
   Pass(session, {Running(key)}, 10);
   ASSERT_EQ(Get(low).pause_cause, PauseCause::kPreempt);
   EXPECT_EQ(Do(core->Resume(low))->pause_cause, PauseCause::kPreempt) << "it will go on by itself: OK";
@@ -355,8 +353,7 @@ TEST_F(SchedulingTest, AFailedCommitTakesAPreemptionBack) {
   AttemptKey key;
   Start(session, low, &key);
   const std::string high = CreateAs(PriorityClass::kHigh);
-  absl::StatusOr<SyncReply> reply = Sync(session, {Running(key)});
-  ASSERT_TRUE(Sync(session, {Running(key), Validated(*StartOf(*reply, high))}).ok());
+  ValidateInTurn(session, key, {high});
   clock.AdvanceMillis(2'000);
   store.FailCommits(1);
   EXPECT_FALSE(Settle().ok());
