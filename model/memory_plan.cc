@@ -64,7 +64,8 @@ MemoryPlan Skeleton(PlanKind kind, const ModelShape& shape, const TrainShape& tr
   plan.shape = shape;
   plan.train = train;
   plan.choices = ChooseTiles(shape, train, facts, small);
-  plan.runtime_host_bytes = facts.runtime_host_bytes > 0 ? facts.runtime_host_bytes : kDefaultRuntimeHostBytes;
+  plan.runtime_host_bytes = (facts.runtime_host_bytes > 0 ? facts.runtime_host_bytes : kDefaultRuntimeHostBytes) +
+                            shape.vocab * kTokenizerBytesPerToken;
   return plan;
 }
 
