@@ -53,7 +53,8 @@ void AddAttentionHalf(const MemoryPlan& plan, RegionBuilder* b) {
   for (int i = 0; i < kFirstMlpAct; ++i) {
     const Act act = static_cast<Act>(i);
     uint32_t live = kPhaseForwardAttention | kBackward;
-    if (act == Act::kXMid || act == Act::kRstd2) live |= kPhaseForwardMlp;
+    // What the MLP half starts from is not looked at again below it.
+    if (act == Act::kXMid || act == Act::kRstd2) live = kForward | kPhaseRecompute | kPhaseBackwardMlp;
     b->Add(std::string("slot.") + ActName(act), CudaFieldBytes(plan, act, n), live);
   }
 }
