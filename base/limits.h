@@ -172,6 +172,7 @@ inline constexpr int kMaxGemmCandidates = 8;  // of the library's heuristics, ti
 inline constexpr int kGemmTimingRounds = 4;   // of each; the first loads the kernel
 inline constexpr int kMaxStackedLinears = 4;  // q, k, v; gate, up
 inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kMaxCudaGraphs = 16;      // of micro-batch sizes, kept captured
 inline constexpr int64_t kMaxSdpaBatch = 1 << 20;  // sequences or documents a call
 
 // Files from outside

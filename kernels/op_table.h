@@ -31,6 +31,7 @@ struct OpTable {
   decltype(&GatherRows) gather_rows = nullptr;
   decltype(&ScatterRows) scatter_rows = nullptr;
   decltype(&Dropout) dropout = nullptr;
+  decltype(&Uniform) uniform = nullptr;
   decltype(&CountNonFinite) count_non_finite = nullptr;
   decltype(&AttentionForward) attention_forward = nullptr;
   decltype(&AttentionBackward) attention_backward = nullptr;

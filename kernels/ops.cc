@@ -220,6 +220,11 @@ void Dropout(const Exec& exec, const Tensor& x, uint64_t key, int64_t first_row,
   Body(exec.ops().dropout)(exec, x, key, first_row, p, y);
 }
 
+void Uniform(const Exec& exec, uint64_t key, int64_t first_row, double width, double shift, const Tensor& y) {
+  LH_CHECK(y.dtype == DType::kF32 && first_row >= 0);
+  Body(exec.ops().uniform)(exec, key, first_row, width, shift, y);
+}
+
 void CountNonFinite(const Exec& exec, const Tensor& x, int64_t* count) {
   LH_CHECK(IsActivation(exec, x));
   Body(exec.ops().count_non_finite)(exec, x, count);

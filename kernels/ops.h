@@ -103,6 +103,9 @@ void ScatterRows(const Exec& exec, const Tensor& x, const int32_t* ids, const Te
 // Inverted dropout: y[r, c] = x[r, c] * keep(key, (first_row + r) * cols + c) / (1 - p). y may alias x. The mask
 // depends on key and absolute position only, so recomputation and backward replay it; it is the same on every backend.
 void Dropout(const Exec& exec, const Tensor& x, uint64_t key, int64_t first_row, double p, const Tensor& y);
+// y[r, c] = shift + width * (u - 0.5) with u uniform in [0, 1): number (first_row + r) * cols + c of `key`'s counter.
+// Made-up weights; taken in double and rounded to f32, so that every backend makes the same. y f32.
+void Uniform(const Exec& exec, uint64_t key, int64_t first_row, double width, double shift, const Tensor& y);
 // *count += the number of elements that are NaN or infinite.
 void CountNonFinite(const Exec& exec, const Tensor& x, int64_t* count);
 

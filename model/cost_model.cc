@@ -32,7 +32,8 @@ StepFlops CountFlops(const MemoryPlan& plan, double trained_fraction) {
   flops.head = 4.0 * n * trained_fraction * static_cast<double>(s.vocab) * static_cast<double>(s.hidden);
   // The down projection's output is never needed again.
   const double down = 2.0 * n * static_cast<double>(s.hidden * s.intermediate);
-  flops.recompute = recomputed * (linear_forward - down + lora_forward + attention_forward);
+  flops.recompute = recomputed * (linear_forward - down + lora_forward + attention_forward) -
+                    static_cast<double>(plan.choices.keep_attention_layers) * attention_forward;
   return flops;
 }
 

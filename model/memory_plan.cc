@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/status_macros.h"
 #include "model/cost_model.h"
+#include "model/cuda_plan.h"
 #include "model/plan_layout.h"
 
 namespace longhaul {
@@ -41,10 +42,7 @@ absl::Status CheckInputs(const ModelShape& shape, const TrainShape& train, const
   LH_RETURN_IF_ERROR(ValidateModelShape(shape));
   LH_RETURN_IF_ERROR(ValidateTrainShape(train));
   LH_RETURN_IF_ERROR(ValidateDeviceFacts(facts));
-  if (facts.kind != DeviceKind::kCpu) {
-    return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
-                     "device class \"" + facts.device_class + "\" is a GPU, and this build plans for CPU devices only");
-  }
+  if (facts.kind == DeviceKind::kCuda) return CheckCudaInputs(shape, train, facts);
   if (train.compute == ComputeType::kBF16 && !(facts.has_bf16 && DevicePacksWeights(facts))) {
     return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
                      "compute type bf16 needs a CPU with AVX512_BF16; \"" + facts.device_class + "\" has \"" +
@@ -101,12 +99,29 @@ int64_t Available(const DeviceFacts& facts, const PlanBudget& budget) {
   return budget.host_bytes > 0 ? budget.host_bytes : facts.host_bytes;
 }
 
+// PLAN_DOES_NOT_FIT with what is short.
+absl::Status CheckFits(const MemoryPlan& plan, const DeviceFacts& facts, const PlanBudget& budget) {
+  const auto short_of = [](const std::string& what) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "PLAN_DOES_NOT_FIT", what);
+  };
+  const int64_t available = Available(facts, budget);
+  if (plan.device == DeviceKind::kCpu) {
+    return plan.host_bytes_total <= available ? absl::OkStatus() : short_of(DescribeShortage(plan, available));
+  }
+  const int64_t device = AvailableDeviceBytes(facts, budget);
+  if (plan.device_bytes_total > device) return short_of("device memory: " + DescribeShortage(plan, device));
+  if (plan.host_bytes_total <= available) return absl::OkStatus();
+  return short_of("host memory: needs " + FormatBytes(plan.host_bytes_total) + ", " + FormatBytes(available) +
+                  " are there");
+}
+
 }  // namespace
 
 absl::StatusOr<MemoryPlan> MinimumPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
   LH_RETURN_IF_ERROR(CheckInputs(shape, train, facts));
   if (train.lora_targets == 0) return InvalidField("target_modules", "is empty; a training needs at least one");
-  MemoryPlan plan = Skeleton(PlanKind::kTrain, shape, train, facts, /*small=*/true);
+  MemoryPlan plan = facts.kind == DeviceKind::kCuda ? MinimumCudaPlan(shape, train, facts)
+                                                    : Skeleton(PlanKind::kTrain, shape, train, facts, /*small=*/true);
   if (ApproximateBytes(plan) > kMaxPlanBytes) return TooLarge(train);
   LayOutPlan(&plan);
   plan.step_seconds = PredictStepSeconds(plan, facts);
@@ -115,12 +130,17 @@ absl::StatusOr<MemoryPlan> MinimumPlan(const ModelShape& shape, const TrainShape
 
 absl::StatusOr<MemoryPlan> MakePlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
                                     const PlanBudget& budget) {
-  LH_ASSIGN_OR_RETURN(MemoryPlan minimum, MinimumPlan(shape, train, facts));
+  DeviceFacts budgeted = facts;
+  if (budget.host_bytes > 0) budgeted.host_bytes = budget.host_bytes;
+  LH_ASSIGN_OR_RETURN(MemoryPlan minimum, MinimumPlan(shape, train, budgeted));
   const int64_t available = Available(facts, budget);
-  if (minimum.host_bytes_total > available) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "PLAN_DOES_NOT_FIT", DescribeShortage(minimum, available));
-  }
+  LH_RETURN_IF_ERROR(CheckFits(minimum, facts, budget));
   if (budget.share == PlanShare::kMinimum) return minimum;
+  if (facts.kind == DeviceKind::kCuda) {
+    MemoryPlan fastest = MakeCudaPlan(std::move(minimum), facts, budget);
+    fastest.step_seconds = PredictStepSeconds(fastest, facts);
+    return fastest;
+  }
 
   MemoryPlan plan = Skeleton(PlanKind::kTrain, shape, train, facts, /*small=*/false);
   LayOutPlan(&plan);
@@ -139,6 +159,10 @@ absl::StatusOr<MemoryPlan> MakeGeneratePlan(const ModelShape& shape, const Train
   one.dataset_tokens = 0;
   one.dataset_bytes = 0;
   LH_RETURN_IF_ERROR(CheckInputs(shape, one, facts));
+  if (facts.kind == DeviceKind::kCuda) {
+    return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
+                     "device class \"" + facts.device_class + "\" is a GPU, and text is generated on the CPU only");
+  }
   MemoryPlan plan = Skeleton(PlanKind::kGenerate, shape, one, facts, /*small=*/false);
   plan.choices.loss_tile_rows = 1;
   if (ApproximateBytes(plan) > kMaxPlanBytes) return TooLarge(one);
@@ -154,7 +178,7 @@ int64_t LongestFittingSequence(const ModelShape& shape, const TrainShape& train,
     longer.sequence_length = length;
     longer.longest_document = 0;
     const absl::StatusOr<MemoryPlan> plan = MinimumPlan(shape, longer, facts);
-    return plan.ok() && plan->host_bytes_total <= Available(facts, budget);
+    return plan.ok() && CheckFits(*plan, facts, budget).ok();
   };
   int64_t low = 0;
   int64_t high = limit;
@@ -170,8 +194,8 @@ int64_t LongestFittingSequence(const ModelShape& shape, const TrainShape& train,
 }
 
 std::string DescribeShortage(const MemoryPlan& plan, int64_t available_bytes) {
-  std::string text =
-      "needs " + FormatBytes(plan.host_bytes_total) + ", " + FormatBytes(available_bytes) + " are there: ";
+  const int64_t needed = plan.device == DeviceKind::kCuda ? plan.device_bytes_total : plan.host_bytes_total;
+  std::string text = "needs " + FormatBytes(needed) + ", " + FormatBytes(available_bytes) + " are there: ";
   std::vector<PlanPart> parts = plan.parts;
   std::stable_sort(parts.begin(), parts.end(), [](const PlanPart& a, const PlanPart& b) { return a.bytes > b.bytes; });
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -182,6 +206,14 @@ std::string DescribeShortage(const MemoryPlan& plan, int64_t available_bytes) {
 
 std::string DescribeChoices(const MemoryPlan& plan) {
   const PlanChoices& c = plan.choices;
+  if (plan.device == DeviceKind::kCuda) {
+    return "keeps " + std::to_string(c.keep_all_layers) + " of " + std::to_string(plan.shape.layers) +
+           " layers, attention of " + std::to_string(c.keep_attention_layers) + ", " + std::to_string(c.cached_layers) +
+           " in bf16, " + (c.attention_calls > 1 ? std::to_string(c.attention_calls) + " attention calls, " : "") +
+           (c.host_checkpoints ? "checkpoints on the host, " : "") +
+           (c.host_embedding ? "embedding on the host, " : "") + "token tiles of " + std::to_string(c.token_tile_rows) +
+           ", loss tiles of " + std::to_string(c.loss_tile_rows) + ", " + c.isa;
+  }
   return "keeps " + std::to_string(c.keep_all_layers) + " of " + std::to_string(plan.shape.layers) +
          " layers, token tiles of " + std::to_string(c.token_tile_rows) + ", loss tiles of " +
          std::to_string(c.loss_tile_rows) + ", " + std::to_string(c.cpu_threads) + " threads, " +

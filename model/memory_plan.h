@@ -2,9 +2,9 @@
 // call. The scheduler admits with it, Estimate answers with it, it travels as JSON to the trainer, and the engine
 // allocates exactly it (ENGINE.md section 1).
 //
-// One arena, carved into named regions. A region is live in some phases of a step; regions that are never live together
-// may overlay. A region's content survives from one phase to a later one only if it is live in all phases between.
-// Thread-safe: free functions on values.
+// One arena a memory space (a CPU device has one), carved into named regions. A region is live in some phases of a
+// step; regions that are never live together may overlay. A region's content survives from one phase to a later one
+// only if it is live in all phases between. Thread-safe: free functions on values.
 #pragma once
 
 #include <cstdint>
@@ -47,11 +47,15 @@ enum PlanPhase : uint32_t {
   kPhaseSave = 1u << 8,
 };
 
+// Where a region lies. kHost: the only one of a CPU device.
+enum class PlanSpace { kHost, kDevice, kPinned };
+
 struct PlanRegion {
   std::string name;
-  int64_t offset_bytes = 0;  // multiple of 64
+  int64_t offset_bytes = 0;  // in its space's arena; multiple of 64
   int64_t bytes = 0;
   uint32_t live = 0;  // PlanPhase bits
+  PlanSpace space = PlanSpace::kHost;
   bool operator==(const PlanRegion&) const = default;
 };
 
@@ -61,7 +65,14 @@ struct PlanChoices {
   int64_t loss_tile_rows = 0;   // rows of logits that exist at once
   int cpu_threads = 1;
   bool packed_weights = false;
-  std::string isa;
+  std::string isa;  // on CUDA "sm_90"
+  // CUDA alone.
+  int64_t keep_attention_layers = 0;  // the m layers after those keep attention's output and recompute the linears only
+  int64_t cached_layers = 0;          // layers [0, c) lie in bf16, the others in NF4 and are dequantised for each use
+  int64_t documents = 0;              // that a micro-batch has at most
+  int64_t attention_calls = 1;        // the heads are cut into so many calls, whole groups each
+  bool host_checkpoints = false;      // layers' inputs wait in pinned memory for the backward pass
+  bool host_embedding = false;        // the table lies in pinned memory and is read from there
   bool operator==(const PlanChoices&) const = default;
 };
 
@@ -73,24 +84,32 @@ struct PlanPart {
 struct MemoryPlan {
   int version = kPlanVersion;
   PlanKind kind = PlanKind::kTrain;
+  DeviceKind device = DeviceKind::kCpu;
   ModelShape shape;
   TrainShape train;
   PlanChoices choices;
   std::vector<PlanRegion> regions;
-  int64_t arena_bytes = 0;
+  int64_t arena_bytes = 0;         // of host memory; pinned on CUDA
+  int64_t device_arena_bytes = 0;  // 0 on a CPU device
+  int64_t context_bytes = 0;       // device memory outside the arena: context, kernels, libraries
   int64_t runtime_host_bytes = 0;
   int64_t host_bytes_total = 0;    // arena + dataset + runtime
-  int64_t device_bytes_total = 0;  // 0 on a CPU device
+  int64_t device_bytes_total = 0;  // device arena + context; 0 on a CPU device
   int64_t disk_bytes = 0;          // dataset, local checkpoints, artifact, log
   double step_seconds = 0;         // predicted, one update; 0 where the device was not measured
-  std::vector<PlanPart> parts;     // of host_bytes_total, in bytes that add up to it
+  std::vector<PlanPart> parts;     // of host_bytes_total (CUDA: device_bytes_total), in bytes that add up to it
 
-  int64_t element_bytes() const { return train.compute == ComputeType::kF64 ? 8 : 4; }
+  // Of activations.
+  int64_t element_bytes() const {
+    if (device == DeviceKind::kCuda) return 2;
+    return train.compute == ComputeType::kF64 ? 8 : 4;
+  }
 };
 
 // The fastest plan within the budget and share.
-// Errors: INVALID_ARGUMENT (shapes, facts); UNIMPLEMENTED DEVICE_UNSUPPORTED (kind kCuda in a build without it, or a
-// compute type that the device lacks); RESOURCE_EXHAUSTED PLAN_DOES_NOT_FIT with the bytes needed and there, by part.
+// Errors: INVALID_ARGUMENT (shapes, facts); UNIMPLEMENTED DEVICE_UNSUPPORTED (what the engine cannot do on the device:
+// a compute type, and on CUDA dropout, sizes off 8, devices older than 8.0); RESOURCE_EXHAUSTED PLAN_DOES_NOT_FIT with
+// the bytes needed and there, by part.
 absl::StatusOr<MemoryPlan> MakePlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
                                     const PlanBudget& budget);
 

@@ -1,6 +1,8 @@
 // The memory plan as JSON: what travels to the trainer. Reading it trusts nothing.
 #include "base/error.h"
+#include "base/limits.h"
 #include "base/status_macros.h"
+#include "model/cuda_plan.h"
 #include "model/json_fields.h"
 #include "model/memory_plan.h"
 #include "model/plan_layout.h"
@@ -14,6 +16,16 @@ constexpr size_t kMaxPlanJsonBytes = 1 << 20;
 constexpr size_t kMaxRegions = 256;
 constexpr int64_t kMostBytes = int64_t{1} << 60;
 
+const std::vector<std::string>& DeviceNames() {
+  static const std::vector<std::string> names = {"cpu", "cuda"};
+  return names;
+}
+
+const std::vector<std::string>& SpaceNames() {
+  static const std::vector<std::string> names = {"host", "device", "pinned"};
+  return names;
+}
+
 const std::vector<std::string>& KindNames() {
   static const std::vector<std::string> names = {"train", "generate"};
   return names;
@@ -26,11 +38,20 @@ absl::Status Invalid(const std::string& what) {
 absl::Status ReadChoices(const json& object, const MemoryPlan& plan, PlanChoices* choices) {
   JsonFields fields(object, "memory plan: choices");
   fields.Int("keep_all_layers", 0, plan.shape.layers, &choices->keep_all_layers);
-  fields.Int("token_tile_rows", 1, plan.train.tokens(), &choices->token_tile_rows);
-  fields.Int("loss_tile_rows", 1, plan.train.tokens(), &choices->loss_tile_rows);
+  fields.Int("token_tile_rows", 1, PlannedRows(plan), &choices->token_tile_rows);
+  fields.Int("loss_tile_rows", 1, PlannedRows(plan), &choices->loss_tile_rows);
   fields.Int("cpu_threads", 1, 4096, &choices->cpu_threads);
   fields.Bool("packed_weights", &choices->packed_weights);
   fields.String("isa", 64, &choices->isa);
+  if (plan.device == DeviceKind::kCuda) {
+    fields.Int("cached_layers", 0, plan.shape.layers, &choices->cached_layers);
+    fields.Int("documents", 1, limits::kMaxSdpaBatch, &choices->documents);
+    fields.Int("keep_attention_layers", 0, plan.shape.layers - choices->keep_all_layers,
+               &choices->keep_attention_layers);
+    fields.Int("attention_calls", 1, plan.shape.kv_heads, &choices->attention_calls);
+    fields.Bool("host_checkpoints", &choices->host_checkpoints);
+    fields.Bool("host_embedding", &choices->host_embedding);
+  }
   return fields.status();
 }
 
@@ -43,6 +64,9 @@ absl::Status ReadRegions(const json& array, std::vector<PlanRegion>* regions) {
     fields.Int("offset_bytes", 0, kMostBytes, &region.offset_bytes);
     fields.Int("bytes", 1, kMostBytes, &region.bytes);
     fields.Int("live", 1, (kPhaseSave << 1) - 1, &live);
+    int space = 0;
+    if (fields.Find("space") != nullptr) fields.Choice("space", SpaceNames(), &space);
+    region.space = static_cast<PlanSpace>(space);
     LH_RETURN_IF_ERROR(fields.status());
     region.live = static_cast<uint32_t>(live);
     regions->push_back(std::move(region));
@@ -54,8 +78,18 @@ absl::Status ReadRegions(const json& array, std::vector<PlanRegion>* regions) {
 // made by another version that forgot to change kPlanVersion.
 absl::Status CheckLayout(const MemoryPlan& plan) {
   if (ApproximateBytes(plan) > kMaxPlanBytes) return Invalid("is too large");
-  if (plan.choices.packed_weights && plan.train.compute == ComputeType::kF64) return Invalid("packs f64 weights");
-  if (!plan.choices.packed_weights && plan.train.compute == ComputeType::kBF16)
+  if (plan.device == DeviceKind::kCuda) {
+    DeviceFacts facts;
+    facts.device_class = "of the plan";
+    facts.isa = plan.choices.isa;
+    LH_RETURN_IF_ERROR(CheckCudaInputs(plan.shape, plan.train, facts));
+    if (plan.shape.kv_heads % plan.choices.attention_calls != 0) return Invalid("cuts a group of heads");
+    if (plan.train.base == BaseWeights::kAsStored && plan.choices.cached_layers < plan.shape.layers) {
+      return Invalid("has layers without weights");
+    }
+  } else if (plan.choices.packed_weights && plan.train.compute == ComputeType::kF64)
+    return Invalid("packs f64 weights");
+  if (plan.device == DeviceKind::kCpu && !plan.choices.packed_weights && plan.train.compute == ComputeType::kBF16)
     return Invalid("has plain bf16 weights");
   MemoryPlan again = plan;
   LayOutPlan(&again);
@@ -68,7 +102,12 @@ absl::Status CheckLayout(const MemoryPlan& plan) {
       return Invalid("region \"" + plan.regions[i].name + "\" is not what the plan's choices give");
     }
   }
-  if (again.arena_bytes != plan.arena_bytes) return Invalid("arena_bytes is not what the regions add up to");
+  if (again.arena_bytes != plan.arena_bytes || again.device_arena_bytes != plan.device_arena_bytes) {
+    return Invalid("arena_bytes is not what the regions add up to");
+  }
+  if (again.device_bytes_total != plan.device_bytes_total) {
+    return Invalid("device_bytes_total is not the sum of its parts");
+  }
   if (again.host_bytes_total != plan.host_bytes_total) return Invalid("host_bytes_total is not the sum of its parts");
   return absl::OkStatus();
 }
@@ -80,26 +119,38 @@ std::string MemoryPlanToJson(const MemoryPlan& plan) {
   for (const PlanRegion& region : plan.regions) {
     regions.push_back(
         {{"name", region.name}, {"offset_bytes", region.offset_bytes}, {"bytes", region.bytes}, {"live", region.live}});
+    if (region.space != PlanSpace::kHost) regions.back()["space"] = SpaceNames()[static_cast<size_t>(region.space)];
   }
   const PlanChoices& c = plan.choices;
-  const json object = {{"version", plan.version},
-                       {"kind", KindNames()[static_cast<size_t>(plan.kind)]},
-                       {"shape", ModelShapeToJson(plan.shape)},
-                       {"train", TrainShapeToJson(plan.train)},
-                       {"choices",
-                        {{"keep_all_layers", c.keep_all_layers},
-                         {"token_tile_rows", c.token_tile_rows},
-                         {"loss_tile_rows", c.loss_tile_rows},
-                         {"cpu_threads", c.cpu_threads},
-                         {"packed_weights", c.packed_weights},
-                         {"isa", c.isa}}},
-                       {"regions", std::move(regions)},
-                       {"arena_bytes", plan.arena_bytes},
-                       {"runtime_host_bytes", plan.runtime_host_bytes},
-                       {"host_bytes_total", plan.host_bytes_total},
-                       {"device_bytes_total", plan.device_bytes_total},
-                       {"disk_bytes", plan.disk_bytes},
-                       {"step_seconds", plan.step_seconds}};
+  json object = {{"version", plan.version},
+                 {"kind", KindNames()[static_cast<size_t>(plan.kind)]},
+                 {"shape", ModelShapeToJson(plan.shape)},
+                 {"train", TrainShapeToJson(plan.train)},
+                 {"choices",
+                  {{"keep_all_layers", c.keep_all_layers},
+                   {"token_tile_rows", c.token_tile_rows},
+                   {"loss_tile_rows", c.loss_tile_rows},
+                   {"cpu_threads", c.cpu_threads},
+                   {"packed_weights", c.packed_weights},
+                   {"isa", c.isa}}},
+                 {"regions", std::move(regions)},
+                 {"arena_bytes", plan.arena_bytes},
+                 {"runtime_host_bytes", plan.runtime_host_bytes},
+                 {"host_bytes_total", plan.host_bytes_total},
+                 {"device_bytes_total", plan.device_bytes_total},
+                 {"disk_bytes", plan.disk_bytes},
+                 {"step_seconds", plan.step_seconds}};
+  if (plan.device == DeviceKind::kCuda) {
+    object["device"] = DeviceNames()[static_cast<size_t>(plan.device)];
+    object["device_arena_bytes"] = plan.device_arena_bytes;
+    object["context_bytes"] = plan.context_bytes;
+    object["choices"]["cached_layers"] = c.cached_layers;
+    object["choices"]["documents"] = c.documents;
+    object["choices"]["keep_attention_layers"] = c.keep_attention_layers;
+    object["choices"]["attention_calls"] = c.attention_calls;
+    object["choices"]["host_checkpoints"] = c.host_checkpoints;
+    object["choices"]["host_embedding"] = c.host_embedding;
+  }
   return object.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
@@ -125,6 +176,13 @@ absl::StatusOr<MemoryPlan> MemoryPlanFromJson(const std::string& text) {
   fields.Int("device_bytes_total", 0, kMostBytes, &plan.device_bytes_total);
   fields.Int("disk_bytes", 0, kMostBytes, &plan.disk_bytes);
   fields.Double("step_seconds", 0, 1e12, &plan.step_seconds);
+  int device = 0;
+  if (fields.Find("device") != nullptr) fields.Choice("device", DeviceNames(), &device);
+  plan.device = static_cast<DeviceKind>(device);
+  if (plan.device == DeviceKind::kCuda) {
+    fields.Int("device_arena_bytes", 0, kMostBytes, &plan.device_arena_bytes);
+    fields.Int("context_bytes", 0, kMostBytes, &plan.context_bytes);
+  }
   const json* shape = fields.RequiredObject("shape");
   const json* train = fields.RequiredObject("train");
   const json* choices = fields.RequiredObject("choices");

@@ -2,64 +2,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <numeric>
+
+#include "model/cuda_layout.h"
+#include "model/region_builder.h"
 
 namespace longhaul {
 namespace {
-
-constexpr uint32_t kForward = kPhaseForwardAttention | kPhaseForwardMlp;
-constexpr uint32_t kBackward = kPhaseRecompute | kPhaseBackwardMlp | kPhaseBackwardAttention;
-constexpr uint32_t kStep = kForward | kPhaseLoss | kBackward;
-constexpr uint32_t kAlways = (kPhaseSave << 1) - 1;
-
-// Collects regions and packs them, one after the other, each at the lowest offset where it overlays nothing that lives
-// with it. No order is best for every model, so two are tried: the largest first, and the longest-lived first.
-class RegionBuilder {
- public:
-  void Add(const std::string& name, int64_t bytes, uint32_t live) {
-    if (bytes > 0) regions_.push_back({name, 0, RoundUp(bytes, kPlanAlignBytes), live});
-  }
-
-  std::vector<PlanRegion> Pack(int64_t* arena_bytes) const {
-    std::vector<size_t> order(regions_.size());
-    std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [this](size_t a, size_t b) { return regions_[a].bytes > regions_[b].bytes; });
-    std::vector<PlanRegion> best = Place(order, arena_bytes);
-    std::stable_sort(order.begin(), order.end(), [this](size_t a, size_t b) {
-      return std::popcount(regions_[a].live) > std::popcount(regions_[b].live);
-    });
-    int64_t bytes = 0;
-    std::vector<PlanRegion> other = Place(order, &bytes);
-    if (bytes >= *arena_bytes) return best;
-    *arena_bytes = bytes;
-    return other;
-  }
-
- private:
-  std::vector<PlanRegion> Place(const std::vector<size_t>& order, int64_t* arena_bytes) const {
-    std::vector<PlanRegion> regions = regions_;
-    std::vector<size_t> placed;  // by offset
-    *arena_bytes = 0;
-    for (size_t index : order) {
-      PlanRegion& region = regions[index];
-      int64_t offset = 0;
-      for (size_t other : placed) {
-        const PlanRegion& o = regions[other];
-        if ((o.live & region.live) == 0 || o.offset_bytes + o.bytes <= offset) continue;
-        if (o.offset_bytes >= offset + region.bytes) break;
-        offset = o.offset_bytes + o.bytes;
-      }
-      region.offset_bytes = offset;
-      *arena_bytes = std::max(*arena_bytes, offset + region.bytes);
-      const auto later = [&regions](size_t a, size_t b) { return regions[a].offset_bytes < regions[b].offset_bytes; };
-      placed.insert(std::upper_bound(placed.begin(), placed.end(), index, later), index);
-    }
-    return regions;
-  }
-
-  std::vector<PlanRegion> regions_;
-};
 
 int64_t MaxLinearBytesF32(const ModelShape& shape) {
   int64_t most = shape.vocab * shape.hidden;
@@ -290,6 +238,53 @@ int64_t ActColumns(const ModelShape& s, const TrainShape& t, Act act) {
   return 0;
 }
 
+RowStrides StridesOf(const MemoryPlan& plan) {
+  if (plan.device == DeviceKind::kCuda) return CudaStrides(plan);
+  const ModelShape& s = plan.shape;
+  return {.h = s.hidden, .act = s.intermediate, .d_x = s.hidden, .d_qkv = FusedOut(s, FusedLinear::kQkv)};
+}
+
+ActField FieldOf(const MemoryPlan& plan, Act act) {
+  if (plan.device == DeviceKind::kCuda) return CudaField(plan, act);
+  const int64_t cols = ActColumns(plan.shape, plan.train, act);
+  return {.cols = cols, .stride = cols};
+}
+
+int64_t FieldBytes(const MemoryPlan& plan, Act act, int64_t rows) {
+  if (plan.device == DeviceKind::kCuda) return CudaFieldBytes(plan, act, rows);
+  return ActBytes(plan.shape, plan.train, act, rows);
+}
+
+int64_t KeptBytes(const MemoryPlan& plan) {
+  int64_t bytes = 0;
+  for (int i = 0; i < kActs; ++i) bytes += FieldBytes(plan, static_cast<Act>(i), PlannedRows(plan));
+  return bytes;
+}
+
+int64_t KeptAttentionBytes(const MemoryPlan& plan) {
+  const int64_t rows = PlannedRows(plan);
+  return FieldBytes(plan, Act::kO, rows) + FieldBytes(plan, Act::kLse, rows);
+}
+
+int64_t StreamCount(const MemoryPlan& plan) {
+  if (plan.kind == PlanKind::kGenerate) return 2;
+  return plan.choices.host_checkpoints ? std::min(kStreamSlots, plan.shape.layers + 1) : plan.shape.layers + 1;
+}
+
+int64_t StreamBytes(const MemoryPlan& plan) {
+  if (plan.device == DeviceKind::kCuda) return RoundUp(PlannedRows(plan) * plan.shape.hidden * 2, kCudaAlignBytes);
+  return RoundUp(plan.train.tokens() * plan.shape.hidden * plan.element_bytes(), kPlanAlignBytes);
+}
+
+int64_t PlannedRows(const MemoryPlan& plan) {
+  return plan.device == DeviceKind::kCuda ? RoundUp(plan.train.tokens(), kCudaRowUnit) : plan.train.tokens();
+}
+
+int64_t LossRows(const MemoryPlan& plan) {
+  if (plan.device == DeviceKind::kCuda) return std::min(PlannedRows(plan), kCudaLossRows);
+  return plan.choices.loss_tile_rows;
+}
+
 const char* ActName(Act act) {
   constexpr const char* kNames[kActs] = {"rstd1", "qkv",   "qk_raw", "rstd_q", "rstd_k",  "o",         "lse",
                                          "x_mid", "u_qkv", "u_o",    "rstd2",  "gate_up", "u_gate_up", "u_down"};
@@ -319,12 +314,18 @@ int64_t PlanAttentionScratchBytes(const ModelShape&, const TrainShape& t, int th
   return threads * (backward ? 2 : 1) * std::min(kQueryBlock, t.longest()) * RoundUp(t.longest(), 16) * elt;
 }
 
+int64_t TrainingDiskBytes(const TrainShape& train, int64_t adapter_bytes) {
+  constexpr int64_t kLogAndStateBytes = int64_t{17} << 20;
+  return train.dataset_bytes + 3 * 3 * adapter_bytes + adapter_bytes + kLogAndStateBytes;
+}
+
 void LayOutPlan(MemoryPlan* plan) {
+  if (plan->device == DeviceKind::kCuda) return LayOutCudaPlan(plan);
   const ModelShape& s = plan->shape;
   const TrainShape& t = plan->train;
   const int64_t elt = plan->element_bytes();
   const int64_t adapter = AdapterParams(s, t) * elt;
-  RegionBuilder b;
+  RegionBuilder b(PlanSpace::kHost, kPlanAlignBytes);
   AddWeights(*plan, &b);
   b.Add("adapter.master", adapter, kAlways);
   AddTiles(*plan, &b);
@@ -345,10 +346,7 @@ void LayOutPlan(MemoryPlan* plan) {
   }
   plan->regions = b.Pack(&plan->arena_bytes);
   FillParts(plan);
-
-  // Local checkpoints: those kept and the one being written, each master and two moments; the artifact; the log.
-  constexpr int64_t kLogAndStateBytes = int64_t{17} << 20;
-  plan->disk_bytes = t.dataset_bytes + 3 * 3 * adapter + adapter + kLogAndStateBytes;
+  plan->disk_bytes = TrainingDiskBytes(t, adapter);
 }
 
 double ApproximateBytes(const MemoryPlan& plan) {

@@ -6,11 +6,17 @@
 #include <vector>
 
 #include "model/memory_plan.h"
+#include "model/region_builder.h"
 
 namespace longhaul {
 
 inline constexpr int64_t kPlanAlignBytes = 64;
-inline int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Phases that regions are often live in.
+inline constexpr uint32_t kForward = kPhaseForwardAttention | kPhaseForwardMlp;
+inline constexpr uint32_t kBackward = kPhaseRecompute | kPhaseBackwardMlp | kPhaseBackwardAttention;
+inline constexpr uint32_t kStep = kForward | kPhaseLoss | kBackward;
+inline constexpr uint32_t kAlways = (kPhaseSave << 1) - 1;
 
 // ---- Frozen weights ----
 
@@ -61,8 +67,43 @@ int64_t ActColumns(const ModelShape& shape, const TrainShape& train, Act act);
 const char* ActName(Act act);
 // Bytes of `rows` tokens of one field, rounded up to the alignment; 0 where the shape has no such field.
 int64_t ActBytes(const ModelShape& shape, const TrainShape& train, Act act, int64_t rows);
-// All fields of a layer that keeps everything.
+// All fields of a layer that keeps everything, on a CPU device.
 int64_t KeptLayerBytes(const ModelShape& shape, const TrainShape& train);
+
+// ---- What the engine carves, on either kind of device ----
+
+// A field as it lies in memory: `stride` elements from one token to the next. `is_stat`: statistics, of StatType.
+struct ActField {
+  int64_t cols = 0;
+  int64_t stride = 0;
+  bool is_stat = false;
+};
+ActField FieldOf(const MemoryPlan& plan, Act act);
+int64_t FieldBytes(const MemoryPlan& plan, Act act, int64_t rows);
+// All fields of a layer that keeps everything; of one that keeps attention's output and statistics.
+int64_t KeptBytes(const MemoryPlan& plan);
+int64_t KeptAttentionBytes(const MemoryPlan& plan);
+
+// Elements from one row to the next of buffers whose rows have room behind them (CUDA: for what LoRA adds to a product,
+// kernels/shapes/lora_fold.h).
+struct RowStrides {
+  int64_t h = 0;      // norms' outputs: inputs of q,k,v and of gate,up
+  int64_t act = 0;    // input of down
+  int64_t d_x = 0;    // gradient of the residual stream: of o's and of down's output
+  int64_t d_qkv = 0;  // gradient of q,k,v
+};
+RowStrides StridesOf(const MemoryPlan& plan);
+
+// Rows that a micro-batch may have in the Exec's memory: its tokens, on CUDA up to a multiple of kCudaRowUnit.
+int64_t PlannedRows(const MemoryPlan& plan);
+// Residual streams x_l that are there at once, and where x_l is among them; in a training l = 0 to layers.
+inline constexpr int64_t kStreamSlots = 3;  // where checkpoints leave: one is read, one written, one copied
+int64_t StreamCount(const MemoryPlan& plan);
+inline int64_t StreamSlot(const MemoryPlan& plan, int64_t l) { return l % StreamCount(plan); }
+// One residual stream of PlannedRows.
+int64_t StreamBytes(const MemoryPlan& plan);
+// Rows that the loss takes at a time.
+int64_t LossRows(const MemoryPlan& plan);
 
 // LoRA targets that share an input, in order: {q,k,v}, {o}, {gate,up}, {down}.
 int64_t TargetsInGroup(uint32_t targets, FusedLinear group);
@@ -70,6 +111,10 @@ int64_t TargetsInGroup(uint32_t targets, FusedLinear group);
 // Scratch formulas of the kernels (kernels/ops.h), kept equal by tests/worker/train/plan_allocation_test.cc.
 int64_t PlanAttentionScratchBytes(const ModelShape& shape, const TrainShape& train, int threads, bool backward);
 int64_t PlanGemmScratchBytes(const TrainShape& train, int64_t rows, int64_t out, int64_t in);
+
+// Dataset, local checkpoints (those kept and the one being written, each masters and two moments), the artifact, the
+// log.
+int64_t TrainingDiskBytes(const TrainShape& train, int64_t adapter_bytes);
 
 // Fills plan->regions, arena_bytes, totals and parts from plan's kind, shapes, choices and runtime_host_bytes.
 // REQUIRES: shapes are valid and ApproximateBytes(*plan) is below kMaxPlanBytes.

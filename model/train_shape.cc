@@ -125,18 +125,20 @@ int64_t AdapterParams(const ModelShape& shape, const TrainShape& train) {
 }
 
 nlohmann::json TrainShapeToJson(const TrainShape& train) {
-  return {{"compute", ComputeTypeName(train.compute)},
-          {"base", BaseWeightsName(train.base)},
-          {"lora_rank", train.lora_rank},
-          {"lora_targets", train.lora_targets},
-          {"lora_dropout", train.lora_dropout},
-          {"batch_size", train.batch_size},
-          {"sequence_length", train.sequence_length},
-          {"longest_document", train.longest_document},
-          {"accumulation_steps", train.accumulation_steps},
-          {"dataset_tokens", train.dataset_tokens},
-          {"dataset_bytes", train.dataset_bytes},
-          {"cpu_threads", train.cpu_threads}};
+  nlohmann::json json = {{"compute", ComputeTypeName(train.compute)},
+                         {"base", BaseWeightsName(train.base)},
+                         {"lora_rank", train.lora_rank},
+                         {"lora_targets", train.lora_targets},
+                         {"lora_dropout", train.lora_dropout},
+                         {"batch_size", train.batch_size},
+                         {"sequence_length", train.sequence_length},
+                         {"longest_document", train.longest_document},
+                         {"accumulation_steps", train.accumulation_steps},
+                         {"dataset_tokens", train.dataset_tokens},
+                         {"dataset_bytes", train.dataset_bytes},
+                         {"cpu_threads", train.cpu_threads}};
+  if (train.deterministic) json["deterministic"] = true;
+  return json;
 }
 
 absl::StatusOr<TrainShape> TrainShapeFromJson(const nlohmann::json& json) {
@@ -151,6 +153,7 @@ absl::StatusOr<TrainShape> TrainShapeFromJson(const nlohmann::json& json) {
   fields.Int("lora_rank", 0, kAny, &train.lora_rank);
   fields.Int("lora_targets", 0, kAllLoraTargets, &targets);
   fields.Bool("lora_dropout", &train.lora_dropout);
+  if (fields.Find("deterministic") != nullptr) fields.Bool("deterministic", &train.deterministic);
   fields.Int("batch_size", 0, kAny, &train.batch_size);
   fields.Int("sequence_length", 0, kAny, &train.sequence_length);
   fields.Int("longest_document", 0, kAny, &train.longest_document);

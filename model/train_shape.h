@@ -38,6 +38,7 @@ struct TrainShape {
   BaseWeights base = BaseWeights::kNf4;
   int64_t lora_rank = 16;
   uint32_t lora_targets = kAllLoraTargets;  // bit i = LoraTarget i; 0 only to generate
+  bool deterministic = false;               // CUDA: the same bits in every run; a CPU device always is
   bool lora_dropout = false;                // any dropout: masked inputs need a tile of their own
   int64_t batch_size = 1;                   // sequences a micro-batch
   int64_t sequence_length = 2048;           // tokens a sequence, at most

@@ -5,6 +5,7 @@
 
 #include "CLI/CLI.hpp"
 #include "base/format.h"
+#include "kernels/cuda_error.h"
 #include "nlohmann/json.hpp"
 #include "worker/bench_kernels.h"
 #include "worker/bench_shapes.h"
@@ -46,7 +47,23 @@ int Print(const absl::StatusOr<nlohmann::json>& report, bool json) {
   return 0;
 }
 
-void AddTrain(CLI::App* command, BenchTrainOptions* options, std::string* host_bytes) {
+// "" leaves *bytes as it is. False, with a message, where it is no number of bytes.
+bool ReadBytes(const char* flag, const std::string& text, int64_t* bytes) {
+  if (text.empty()) return true;
+  const absl::StatusOr<int64_t> parsed = ParseBytes(text);
+  if (parsed.ok()) {
+    *bytes = *parsed;
+  } else {
+    std::cerr << "longhaul-bench: " << flag << " " << parsed.status().message() << "\n";
+  }
+  return parsed.ok();
+}
+
+struct CapFlags {
+  std::string host, device;
+};
+
+void AddTrain(CLI::App* command, BenchTrainOptions* options, CapFlags* caps) {
   command->add_option("--model", options->model, "a GGUF file or a Hugging Face folder, instead of --shape");
   command->add_option("--shape", options->shape, "made-up weights of " + Names() + ", or of a config.json")
       ->capture_default_str();
@@ -58,8 +75,12 @@ void AddTrain(CLI::App* command, BenchTrainOptions* options, std::string* host_b
   command->add_option("--base", options->base, "how the base is kept")->check(CLI::IsMember({"as_stored", "nf4"}));
   command->add_option("--share", options->share, "how much the plan takes")
       ->check(CLI::IsMember({"whole", "balanced", "minimum"}));
-  command->add_option("--host-bytes", *host_bytes,
-                      "what the plan may use, such as 1200MiB; default: what is available");
+  command->add_option("--host-bytes,--host-cap", caps->host,
+                      "host memory that the plan may use, such as 1200MiB; default: what is available");
+  command->add_option("--vram-cap", caps->device, "the same of a GPU's memory; default: all of it");
+  command->add_flag("--host-checkpoints", options->host_checkpoints,
+                    "layers' inputs wait in host memory even where a GPU has room for them");
+  command->add_flag("--deterministic", options->deterministic, "the same bits in every run, on a GPU too");
   command->add_option("--steps", options->steps, "measured updates, after one that is not")
       ->check(CLI::Range(int64_t{1}, kMostSteps));
   command->add_option("--trained", options->trained, "share of the targets that train")->check(CLI::Range(0.0, 1.0));
@@ -73,11 +94,11 @@ int main(int argc, char** argv) {
   using namespace longhaul;  // NOLINT: the whole program is here
   CLI::App app("Sizes hardware for Longhaul: speed and memory of the training engine on this machine.");
   app.require_subcommand(1);
-  std::string device = "cpu", compute, host_bytes;
+  std::string compute;
+  CapFlags caps;
   int threads = 0;
   bool json = false;
   const auto common = [&](CLI::App* command) {
-    command->add_option("--device", device, "the device; this build has cpu")->check(CLI::IsMember({"cpu"}));
     command->add_option("--compute", compute, "f32 or bf16; default: the fastest of this CPU")
         ->check(CLI::IsMember({"f32", "bf16"}));
     command->add_option("--threads", threads, "default: all")->check(CLI::Range(1, kMostThreads));
@@ -85,7 +106,9 @@ int main(int argc, char** argv) {
   };
   BenchTrainOptions train;
   CLI::App* const train_command = app.add_subcommand("train", "trains on random tokens and reports speed and memory");
-  AddTrain(train_command, &train, &host_bytes);
+  AddTrain(train_command, &train, &caps);
+  train_command->add_option("--device", train.device, "cpu, or cuda: the first device")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   common(train_command);
   BenchKernelsOptions kernels;
   CLI::App* const kernels_command =
@@ -106,13 +129,12 @@ int main(int argc, char** argv) {
   }
   train.compute = compute;
   train.threads = threads;
-  if (!host_bytes.empty()) {
-    const absl::StatusOr<int64_t> bytes = ParseBytes(host_bytes);
-    if (!bytes.ok()) {
-      std::cerr << "longhaul-bench: --host-bytes " << bytes.status().message() << "\n";
-      return 2;
-    }
-    train.host_bytes = *bytes;
+  if (!ReadBytes("--host-cap", caps.host, &train.host_bytes)) return 2;
+  if (!ReadBytes("--vram-cap", caps.device, &train.device_bytes)) return 2;
+  try {
+    return Print(BenchTrain(train), json);
+  } catch (const kernels::CudaError& error) {
+    std::cerr << "longhaul-bench: " << error.what() << "\n";
+    return 1;
   }
-  return Print(BenchTrain(train), json);
 }

@@ -14,11 +14,14 @@
 #include "base/process.h"
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_engine.h"
 #include "kernels/exec.h"
 #include "model/cost_model.h"
 #include "model/plan_layout.h"
 #include "nlohmann/json.hpp"
 #include "worker/bench_shapes.h"
+#include "worker/train/cuda_ops.h"
 #include "worker/train/trainer.h"
 
 namespace longhaul {
@@ -61,6 +64,7 @@ class RandomBatches final : public train::BatchSource {
   std::string Describe() const override { return "random tokens"; }
   int64_t MostTokens() const override { return rows_; }
   int64_t LongestDocument() const override { return longest_; }
+  int64_t MostDocuments() const override { return static_cast<int64_t>(offsets_.size()) - 1; }
 
  private:
   int64_t rows_;
@@ -71,19 +75,45 @@ class RandomBatches final : public train::BatchSource {
   std::vector<int64_t> offsets_{0};
 };
 
+// On a GPU the last update is timed by its parts, and is no step of the figures then: the timing itself takes time.
 class Recorder final : public train::TrainerObserver {
  public:
   void OnStarted(const train::TrainStarted& started) override { load_seconds = started.load_seconds; }
   void OnProgress(const train::TrainProgress& progress) override {
-    steps.push_back(progress);
     rss_bytes = std::max(rss_bytes, ProcessRssBytes(getpid()));
+    if (gpu != nullptr && progress.step == progress.total_steps) {
+      parts = gpu->EndProfile();
+      profiled_seconds = progress.step_seconds;
+      return;
+    }
+    steps.push_back(progress);
+    if (gpu == nullptr) return;
+    busy_seconds.push_back(gpu->SecondsBetween(train::CudaOps::kBatchBegun, train::CudaOps::kUpdateDone));
+    if (progress.step + 1 == progress.total_steps) gpu->BeginProfile();
   }
+  kernels::CudaEngine* gpu = nullptr;
+  std::vector<double> busy_seconds;  // of each step, from its first to its last work on the device
+  std::vector<kernels::CudaEngine::Part> parts;
+  double profiled_seconds = 0;
   double load_seconds = 0;
   int64_t rss_bytes = 0;
   std::vector<train::TrainProgress> steps;
 };
 
-absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelShape& shape, int threads) {
+absl::StatusOr<DeviceFacts> GpuFacts(const BenchTrainOptions& options, int threads) {
+  LH_ASSIGN_OR_RETURN(const std::vector<kernels::CudaDeviceFacts> devices, kernels::CudaDevices());
+  if (devices.empty()) return absl::UnavailableError("there is no CUDA device");
+  DeviceFacts facts;
+  facts.kind = DeviceKind::kCuda;
+  facts.device_class = devices.front().name;
+  facts.isa = "sm_" + std::to_string(devices.front().compute_capability);
+  facts.device_bytes = options.device_bytes > 0 ? options.device_bytes : devices.front().memory_bytes;
+  facts.cpu_threads = threads;
+  facts.host_bytes = options.host_bytes > 0 ? options.host_bytes : HostMemAvailableBytes();
+  return facts;
+}
+
+absl::StatusOr<DeviceFacts> CpuFacts(const BenchTrainOptions& options, int threads) {
   const kernels::CpuFacts cpu = kernels::ProbeCpu();
   DeviceFacts facts;
   facts.device_class = "cpu-" + cpu.isa;
@@ -93,10 +123,18 @@ absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelS
   facts.host_bytes = options.host_bytes > 0 ? options.host_bytes : HostMemAvailableBytes();
   facts.gemm_flops =
       kernels::MeasureGemmFlops(threads, cpu.has_bf16 ? kernels::GemmType::kBF16 : kernels::GemmType::kF32);
+  return facts;
+}
+
+absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelShape& shape, int threads) {
+  const bool gpu = options.device == "cuda";
+  LH_ASSIGN_OR_RETURN(const DeviceFacts facts, gpu ? GpuFacts(options, threads) : CpuFacts(options, threads));
   TrainShape train;
-  const bool bf16 = options.compute.empty() ? cpu.has_bf16 : options.compute == "bf16";
+  const bool bf16 = options.compute.empty() ? gpu || facts.has_bf16 : options.compute == "bf16";
   train.compute = bf16 ? ComputeType::kBF16 : ComputeType::kF32;
-  train.base = options.base == "nf4" ? BaseWeights::kNf4 : BaseWeights::kAsStored;
+  const bool nf4 = options.base.empty() ? gpu : options.base == "nf4";
+  train.base = nf4 ? BaseWeights::kNf4 : BaseWeights::kAsStored;
+  train.deterministic = options.deterministic;
   train.lora_rank = options.rank;
   train.lora_dropout = options.dropout;
   train.batch_size = options.batch;
@@ -106,7 +144,12 @@ absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelS
   budget.share = options.share == "minimum"    ? PlanShare::kMinimum
                  : options.share == "balanced" ? PlanShare::kBalanced
                                                : PlanShare::kWhole;
-  return MakePlan(shape, train, facts, budget);
+  LH_ASSIGN_OR_RETURN(MemoryPlan plan, MakePlan(shape, train, facts, budget));
+  if (gpu && options.host_checkpoints) {
+    plan.choices.host_checkpoints = true;
+    LayOutPlan(&plan);
+  }
+  return plan;
 }
 
 // What the GEMM library alone would need for the step's frozen products, each at its own rate, over all rows at once.
@@ -129,10 +172,49 @@ double LibrarySeconds(const MemoryPlan& plan, double trained) {
          seconds(targets, s.vocab, s.hidden);
 }
 
-nlohmann::json Report(const MemoryPlan& plan, const train::Trainer& trainer, const Recorder& recorder, double trained) {
-  // The first update touches every page and builds every primitive; the median of the others is the figure.
+// The first update touches every page and builds every primitive; the others, fastest first.
+std::vector<train::TrainProgress> MeasuredSteps(const Recorder& recorder) {
   std::vector<train::TrainProgress> steps(recorder.steps.begin() + 1, recorder.steps.end());
   std::sort(steps.begin(), steps.end(), [](const auto& a, const auto& b) { return a.step_seconds < b.step_seconds; });
+  return steps;
+}
+
+nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, const Recorder& recorder,
+                         double trained) {
+  const std::vector<train::TrainProgress> steps = MeasuredSteps(recorder);
+  const train::TrainProgress& median = steps[steps.size() / 2];
+  const StepFlops flops = CountFlops(plan, trained);
+  nlohmann::json parts = nlohmann::json::object();
+  double timed = 0;
+  for (const kernels::CudaEngine::Part& part : recorder.parts) {
+    parts[part.name] = {{"seconds", part.seconds}, {"calls", part.calls}};
+    timed += part.seconds;
+  }
+  const int64_t used = kernels::CudaUsedBytes(trainer.memory().exec());
+  return {{"tokens_per_s", median.tokens_per_second},
+          {"best_tokens_per_s", steps.front().tokens_per_second},
+          {"step_seconds", median.step_seconds},
+          {"gpu_busy", recorder.busy_seconds.back() / recorder.steps.back().step_seconds},
+          {"first_step_seconds", recorder.steps.front().step_seconds},
+          {"load_seconds", recorder.load_seconds},
+          {"loss", median.loss},
+          {"profiled_step_seconds", recorder.profiled_seconds},
+          {"profiled_parts", std::move(parts)},
+          {"profiled_other_seconds", recorder.profiled_seconds - timed},
+          {"useful_flops_per_s", (flops.total() - flops.recompute) / median.step_seconds},
+          {"flops_per_s", flops.total() / median.step_seconds},
+          {"device_bytes_predicted", plan.device_bytes_total},
+          {"device_arena_bytes", plan.device_arena_bytes},
+          {"device_bytes_measured", used},
+          {"device_bytes_outside_arena", used - plan.device_arena_bytes},
+          {"pinned_bytes", plan.arena_bytes},
+          {"rss_bytes", recorder.rss_bytes},
+          {"plan", DescribeChoices(plan)},
+          {"device", trainer.ops().Describe()}};
+}
+
+nlohmann::json Report(const MemoryPlan& plan, const train::Trainer& trainer, const Recorder& recorder, double trained) {
+  const std::vector<train::TrainProgress> steps = MeasuredSteps(recorder);
   const train::TrainProgress& median = steps[steps.size() / 2];
   const StepFlops flops = CountFlops(plan, trained);
   const double useful = flops.total() - flops.recompute;
@@ -180,7 +262,8 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
   train::TrainerOptions trainer_options;
   trainer_options.plan = plan;
   trainer_options.pin_threads = true;
-  trainer_options.hyper.max_steps = 1 + options.steps;
+  const bool gpu = plan.device == DeviceKind::kCuda;
+  trainer_options.hyper.max_steps = 1 + options.steps + (gpu ? 1 : 0);
   trainer_options.hyper.lora_dropout = options.dropout ? 0.1 : 0;
   RandomBatches batches(options.batch, options.tokens, options.documents, options.trained, shape.vocab,
                         trainer_options.hyper.max_steps);
@@ -192,9 +275,10 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
       train::Trainer::Create(trainer_options, *weights, &batches, nullptr, &recorder, &control, &clock));
   weights.reset();
   source.reset();  // unmaps the model: its pages are not the engine's
+  if (gpu) recorder.gpu = &static_cast<train::CudaOps&>(trainer->ops()).engine();
   LH_ASSIGN_OR_RETURN(const train::Outcome outcome, trainer->Run());
   LH_CHECK(outcome == train::Outcome::kFinished);
-  return Report(plan, *trainer, recorder, options.trained);
+  return (gpu ? GpuReport : Report)(plan, *trainer, recorder, options.trained);
 }
 
 }  // namespace longhaul

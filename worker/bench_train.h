@@ -11,20 +11,24 @@
 namespace longhaul {
 
 struct BenchTrainOptions {
+  std::string device = "cpu";          // or cuda, the first device
   std::string model;                   // a GGUF file or a Hugging Face folder; empty: `shape` with made-up weights
   std::string shape = "smollm2-135m";  // BenchShape
   int64_t tokens = 512;                // a sequence
   int64_t batch = 2;                   // sequences a micro-batch
   int64_t documents = 1;               // a sequence; more of them is how packed data looks
   int64_t rank = 16;
-  std::string base = "as_stored";  // or nf4
-  std::string compute;             // f32 or bf16; empty: the fastest of this CPU
-  std::string share = "whole";     // or balanced, minimum
-  int64_t host_bytes = 0;          // what the plan may use; 0: what is available
-  int threads = 0;                 // 0: all
-  int64_t steps = 4;               // measured updates, after one that is not
-  double trained = 1;              // share of targets that are trained
-  bool dropout = false;            // a LoRA dropout of 0.1
+  std::string base;               // as_stored or nf4; empty: as_stored on a CPU, nf4 on a GPU
+  std::string compute;            // f32 or bf16; empty: the fastest of this CPU. A GPU has bf16
+  std::string share = "whole";    // or balanced, minimum
+  int64_t host_bytes = 0;         // what the plan may use; 0: what is available
+  int64_t device_bytes = 0;       // the same of a GPU's memory
+  bool deterministic = false;     // of a GPU
+  bool host_checkpoints = false;  // of a GPU: layers' inputs leave for host memory even where they need not
+  int threads = 0;                // 0: all
+  int64_t steps = 4;              // measured updates, after one that is not
+  double trained = 1;             // share of targets that are trained
+  bool dropout = false;           // a LoRA dropout of 0.1
 };
 
 // Errors: those of the plan, the model and the engine.

@@ -61,6 +61,7 @@ const OpTable& Ops() {
       .gather_rows = GatherRows,
       .scatter_rows = ScatterRows,
       .dropout = Dropout,
+      .uniform = Uniform,
       .count_non_finite = CountNonFinite,
       .attention_forward = AttentionForward,
       .attention_backward = AttentionBackward,

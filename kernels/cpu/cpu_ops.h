@@ -36,6 +36,7 @@ decltype(kernels::Zero) Zero;
 decltype(kernels::GatherRows) GatherRows;
 decltype(kernels::ScatterRows) ScatterRows;
 decltype(kernels::Dropout) Dropout;
+decltype(kernels::Uniform) Uniform;
 decltype(kernels::CountNonFinite) CountNonFinite;
 decltype(kernels::AttentionForward) AttentionForward;
 decltype(kernels::AttentionBackward) AttentionBackward;

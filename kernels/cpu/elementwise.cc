@@ -172,6 +172,20 @@ void Dropout(const Exec& exec, const Tensor& x, uint64_t key, int64_t first_row,
   });
 }
 
+void Uniform(const Exec& exec, uint64_t key, int64_t first_row, double width, double shift, const Tensor& y) {
+  ParallelRows(exec, y.rows, y.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto position = static_cast<uint64_t>((first_row + i) * y.cols);
+      for (int64_t j = 0; j < y.cols; ++j) {
+        const double uniform = CounterUniform(key, position + static_cast<uint64_t>(j)) - 0.5;
+        // No fused multiply-add: the product is rounded, as on every backend.
+        const volatile double scaled = width * uniform;
+        Row<float>(y, i)[j] = static_cast<float>(shift + scaled);
+      }
+    }
+  });
+}
+
 void CountNonFinite(const Exec& exec, const Tensor& x, int64_t* count) {
   auto* const counts = static_cast<int64_t*>(exec.cpu().sums.Reserve(x.rows * static_cast<int64_t>(sizeof(int64_t))));
   WithFloatType(x.dtype, [&](auto zero) {

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/cuda/lora_fold.h"
 #include "kernels/cuda/nf4_linear.h"
+#include "kernels/shapes/lora_fold.h"
 
 namespace longhaul::kernels::cuda {
 

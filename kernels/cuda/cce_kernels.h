@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/gemm_shape.h"
+#include "kernels/shapes/gemm_shape.h"
 
 namespace longhaul::kernels::cuda {
 

@@ -17,17 +17,14 @@
 namespace longhaul::kernels {
 namespace {
 
-// Registering takes a lock of the driver: small enough that threads that touch pages are not held up for long, large
-// enough that the calls do not count.
-constexpr int64_t kPinPieceBytes = int64_t{1} << 30;
 constexpr int64_t kTouchBytes = 4096;
 
-// A mapping of which the first `pieces` pieces are registered with the driver.
+// A mapping that is registered with the driver, whole: a copy may not cross from one registration into another.
 class PinnedMapping {
  public:
   explicit PinnedMapping(HostMapping mapping) : mapping_(std::move(mapping)) {}
   ~PinnedMapping() {
-    for (int64_t piece = 0; piece < pieces_; ++piece) cudaHostUnregister(mapping_.data() + piece * kPinPieceBytes);
+    if (is_registered_) cudaHostUnregister(mapping_.data());
   }
   PinnedMapping(const PinnedMapping&) = delete;
   PinnedMapping& operator=(const PinnedMapping&) = delete;
@@ -47,24 +44,18 @@ class PinnedMapping {
     }
   }
 
+  // Portable: every context of the process sees it.
   cudaError_t Register() {
-    for (int64_t at = 0; at < mapping_.bytes(); at += kPinPieceBytes) {
-      const int64_t bytes = std::min(kPinPieceBytes, mapping_.bytes() - at);
-      // Portable: every context of the process sees it.
-      const cudaError_t error =
-          cudaHostRegister(mapping_.data() + at, static_cast<size_t>(bytes), cudaHostRegisterPortable);
-      if (error != cudaSuccess) {
-        cudaGetLastError();  // not an error of the next launch
-        return error;
-      }
-      ++pieces_;
-    }
-    return cudaSuccess;
+    const cudaError_t error =
+        cudaHostRegister(mapping_.data(), static_cast<size_t>(mapping_.bytes()), cudaHostRegisterPortable);
+    is_registered_ = error == cudaSuccess;
+    if (!is_registered_) cudaGetLastError();  // not an error of the next launch
+    return error;
   }
 
  private:
   HostMapping mapping_;
-  int64_t pieces_ = 0;
+  bool is_registered_ = false;
 };
 
 }  // namespace

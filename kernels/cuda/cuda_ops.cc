@@ -41,6 +41,7 @@ const OpTable& Ops() {
       .gather_rows = GatherRows,
       .scatter_rows = ScatterRows,
       .dropout = Dropout,
+      .uniform = Uniform,
       .count_non_finite = CountNonFinite,
       .loss_tile = LossTile,
       .begin_loss = BeginLoss,

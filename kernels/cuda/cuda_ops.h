@@ -26,6 +26,7 @@ decltype(kernels::Zero) Zero;
 decltype(kernels::GatherRows) GatherRows;
 decltype(kernels::ScatterRows) ScatterRows;
 decltype(kernels::Dropout) Dropout;
+decltype(kernels::Uniform) Uniform;
 decltype(kernels::CountNonFinite) CountNonFinite;
 decltype(kernels::LossTile) LossTile;
 decltype(kernels::BeginLoss) BeginLoss;

@@ -15,9 +15,9 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
-#include "kernels/cuda/cce_shape.h"
 #include "kernels/cuda/lt_gemm.h"
 #include "kernels/ops.h"
+#include "kernels/shapes/cce_shape.h"
 
 namespace longhaul::kernels::cuda {
 

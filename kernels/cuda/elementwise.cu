@@ -93,6 +93,29 @@ struct DropoutBody {
   }
 };
 
+struct UniformBody {
+  Rows<float> y;
+  uint64_t stream;
+  int64_t first_row, cols;
+  double width, shift;
+  template <int kCount>
+  struct Operands {};
+  template <int kCount>
+  __device__ void Load(int64_t, int64_t, Operands<kCount>*) const {}
+  template <int kCount>
+  __device__ void Store(int64_t row, int64_t col, const Operands<kCount>&) const {
+    const uint64_t position = static_cast<uint64_t>((first_row + row) * cols + col);
+    float values[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const double uniform =
+          static_cast<double>(StreamBits(stream, position + static_cast<uint64_t>(i)) >> 11) * 0x1.0p-53 - 0.5;
+      values[i] = static_cast<float>(__dadd_rn(shift, __dmul_rn(width, uniform)));
+    }
+    cuda::Store(y(row, col), PackOf<float>(values));
+  }
+};
+
 // Integers may be added in any order.
 template <typename T>
 struct CountNonFiniteBody {
@@ -197,6 +220,11 @@ void Dropout(const Exec& exec, const Tensor& x, uint64_t key, int64_t first_row,
                               static_cast<float>(1.0 / (1.0 - p))};
     Map<VectorOf<T>()>(exec, "Dropout", y.rows, y.cols, {x, y}, body);
   });
+}
+
+void Uniform(const Exec& exec, uint64_t key, int64_t first_row, double width, double shift, const Tensor& y) {
+  const UniformBody body{Rows<float>(y), CounterStream(key), first_row, y.cols, width, shift};
+  Map<VectorOf<float>()>(exec, "Uniform", y.rows, y.cols, {y}, body);
 }
 
 void CountNonFinite(const Exec& exec, const Tensor& x, int64_t* count) {

@@ -192,10 +192,10 @@ struct LtGemm::Impl {
       Set(problem.description, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, operands.a_scale);
     }
     const float beta = shape.accumulate ? 1.0f : 0.0f;
+    const void* const added_to = operands.added_to != nullptr ? operands.added_to : operands.c;
     return cublasLtMatmul(handle.get(), problem.description.get(), &alpha, operands.b, problem.first.get(), operands.a,
-                          problem.second.get(), &beta, operands.c, problem.result.get(), operands.c,
-                          problem.result.get(), &algorithm, workspace.data, static_cast<size_t>(workspace.bytes),
-                          stream);
+                          problem.second.get(), &beta, added_to, problem.result.get(), operands.c, problem.result.get(),
+                          &algorithm, workspace.data, static_cast<size_t>(workspace.bytes), stream);
   }
 
   // Milliseconds of one call, the least of a few; negative where the library refuses to run it.
@@ -281,7 +281,7 @@ void LtGemm::Run(cudaStream_t stream, const GemmShape& shape, float alpha, const
   const Choice& choice = known->second;
   LH_CHECK(workspace.bytes >= choice.workspace_bytes, GemmKey(shape));
   LH_CHECK(IsAligned(operands.a, shape.alignment_bytes) && IsAligned(operands.b, shape.alignment_bytes) &&
-               IsAligned(operands.c, shape.alignment_bytes),
+               IsAligned(operands.c, shape.alignment_bytes) && IsAligned(operands.added_to, shape.alignment_bytes),
            GemmKey(shape));
   LH_CHECK((shape.scale != GemmScale::kNone) == (operands.a_scale != nullptr) &&
                (shape.scale != GemmScale::kNone) == (operands.b_scale != nullptr),

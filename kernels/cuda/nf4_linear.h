@@ -9,9 +9,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/cuda/lora_fold.h"
 #include "kernels/cuda/lt_gemm.h"
 #include "kernels/ops.h"
+#include "kernels/shapes/lora_fold.h"
 
 namespace longhaul::kernels::cuda {
 

@@ -57,13 +57,19 @@ void Cudnn::UseStream(cudaStream_t stream) {
   stream_ = stream;
 }
 
-// What cuDNN builds and computes wrongly: with 9.14 on Hopper, dk and dv of packed documents are NaN from column 128
-// on. No later version has been tried.
+// What cuDNN builds and computes wrongly for packed documents, tried with 9.14 on Hopper and no later version: dk and
+// dv are NaN from column 128 on; a dq, dk or dv with another stride than q, k or v is wrong or ends the kernel.
 static absl::Status CheckKnownFaults(const SdpaShape& shape, bool backward) {
-  if (!backward || shape.layout != SdpaLayout::kRagged || shape.head_dim <= 128) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kUnimplemented, "SDPA_UNSUPPORTED",
-                   "cuDNN's backward of packed documents is wrong for head_dim over 128, and this is " +
-                       std::to_string(shape.head_dim));
+  if (!backward || shape.layout != SdpaLayout::kRagged) return absl::OkStatus();
+  const auto wrong = [](const std::string& where) {
+    return MakeError(absl::StatusCode::kUnimplemented, "SDPA_UNSUPPORTED",
+                     "cuDNN's backward of packed documents is wrong for " + where);
+  };
+  if (shape.head_dim > 128) return wrong("head_dim over 128, and this is " + std::to_string(shape.head_dim));
+  if (shape.dq_stride != shape.q_stride || shape.dk_stride != shape.k_stride || shape.dv_stride != shape.v_stride) {
+    return wrong("gradients with other strides than their operands, and this is " + SdpaKey(shape));
+  }
+  return absl::OkStatus();
 }
 
 struct SdpaPlan::Graphs {

@@ -12,7 +12,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "kernels/cuda/sdpa_shape.h"
+#include "kernels/shapes/sdpa_shape.h"
 
 namespace longhaul::kernels::cuda {
 

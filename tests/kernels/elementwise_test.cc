@@ -175,5 +175,21 @@ TEST_P(ElementwiseTest, DropoutKeepsAtItsRateAndReplays) {
   EXPECT_TRUE(other.bytes() == x.bytes()) << "p = 0 keeps everything as it is";
 }
 
+TEST(UniformTest, IsTheCountersNumbersOnEveryBackend) {
+  const auto exec = MakeExec(2);
+  for (const auto& [rows, cols, gap] : Shapes()) {
+    Buffer y(DType::kF32, rows, cols, gap);
+    Uniform(*exec, 77, 3, 0.25, 1.5, y.view());
+    const int64_t width = cols;
+    ExpectNear(
+        y,
+        [width](int64_t i, int64_t j) {
+          const volatile double scaled = 0.25 * (CounterUniform(77, static_cast<uint64_t>((3 + i) * width + j)) - 0.5);
+          return static_cast<double>(static_cast<float>(1.5 + scaled));
+        },
+        0, "uniform");
+  }
+}
+
 }  // namespace
 }  // namespace longhaul::kernels

@@ -71,6 +71,7 @@ BatchPlan::BatchPlan(const std::vector<Example>* examples, const BatchOptions& o
     : examples_(examples), options_(options), rows_(PackRows(*examples, options.row_tokens, options.pack)) {
   std::vector<int64_t> row_tokens;
   for (const std::vector<int32_t>& row : rows_) {
+    most_row_documents_ = std::max(most_row_documents_, static_cast<int64_t>(row.size()));
     int64_t targets = 0;
     int64_t tokens = 0;
     for (int32_t index : row) {

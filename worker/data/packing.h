@@ -57,6 +57,7 @@ class BatchPlan {
   int64_t rows() const { return static_cast<int64_t>(rows_.size()); }
   int64_t MostTokens() const { return most_tokens_; }  // of any micro-batch of any epoch
   int64_t LongestDocument() const { return longest_document_; }
+  int64_t MostDocuments() const { return options_.batch_size * most_row_documents_; }  // of any micro-batch
 
  private:
   const std::vector<int64_t>& Order(int64_t epoch);
@@ -71,6 +72,7 @@ class BatchPlan {
   int64_t updates_per_epoch_ = 0;
   int64_t most_tokens_ = 0;
   int64_t longest_document_ = 0;
+  int64_t most_row_documents_ = 0;
   int64_t order_epoch_ = -1;
   std::vector<int64_t> order_;
 };

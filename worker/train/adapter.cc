@@ -58,18 +58,24 @@ void InitializeModule(const LoraModule& module, int64_t rank, uint64_t seed, T* 
 
 }  // namespace
 
-Adapter::Adapter(const EngineMemory& memory) {
+Adapter::Adapter(const EngineMemory& memory) : memory_(memory) {
   const MemoryPlan& plan = memory.plan();
   params_ = AdapterParams(plan.shape, plan.train);
   rank_ = plan.train.lora_rank;
   const auto array = [&](const char* region) {
-    return memory.Has(region) ? memory.Matrix(region, 1, params_)
-                              : Tensor{nullptr, memory.dtype(), 1, params_, params_};
+    return memory.Has(region) ? memory.StatMatrix(region, 1, params_)
+                              : Tensor{nullptr, memory.stat_dtype(), 1, params_, params_};
   };
   master_ = array("adapter.master");
   grad_ = array("adapter.grad");
   moment1_ = array("adapter.m1");
   moment2_ = array("adapter.m2");
+  host_ = {master_, moment1_, moment2_};
+  if (memory.Has("adapter.host")) {
+    const int64_t bytes = memory.BytesOrZero("adapter.host") / 3;
+    Tensor* const copies[] = {&host_.master, &host_.moment1, &host_.moment2};
+    for (int64_t i = 0; i < 3; ++i) *copies[i] = memory.StatMatrix("adapter.host", 1, params_, i * bytes);
+  }
   int64_t offset = 0;
   groups_.reserve(static_cast<size_t>(plan.shape.layers * kFusedLinears));
   for (int64_t layer = 0; layer < plan.shape.layers; ++layer) {
@@ -116,14 +122,35 @@ void Adapter::AddGroup(const MemoryPlan& plan, int64_t layer, FusedLinear linear
   groups_.push_back(group);
 }
 
+void Adapter::Download() const {
+  if (host_.master.data == master_.data) return;
+  const kernels::Exec& exec = memory_.exec();
+  exec.Download(host_.master.data, master_.data, master_.bytes());
+  exec.Download(host_.moment1.data, moment1_.data, moment1_.bytes());
+  exec.Download(host_.moment2.data, moment2_.data, moment2_.bytes());
+  exec.Synchronize();
+}
+
+void Adapter::Upload() const {
+  if (host_.master.data == master_.data) return;
+  const kernels::Exec& exec = memory_.exec();
+  exec.Upload(master_.data, host_.master.data, master_.bytes());
+  exec.Upload(moment1_.data, host_.moment1.data, moment1_.bytes());
+  exec.Upload(moment2_.data, host_.moment2.data, moment2_.bytes());
+  exec.Synchronize();
+}
+
 void Adapter::Initialize(uint64_t seed) {
   for (const LoraModule& module : modules_) {
     if (master_.dtype == DType::kF64) {
-      InitializeModule(module, rank_, seed, master_.as<double>());
+      InitializeModule(module, rank_, seed, host_.master.as<double>());
     } else {
-      InitializeModule(module, rank_, seed, master_.as<float>());
+      InitializeModule(module, rank_, seed, host_.master.as<float>());
     }
   }
+  if (host_.master.data == master_.data) return;
+  memory_.exec().Upload(master_.data, host_.master.data, master_.bytes());
+  memory_.exec().Synchronize();
 }
 
 }  // namespace longhaul::train

@@ -39,10 +39,20 @@ struct LoraModule {
 
 class Adapter {
  public:
+  // `memory` outlives the adapter.
   explicit Adapter(const EngineMemory& memory);
 
   // PEFT's initialisation: A uniform in +-1/sqrt(in), B zero. A function of seed, layer, target and element.
   void Initialize(uint64_t seed);
+
+  // Masters and moments in host memory, [1, params] each: on a CPU the arrays themselves, on CUDA copies that Download
+  // fills (and waits for) and Upload sends back.
+  struct HostArrays {
+    kernels::Tensor master, moment1, moment2;
+  };
+  const HostArrays& host() const { return host_; }
+  void Download() const;
+  void Upload() const;
 
   int64_t params() const { return params_; }
   int64_t rank() const { return rank_; }
@@ -50,7 +60,7 @@ class Adapter {
   const LoraGroup& Group(int64_t layer, FusedLinear linear) const {
     return groups_[static_cast<size_t>(layer * kFusedLinears + static_cast<int>(linear))];
   }
-  // All [1, params] of the compute type. Null data where the plan does not train.
+  // All [1, params] of the statistics' type, in the Exec's memory. Null data where the plan does not train.
   const kernels::Tensor& master() const { return master_; }
   const kernels::Tensor& grad() const { return grad_; }
   const kernels::Tensor& moment1() const { return moment1_; }
@@ -60,8 +70,10 @@ class Adapter {
   void AddGroup(const MemoryPlan& plan, int64_t layer, FusedLinear linear);
   kernels::Tensor View(const kernels::Tensor& all, int64_t offset, int64_t rows, int64_t cols) const;
 
+  const EngineMemory& memory_;
   int64_t params_ = 0;
   int64_t rank_ = 0;
+  HostArrays host_;
   kernels::Tensor master_, grad_, moment1_, moment2_;
   std::vector<LoraModule> modules_;  // by layer, then target
   std::vector<LoraGroup> groups_;    // [layers * kFusedLinears]

@@ -10,19 +10,6 @@ namespace {
 
 using kernels::Tensor;
 
-kernels::AttentionShape MakeAttentionShape(const MemoryPlan& plan, const TokenBatch& batch) {
-  const ModelShape& s = plan.shape;
-  kernels::AttentionShape shape;
-  shape.heads = s.heads;
-  shape.kv_heads = s.kv_heads;
-  shape.head_dim = s.head_dim;
-  shape.scale = 1.0 / std::sqrt(static_cast<double>(s.head_dim));
-  shape.doc_offsets = batch.doc_offsets;
-  shape.docs = batch.docs;
-  shape.longest_doc = plan.train.longest();
-  return shape;
-}
-
 // Column ranges of a [rows, q + 2 kv] buffer.
 struct Qkv {
   Tensor q, k, v;
@@ -38,13 +25,13 @@ void Decoder::ForwardQkvTile(const TokenBatch& batch, int64_t layer, const Layer
                              int64_t end) {
   const ModelShape& s = plan().shape;
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const Tensor h = View(buffers_.tile_h, end - begin, s.hidden);
+  const Tensor h = TileH(end - begin);
   const Tensor qkv = acts[Act::kQkv].Rows(begin, end);
   const QloraLinear linear = Linear(layer, FusedLinear::kQkv);
   const bool lora = linear.lora->count > 0;
   kernels::RmsNorm(exec_, Stream(layer, batch.rows).Rows(begin, end), w.norm1, s.rms_norm_eps, h,
                    acts[Act::kRstd1].Rows(begin, end));
-  QloraForward(context_, linear, h, begin, 0, qkv, lora ? acts[Act::kUQkv].Rows(begin, end) : Tensor{});
+  ops_.Forward(linear, h, begin, {}, qkv, lora ? acts[Act::kUQkv].Rows(begin, end) : Tensor{});
   const Qkv parts(s, qkv);
   if (s.qk_norm) {
     const Tensor raw = acts[Act::kQkRaw].Rows(begin, end);
@@ -58,15 +45,14 @@ void Decoder::ForwardQkvTile(const TokenBatch& batch, int64_t layer, const Layer
   kernels::Rope(exec_, parts.k, s.kv_heads, weights_.rope_cos, weights_.rope_sin, batch.positions + begin, false);
 }
 
-void Decoder::ForwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts) {
+void Decoder::ForwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts, bool attends) {
   const ModelShape& s = plan().shape;
   const int64_t tile = plan().choices.token_tile_rows;
   for (int64_t begin = 0; begin < batch.rows; begin += tile) {
     ForwardQkvTile(batch, layer, acts, begin, std::min(batch.rows, begin + tile));
   }
   const Qkv qkv(s, acts[Act::kQkv]);
-  kernels::AttentionForward(exec_, MakeAttentionShape(plan(), batch), qkv.q, qkv.k, qkv.v, acts[Act::kO],
-                            acts[Act::kLse], buffers_.attention_forward);
+  if (attends) ops_.AttentionForward(qkv.q, qkv.k, qkv.v, acts[Act::kO], acts[Act::kLse]);
   ForwardOutput(batch, layer, acts);
 }
 
@@ -100,9 +86,7 @@ void Decoder::ForwardOutput(const TokenBatch& batch, int64_t layer, const LayerA
   const Tensor x = Stream(layer, batch.rows);
   for (int64_t begin = 0; begin < batch.rows; begin += tile) {
     const int64_t end = std::min(batch.rows, begin + tile);
-    const Tensor x_mid = acts[Act::kXMid].Rows(begin, end);
-    kernels::Copy(exec_, x.Rows(begin, end), x_mid);
-    QloraForward(context_, linear, acts[Act::kO].Rows(begin, end), begin, 1, x_mid,
+    ops_.Forward(linear, acts[Act::kO].Rows(begin, end), begin, x.Rows(begin, end), acts[Act::kXMid].Rows(begin, end),
                  lora ? acts[Act::kUO].Rows(begin, end) : Tensor{});
   }
 }
@@ -127,12 +111,14 @@ void Decoder::BackwardQkvTile(const TokenBatch& batch, int64_t layer, const Laye
   const int64_t rows = end - begin;
   const QloraLinear linear = Linear(layer, FusedLinear::kQkv);
   const bool lora = linear.lora->count > 0;
-  const Tensor h = View(buffers_.tile_h, rows, s.hidden);
   // Nothing below the first layer trains: its input needs no gradient.
   const Tensor d_h = layer > 0 ? View(buffers_.tile_d_h, rows, s.hidden) : Tensor{};
-  if (lora) kernels::RmsNorm(exec_, x, w.norm1, s.rms_norm_eps, h, {});
-  QloraBackward(context_, linear, d_tile, h, begin, lora ? acts[Act::kUQkv].Rows(begin, end) : Tensor{},
-                TileV(linear, rows), 0, d_h);
+  ops_.BackwardInput(linear, d_tile, begin, d_h);
+  if (lora) {
+    const Tensor h = TileH(rows);
+    kernels::RmsNorm(exec_, x, w.norm1, s.rms_norm_eps, h, {});
+    ops_.Gradients(linear, d_tile, h, begin, acts[Act::kUQkv].Rows(begin, end));
+  }
   if (layer > 0) kernels::RmsNormBackward(exec_, d_h, x, w.norm1, rstd, true, DStream(batch.rows).Rows(begin, end));
 }
 
@@ -145,15 +131,16 @@ void Decoder::BackwardAttention(const TokenBatch& batch, int64_t layer, const La
   const Tensor d_o = View(buffers_.d_o, batch.rows, s.q_dim());
   for (int64_t begin = 0; begin < batch.rows; begin += tile) {
     const int64_t end = std::min(batch.rows, begin + tile);
-    QloraBackward(context_, linear, d_x.Rows(begin, end), acts[Act::kO].Rows(begin, end), begin,
-                  lora ? acts[Act::kUO].Rows(begin, end) : Tensor{}, TileV(linear, end - begin), 0,
-                  d_o.Rows(begin, end));
+    ops_.BackwardInput(linear, d_x.Rows(begin, end), begin, d_o.Rows(begin, end));
+    if (lora) {
+      ops_.Gradients(linear, d_x.Rows(begin, end), acts[Act::kO].Rows(begin, end), begin,
+                     acts[Act::kUO].Rows(begin, end));
+    }
   }
-  const Tensor d_qkv = View(buffers_.d_qkv, batch.rows, FusedOut(s, FusedLinear::kQkv));
+  const Tensor d_qkv = View(buffers_.d_qkv, batch.rows, FusedOut(s, FusedLinear::kQkv), strides_.d_qkv);
   const Qkv qkv(s, acts[Act::kQkv]);
   const Qkv d(s, d_qkv);
-  kernels::AttentionBackward(exec_, MakeAttentionShape(plan(), batch), d_o, qkv.q, qkv.k, qkv.v, acts[Act::kO],
-                             acts[Act::kLse], d.q, d.k, d.v, buffers_.attention_backward);
+  ops_.AttentionBackward(d_o, qkv.q, qkv.k, qkv.v, acts[Act::kO], acts[Act::kLse], d.q, d.k, d.v);
   for (int64_t begin = 0; begin < batch.rows; begin += tile) {
     BackwardQkvTile(batch, layer, acts, d_qkv, begin, std::min(batch.rows, begin + tile));
   }

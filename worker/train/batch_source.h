@@ -24,9 +24,11 @@ class BatchSource {
   virtual TokenBatch Get(int64_t index) = 0;
   // "lines 12, 40 and 97 of the dataset": what the micro-batch last got was made of, for messages.
   virtual std::string Describe() const = 0;
-  // Most tokens of one micro-batch and of one document: what the memory plan has to cover.
+  // Most tokens of one micro-batch, and of one document; most documents of a micro-batch (a bound: no document is
+  // empty): what the memory plan has to cover.
   virtual int64_t MostTokens() const = 0;
   virtual int64_t LongestDocument() const = 0;
+  virtual int64_t MostDocuments() const { return MostTokens(); }
 };
 
 }  // namespace longhaul::train

@@ -117,9 +117,10 @@ absl::Status WriteCheckpoint(const std::string& folder, const TrainerState& stat
     LH_RETURN_IF_ERROR(CreateDirs(partial));
     formats::SafetensorsWriter writer;
     const formats::StorageType type = ArrayType(adapter);
-    writer.Add({"master", type, {adapter.params()}, adapter.master().data});
-    writer.Add({"moment1", type, {adapter.params()}, adapter.moment1().data});
-    writer.Add({"moment2", type, {adapter.params()}, adapter.moment2().data});
+    adapter.Download();
+    writer.Add({"master", type, {adapter.params()}, adapter.host().master.data});
+    writer.Add({"moment1", type, {adapter.params()}, adapter.host().moment1.data});
+    writer.Add({"moment2", type, {adapter.params()}, adapter.host().moment2.data});
     LH_RETURN_IF_ERROR(writer.WriteFile(JoinPath(partial, kArraysFile)));
     LH_RETURN_IF_ERROR(Failpoint("checkpoint_between_files"));
     LH_RETURN_IF_ERROR(WriteFileAtomic(JoinPath(partial, kStateFile), StateToJson(state, identity)));
@@ -140,9 +141,10 @@ absl::StatusOr<LoadedCheckpoint> ReadCheckpoint(const std::string& folder, const
   LH_ASSIGN_OR_RETURN(const formats::SafetensorsSet file, formats::SafetensorsSet::OpenFile(arrays_path));
   if (file.tensors().size() != 3) return Invalid(arrays_path, "must hold three tensors");
   const formats::StorageType type = ArrayType(adapter);
-  LH_RETURN_IF_ERROR(ReadArray(file, arrays_path, "master", type, adapter.master()));
-  LH_RETURN_IF_ERROR(ReadArray(file, arrays_path, "moment1", type, adapter.moment1()));
-  LH_RETURN_IF_ERROR(ReadArray(file, arrays_path, "moment2", type, adapter.moment2()));
+  LH_RETURN_IF_ERROR(ReadArray(file, arrays_path, "master", type, adapter.host().master));
+  LH_RETURN_IF_ERROR(ReadArray(file, arrays_path, "moment1", type, adapter.host().moment1));
+  LH_RETURN_IF_ERROR(ReadArray(file, arrays_path, "moment2", type, adapter.host().moment2));
+  adapter.Upload();
   return loaded;
 }
 

@@ -8,43 +8,30 @@
 // Every linear carries LoRA where the plan's targets say so.
 //
 // Layers below keep_all_layers keep every activation; the others share one slot, which the backward pass fills again
-// from x_l by the same calls on the same tiles: the same bits. Not thread-safe: one micro-batch at a time.
+// from x_l by the same calls on the same tiles: the same bits; where the plan keeps attention's output, all but
+// attention. One code for every backend: where a backend has its own way, EngineOps has it; where its buffers have
+// other strides, the plan says so (model/plan_layout.h). Not thread-safe: one micro-batch at a time. Batches are as
+// EngineOps::Bring returns them.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 
 #include "kernels/exec.h"
 #include "kernels/tensor.h"
 #include "model/plan_layout.h"
 #include "worker/train/adapter.h"
+#include "worker/train/engine_ops.h"
 #include "worker/train/memory.h"
-#include "worker/train/qlora_linear.h"
+#include "worker/train/token_batch.h"
 #include "worker/train/weights.h"
 
 namespace longhaul::train {
 
-// A micro-batch as the engine sees it. Borrowed.
-struct TokenBatch {
-  int64_t rows = 0;                      // tokens
-  const int32_t* ids = nullptr;          // [rows]
-  const int32_t* labels = nullptr;       // [rows], the target predicted at each position; -100 = not trained
-  const int32_t* positions = nullptr;    // [rows], from 0 in every document
-  const int64_t* doc_offsets = nullptr;  // [docs + 1]
-  int64_t docs = 0;
-};
-
-// Asked between layers; false ends the pass early and its results are void.
-using KeepGoing = std::function<bool()>;
-
 class Decoder {
  public:
   // All arguments outlive the decoder.
-  Decoder(const EngineMemory& memory, const kernels::Exec& exec, const ModelWeights& weights, const Adapter& adapter,
-          double lora_scale);
-
-  // Sets the dropout of the following passes; 0 for evaluation.
-  void SetDropout(double probability, uint64_t key);
+  Decoder(const EngineMemory& memory, const kernels::Exec& exec, EngineOps* ops, const ModelWeights& weights,
+          const Adapter& adapter);
 
   // REQUIRES: rows and documents within the plan's; ids below vocab. False where keep_going said so.
   bool Forward(const TokenBatch& batch, const KeepGoing& keep_going);
@@ -65,10 +52,6 @@ class Decoder {
   // d loss / d x of the layer at hand [rows, hidden].
   kernels::Tensor DStream(int64_t rows) const;
 
-  // The parts of a layer that generation shares, on rows of an existing slot.
-  const LinearContext& context() const { return context_; }
-  QloraLinear Linear(int64_t layer, FusedLinear linear) const;
-
  private:
   // Activations of one layer. Fields of the MLP half have null data where the layer keeps nothing.
   struct LayerActs {
@@ -77,18 +60,32 @@ class Decoder {
   };
 
   bool Keeps(int64_t layer) const { return layer < plan().choices.keep_all_layers; }
+  // Keeps what attention made, or everything.
+  bool KeepsAttention(int64_t layer) const {
+    return layer < plan().choices.keep_all_layers + plan().choices.keep_attention_layers;
+  }
   const MemoryPlan& plan() const { return memory_.plan(); }
   LayerActs Acts(int64_t layer, int64_t rows) const;
   // Rows [begin, end) of a field of the MLP half: kept, or in the tile that all layers share.
   kernels::Tensor MlpField(const LayerActs& acts, Act act, int64_t begin, int64_t end) const;
-  kernels::Tensor View(void* data, int64_t rows, int64_t cols) const {
-    return kernels::MakeTensor(data, memory_.dtype(), rows, cols);
+  kernels::Tensor View(void* data, int64_t rows, int64_t cols) const { return View(data, rows, cols, cols); }
+  kernels::Tensor View(void* data, int64_t rows, int64_t cols, int64_t stride) const {
+    return {data, memory_.dtype(), rows, cols, stride};
   }
-  kernels::Tensor TileV(const QloraLinear& linear, int64_t rows) const;
+  kernels::Tensor FieldView(void* data, Act act, int64_t rows) const {
+    const ActField& field = fields_[static_cast<int>(act)];
+    return {data, field.is_stat ? memory_.stat_dtype() : memory_.dtype(), rows, field.cols, field.stride};
+  }
+  kernels::Tensor TileH(int64_t rows) const { return View(buffers_.tile_h, rows, plan().shape.hidden, strides_.h); }
+  kernels::Tensor TileAct(int64_t rows) const {
+    return View(buffers_.tile_act, rows, plan().shape.intermediate, strides_.act);
+  }
+  QloraLinear Linear(int64_t layer, FusedLinear linear) const;
   void CarveBuffers();
 
   // attention_half.cc
-  void ForwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
+  // `attends` false: attention's output is there already.
+  void ForwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts, bool attends);
   void ForwardOutput(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
   void AttendCached(const kernels::Tensor& q, const kernels::Tensor& cache, const kernels::Tensor& o);
   void ForwardQkvTile(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t begin, int64_t end);
@@ -101,26 +98,30 @@ class Decoder {
 
   const EngineMemory& memory_;
   const kernels::Exec& exec_;
+  EngineOps& ops_;
   const ModelWeights& weights_;
   const Adapter& adapter_;
-  LinearContext context_;
+  RowStrides strides_;
+  ActField fields_[kActs];
+  int64_t stream_bytes_;        // of one stream
+  int64_t field_bytes_[kActs];  // of a layer that keeps it
+  int64_t kept_bytes_;          // of such a layer
+  int64_t kept_attention_bytes_;
   // Regions by name, looked up (and their sizes checked) once. Null where the plan has none.
   struct Buffers {
-    void* stream;       // [layers + 1][tokens, hidden]; two of them to generate
-    void* kept;         // [keep_all_layers] of every field
-    void* slot[kActs];  // one layer's fields of the attention half, [tokens, ...]
-    void* tile[kActs];  // one tile's fields of the MLP half, [tile rows, ...]
-    void* tile_h;       // [tile rows, hidden]
-    void* tile_act;     // [tile rows, intermediate]
-    void* tile_d_act;   // [tile rows, intermediate]
-    void* tile_d_h;     // [tile rows, hidden]
-    void* tile_v;       // [tile rows, targets of a linear x rank]
-    void* d_x;          // [tokens, hidden]
-    void* d_o;          // [tokens, q]
-    void* d_qkv;        // [tokens, q + 2 kv]
-    void* attention_forward;
-    void* attention_backward;
-    void* scores;  // [heads / kv_heads, tokens]; to generate
+    void* stream;          // [StreamCount][tokens, hidden]
+    void* kept;            // [keep_all_layers] of every field
+    void* kept_attention;  // [keep_attention_layers] of attention's output and statistics
+    void* slot[kActs];     // one layer's fields of the attention half, [tokens, ...]
+    void* tile[kActs];     // one tile's fields of the MLP half, [tile rows, ...]
+    void* tile_h;          // [tile rows, hidden]
+    void* tile_act;        // [tile rows, intermediate]
+    void* tile_d_act;      // [tile rows, intermediate]
+    void* tile_d_h;        // [tile rows, hidden]
+    void* d_x;             // [tokens, hidden]
+    void* d_o;             // [tokens, q]
+    void* d_qkv;           // [tokens, q + 2 kv]
+    void* scores;          // [heads / kv_heads, tokens]; to generate
   } buffers_ = {};
 };
 

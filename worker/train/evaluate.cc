@@ -2,17 +2,18 @@
 
 namespace longhaul::train {
 
-EvalResult Evaluate(Decoder* decoder, const CutCrossEntropy& loss, BatchSource* batches, int64_t layers,
+EvalResult Evaluate(EngineOps* ops, Decoder* decoder, CutCrossEntropy* loss, BatchSource* batches, int64_t layers,
                     const KeepGoing& keep_going) {
-  decoder->SetDropout(0, 0);
+  ops->SetDropout(0, 0);
   LossSum total;
   for (int64_t update = 0; update < batches->UpdatesPerEpoch(); ++update) {
     const Window window = batches->GetWindow(0, update);
     for (int64_t i = 0; i < window.micro_batches; ++i) {
       const TokenBatch batch = batches->Get(i);
       if (batch.rows == 0) continue;
-      if (!decoder->Forward(batch, keep_going)) return {};
-      const LossSum part = loss.Run(batch, decoder->Stream(layers, batch.rows), 0, {});
+      const TokenBatch brought = ops->Bring(batch);
+      if (!decoder->Forward(brought, keep_going)) return {};
+      const LossSum part = loss->Run(batch, decoder->Stream(layers, brought.rows), 0, {});
       total.nats += part.nats;
       total.targets += part.targets;
       total.correct += part.correct;

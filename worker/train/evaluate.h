@@ -15,7 +15,7 @@ struct EvalResult {
 };
 
 // Every window of epoch 0, without dropout. A set without targets gives loss 0 and targets 0.
-EvalResult Evaluate(Decoder* decoder, const CutCrossEntropy& loss, BatchSource* batches, int64_t layers,
+EvalResult Evaluate(EngineOps* ops, Decoder* decoder, CutCrossEntropy* loss, BatchSource* batches, int64_t layers,
                     const KeepGoing& keep_going);
 
 }  // namespace longhaul::train

@@ -22,7 +22,8 @@ absl::Status ExportAdapter(const std::string& folder, const MemoryPlan& plan, co
   config.target_modules = LoraTargetNames(plan.train.lora_targets);
   config.use_rslora = hyper.use_rslora;
   std::vector<formats::AdapterTensor> tensors;
-  const float* const master = adapter.master().as<float>();
+  adapter.Download();
+  const float* const master = adapter.host().master.as<float>();
   for (const LoraModule& module : adapter.modules()) {
     const std::string target = LoraTargetName(module.target);
     tensors.push_back({formats::LoraAKey(module.layer, target), {adapter.rank(), module.in}, master + module.a_offset});
@@ -50,7 +51,7 @@ absl::Status ImportAdapter(const formats::LoadedAdapter& loaded, const Adapter& 
                     std::to_string(adapter.modules().size()));
   }
   LH_CHECK(adapter.master().dtype == kernels::DType::kF32);
-  float* const master = adapter.master().as<float>();
+  float* const master = adapter.host().master.as<float>();
   for (const LoraModule& module : adapter.modules()) {
     const auto pair = std::find_if(loaded.pairs.begin(), loaded.pairs.end(), [&](const formats::LoraPair& p) {
       return p.layer == module.layer && p.target == LoraTargetName(module.target);
@@ -61,6 +62,7 @@ absl::Status ImportAdapter(const formats::LoadedAdapter& loaded, const Adapter& 
     std::copy(pair->a.begin(), pair->a.end(), master + module.a_offset);
     std::copy(pair->b.begin(), pair->b.end(), master + module.b_offset);
   }
+  adapter.Upload();
   return absl::OkStatus();
 }
 

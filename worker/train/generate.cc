@@ -17,7 +17,7 @@ absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(const MemoryPlan& p
   LH_CHECK(plan.kind == PlanKind::kGenerate && plan.train.compute != ComputeType::kF64);
   std::unique_ptr<Generator> g(new Generator());
   LH_ASSIGN_OR_RETURN(g->exec_, CreateExec(plan, /*pin_threads=*/false));
-  LH_ASSIGN_OR_RETURN(g->memory_, EngineMemory::Create(plan));
+  LH_ASSIGN_OR_RETURN(g->memory_, EngineMemory::Create(plan, *g->exec_));
   g->weights_ = CarveWeights(*g->memory_);
   LH_RETURN_IF_ERROR(LoadWeights(weights, *g->memory_, *g->exec_, g->weights_));
   g->adapter_ = std::make_unique<Adapter>(*g->memory_);
@@ -26,9 +26,10 @@ absl::StatusOr<std::unique_ptr<Generator>> Generator::Create(const MemoryPlan& p
     return MakeError(absl::StatusCode::kInvalidArgument, "PLAN_MISMATCH",
                      "the plan has LoRA targets, but no adapter is given");
   }
-  g->decoder_ = std::make_unique<Decoder>(*g->memory_, *g->exec_, g->weights_, *g->adapter_,
-                                          adapter == nullptr ? 0 : adapter->config.Scale());
-  g->logits_ = std::make_unique<CutCrossEntropy>(*g->memory_, *g->exec_, g->weights_);
+  LH_ASSIGN_OR_RETURN(g->ops_, CreateOps(*g->memory_, *g->exec_, g->weights_, *g->adapter_,
+                                         adapter == nullptr ? 0 : adapter->config.Scale()));
+  g->decoder_ = std::make_unique<Decoder>(*g->memory_, *g->exec_, g->ops_.get(), g->weights_, *g->adapter_);
+  g->logits_ = std::make_unique<CutCrossEntropy>(*g->memory_, *g->exec_, g->ops_.get(), g->weights_);
   return g;
 }
 
@@ -49,6 +50,7 @@ const float* Generator::Prefill(const std::vector<int32_t>& prompt) {
   batch.positions = positions.data();
   batch.doc_offsets = offsets;
   batch.docs = 1;
+  batch = ops_->Bring(batch);
   decoder_->Embed(batch);
   const int64_t layers = memory_->plan().shape.layers;
   for (int64_t layer = 0; layer < layers; ++layer) decoder_->ForwardLayer(batch, layer, Cache(layer, rows));
@@ -64,6 +66,7 @@ const float* Generator::Next(int32_t token, int64_t position) {
   batch.positions = &position32;
   batch.doc_offsets = offsets;
   batch.docs = 1;
+  batch = ops_->Bring(batch);
   decoder_->Embed(batch);
   const int64_t layers = memory_->plan().shape.layers;
   for (int64_t layer = 0; layer < layers; ++layer)

@@ -44,6 +44,7 @@ class Generator {
   std::unique_ptr<EngineMemory> memory_;
   ModelWeights weights_;
   std::unique_ptr<Adapter> adapter_;
+  std::unique_ptr<EngineOps> ops_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<CutCrossEntropy> logits_;
 };

@@ -1,13 +1,15 @@
-// Cut cross entropy, two passes over a tile of tokens at a time: logits of the tile against the whole vocabulary, loss
-// and softmax gradient in place, gradient times the frozen head. Nothing of size tokens x vocabulary exists; rows that
+// Cut cross entropy over a micro-batch: the trained rows are gathered, LossRows at a time, normed, turned into their
+// gradients by the head (EngineOps::HeadLoss) and scattered back. Nothing of size tokens x vocabulary exists; rows that
 // are not trained cost nothing.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "kernels/exec.h"
-#include "worker/train/decoder.h"
+#include "worker/train/engine_ops.h"
 #include "worker/train/memory.h"
+#include "worker/train/token_batch.h"
 #include "worker/train/weights.h"
 
 namespace longhaul::train {
@@ -21,30 +23,58 @@ struct LossSum {
 class CutCrossEntropy {
  public:
   // All arguments outlive the loss.
-  CutCrossEntropy(const EngineMemory& memory, const kernels::Exec& exec, const ModelWeights& weights);
+  CutCrossEntropy(const EngineMemory& memory, const kernels::Exec& exec, EngineOps* ops, const ModelWeights& weights);
 
-  // x [rows, hidden]: the last layer's output, before the final norm. Where d_x.data is not null:
-  // d_x = grad_scale * d(sum of nats) / dx, zero in rows that are not trained. d_x may not alias x.
-  // A label outside the vocabulary (other than -100) is a CHECK. grad_scale > 0 where d_x is asked for.
-  LossSum Run(const TokenBatch& batch, const kernels::Tensor& x, double grad_scale, const kernels::Tensor& d_x) const;
+  // In four parts, so that nothing waits between micro-batches and the middle one can be captured.
+  // (1) The totals of a window of `micro_batches` become zero. CUDA: at most the plan's accumulation steps.
+  void BeginWindow(int64_t micro_batches);
+  // (2) Which rows of micro-batch `index` are trained. `batch`: as the source gave it, valid until (3) is done. A label
+  // outside the vocabulary (other than -100) is a CHECK. `index` is in the window.
+  void Prepare(const TokenBatch& batch, int64_t index, double grad_scale);
+  // (3) x [rows, hidden]: the last layer's output, before the final norm. Where d_x.data is not null:
+  // d_x = grad_scale * d(sum of nats) / dx, zero in rows that are not trained. d_x may not alias x. grad_scale > 0
+  // then.
+  void Queue(const kernels::Tensor& x, const kernels::Tensor& d_x);
+  // (4) Waits; the sums of micro-batches [0, count).
+  const std::vector<LossSum>& Finish(int64_t count);
 
-  // Logits [rows, vocab] of rows of x, into the loss tile. REQUIRES: rows <= the plan's loss tile.
+  // All four for one micro-batch.
+  LossSum Run(const TokenBatch& batch, const kernels::Tensor& x, double grad_scale, const kernels::Tensor& d_x);
+
+  // CUDA: rows that are trained in the batch last prepared.
+  int64_t trained_rows() const { return count_; }
+
+  // Logits [rows, vocab] of rows of x, into the loss tile. CPU. REQUIRES: rows <= the plan's loss tile.
   kernels::Tensor Logits(const kernels::Tensor& x) const;
 
  private:
-  LossSum RunTile(const kernels::Tensor& x, const int32_t* rows, const int32_t* labels, int64_t count,
-                  double grad_scale, const kernels::Tensor& d_x) const;
+  void ListRows();
+  void RunTile(const kernels::Tensor& x, int64_t begin, int64_t end, const kernels::Tensor& d_x) const;
+
   const EngineMemory& memory_;
   const kernels::Exec& exec_;
+  EngineOps& ops_;
   const ModelWeights& weights_;
-  // Regions of the plan at their full size.
-  int32_t* rows_;           // [tokens]
-  int32_t* labels_;         // [tokens]
-  kernels::Tensor x_;       // [tile rows, hidden]
-  kernels::Tensor hidden_;  // [tile rows, hidden]
-  kernels::Tensor rstd_;    // [tile rows, 1]
-  kernels::Tensor logits_;  // [tile rows, vocab]
-  void* scratch_;
+  int64_t row_unit_;  // calls of the head have a multiple of so many rows
+  // In host memory. CPU: the Exec's own.
+  int32_t* host_rows_;
+  int32_t* host_labels_;
+  std::vector<int32_t> host_copy_;  // empty on a CPU
+  // In the Exec's memory, regions of the plan at their full size.
+  int32_t* rows_;           // [rows]
+  int32_t* labels_;         // [rows]
+  kernels::Tensor x_;       // [LossRows, hidden]
+  kernels::Tensor hidden_;  // [LossRows, hidden]
+  kernels::Tensor rstd_;    // [LossRows, 1]
+  double* grad_scale_;
+  kernels::LossTotals* totals_;       // [accumulation steps]
+  kernels::LossTotals* host_totals_;  // of Finish
+  std::vector<kernels::LossTotals> cpu_totals_;
+  double cpu_grad_scale_ = 0;
+  int64_t count_ = 0;  // trained rows of the batch last prepared
+  int64_t index_ = 0;  // its number
+  TokenBatch batch_;
+  std::vector<LossSum> sums_;
 };
 
 }  // namespace longhaul::train

@@ -5,7 +5,9 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/ops.h"
+#include "model/cuda_layout.h"
 #include "model/plan_layout.h"
 
 namespace longhaul::train {
@@ -57,11 +59,27 @@ absl::Status CheckScratch(const MemoryPlan& plan) {
 
 }  // namespace
 
+namespace {
+
+absl::StatusOr<std::unique_ptr<kernels::Exec>> CreateCudaExec(const MemoryPlan& plan, int device) {
+  LH_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Exec> exec, kernels::Exec::CreateCuda(device));
+  LH_ASSIGN_OR_RETURN(const std::vector<kernels::CudaDeviceFacts> devices, kernels::CudaDevices());
+  const int capability = devices.at(static_cast<size_t>(device)).compute_capability;
+  if (capability != ComputeCapabilityOf(plan.choices.isa)) {
+    return Mismatch("it is for " + plan.choices.isa + ", this device is sm_" + std::to_string(capability));
+  }
+  return exec;
+}
+
+}  // namespace
+
 kernels::DType ComputeDType(const MemoryPlan& plan) {
+  if (plan.device == DeviceKind::kCuda) return kernels::DType::kBF16;
   return plan.train.compute == ComputeType::kF64 ? kernels::DType::kF64 : kernels::DType::kF32;
 }
 
-absl::StatusOr<std::unique_ptr<kernels::Exec>> CreateExec(const MemoryPlan& plan, bool pin_threads) {
+absl::StatusOr<std::unique_ptr<kernels::Exec>> CreateExec(const MemoryPlan& plan, bool pin_threads, int device) {
+  if (plan.device == DeviceKind::kCuda) return CreateCudaExec(plan, device);
   const kernels::CpuFacts facts = kernels::ProbeCpu();
   const bool packs = plan.choices.packed_weights;
   if (packs && !facts.packs_weights)
@@ -77,13 +95,20 @@ absl::StatusOr<std::unique_ptr<kernels::Exec>> CreateExec(const MemoryPlan& plan
   return exec;
 }
 
-absl::StatusOr<std::unique_ptr<EngineMemory>> EngineMemory::Create(const MemoryPlan& plan) {
-  std::vector<kernels::ArenaRegion> regions;
-  regions.reserve(plan.regions.size());
-  for (const PlanRegion& region : plan.regions) regions.push_back({region.name, region.offset_bytes, region.bytes});
-  LH_ASSIGN_OR_RETURN(std::unique_ptr<kernels::Arena> arena,
-                      kernels::Arena::CreateHost(plan.arena_bytes, std::move(regions)));
-  return std::unique_ptr<EngineMemory>(new EngineMemory(plan, std::move(arena)));
+absl::StatusOr<std::unique_ptr<EngineMemory>> EngineMemory::Create(const MemoryPlan& plan, const kernels::Exec& exec) {
+  std::vector<kernels::ArenaRegion> host, device;
+  for (const PlanRegion& region : plan.regions) {
+    (region.space == PlanSpace::kDevice ? device : host).push_back({region.name, region.offset_bytes, region.bytes});
+  }
+  std::unique_ptr<EngineMemory> memory(new EngineMemory(plan, exec));
+  if (plan.device == DeviceKind::kCpu) {
+    LH_ASSIGN_OR_RETURN(memory->host_, kernels::Arena::CreateHost(plan.arena_bytes, std::move(host)));
+    return memory;
+  }
+  LH_ASSIGN_OR_RETURN(memory->device_, kernels::CreateDeviceArena(exec, plan.device_arena_bytes, std::move(device)));
+  LH_ASSIGN_OR_RETURN(memory->host_,
+                      kernels::CreatePinnedArena(exec, plan.arena_bytes, std::move(host), plan.choices.cpu_threads));
+  return memory;
 }
 
 }  // namespace longhaul::train

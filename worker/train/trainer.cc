@@ -58,6 +58,14 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainerOptions& o
 
 absl::Status Trainer::CheckBatches(const BatchSource& batches, const char* name) const {
   const TrainShape& t = options_.plan.train;
+  // On CUDA one document more may fill up the rows.
+  const int64_t documents = options_.plan.choices.documents;
+  if (options_.plan.device == DeviceKind::kCuda && batches.MostDocuments() >= documents) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "PLAN_MISMATCH",
+                     std::string(name) + ": micro-batches of up to " + FormatCount(batches.MostDocuments()) +
+                         " documents; the memory plan is for " + FormatCount(documents - 1) +
+                         ". Turn packing off, or join the shortest documents");
+  }
   if (batches.MostTokens() <= t.tokens() && batches.LongestDocument() <= t.longest()) return absl::OkStatus();
   return MakeError(absl::StatusCode::kInvalidArgument, "PLAN_MISMATCH",
                    std::string(name) + ": micro-batches of up to " + FormatCount(batches.MostTokens()) +
@@ -67,28 +75,30 @@ absl::Status Trainer::CheckBatches(const BatchSource& batches, const char* name)
 
 absl::Status Trainer::Load(const WeightSource& weights) {
   const int64_t begin = clock_->BootNanos();
-  LH_ASSIGN_OR_RETURN(exec_, CreateExec(options_.plan, options_.pin_threads));
-  LH_ASSIGN_OR_RETURN(memory_, EngineMemory::Create(options_.plan));
+  LH_ASSIGN_OR_RETURN(exec_, CreateExec(options_.plan, options_.pin_threads, options_.cuda_device));
+  LH_ASSIGN_OR_RETURN(memory_, EngineMemory::Create(options_.plan, *exec_));
   weights_ = CarveWeights(*memory_);
-  base_cache_ = std::make_unique<BaseCache>(options_.base_cache_folder, options_.model_digest, *memory_);
+  if (options_.plan.device == DeviceKind::kCpu) {
+    base_cache_ = std::make_unique<BaseCache>(options_.base_cache_folder, options_.model_digest, *memory_);
+  }
   LH_RETURN_IF_ERROR(LoadWeights(weights, *memory_, *exec_, weights_, base_cache_.get()));
   adapter_ = std::make_unique<Adapter>(*memory_);
   adapter_->Initialize(options_.hyper.seed);
   for (const kernels::Tensor* t : {&adapter_->grad(), &adapter_->moment1(), &adapter_->moment2()}) {
     kernels::Zero(*exec_, *t);
   }
-  decoder_ = std::make_unique<Decoder>(*memory_, *exec_, weights_, *adapter_,
-                                       LoraScale(options_.hyper, options_.plan.train.lora_rank));
-  loss_ = std::make_unique<CutCrossEntropy>(*memory_, *exec_, weights_);
+  LH_ASSIGN_OR_RETURN(
+      ops_, CreateOps(*memory_, *exec_, weights_, *adapter_, LoraScale(options_.hyper, options_.plan.train.lora_rank)));
+  decoder_ = std::make_unique<Decoder>(*memory_, *exec_, ops_.get(), weights_, *adapter_);
+  loss_ = std::make_unique<CutCrossEntropy>(*memory_, *exec_, ops_.get(), weights_);
   keep_going_ = [this] { return control_->Poll() != Control::kCancel; };
   state_.total_steps = TotalSteps(options_.hyper, train_->UpdatesPerEpoch());
-  const kernels::CpuFacts cpu = kernels::ProbeCpu();
-  // The library cuts its products by the sizes of the caches, so another model of CPU may give other bits.
-  const std::string computes_with = cpu.gemm_library + " on " + cpu.model_name;
+  const std::string computes_with = ops_->Describe();
   identity_.plan_signature = PlanSignature(options_.plan, computes_with);
-  identity_.made_with = DescribeChoices(options_.plan) + ", " + cpu.isa + ", " + computes_with;
+  identity_.made_with = DescribeChoices(options_.plan) + ", " + options_.plan.choices.isa + ", " + computes_with;
   identity_.run_signature = RunSignature(options_, state_.total_steps);
   if (!options_.resume_from.empty()) LH_RETURN_IF_ERROR(Resume());
+  ops_->AdapterChanged();
   observer_->OnStarted({options_.plan.arena_bytes, state_.total_steps, state_.step, SecondsSince(begin)});
   return absl::OkStatus();
 }
@@ -113,39 +123,57 @@ absl::Status Trainer::Resume() {
   return absl::OkStatus();
 }
 
-Trainer::StepResult Trainer::Accumulate(int64_t epoch, int64_t update) {
+Trainer::StepResult Trainer::Accumulate(const Window& window) {
   StepResult result;
-  const Window window = train_->GetWindow(epoch, update);
-  const double grad_scale = window.targets > 0 ? 1.0 / static_cast<double>(window.targets) : 0;
-  double nats = 0;
+  const double grad_scale = GradScale(window);
+  loss_->BeginWindow(window.micro_batches);
   for (int64_t i = 0; i < window.micro_batches; ++i) {
     const TokenBatch batch = train_->Get(i);
     result.tokens += batch.rows;
     // Nothing to learn from: legal, and costs nothing.
     if (CountTargets(batch) == 0) continue;
-    const int64_t begin = clock_->BootNanos();
     if (options_.hyper.lora_dropout > 0) {
       const uint64_t step_key = CounterBits(options_.hyper.seed, static_cast<uint64_t>(state_.step) + 1);
-      decoder_->SetDropout(options_.hyper.lora_dropout, CounterBits(step_key, static_cast<uint64_t>(i)));
+      ops_->SetDropout(options_.hyper.lora_dropout, CounterBits(step_key, static_cast<uint64_t>(i)));
     } else {
-      decoder_->SetDropout(0, 0);
+      ops_->SetDropout(0, 0);
     }
-    if (!decoder_->Forward(batch, keep_going_)) return result;
-    const int64_t forward_done = clock_->BootNanos();
-    const int64_t layers = options_.plan.shape.layers;
-    const LossSum sum =
-        loss_->Run(batch, decoder_->Stream(layers, batch.rows), grad_scale, decoder_->DStream(batch.rows));
-    const int64_t loss_done = clock_->BootNanos();
-    if (!decoder_->Backward(batch, keep_going_)) return result;
-    result.timings.forward_seconds += static_cast<double>(forward_done - begin) * 1e-9;
-    result.timings.loss_seconds += static_cast<double>(loss_done - forward_done) * 1e-9;
-    result.timings.backward_seconds += SecondsSince(loss_done);
-    if (!std::isfinite(sum.nats) && result.non_finite.empty()) result.non_finite = train_->Describe();
-    nats += sum.nats;
+    if (!RunMicroBatch(batch, i, grad_scale, &result.timings)) return result;
   }
-  result.loss = nats * grad_scale;
   result.complete = true;
   return result;
+}
+
+bool Trainer::RunMicroBatch(const TokenBatch& batch, int64_t index, double grad_scale, TrainProgress* timings) {
+  const int64_t begin = clock_->BootNanos();
+  const TokenBatch brought = ops_->Bring(batch);
+  loss_->Prepare(batch, index, grad_scale);
+  return ops_->Queue(brought, index, loss_->trained_rows(), [&] {
+    if (!decoder_->Forward(brought, keep_going_)) return false;
+    const int64_t forward_done = clock_->BootNanos();
+    loss_->Queue(decoder_->Stream(options_.plan.shape.layers, brought.rows), decoder_->DStream(brought.rows));
+    const int64_t loss_done = clock_->BootNanos();
+    if (!decoder_->Backward(brought, keep_going_)) return false;
+    if (options_.plan.device == DeviceKind::kCuda) return true;
+    timings->forward_seconds += static_cast<double>(forward_done - begin) * 1e-9;
+    timings->loss_seconds += static_cast<double>(loss_done - forward_done) * 1e-9;
+    timings->backward_seconds += SecondsSince(loss_done);
+    return true;
+  });
+}
+
+void Trainer::CollectLosses(const Window& window, StepResult* result) {
+  const std::vector<LossSum>& sums = loss_->Finish(window.micro_batches);
+  double nats = 0;
+  for (int64_t i = 0; i < window.micro_batches; ++i) {
+    const LossSum& sum = sums[static_cast<size_t>(i)];
+    if (!std::isfinite(sum.nats) && result->non_finite.empty()) {
+      train_->Get(i);  // so that it is the one described
+      result->non_finite = train_->Describe();
+    }
+    nats += sum.nats;
+  }
+  result->loss = nats * GradScale(window);
 }
 
 absl::Status Trainer::CountSkip(const UpdateResult& update, const StepResult& step) {
@@ -167,15 +195,21 @@ absl::Status Trainer::CountSkip(const UpdateResult& update, const StepResult& st
 absl::StatusOr<bool> Trainer::Step() {
   const int64_t begin = clock_->BootNanos();
   const int64_t updates = train_->UpdatesPerEpoch();
-  StepResult step = Accumulate(state_.step / updates, state_.step % updates);
+  const Window window = train_->GetWindow(state_.step / updates, state_.step % updates);
+  StepResult step = Accumulate(window);
   if (!step.complete) {
     kernels::Zero(*exec_, adapter_->grad());
     return false;
   }
+  // On a GPU the losses are read when the update is queued: what is not finite there shows in the gradient's norm, too.
+  const bool reads_late = options_.plan.device == DeviceKind::kCuda;
+  if (!reads_late) CollectLosses(window, &step);
   const int64_t accumulated = clock_->BootNanos();
   const double learning_rate = LearningRateAt(options_.hyper, state_.total_steps, state_.step);
-  const UpdateResult update =
-      UpdateAdapter(*exec_, *adapter_, options_.hyper, learning_rate, state_.adam_steps + 1, std::isfinite(step.loss));
+  const UpdateResult update = UpdateAdapter(*memory_, *adapter_, options_.hyper, learning_rate, state_.adam_steps + 1,
+                                            std::isfinite(step.loss));
+  ops_->AdapterChanged();
+  if (reads_late) CollectLosses(window, &step);
   if (update.skipped) {
     LH_RETURN_IF_ERROR(CountSkip(update, step));
   } else {
@@ -192,7 +226,7 @@ absl::StatusOr<bool> Trainer::Step() {
   progress.loss = step.loss;
   progress.learning_rate = learning_rate;
   progress.grad_norm = update.grad_norm;
-  progress.update_seconds = SecondsSince(accumulated);
+  if (!reads_late) progress.update_seconds = SecondsSince(accumulated);
   progress.step_seconds = SecondsSince(begin);
   state_.train_seconds += progress.step_seconds;
   progress.tokens_per_second = progress.step_seconds > 0 ? static_cast<double>(step.tokens) / progress.step_seconds : 0;
@@ -206,7 +240,8 @@ absl::StatusOr<bool> Trainer::Step() {
 
 bool Trainer::EvaluateNow() {
   if (eval_ == nullptr || state_.eval_last_step == state_.step) return true;
-  const EvalResult result = Evaluate(decoder_.get(), *loss_, eval_, options_.plan.shape.layers, keep_going_);
+  const EvalResult result =
+      Evaluate(ops_.get(), decoder_.get(), loss_.get(), eval_, options_.plan.shape.layers, keep_going_);
   if (!result.complete) return false;
   if (result.targets == 0) return true;
   state_.eval_last = result.loss;

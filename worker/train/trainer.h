@@ -19,6 +19,7 @@
 #include "worker/train/batch_source.h"
 #include "worker/train/checkpoint.h"
 #include "worker/train/decoder.h"
+#include "worker/train/engine_ops.h"
 #include "worker/train/evaluate.h"
 #include "worker/train/export.h"
 #include "worker/train/hyper.h"
@@ -45,7 +46,7 @@ struct TrainProgress {
   double grad_norm = 0;  // before clipping
   double tokens_per_second = 0;
   double step_seconds = 0;
-  double forward_seconds = 0;  // parts of step_seconds
+  double forward_seconds = 0;  // parts of step_seconds; on CUDA 0: a step is queued whole
   double loss_seconds = 0;
   double backward_seconds = 0;
   double update_seconds = 0;
@@ -109,6 +110,7 @@ struct TrainerOptions {
   std::string base_cache_folder;  // BaseCache's; "" = none
   std::string model_digest;       // SHA-256 of the model's content; "" = unknown, and nothing is cached
   bool pin_threads = false;
+  int cuda_device = 0;  // of a CUDA plan
   int checkpoints_kept = limits::kCheckpointsKept;
 };
 
@@ -117,7 +119,9 @@ class Trainer {
   // Allocates, loads the base, initialises the adapter or resumes. `weights` is not used after Create. `eval` may be
   // null. The other pointers outlive the trainer. Errors: INVALID_ARGUMENT (hyperparameters, batches that exceed the
   // plan, a broken checkpoint); FAILED_PRECONDITION PLAN_MISMATCH (another CPU) or RESUME_NOT_IDENTICAL (the
-  // checkpoint's plan has other bits and allow_nonidentical_resume is off); RESOURCE_EXHAUSTED HOST_OOM.
+  // checkpoint's plan has other bits and allow_nonidentical_resume is off); RESOURCE_EXHAUSTED HOST_OOM, DEVICE_OOM; of
+  // a CUDA plan also Exec::CreateCuda's and CudaEngine::Create's. A CUDA call that fails throws CudaError, here and in
+  // Run.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainerOptions& options, const WeightSource& weights,
                                                          BatchSource* train, BatchSource* eval,
                                                          TrainerObserver* observer, TrainerControl* control,
@@ -130,6 +134,8 @@ class Trainer {
   const MemoryPlan& plan() const { return memory_->plan(); }
   const Adapter& adapter() const { return *adapter_; }
   const EngineMemory& memory() const { return *memory_; }
+  // On a CUDA plan a CudaOps; for benchmarks, which look into it.
+  EngineOps& ops() const { return *ops_; }
   const std::string& plan_signature() const { return identity_.plan_signature; }
   absl::Status Export(const std::string& folder, const ExportFacts& facts) const {
     return ExportAdapter(folder, plan(), options_.hyper, *adapter_, facts);
@@ -151,7 +157,14 @@ class Trainer {
   absl::Status CheckBatches(const BatchSource& batches, const char* name) const;
   absl::Status Load(const WeightSource& weights);
   absl::Status Resume();
-  StepResult Accumulate(int64_t epoch, int64_t update);
+  StepResult Accumulate(const Window& window);
+  // Forward, loss and backward of micro-batch `index`; false: cancelled.
+  bool RunMicroBatch(const TokenBatch& batch, int64_t index, double grad_scale, TrainProgress* timings);
+  // What the window's losses were; waits.
+  void CollectLosses(const Window& window, StepResult* result);
+  static double GradScale(const Window& window) {
+    return window.targets > 0 ? 1.0 / static_cast<double>(window.targets) : 0;
+  }
   absl::StatusOr<bool> Step();  // false: cancelled
   absl::Status CountSkip(const UpdateResult& update, const StepResult& step);
   bool EvaluateNow();  // false: cancelled
@@ -172,6 +185,7 @@ class Trainer {
   std::unique_ptr<BaseCache> base_cache_;
   ModelWeights weights_;
   std::unique_ptr<Adapter> adapter_;
+  std::unique_ptr<EngineOps> ops_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<CutCrossEntropy> loss_;
   KeepGoing keep_going_;

@@ -47,15 +47,22 @@ StoredAs ModelWeightSource::Type(const std::string& name) const {
   }
 }
 
-absl::Status SyntheticWeightSource::ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const {
-  const int64_t cols = Columns(shape_, name);
-  const uint64_t key = NameKey(name, seed_);
+std::optional<UniformValues> SyntheticWeightSource::Uniform(const std::string& name) const {
   const bool norm = EndsWith(name, "norm.weight");
   const bool embedding = EndsWith(name, "embed_tokens.weight");
-  const double width = norm || embedding ? 1.0 : std::sqrt(12.0 / static_cast<double>(cols));
+  UniformValues values;
+  values.key = NameKey(name, seed_);
+  values.width = norm || embedding ? 1.0 : std::sqrt(12.0 / static_cast<double>(Columns(shape_, name)));
+  values.shift = norm ? 1.0 : 0.0;
+  return values;
+}
+
+absl::Status SyntheticWeightSource::ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const {
+  const int64_t cols = Columns(shape_, name);
+  const UniformValues values = *Uniform(name);
   for (int64_t i = begin * cols; i < end * cols; ++i) {
-    const double uniform = CounterUniform(key, static_cast<uint64_t>(i)) - 0.5;
-    out[i - begin * cols] = static_cast<float>(norm ? 1.0 + uniform : width * uniform);
+    const double uniform = CounterUniform(values.key, static_cast<uint64_t>(i)) - 0.5;
+    out[i - begin * cols] = static_cast<float>(values.shift + values.width * uniform);
   }
   return absl::OkStatus();
 }

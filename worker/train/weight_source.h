@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -14,6 +15,13 @@ namespace longhaul::train {
 // all.
 enum class StoredAs { kF32, kF16, kBF16, kNf4 };
 
+// Values that anybody can make: kernels::Uniform of these, from row 0.
+struct UniformValues {
+  uint64_t key = 0;
+  double width = 1;
+  double shift = 0;
+};
+
 // Thread-safe: immutable.
 class WeightSource {
  public:
@@ -22,6 +30,8 @@ class WeightSource {
   // Rows [begin, end) of a tensor under its Hugging Face name, f32, row-major.
   virtual absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const = 0;
   virtual StoredAs Type(const std::string& name) const = 0;
+  // Where all values of the tensor are made up: how, so that a device makes them itself.
+  virtual std::optional<UniformValues> Uniform(const std::string& /*name*/) const { return std::nullopt; }
 };
 
 // A model on disk. Borrows `source`.
@@ -44,6 +54,7 @@ class SyntheticWeightSource final : public WeightSource {
   const ModelShape& shape() const override { return shape_; }
   absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const override;
   StoredAs Type(const std::string&) const override { return StoredAs::kF32; }
+  std::optional<UniformValues> Uniform(const std::string& name) const override;
 
  private:
   ModelShape shape_;

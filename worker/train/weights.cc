@@ -14,6 +14,7 @@
 #include "model/plan_layout.h"
 #include "nlohmann/json.hpp"
 #include "worker/train/base_reader.h"
+#include "worker/train/cuda_weights.h"
 
 namespace longhaul::train {
 namespace {
@@ -29,7 +30,7 @@ constexpr int64_t kChunkElements = 1 << 16;
 class FrozenCarver {
  public:
   FrozenCarver(const EngineMemory& memory, const std::string& region)
-      : memory_(memory), next_(static_cast<uint8_t*>(memory.arena().Get(region))) {}
+      : memory_(memory), next_(static_cast<uint8_t*>(memory.Home(region).Get(region))) {}
 
   FrozenWeight Take(int64_t out, int64_t in) {
     const MemoryPlan& plan = memory_.plan();
@@ -119,6 +120,17 @@ void FillRope(const ModelShape& shape, const Tensor& cos, const Tensor& sin) {
   }
 }
 
+absl::Status UploadRope(const Exec& exec, const ModelShape& shape, const ModelWeights& weights) {
+  const Tensor& table = weights.rope_cos;
+  std::vector<float> cos(static_cast<size_t>(table.rows * table.cols)), sin(cos.size());
+  FillRope<float>(shape, kernels::MakeTensor(cos.data(), DType::kF32, table.rows, table.cols),
+                  kernels::MakeTensor(sin.data(), DType::kF32, table.rows, table.cols));
+  exec.Upload(weights.rope_cos.data, cos.data(), weights.rope_cos.bytes());
+  exec.Upload(weights.rope_sin.data, sin.data(), weights.rope_sin.bytes());
+  exec.Synchronize();
+  return absl::OkStatus();
+}
+
 absl::Status LoadLayer(const ModelShape& s, const std::string& prefix, const LayerWeights& w, Loader* loader) {
   const std::string attention = prefix + "self_attn.";
   const std::string mlp = prefix + "mlp.";
@@ -160,22 +172,24 @@ absl::Status ReadBase(const WeightSource& source, const EngineMemory& memory, co
 ModelWeights CarveWeights(const EngineMemory& memory) {
   const MemoryPlan& plan = memory.plan();
   const ModelShape& s = plan.shape;
-  const DType dtype = memory.dtype();
-  const int64_t elt = plan.element_bytes();
+  const bool cpu = plan.device == DeviceKind::kCpu;
+  const int64_t elt = kernels::DTypeBytes(memory.stat_dtype());
   ModelWeights weights;
-  FrozenCarver layers(memory, "weights.layers");
+  FrozenCarver layers(memory, cpu ? "weights.layers" : "weights.head");
   int64_t norm_offset = 0;
   const auto norm = [&](int64_t cols) {
-    const Tensor t = memory.Matrix("weights.norms", 1, cols, norm_offset);
+    const Tensor t = memory.StatMatrix("weights.norms", 1, cols, norm_offset);
     norm_offset += cols * elt;
     return t;
   };
   for (int64_t i = 0; i < s.layers; ++i) {
     LayerWeights w;
-    w.qkv = layers.Take(FusedOut(s, FusedLinear::kQkv), FusedIn(s, FusedLinear::kQkv));
-    w.o = layers.Take(FusedOut(s, FusedLinear::kO), FusedIn(s, FusedLinear::kO));
-    w.gate_up = layers.Take(FusedOut(s, FusedLinear::kGateUp), FusedIn(s, FusedLinear::kGateUp));
-    w.down = layers.Take(FusedOut(s, FusedLinear::kDown), FusedIn(s, FusedLinear::kDown));
+    if (cpu) {
+      w.qkv = layers.Take(FusedOut(s, FusedLinear::kQkv), FusedIn(s, FusedLinear::kQkv));
+      w.o = layers.Take(FusedOut(s, FusedLinear::kO), FusedIn(s, FusedLinear::kO));
+      w.gate_up = layers.Take(FusedOut(s, FusedLinear::kGateUp), FusedIn(s, FusedLinear::kGateUp));
+      w.down = layers.Take(FusedOut(s, FusedLinear::kDown), FusedIn(s, FusedLinear::kDown));
+    }
     w.norm1 = norm(s.hidden);
     w.norm2 = norm(s.hidden);
     if (s.qk_norm) {
@@ -185,14 +199,20 @@ ModelWeights CarveWeights(const EngineMemory& memory) {
     weights.layers.push_back(w);
   }
   weights.final_norm = norm(s.hidden);
-  weights.head = FrozenCarver(memory, "weights.head").Take(s.vocab, s.hidden);
-  const DType table = plan.train.compute == ComputeType::kBF16 ? DType::kBF16 : dtype;
-  weights.embedding = SharesHeadWithEmbedding(plan)
-                          ? kernels::MakeTensor(weights.head.forward, dtype, s.vocab, s.hidden)
-                          : memory.arena().Matrix("weights.embedding", table, s.vocab, s.hidden);
+  if (cpu) {
+    const DType table = plan.train.compute == ComputeType::kBF16 ? DType::kBF16 : memory.dtype();
+    weights.head = FrozenCarver(memory, "weights.head").Take(s.vocab, s.hidden);
+    weights.embedding = SharesHeadWithEmbedding(plan)
+                            ? kernels::MakeTensor(weights.head.forward, memory.dtype(), s.vocab, s.hidden)
+                            : memory.arena().Matrix("weights.embedding", table, s.vocab, s.hidden);
+  } else {
+    const Tensor head = memory.Matrix("weights.head", s.vocab, s.hidden);
+    weights.head = {s.vocab, s.hidden, DType::kBF16, /*packed=*/false, head.data, head.data};
+    weights.embedding = s.tied_embeddings ? head : memory.Matrix("weights.embedding", s.vocab, s.hidden);
+  }
   const int64_t half = s.head_dim / 2;
-  weights.rope_cos = memory.Matrix("rope", plan.train.longest(), half);
-  weights.rope_sin = memory.Matrix("rope", plan.train.longest(), half, plan.train.longest() * half * elt);
+  weights.rope_cos = memory.StatMatrix("rope", plan.train.longest(), half);
+  weights.rope_sin = memory.StatMatrix("rope", plan.train.longest(), half, plan.train.longest() * half * elt);
   return weights;
 }
 
@@ -203,6 +223,10 @@ absl::Status LoadWeights(const WeightSource& source, const EngineMemory& memory,
     return MakeError(absl::StatusCode::kInvalidArgument, "PLAN_MISMATCH",
                      "the model's shape is " + ModelShapeToJson(source.shape()).dump() + ", the memory plan's is " +
                          ModelShapeToJson(plan.shape).dump());
+  }
+  if (plan.device == DeviceKind::kCuda) {
+    LH_RETURN_IF_ERROR(LoadCudaWeights(source, memory, weights));
+    return UploadRope(exec, plan.shape, weights);
   }
   if (cache == nullptr || !cache->Load(exec)) {
     LH_RETURN_IF_ERROR(ReadBase(source, memory, exec, weights));

@@ -14,6 +14,7 @@
 namespace longhaul::train {
 
 struct LayerWeights {
+  // CPU; on CUDA the linears are cuda_weights.h's.
   kernels::FrozenWeight qkv;      // [q + 2 kv, hidden]: rows of q, then k, then v
   kernels::FrozenWeight o;        // [hidden, q]
   kernels::FrozenWeight gate_up;  // [2 intermediate, hidden]: rows of gate, then up
@@ -28,7 +29,7 @@ struct LayerWeights {
 struct ModelWeights {
   std::vector<LayerWeights> layers;
   kernels::Tensor final_norm;  // [1, hidden]
-  kernels::FrozenWeight head;  // [vocab, hidden]
+  kernels::FrozenWeight head;  // [vocab, hidden]; on CUDA plain bf16
   kernels::Tensor embedding;   // [vocab, hidden], f32, f64 or bf16; the head's own memory where the plan shares it
   kernels::Tensor rope_cos;    // [longest document, head_dim / 2]
   kernels::Tensor rope_sin;

@@ -6,8 +6,8 @@
 #include <memory>
 #include <string>
 
-#include "kernels/cuda/lora_fold.h"
 #include "kernels/cuda/lt_gemm.h"
+#include "kernels/shapes/lora_fold.h"
 #include "tests/bench/cuda/bench_support.h"
 
 namespace longhaul::kernels::cuda {

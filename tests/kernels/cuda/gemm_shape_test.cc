@@ -1,4 +1,4 @@
-#include "kernels/cuda/gemm_shape.h"
+#include "kernels/shapes/gemm_shape.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The folds' products by a plain GEMM that reads exactly what a shape says, from buffers whose unused parts are NaN.
-#include "kernels/cuda/lora_fold.h"
+#include "kernels/shapes/lora_fold.h"
 
 #include <gtest/gtest.h>
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "kernels/cuda/lora_fold.h"
+#include "kernels/shapes/lora_fold.h"
 #include "tests/kernels/cuda/device_matrix.h"
 
 namespace longhaul::kernels::cuda {

@@ -1,5 +1,5 @@
 // The formulas of sdpa_shape.h against what cuDNN 9.14.0 and 9.19.0 answer for an H100.
-#include "kernels/cuda/sdpa_shape.h"
+#include "kernels/shapes/sdpa_shape.h"
 
 #include <gtest/gtest.h>
 

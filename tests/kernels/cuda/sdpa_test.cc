@@ -42,6 +42,23 @@ std::vector<Call> Calls() {
   calls.push_back({"window_of_one", With(DenseSdpa(1, 128, 2, 2, 64), [](SdpaShape* s) { s->window = 1; }), {128}});
   calls.push_back({"one_buffer", WithOneQkvBuffer(DenseSdpa(1, 256, 4, 2, 128), 8 * 128 + 64), {256}});
   calls.push_back({"one_buffer_ragged", WithOneQkvBuffer(RaggedSdpa(4, 128, 256, 4, 2, 128), 8 * 128), {100, 128}});
+  // Results with strides of their own.
+  const SdpaShape one_buffer = WithOneQkvBuffer(RaggedSdpa(4, 128, 256, 4, 2, 128), 8 * 128);
+  calls.push_back({"ragged_o_apart", With(one_buffer, [](SdpaShape* s) { s->o_stride += 64; }), {100, 128}});
+  calls.push_back({"ragged_o_and_d_o_apart",
+                   With(one_buffer, [](SdpaShape* s) { s->o_stride = s->d_o_stride += 64; }),
+                   {100, 128}});
+  calls.push_back({"ragged_keys_apart",
+                   With(one_buffer,
+                        [](SdpaShape* s) {
+                          s->k_stride = s->v_stride = 2 * 128;
+                          s->dk_stride = s->dv_stride = 2 * 128;
+                        }),
+                   {100, 128}});
+  // These two the library gets wrong, and our kernels take them.
+  calls.push_back({"ragged_dq_apart", With(one_buffer, [](SdpaShape* s) { s->dq_stride += 64; }), {100, 128}});
+  calls.push_back(
+      {"ragged_dk_apart", With(one_buffer, [](SdpaShape* s) { s->dk_stride = s->dv_stride = 2 * 128; }), {100, 128}});
   calls.push_back({"last_queries",
                    With(DenseSdpa(1, 256, 2, 1, 128),
                         [](SdpaShape* s) {

@@ -25,7 +25,7 @@ class BaseCacheTest : public testing::Test {
     ModelWeights weights;
     explicit Engine(const MemoryPlan& plan)
         : exec(CreateExec(plan, false).value()),
-          memory(EngineMemory::Create(plan).value()),
+          memory(EngineMemory::Create(plan, *exec).value()),
           weights(CarveWeights(*memory)) {}
     absl::Status Load(BaseCache* cache) {
       return LoadWeights(SyntheticWeightSource(memory->plan().shape, 3), *memory, *exec, weights, cache);

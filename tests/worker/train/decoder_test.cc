@@ -11,7 +11,7 @@ namespace {
 // third derivative, here below 1e-8 of the largest gradient; rounding adds eps * loss / h = 1e-9.
 void ExpectGradientsAreCentralDifferences(const MemoryPlan& plan, double dropout) {
   Rig rig(plan);
-  rig.decoder->SetDropout(dropout, 123);
+  rig.ops->SetDropout(dropout, 123);
   const TinyBatch tiny({5, 9, 1, 7});
   const TokenBatch batch = tiny.view();
   rig.Step(batch, 1.0);
@@ -73,7 +73,7 @@ struct StepOutput {
 StepOutput RunStep(const ModelShape& shape, const TrainShape& train, const PlanTweaks& tweaks, int threads = 2,
                    double dropout = 0) {
   Rig rig(TinyPlan(shape, train, tweaks, threads));
-  rig.decoder->SetDropout(dropout, 9);
+  rig.ops->SetDropout(dropout, 9);
   const TinyBatch tiny({11, 3, 16, 1});
   StepOutput out;
   out.nats = rig.Step(tiny.view(), 0.25);
@@ -138,7 +138,7 @@ TEST(Decoder, KeepGoingFalseStopsBetweenLayers) {
   Rig rig(TinyPlan(TinyShape(), TinyTrain(ComputeType::kF32)));
   const TinyBatch tiny({4});
   int asked = 0;
-  EXPECT_FALSE(rig.decoder->Forward(tiny.view(), [&] { return ++asked < 2; }));
+  EXPECT_FALSE(rig.decoder->Forward(rig.ops->Bring(tiny.view()), [&] { return ++asked < 2; }));
   EXPECT_EQ(asked, 2);
 }
 
@@ -146,7 +146,7 @@ TEST(CutCrossEntropy, RowsWithoutTargetGetZeroGradient) {
   Rig rig(TinyPlan(TinyShape(), TinyTrain(ComputeType::kF64)));
   const TinyBatch tiny({20});
   const TokenBatch batch = tiny.view();
-  ASSERT_TRUE(rig.decoder->Forward(batch, Rig::Go));
+  ASSERT_TRUE(rig.decoder->Forward(rig.ops->Bring(batch), Rig::Go));
   const kernels::Tensor d_x = rig.decoder->DStream(batch.rows);
   for (int64_t i = 0; i < d_x.rows * d_x.cols; ++i) SetElement(d_x, i, NAN);
   const LossSum sum = rig.loss->Run(batch, rig.decoder->Stream(2, batch.rows), 1.0, d_x);

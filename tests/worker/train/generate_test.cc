@@ -53,7 +53,7 @@ void ExpectTokensOfFullForward(const ModelShape& shape, bool with_adapter) {
   for (int32_t token : *tokens) {
     TinyBatch prefix({static_cast<int64_t>(all.size())});
     prefix.ids = all;
-    ASSERT_TRUE(rig.decoder->Forward(prefix.view(), Rig::Go));
+    ASSERT_TRUE(rig.decoder->Forward(rig.ops->Bring(prefix.view()), Rig::Go));
     const int64_t rows = static_cast<int64_t>(all.size());
     const kernels::Tensor logits = rig.loss->Logits(rig.decoder->Stream(shape.layers, rows).Rows(rows - 1, rows));
     const float* const row = logits.as<float>();

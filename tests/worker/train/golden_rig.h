@@ -105,7 +105,7 @@ struct Engine {
   }
 
   std::vector<double> Logits(const TokenBatch& batch) {
-    EXPECT_TRUE(rig.decoder->Forward(batch, Rig::Go));
+    EXPECT_TRUE(rig.decoder->Forward(rig.ops->Bring(batch), Rig::Go));
     const kernels::Tensor x = rig.decoder->Stream(plan.shape.layers, batch.rows);
     std::vector<double> all;
     for (int64_t begin = 0; begin < batch.rows; begin += plan.choices.loss_tile_rows) {

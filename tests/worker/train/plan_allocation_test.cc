@@ -93,13 +93,13 @@ TEST(PlanAllocation, HighWaterIsThePlanForRandomConfigurations) {
     const auto plan = MakePlan(s, train, ThisCpu(static_cast<int>(draw(1, 2))), {0, 0, share});
     ASSERT_TRUE(plan.ok()) << plan.status();
     Rig rig(*plan);
-    if (train.lora_dropout) rig.decoder->SetDropout(0.1, 1);
+    if (train.lora_dropout) rig.ops->SetDropout(0.1, 1);
     std::vector<int64_t> lengths(static_cast<size_t>(train.batch_size), train.sequence_length);
     TinyBatch batch(lengths, s.vocab);
     for (size_t t = 0; t + 1 < batch.labels.size(); ++t) batch.labels[t] = batch.ids[t + 1];
     batch.labels.back() = 0;
     rig.Step(batch.view(), 1e-3);
-    UpdateAdapter(*rig.exec, *rig.adapter, Hyper{}, 1e-4, 1, true);
+    UpdateAdapter(*rig.memory, *rig.adapter, Hyper{}, 1e-4, 1, true);
     EXPECT_EQ(rig.memory->arena().bytes(), plan->arena_bytes);
     EXPECT_GE(static_cast<double>(rig.memory->arena().high_water_bytes()),
               0.98 * static_cast<double>(plan->arena_bytes))
@@ -126,11 +126,11 @@ TEST(PlanAllocation, NoStepAllocatesAndEvaluationNeedsNoMore) {
   FixedBatches eval({TinyBatch({30, 11})}, 1);
   const KeepGoing go = Rig::Go;
   const auto step = [&](const TinyBatch& batch) {
-    ASSERT_TRUE(rig.decoder->Forward(batch.view(), go));
+    ASSERT_TRUE(rig.decoder->Forward(rig.ops->Bring(batch.view()), go));
     const TokenBatch view = batch.view();
     rig.loss->Run(view, rig.decoder->Stream(2, view.rows), 0.01, rig.decoder->DStream(view.rows));
     ASSERT_TRUE(rig.decoder->Backward(view, go));
-    UpdateAdapter(*rig.exec, *rig.adapter, Hyper{}, 1e-3, 1, true);
+    UpdateAdapter(*rig.memory, *rig.adapter, Hyper{}, 1e-3, 1, true);
   };
   step(large);
   step(ragged);
@@ -141,7 +141,7 @@ TEST(PlanAllocation, NoStepAllocatesAndEvaluationNeedsNoMore) {
   g_counting = true;
   step(large);
   step(ragged);
-  Evaluate(rig.decoder.get(), *rig.loss, &eval, 2, go);
+  Evaluate(rig.ops.get(), rig.decoder.get(), rig.loss.get(), &eval, 2, go);
   g_counting = false;
   EXPECT_EQ(g_allocations.load(), 0);
   // What the library frees may stay in the allocator's per-thread cache and count as used: small change. A buffer that

@@ -139,6 +139,11 @@ class FixedBatches final : public BatchSource {
     for (const TinyBatch& b : batches_) most = std::max(most, static_cast<int64_t>(b.ids.size()));
     return most;
   }
+  int64_t MostDocuments() const override {
+    int64_t most = 0;
+    for (const TinyBatch& b : batches_) most = std::max(most, static_cast<int64_t>(b.doc_offsets.size()) - 1);
+    return most;
+  }
   int64_t LongestDocument() const override {
     int64_t most = 0;
     for (const TinyBatch& b : batches_) {
@@ -188,6 +193,7 @@ struct Rig {
   std::unique_ptr<EngineMemory> memory;
   ModelWeights weights;
   std::unique_ptr<Adapter> adapter;
+  std::unique_ptr<EngineOps> ops;
   std::unique_ptr<Decoder> decoder;
   std::unique_ptr<CutCrossEntropy> loss;
 
@@ -197,9 +203,11 @@ struct Rig {
       for (int64_t i = 0; i < m.out * adapter->rank(); ++i) {
         // f32 values, so that the f64 and f32 runs share them.
         const double value = 0.4 * (CounterUniform(77, static_cast<uint64_t>(m.b_offset + i)) - 0.5);
-        SetElement(adapter->master(), m.b_offset + i, static_cast<double>(static_cast<float>(value)));
+        SetElement(adapter->host().master, m.b_offset + i, static_cast<double>(static_cast<float>(value)));
       }
     }
+    adapter->Upload();
+    ops->AdapterChanged();
   }
 
   // Weights from `source`; the adapter's masters are for the caller to set.
@@ -207,7 +215,7 @@ struct Rig {
     auto exec_or = CreateExec(plan, false);
     EXPECT_TRUE(exec_or.ok()) << exec_or.status();
     exec = std::move(*exec_or);
-    auto memory_or = EngineMemory::Create(plan);
+    auto memory_or = EngineMemory::Create(plan, *exec);
     EXPECT_TRUE(memory_or.ok()) << memory_or.status();
     memory = std::move(*memory_or);
     weights = CarveWeights(*memory);
@@ -215,23 +223,29 @@ struct Rig {
     EXPECT_TRUE(loaded.ok()) << loaded;
     adapter = std::make_unique<Adapter>(*memory);
     kernels::Zero(*exec, adapter->grad());
-    decoder = std::make_unique<Decoder>(*memory, *exec, weights, *adapter, scale);
-    loss = std::make_unique<CutCrossEntropy>(*memory, *exec, weights);
+    auto ops_or = CreateOps(*memory, *exec, weights, *adapter, scale);
+    EXPECT_TRUE(ops_or.ok()) << ops_or.status();
+    ops = std::move(*ops_or);
+    decoder = std::make_unique<Decoder>(*memory, *exec, ops.get(), weights, *adapter);
+    loss = std::make_unique<CutCrossEntropy>(*memory, *exec, ops.get(), weights);
   }
 
   static bool Go() { return true; }
 
   double Loss(const TokenBatch& batch) {
-    EXPECT_TRUE(decoder->Forward(batch, Go));
-    return loss->Run(batch, decoder->Stream(memory->plan().shape.layers, batch.rows), 0, {}).nats;
+    const TokenBatch brought = ops->Bring(batch);
+    EXPECT_TRUE(decoder->Forward(brought, Go));
+    return loss->Run(batch, decoder->Stream(memory->plan().shape.layers, brought.rows), 0, {}).nats;
   }
 
   // Adds grad_scale * d nats to the adapter's gradient; returns nats.
   double Step(const TokenBatch& batch, double grad_scale) {
-    EXPECT_TRUE(decoder->Forward(batch, Go));
+    const TokenBatch brought = ops->Bring(batch);
+    EXPECT_TRUE(decoder->Forward(brought, Go));
     const int64_t layers = memory->plan().shape.layers;
-    const LossSum sum = loss->Run(batch, decoder->Stream(layers, batch.rows), grad_scale, decoder->DStream(batch.rows));
-    EXPECT_TRUE(decoder->Backward(batch, Go));
+    const LossSum sum =
+        loss->Run(batch, decoder->Stream(layers, brought.rows), grad_scale, decoder->DStream(brought.rows));
+    EXPECT_TRUE(decoder->Backward(brought, Go));
     return sum.nats;
   }
 };

@@ -33,7 +33,7 @@ struct Loaded {
 
   Loaded(const MemoryPlan& plan, const WeightSource& source) {
     exec = std::move(*CreateExec(plan, false));
-    memory = std::move(*EngineMemory::Create(plan));
+    memory = std::move(*EngineMemory::Create(plan, *exec));
     weights = CarveWeights(*memory);
     status = LoadWeights(source, *memory, *exec, weights);
   }

@@ -1,4 +1,4 @@
-#include "kernels/cuda/sdpa_shape.h"
+#include "kernels/shapes/sdpa_shape.h"
 
 #include <algorithm>
 #include <array>

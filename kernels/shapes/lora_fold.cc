@@ -1,4 +1,4 @@
-#include "kernels/cuda/lora_fold.h"
+#include "kernels/shapes/lora_fold.h"
 
 #include "base/check.h"
 

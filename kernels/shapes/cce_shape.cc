@@ -1,4 +1,4 @@
-#include "kernels/cuda/cce_shape.h"
+#include "kernels/shapes/cce_shape.h"
 
 #include <algorithm>
 #include <set>

@@ -1,0 +1,173 @@
+#include "kernels/cuda/cuda_engine.h"
+
+#include <map>
+#include <utility>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "kernels/cuda/cuda_exec.h"
+#include "kernels/cuda/cut_cross_entropy.h"
+#include "kernels/cuda/engine_attention.h"
+#include "kernels/cuda/engine_linears.h"
+#include "kernels/cuda/stream_profile.h"
+
+namespace longhaul::kernels {
+namespace cuda {
+namespace {
+
+class CapturedGraph final : public CudaGraph {
+ public:
+  CapturedGraph(const CudaStream& stream, cudaGraph_t graph) : stream_(stream) {
+    const cudaError_t error = cudaGraphInstantiate(&executable_, graph, 0);
+    cudaGraphDestroy(graph);
+    CheckCuda(error, "CudaGraph", "cudaGraphInstantiate");
+    CheckCuda(cudaGraphUpload(executable_, stream_.get()), "CudaGraph", "cudaGraphUpload");
+  }
+  ~CapturedGraph() override { cudaGraphExecDestroy(executable_); }
+  void Launch() override { CheckCuda(cudaGraphLaunch(executable_, stream_.get()), "CudaGraph", "cudaGraphLaunch"); }
+
+ private:
+  const CudaStream& stream_;
+  cudaGraphExec_t executable_ = nullptr;
+};
+
+class Engine final : public CudaEngine {
+ public:
+  Engine(const Exec& exec, const CudaEngineMemory& memory, const CudaEngineShapes& shapes, const void* head,
+         std::unique_ptr<LtGemm> gemm)
+      : exec_(exec),
+        memory_(memory),
+        loss_shape_(shapes.loss),
+        head_(head),
+        gemm_(std::move(gemm)),
+        profile_(exec.cuda().compute) {}
+
+  absl::Status Init(const CudaEngineShapes& shapes, std::vector<CudaLinear> linears) {
+    linears_ = std::make_unique<EngineLinears>(exec_, gemm_.get(), &profile_, memory_, std::move(linears));
+    LH_ASSIGN_OR_RETURN(attention_, EngineAttention::Create(exec_, &profile_, memory_, shapes));
+    return Loss(loss_shape_.rows).status();
+  }
+
+  void PlaceAdapters() override { linears_->PlaceAdapters(); }
+  void Forward(size_t linear, const Tensor& x, const Tensor& residual, const Tensor& y, const Tensor& u) override {
+    linears_->Forward(linear, x, residual, y, u);
+  }
+  void Input(size_t linear, const Tensor& x, const Tensor& u) override { linears_->Input(linear, x, u); }
+  void BackwardInput(size_t linear, const Tensor& dy, const Tensor& dx) override {
+    linears_->BackwardInput(linear, dy, dx);
+  }
+  void Gradients(size_t linear, const Tensor& dy, const Tensor& x, const Tensor& u) override {
+    linears_->Gradients(linear, dy, x, u);
+  }
+
+  void BeginBatch(const int64_t* offsets, int64_t documents) override { attention_->BeginBatch(offsets, documents); }
+  bool is_dense() const override { return attention_->is_dense(); }
+  void AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                        const Tensor& lse) override {
+    attention_->Forward(q, k, v, o, lse);
+  }
+  void AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                         const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
+    attention_->Backward(d_o, q, k, v, o, lse, dq, dk, dv);
+  }
+
+  void HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale, LossTotals* totals) override {
+    LH_CHECK(hidden.contiguous() && hidden.cols == loss_shape_.hidden && hidden.dtype == DType::kBF16);
+    const auto loss = Loss(hidden.rows);
+    if (!loss.ok()) throw CudaError("HeadLoss", "Plan", 0, std::string(loss.status().message()));
+    const StreamProfile::Scope scope(&profile_, "loss");
+    CceOperands operands;
+    operands.hidden = hidden.data;
+    operands.head = head_;
+    operands.labels = labels;
+    operands.grad_scale = grad_scale;
+    operands.totals = totals;
+    operands.d_hidden = grad_scale != nullptr ? hidden.data : nullptr;
+    (*loss)->Run(exec_, operands, memory_.loss.data);
+  }
+
+  void CopyOut(size_t number, void* host, const void* device, int64_t bytes) override {
+    CopyBeside(exec_.cuda().copy_out, number, host, device, bytes, cudaMemcpyDeviceToHost);
+  }
+  void CopyIn(size_t number, void* device, const void* host, int64_t bytes) override {
+    CopyBeside(exec_.cuda().copy_in, number, device, host, bytes, cudaMemcpyHostToDevice);
+  }
+  void WaitForCopy(size_t number) override { copied_.at(number).Block(exec_.cuda().compute); }
+
+  std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body) override {
+    LH_CHECK(!profile_.is_on());
+    const cudaStream_t stream = exec_.cuda().compute.get();
+    CheckCuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "Capture", "cudaStreamBeginCapture");
+    body();
+    cudaGraph_t graph = nullptr;
+    CheckCuda(cudaStreamEndCapture(stream, &graph), "Capture", "cudaStreamEndCapture");
+    return std::make_unique<CapturedGraph>(exec_.cuda().compute, graph);
+  }
+
+  void Mark(size_t point) override { profile_.Mark(point); }
+  double SecondsBetween(size_t from, size_t to) override { return profile_.SecondsBetween(from, to); }
+  void BeginProfile() override { profile_.Begin(); }
+  bool is_profiling() const override { return profile_.is_on(); }
+  std::vector<Part> EndProfile() override { return profile_.End(); }
+
+  std::string Describe() const override {
+    return exec_.cuda().facts.name + ", cuBLASLt " + LtGemm::LibraryVersion() + ", " + attention_->Describe();
+  }
+
+ private:
+  // For calls of `rows` rows: products are chosen at the first.
+  absl::StatusOr<const CutCrossEntropy*> Loss(int64_t rows) {
+    std::unique_ptr<CutCrossEntropy>& loss = losses_[rows];
+    if (loss != nullptr) return loss.get();
+    CceShape shape = loss_shape_;
+    shape.rows = rows;
+    LH_ASSIGN_OR_RETURN(loss, CutCrossEntropy::Create(gemm_.get(), shape));
+    if (loss->workspace_bytes() <= memory_.loss.bytes) return loss.get();
+    return MakeError(absl::StatusCode::kFailedPrecondition, "PLAN_MISMATCH",
+                     "the loss takes " + std::to_string(loss->workspace_bytes()) + " bytes of workspace, planned are " +
+                         std::to_string(memory_.loss.bytes));
+  }
+
+  void CopyBeside(const CudaStream& stream, size_t number, void* to, const void* from, int64_t bytes,
+                  cudaMemcpyKind kind) {
+    queued_.Record(exec_.cuda().compute);
+    queued_.Block(stream);
+    CheckCuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, stream.get()), "Copy", "cudaMemcpyAsync");
+    copied_[number].Record(stream);
+  }
+
+  const Exec& exec_;
+  CudaEngineMemory memory_;
+  CceShape loss_shape_;
+  const void* head_;
+  std::unique_ptr<LtGemm> gemm_;
+  StreamProfile profile_;
+  std::unique_ptr<EngineLinears> linears_;
+  std::unique_ptr<EngineAttention> attention_;
+  std::map<int64_t, std::unique_ptr<CutCrossEntropy>> losses_;  // by rows
+  CudaEvent queued_;                                            // the ops before a copy
+  std::map<size_t, CudaEvent> copied_;                          // by number
+};
+
+}  // namespace
+}  // namespace cuda
+
+absl::StatusOr<std::unique_ptr<CudaEngine>> CudaEngine::Create(const Exec& exec, const CudaEngineMemory& memory,
+                                                               const CudaEngineShapes& shapes,
+                                                               std::vector<CudaLinear> linears, const void* head) {
+  LH_CHECK(exec.backend() == Backend::kCuda);
+  LH_ASSIGN_OR_RETURN(auto gemm, cuda::LtGemm::Create(memory.gemm.bytes));
+  auto engine = std::make_unique<cuda::Engine>(exec, memory, shapes, head, std::move(gemm));
+  LH_RETURN_IF_ERROR(engine->Init(shapes, std::move(linears)));
+  return engine;
+}
+
+int64_t CudaUsedBytes(const Exec& exec) {
+  LH_CHECK(exec.backend() == Backend::kCuda);
+  size_t free_bytes = 0, total_bytes = 0;
+  CheckCuda(cudaMemGetInfo(&free_bytes, &total_bytes), "CudaUsedBytes", "cudaMemGetInfo");
+  return static_cast<int64_t>(total_bytes - free_bytes);
+}
+
+}  // namespace longhaul::kernels

@@ -1,0 +1,142 @@
+// What NVIDIA's libraries do in a training step, as the engine sees it: linears from NF4 or bf16 with their adapters,
+// attention, the loss through the head; and what makes a step cheap to start and possible to look into. Like
+// cuda_backend.h a door: no CUDA header is needed, and where the build has no CUDA, Create answers UNAVAILABLE.
+//
+// Everything is queued on the Exec's compute stream. Not thread-safe. A CUDA call that fails throws CudaError.
+// Tests: tests/worker/train/cuda/cuda_engine_test.cc against the CPU engine, tests/kernels/cuda for the parts.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/ops.h"
+#include "kernels/shapes/cce_shape.h"
+#include "kernels/shapes/lora_fold.h"
+#include "kernels/shapes/sdpa_shape.h"
+
+namespace longhaul::kernels {
+
+// The adapter of one of a linear's stacked parts: f32 in device memory, contiguous. Rank 0: it has none.
+struct CudaLoraPart {
+  float* a = nullptr;       // [rank, in]
+  float* b = nullptr;       // [out, rank]
+  float* grad_a = nullptr;  // of their shapes; added to
+  float* grad_b = nullptr;
+  int64_t rank = 0;  // not padded
+  int64_t out = 0;
+};
+
+// A frozen linear with its adapter. Rows of its input x and of dy, the gradient of its output, have room for fold.rank
+// elements behind fold.in and fold.out columns: what lies there is overwritten.
+struct CudaLinear {
+  cuda::LoraFold fold;               // its strides of x, y and dx are not looked at: the views have theirs
+  std::vector<Nf4Weight> quantised;  // the parts, stacked by rows; not read where `cache` is not null
+  void* cache = nullptr;             // [fold.out + fold.rank, fold.weight_stride] bf16
+  std::vector<CudaLoraPart> parts;
+  double lora_scale = 1;
+};
+
+// Device memory of the plan.
+struct CudaEngineMemory {
+  struct Block {
+    void* data = nullptr;
+    int64_t bytes = 0;
+  };
+  Block gemm;    // workspace of products
+  Block weight;  // a dequantised linear; empty where all are cached
+  Block attention_forward, attention_backward;
+  Block attention_index;
+  Block document_offsets;  // i64
+  Block packed_kv;         // k, v, dk and dv of packed documents, of one call
+  Block loss;
+};
+
+struct CudaEngineShapes {
+  // Of one call; heads are cut into `attention_calls` of them, and statistics lie call by call.
+  int64_t attention_calls = 1;
+  std::optional<cuda::SdpaShape> dense;  // micro-batches of equal full sequences
+  cuda::SdpaShape packed;                // any others; by our own kernels where it is deterministic
+  cuda::CceShape loss;                   // its rows are those of a call
+};
+
+// Work that was captured once and starts as one.
+class CudaGraph {
+ public:
+  virtual ~CudaGraph() = default;
+  virtual void Launch() = 0;
+};
+
+class CudaEngine {
+ public:
+  // Loads the libraries and builds attention's kernels, which takes seconds. `head` [vocab, hidden] bf16.
+  // UNAVAILABLE: NO_CUDA, CUDA_LIBRARY_MISSING and others of the libraries. FAILED_PRECONDITION PLAN_MISMATCH: a
+  // library asks for more workspace than the plan has.
+  static absl::StatusOr<std::unique_ptr<CudaEngine>> Create(const Exec& exec, const CudaEngineMemory& memory,
+                                                            const CudaEngineShapes& shapes,
+                                                            std::vector<CudaLinear> linears, const void* head);
+  virtual ~CudaEngine() = default;
+
+  // The adapter into every cache: after each change of the masters. Others take it at each use.
+  virtual void PlaceAdapters() = 0;
+  // y = x W^T + s (x A^T) B^T, plus `residual` where its data is not null (laid out as y, and possibly y itself).
+  // x [rows, in], y [rows, out] bf16; u [rows, rank] bf16 receives x A^T where its data is not null.
+  virtual void Forward(size_t linear, const Tensor& x, const Tensor& residual, const Tensor& y, const Tensor& u) = 0;
+  // u alone.
+  virtual void Input(size_t linear, const Tensor& x, const Tensor& u) = 0;
+  // v = s dy B behind dy's rows; dx = dy W + v A where dx.data is not null.
+  virtual void BackwardInput(size_t linear, const Tensor& dy, const Tensor& dx) = 0;
+  // grad_A += v^T x, grad_B += s dy^T u. REQUIRES: BackwardInput of the same dy before.
+  virtual void Gradients(size_t linear, const Tensor& dy, const Tensor& x, const Tensor& u) = 0;
+
+  // The documents of the batch that Attention sees from now on: offsets in host memory, ascending from 0 to `rows`.
+  // REQUIRES: at most packed.batch documents. Not to be captured.
+  virtual void BeginBatch(const int64_t* offsets, int64_t documents) = 0;
+  virtual bool is_dense() const = 0;
+  virtual void AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                                const Tensor& lse) = 0;
+  virtual void AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                                 const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) = 0;
+
+  // Loss of hidden [rows, hidden] bf16, after the last norm; adds to *totals. Where grad_scale is not null, hidden
+  // becomes its gradient. labels [rows], kNotTrained where a row does not count.
+  virtual void HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale, LossTotals* totals) = 0;
+
+  // Copies beside the ops, each with a number of its own. They begin when what is queued so far is done; later ops wait
+  // for them only by WaitForCopy. Host memory is pinned. Not to be captured.
+  virtual void CopyOut(size_t number, void* host, const void* device, int64_t bytes) = 0;
+  virtual void CopyIn(size_t number, void* device, const void* host, int64_t bytes) = 0;
+  virtual void WaitForCopy(size_t number) = 0;
+
+  // What `body` queues, as one graph. Nothing in it may allocate or wait; run it once before, so that every kernel is
+  // loaded and chosen.
+  virtual std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body) = 0;
+
+  // A point in the stream; seconds between two points that were reached.
+  virtual void Mark(size_t point) = 0;
+  virtual double SecondsBetween(size_t from, size_t to) = 0;
+
+  // From here on what is queued (and not captured) is timed by its part: "linears forward", "linears backward",
+  // "dequantise", "lora", "attention forward", "attention backward", "loss".
+  struct Part {
+    std::string name;
+    double seconds = 0;
+    int64_t calls = 0;
+  };
+  virtual void BeginProfile() = 0;
+  virtual bool is_profiling() const = 0;
+  // Waits, returns the parts since BeginProfile and stops timing.
+  virtual std::vector<Part> EndProfile() = 0;
+
+  // Kernels and versions, for people and for a resume: "cublasLt 13.1.0 on NVIDIA H100 ...; cuDNN 9.14.0, ...".
+  virtual std::string Describe() const = 0;
+};
+
+// Device memory in use, by the driver's count, all processes together.
+int64_t CudaUsedBytes(const Exec& exec);
+
+}  // namespace longhaul::kernels

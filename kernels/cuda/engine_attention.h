@@ -1,0 +1,52 @@
+// Attention of a step: CudaEngine's, over cuDNN's plans for equal sequences and for packed documents.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/cuda/cuda_engine.h"
+#include "kernels/cuda/sdpa.h"
+#include "kernels/cuda/stream_profile.h"
+
+namespace longhaul::kernels::cuda {
+
+class EngineAttention {
+ public:
+  static absl::StatusOr<std::unique_ptr<EngineAttention>> Create(const Exec& exec, StreamProfile* profile,
+                                                                 const CudaEngineMemory& memory,
+                                                                 const CudaEngineShapes& shapes);
+
+  void BeginBatch(const int64_t* offsets, int64_t documents);
+  bool is_dense() const { return is_dense_; }
+  void Forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse) const;
+  void Backward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) const;
+  std::string Describe() const;
+
+ private:
+  EngineAttention(const Exec& exec, StreamProfile* profile, const CudaEngineMemory& memory)
+      : exec_(exec), profile_(profile), memory_(memory) {}
+  absl::Status CheckWorkspace(const SdpaPlan& plan) const;
+  const SdpaPlan& plan() const { return is_dense_ ? *dense_ : *packed_; }
+  SdpaBuffers Buffers(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                      const Tensor& lse) const;
+  // The columns of a call's heads.
+  Tensor Part(const Tensor& all, int64_t call) const;
+  // k, v, dk, dv (0 to 3) of a call in contiguous rows.
+  Tensor PackedKv(int64_t which, const Tensor& like) const;
+
+  const Exec& exec_;
+  StreamProfile* profile_;
+  CudaEngineMemory memory_;
+  std::unique_ptr<Cudnn> cudnn_;
+  std::unique_ptr<SdpaPlan> dense_;  // null where no batch is
+  std::unique_ptr<SdpaPlan> packed_;
+  std::vector<int64_t> offsets_;  // filled up with empty documents
+  bool is_dense_ = false;
+  int64_t calls_ = 1;
+};
+
+}  // namespace longhaul::kernels::cuda

@@ -1,0 +1,327 @@
+#include "model/cuda_layout.h"
+
+#include <algorithm>
+#include <charconv>
+
+namespace longhaul {
+namespace {
+
+using kernels::cuda::LoraFold;
+
+// Rows of the fused linears' largest buffer of dequantised values.
+int64_t LargestFoldBytes(const MemoryPlan& plan) {
+  int64_t most = 0;
+  for (int i = 0; i < kFusedLinears; ++i) {
+    most = std::max(most, PlanFold(plan.shape, plan.train, static_cast<FusedLinear>(i)).weight_bytes());
+  }
+  return most;
+}
+
+void AddWeights(const MemoryPlan& plan, RegionBuilder* b, RegionBuilder* pinned) {
+  const ModelShape& s = plan.shape;
+  int64_t quantised = 0, largest = 0, most_blocks = 0;
+  for (int i = 0; i < kFusedLinears; ++i) {
+    const FusedLinear linear = static_cast<FusedLinear>(i);
+    const int64_t bytes = Nf4LinearBytes(s, linear);
+    quantised += bytes;
+    largest = std::max(largest, bytes);
+    const FusedParts parts = PartsOf(s, linear);
+    for (int p = 0; p < parts.count; ++p) {
+      most_blocks = std::max(most_blocks, RoundUp(parts.parts[p].out * FusedIn(s, linear), kNf4Block) / kNf4Block);
+    }
+  }
+  const int64_t cached = plan.choices.cached_layers;
+  b->Add("weights.nf4", (s.layers - cached) * quantised, kAlways);
+  b->Add("weights.cache", cached * CachedLayerBytes(s, plan.train), kAlways);
+  b->Add("weights.head", s.vocab * s.hidden * 2, kAlways);
+  if (!s.tied_embeddings) {
+    (plan.choices.host_embedding ? pinned : b)->Add("weights.embedding", s.vocab * s.hidden * 2, kAlways);
+  }
+  b->Add("weights.norms", (s.hidden * (2 * s.layers + 1) + (s.qk_norm ? 2 * s.head_dim * s.layers : 0)) * 4, kAlways);
+  b->Add("rope", plan.train.longest() * s.head_dim * 4, kAlways);
+  if (cached < s.layers) b->Add("weight.buffer", LargestFoldBytes(plan), kForward | kBackward);
+  // A linear's values on their way: f32 rows, the scales of the largest part, its 4-bit form where only bf16 stays.
+  const int64_t widest = std::max({s.hidden, s.q_dim(), s.intermediate});
+  b->Add("load.rows", std::max(kCudaLoadRowsBytes, kNf4Block * widest * 4), kPhaseLoad);
+  b->Add("load.absmax", most_blocks * 4, kPhaseLoad);
+  if (cached > 0 && plan.train.base == BaseWeights::kNf4) b->Add("load.nf4", largest, kPhaseLoad);
+}
+
+void AddAttentionHalf(const MemoryPlan& plan, RegionBuilder* b) {
+  const int64_t n = PlannedRows(plan);
+  if (plan.choices.keep_all_layers == plan.shape.layers) return;
+  for (int i = 0; i < kFirstMlpAct; ++i) {
+    const Act act = static_cast<Act>(i);
+    uint32_t live = kPhaseForwardAttention | kBackward;
+    // What the MLP half starts from is not looked at again below it.
+    if (act == Act::kXMid || act == Act::kRstd2) live = kForward | kPhaseRecompute | kPhaseBackwardMlp;
+    b->Add(std::string("slot.") + ActName(act), CudaFieldBytes(plan, act, n), live);
+  }
+}
+
+void AddTiles(const MemoryPlan& plan, RegionBuilder* b) {
+  const ModelShape& s = plan.shape;
+  const RowStrides strides = CudaStrides(plan);
+  const int64_t rows = plan.choices.token_tile_rows, n = PlannedRows(plan);
+  b->Add("tile.h", rows * strides.h * 2, kForward | kBackward);
+  b->Add("tile.act", rows * strides.act * 2, kPhaseForwardMlp | kPhaseBackwardMlp);
+  if (plan.choices.keep_all_layers < s.layers) {
+    for (Act act : {Act::kGateUp, Act::kUGateUp, Act::kUDown}) {
+      b->Add(std::string("tile.") + ActName(act), CudaFieldBytes(plan, act, rows),
+             kPhaseForwardMlp | kPhaseBackwardMlp);
+    }
+  }
+  b->Add("tile.d_act", rows * s.intermediate * 2, kPhaseBackwardMlp);
+  b->Add("tile.d_h", rows * s.hidden * 2, kPhaseBackwardMlp | kPhaseBackwardAttention);
+  b->Add("d_x", n * strides.d_x * 2, kPhaseLoss | kBackward);
+  b->Add("d_o", n * s.q_dim() * 2, kPhaseBackwardAttention);
+  b->Add("d_qkv", n * strides.d_qkv * 2, kPhaseBackwardAttention);
+  b->Add("attention.kv", 4 * n * s.kv_dim() / plan.choices.attention_calls * 2,
+         kPhaseForwardAttention | kPhaseRecompute | kPhaseBackwardAttention);
+  b->Add("gemm.workspace", kCudaGemmWorkspaceBytes, kForward | kBackward);
+
+  const kernels::cuda::SdpaDevice device = PlanSdpaDevice(plan);
+  // Packed and deterministic, the library wants two bytes a score of as many squares as there may be documents: our own
+  // kernels then (engine_attention.cc).
+  const auto most = [&](auto bytes_of) {
+    const int64_t packed = plan.train.deterministic ? 0 : bytes_of(PlanPackedAttention(plan), device);
+    return HasDenseAttention(plan) ? std::max(packed, bytes_of(PlanDenseAttention(plan), device)) : packed;
+  };
+  const int64_t reference = kernels::cuda::SdpaReferenceWorkspaceBytes(PlanPackedAttention(plan), device);
+  b->Add("attention.forward", most(kernels::cuda::SdpaForwardWorkspaceBytes), kPhaseForwardAttention | kPhaseRecompute);
+  b->Add("attention.backward", std::max(most(kernels::cuda::SdpaBackwardWorkspaceBytes), reference),
+         kPhaseBackwardAttention);
+  b->Add("attention.index", kernels::cuda::SdpaIndexBytes(PlanPackedAttention(plan)), kStep);
+}
+
+void AddBatch(const MemoryPlan& plan, RegionBuilder* device, RegionBuilder* pinned) {
+  const int64_t n = PlannedRows(plan);
+  device->Add("batch.ids", n * 4, kAlways);
+  device->Add("batch.positions", n * 4, kAlways);
+  device->Add("batch.offsets", (plan.choices.documents + 1) * 8, kAlways);
+  device->Add("scalars", kCudaScalarBytes, kAlways);
+  device->Add("loss.totals", plan.train.accumulation_steps * 16, kAlways);
+  pinned->Add("scalars.host", kCudaScalarBytes, kAlways);
+  pinned->Add("loss.totals.host", plan.train.accumulation_steps * 16, kAlways);
+}
+
+void AddLoss(const MemoryPlan& plan, RegionBuilder* b) {
+  const int64_t n = PlannedRows(plan), rows = LossRows(plan);
+  b->Add("loss.rows", n * 4, kAlways);
+  b->Add("loss.labels", n * 4, kAlways);
+  b->Add("loss.x", rows * plan.shape.hidden * 2, kPhaseLoss);
+  b->Add("loss.hidden", rows * plan.shape.hidden * 2, kPhaseLoss);
+  b->Add("loss.rstd", rows * 4, kPhaseLoss);
+  b->Add("loss.workspace", kernels::cuda::CceWorkspace(PlanLoss(plan, rows), kCudaGemmWorkspaceBytes).bytes,
+         kPhaseLoss);
+}
+
+int64_t SumOf(const std::vector<PlanRegion>& regions, std::initializer_list<const char*> prefixes) {
+  int64_t bytes = 0;
+  for (const PlanRegion& region : regions) {
+    if (region.space != PlanSpace::kDevice) continue;
+    for (const char* prefix : prefixes) {
+      if (region.name.rfind(prefix, 0) == 0) bytes += region.bytes;
+    }
+  }
+  return bytes;
+}
+
+// As for a CPU plan: what persists counts in full, what overlays is shared out in the order of the list.
+void FillParts(MemoryPlan* plan) {
+  const auto& r = plan->regions;
+  plan->parts.clear();
+  int64_t left = plan->device_arena_bytes;
+  const auto take = [&](const char* name, int64_t bytes) {
+    const int64_t part = std::min(left, bytes);
+    left -= part;
+    if (part > 0) plan->parts.push_back({name, part});
+  };
+  take("weights", SumOf(r, {"weights.", "weight.buffer", "rope"}));
+  take("adapters", SumOf(r, {"adapter.master", "adapter.grad"}));
+  take("optimizer", SumOf(r, {"adapter.m1", "adapter.m2"}));
+  take("checkpoints", SumOf(r, {"stream"}));
+  take("activations", SumOf(r, {"kept", "slot."}));
+  take("loss_tile", SumOf(r, {"loss."}));
+  take("workspace", left);
+  plan->parts.push_back({"context", plan->context_bytes});
+  plan->device_bytes_total = plan->device_arena_bytes + plan->context_bytes;
+  plan->host_bytes_total = plan->arena_bytes + plan->train.dataset_tokens * 8 + plan->runtime_host_bytes;
+}
+
+}  // namespace
+
+int ComputeCapabilityOf(const std::string& isa) {
+  int value = 0;
+  if (isa.rfind("sm_", 0) != 0) return 0;
+  const auto [at, error] = std::from_chars(isa.data() + 3, isa.data() + isa.size(), value);
+  return error == std::errc() && at == isa.data() + isa.size() ? value : 0;
+}
+
+FusedParts PartsOf(const ModelShape& s, FusedLinear linear) {
+  switch (linear) {
+    case FusedLinear::kQkv:
+      return {{{LoraTarget::kQ, s.q_dim()}, {LoraTarget::kK, s.kv_dim()}, {LoraTarget::kV, s.kv_dim()}}, 3};
+    case FusedLinear::kO:
+      return {{{LoraTarget::kO, s.hidden}}, 1};
+    case FusedLinear::kGateUp:
+      return {{{LoraTarget::kGate, s.intermediate}, {LoraTarget::kUp, s.intermediate}}, 2};
+    case FusedLinear::kDown:
+      return {{{LoraTarget::kDown, s.hidden}}, 1};
+  }
+  return {};
+}
+
+Nf4Bytes Nf4BytesOf(int64_t out, int64_t in) {
+  const int64_t blocks = RoundUp(out * in, kNf4Block) / kNf4Block;
+  Nf4Bytes bytes;
+  bytes.codes = RoundUp((out * in + 1) / 2, kCudaAlignBytes);
+  bytes.nested = bytes.codes + RoundUp(blocks, kCudaAlignBytes);
+  bytes.offset = bytes.nested + RoundUp(RoundUp(blocks, kNf4NestedBlocks) / kNf4NestedBlocks * 4, kCudaAlignBytes);
+  bytes.total = bytes.offset + kCudaAlignBytes;
+  return bytes;
+}
+
+int64_t Nf4LinearBytes(const ModelShape& shape, FusedLinear linear) {
+  const FusedParts parts = PartsOf(shape, linear);
+  int64_t bytes = 0;
+  for (int i = 0; i < parts.count; ++i) bytes += Nf4BytesOf(parts.parts[i].out, FusedIn(shape, linear)).total;
+  return bytes;
+}
+
+int64_t PaddedLoraRank(const TrainShape& train) { return RoundUp(train.lora_rank, kernels::cuda::kLoraRankUnit); }
+
+LoraFold PlanFold(const ModelShape& shape, const TrainShape& train, FusedLinear linear) {
+  return kernels::cuda::MakeLoraFold(FusedOut(shape, linear), FusedIn(shape, linear),
+                                     PaddedLoraRank(train) * TargetsInGroup(train.lora_targets, linear));
+}
+
+int64_t CachedLayerBytes(const ModelShape& shape, const TrainShape& train) {
+  int64_t bytes = 0;
+  for (int i = 0; i < kFusedLinears; ++i) {
+    bytes += RoundUp(PlanFold(shape, train, static_cast<FusedLinear>(i)).weight_bytes(), kCudaAlignBytes);
+  }
+  return bytes;
+}
+
+RowStrides CudaStrides(const MemoryPlan& plan) {
+  const LoraFold qkv = PlanFold(plan.shape, plan.train, FusedLinear::kQkv);
+  const LoraFold o = PlanFold(plan.shape, plan.train, FusedLinear::kO);
+  const LoraFold gate_up = PlanFold(plan.shape, plan.train, FusedLinear::kGateUp);
+  const LoraFold down = PlanFold(plan.shape, plan.train, FusedLinear::kDown);
+  return {.h = std::max(qkv.x_stride, gate_up.x_stride),
+          .act = down.x_stride,
+          .d_x = std::max(o.y_stride, down.y_stride),
+          .d_qkv = qkv.y_stride};
+}
+
+ActField CudaField(const MemoryPlan& plan, Act act) {
+  const ModelShape& s = plan.shape;
+  const TrainShape& t = plan.train;
+  const auto plain = [](int64_t cols) { return ActField{cols, cols, false}; };
+  const auto lora = [&](FusedLinear group) { return plain(PlanFold(s, t, group).rank); };
+  switch (act) {
+    case Act::kRstd1:
+    case Act::kRstd2:
+    case Act::kRstdQ:
+    case Act::kRstdK:
+    case Act::kLse: {
+      const int64_t cols = ActColumns(s, t, act);
+      return {cols, cols, true};
+    }
+    case Act::kQkv:
+      // As its gradient: cuDNN wants dq at q's stride.
+      return {FusedOut(s, FusedLinear::kQkv), PlanFold(s, t, FusedLinear::kQkv).y_stride, false};
+    case Act::kO:
+      return {s.q_dim(), PlanFold(s, t, FusedLinear::kO).x_stride, false};
+    case Act::kGateUp:
+      return {2 * s.intermediate, PlanFold(s, t, FusedLinear::kGateUp).y_stride, false};
+    case Act::kUQkv:
+      return lora(FusedLinear::kQkv);
+    case Act::kUO:
+      return lora(FusedLinear::kO);
+    case Act::kUGateUp:
+      return lora(FusedLinear::kGateUp);
+    case Act::kUDown:
+      return lora(FusedLinear::kDown);
+    default:
+      return plain(ActColumns(s, t, act));
+  }
+}
+
+int64_t CudaFieldBytes(const MemoryPlan& plan, Act act, int64_t rows) {
+  if (act == Act::kLse) {
+    // Older devices keep the statistics of packed documents by sequence, not by row.
+    const int64_t packed =
+        plan.choices.attention_calls * kernels::cuda::SdpaStatsBytes(PlanPackedAttention(plan), PlanSdpaDevice(plan));
+    return RoundUp(std::max(packed, rows * plan.shape.heads * 4), kCudaAlignBytes);
+  }
+  const ActField field = CudaField(plan, act);
+  if (field.cols == 0) return 0;
+  return RoundUp(rows * field.stride * (field.is_stat ? 4 : 2), kCudaAlignBytes);
+}
+
+bool HasDenseAttention(const MemoryPlan& plan) {
+  return plan.train.sequence_length % kCudaRowUnit == 0 && plan.train.longest() == plan.train.sequence_length;
+}
+
+kernels::cuda::SdpaShape PlanDenseAttention(const MemoryPlan& plan) {
+  const ModelShape& s = plan.shape;
+  const int64_t calls = plan.choices.attention_calls;
+  kernels::cuda::SdpaShape shape =
+      kernels::cuda::WithOneQkvBuffer(kernels::cuda::DenseSdpa(plan.train.batch_size, plan.train.sequence_length,
+                                                               s.heads / calls, s.kv_heads / calls, s.head_dim),
+                                      CudaStrides(plan).d_qkv);
+  shape.o_stride = CudaField(plan, Act::kO).stride;
+  shape.d_o_stride = s.q_dim();
+  shape.deterministic = plan.train.deterministic;
+  return shape;
+}
+
+kernels::cuda::SdpaShape PlanPackedAttention(const MemoryPlan& plan) {
+  const ModelShape& s = plan.shape;
+  const int64_t calls = plan.choices.attention_calls;
+  const int64_t n = PlannedRows(plan);
+  const int64_t longest = std::min(n, RoundUp(plan.train.longest(), kCudaRowUnit));
+  kernels::cuda::SdpaShape shape =
+      kernels::cuda::RaggedSdpa(plan.choices.documents, longest, n, s.heads / calls, s.kv_heads / calls, s.head_dim);
+  // Keys, values and their gradients have rows of their own: the library's workspace costs by their stride.
+  shape.q_stride = shape.dq_stride = CudaStrides(plan).d_qkv;
+  shape.o_stride = CudaField(plan, Act::kO).stride;
+  shape.d_o_stride = s.q_dim();
+  shape.deterministic = plan.train.deterministic;
+  return shape;
+}
+
+kernels::cuda::SdpaDevice PlanSdpaDevice(const MemoryPlan& plan) {
+  return {.compute_capability = ComputeCapabilityOf(plan.choices.isa)};
+}
+
+kernels::cuda::CceShape PlanLoss(const MemoryPlan& plan, int64_t rows) {
+  return kernels::cuda::TwoPassCce(rows, plan.shape.hidden, plan.shape.vocab, plan.choices.loss_tile_rows);
+}
+
+void LayOutCudaPlan(MemoryPlan* plan) {
+  const int64_t adapter = AdapterParams(plan->shape, plan->train) * 4;
+  RegionBuilder device(PlanSpace::kDevice, kCudaAlignBytes);
+  RegionBuilder pinned(PlanSpace::kPinned, kCudaAlignBytes);
+  AddWeights(*plan, &device, &pinned);
+  for (const char* array : {"adapter.master", "adapter.grad", "adapter.m1", "adapter.m2"}) {
+    device.Add(array, adapter, kAlways);
+  }
+  pinned.Add("adapter.host", 3 * RoundUp(adapter, kCudaAlignBytes), kAlways);  // masters, moments: to and from files
+  device.Add("stream", StreamCount(*plan) * StreamBytes(*plan), kStep);
+  if (plan->choices.host_checkpoints) pinned.Add("stream.host", plan->shape.layers * StreamBytes(*plan), kStep);
+  device.Add("kept", plan->choices.keep_all_layers * KeptBytes(*plan), kStep);
+  device.Add("kept_attention", plan->choices.keep_attention_layers * KeptAttentionBytes(*plan), kStep);
+  AddAttentionHalf(*plan, &device);
+  AddTiles(*plan, &device);
+  AddBatch(*plan, &device, &pinned);
+  AddLoss(*plan, &device);
+  plan->regions = device.Pack(&plan->device_arena_bytes);
+  for (PlanRegion& region : pinned.Pack(&plan->arena_bytes)) plan->regions.push_back(std::move(region));
+  FillParts(plan);
+  plan->disk_bytes = TrainingDiskBytes(plan->train, adapter);
+}
+
+}  // namespace longhaul

@@ -1,0 +1,73 @@
+// A CUDA plan's regions, and the shapes of library calls that they are sized by: shared by the plan and by the engine
+// (worker/train/cuda_ops.cc), so that no size is written down twice.
+//
+// Rows of a micro-batch are filled up to a multiple of kCudaRowUnit with a document of their own. Activations are bf16,
+// statistics, adapter and norms f32. What LoRA adds to a product lies behind the row that it belongs to
+// (kernels/shapes/lora_fold.h): u behind a linear's input, v behind the gradient of its output.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/shapes/cce_shape.h"
+#include "kernels/shapes/lora_fold.h"
+#include "kernels/shapes/sdpa_shape.h"
+#include "model/memory_plan.h"
+#include "model/plan_layout.h"
+
+namespace longhaul {
+
+inline constexpr int64_t kCudaAlignBytes = 256;
+inline constexpr int64_t kCudaRowUnit = 128;    // what cuDNN's dense attention wants, and GEMM tiles fill
+inline constexpr int64_t kCudaLossRows = 8192;  // trained rows that are gathered at a time
+inline constexpr int64_t kCudaGemmWorkspaceBytes = int64_t{32} << 20;
+inline constexpr int64_t kCudaScalarBytes = 512;                  // what an update is made of, one number each
+inline constexpr int64_t kCudaLoadRowsBytes = int64_t{64} << 20;  // f32 rows on their way to the device
+inline constexpr int64_t kNf4Block = 64;
+inline constexpr int64_t kNf4NestedBlocks = 256;
+
+// 90 of "sm_90"; 0 where it is not of that form.
+int ComputeCapabilityOf(const std::string& isa);
+
+// A part of a fused linear that is quantised by itself (q, k and v; gate and up), by rows in order.
+struct FusedPart {
+  LoraTarget target;
+  int64_t out = 0;
+};
+struct FusedParts {
+  FusedPart parts[3];
+  int count = 0;
+};
+FusedParts PartsOf(const ModelShape& shape, FusedLinear linear);
+
+// Where the arrays of one quantised matrix lie, from its first byte.
+struct Nf4Bytes {
+  int64_t codes = 0;   // packed values first; then u8 codes of the scales
+  int64_t nested = 0;  // f32 scales of those
+  int64_t offset = 0;  // one f32
+  int64_t total = 0;
+};
+Nf4Bytes Nf4BytesOf(int64_t out, int64_t in);
+int64_t Nf4LinearBytes(const ModelShape& shape, FusedLinear linear);
+
+// The rank of one target's columns in u and v.
+int64_t PaddedLoraRank(const TrainShape& train);
+// A linear and its adapter; x_stride, y_stride and dx_stride are the buffers' business.
+kernels::cuda::LoraFold PlanFold(const ModelShape& shape, const TrainShape& train, FusedLinear linear);
+int64_t CachedLayerBytes(const ModelShape& shape, const TrainShape& train);
+
+RowStrides CudaStrides(const MemoryPlan& plan);
+ActField CudaField(const MemoryPlan& plan, Act act);
+int64_t CudaFieldBytes(const MemoryPlan& plan, Act act, int64_t rows);
+
+// Attention's shapes are those of one of the plan's attention_calls.
+// Whether micro-batches of equal full sequences may go as such, else all go as packed documents.
+bool HasDenseAttention(const MemoryPlan& plan);
+kernels::cuda::SdpaShape PlanDenseAttention(const MemoryPlan& plan);
+kernels::cuda::SdpaShape PlanPackedAttention(const MemoryPlan& plan);
+kernels::cuda::SdpaDevice PlanSdpaDevice(const MemoryPlan& plan);
+kernels::cuda::CceShape PlanLoss(const MemoryPlan& plan, int64_t rows);
+
+// LayOutPlan of a CUDA plan.
+void LayOutCudaPlan(MemoryPlan* plan);
+
+}  // namespace longhaul

@@ -1,0 +1,206 @@
+#include "model/cuda_plan.h"
+
+#include <algorithm>
+#include <functional>
+#include <iterator>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "model/cost_model.h"
+#include "model/cuda_layout.h"
+
+namespace longhaul {
+namespace {
+
+// Tokens a GEMM is given. A tile fills the device from some thousand on; the smallest keeps it half busy.
+constexpr int64_t kTileRows[] = {16384, 8192, 4096, 2048};  // what is there is the first that fits
+constexpr int64_t kLossTileBytes[] = {int64_t{256} << 20, int64_t{128} << 20, int64_t{64} << 20};
+constexpr int64_t kMostLossTileRows = 2048;
+constexpr int64_t kTokensADocument = 16;  // fewer on average are refused: a pack of one-word documents
+constexpr int kLeastComputeCapability = 80;
+
+absl::Status Unsupported(const DeviceFacts& facts, const std::string& what) {
+  return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
+                   "device class \"" + facts.device_class + "\": " + what);
+}
+
+int64_t LossTileRows(const MemoryPlan& plan, int64_t bytes) {
+  const int64_t rows = bytes / (RoundUp(plan.shape.vocab, 64) * 2) / kCudaRowUnit * kCudaRowUnit;
+  return std::min(PlannedRows(plan), std::clamp(rows, kCudaRowUnit, kMostLossTileRows));
+}
+
+// The largest value up to `most` that fits; at least `least`, which does.
+int64_t MostThatFits(int64_t least, int64_t most, const std::function<bool(int64_t)>& fits) {
+  while (least < most) {
+    const int64_t middle = least + (most - least + 1) / 2;
+    if (fits(middle)) {
+      least = middle;
+    } else {
+      most = middle - 1;
+    }
+  }
+  return least;
+}
+
+}  // namespace
+
+int64_t AvailableDeviceBytes(const DeviceFacts& facts, const PlanBudget& budget) {
+  return budget.device_bytes > 0 ? budget.device_bytes : facts.device_bytes;
+}
+
+absl::Status CheckCudaInputs(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
+  if (ComputeCapabilityOf(facts.isa) < kLeastComputeCapability) {
+    return Unsupported(facts, "is \"" + facts.isa + "\"; the engine needs compute capability 8.0 or newer (bf16)");
+  }
+  if (train.compute != ComputeType::kBF16) {
+    return Unsupported(
+        facts, std::string("compute type ") + ComputeTypeName(train.compute) + " is the CPU's; a GPU trains in bf16");
+  }
+  if (train.lora_dropout) return Unsupported(facts, "lora_dropout is not there on a GPU yet; set it to 0");
+  for (const auto& [name, value] : {std::pair{"hidden", shape.hidden},
+                                    {"intermediate", shape.intermediate},
+                                    {"head_dim", shape.head_dim},
+                                    {"q_dim", shape.q_dim()},
+                                    {"kv_dim", shape.kv_dim()}}) {
+    if (value % 8 != 0) {
+      return Unsupported(facts, std::string(name) + " is " + std::to_string(value) + "; must be a multiple of 8");
+    }
+  }
+  return absl::OkStatus();
+}
+
+MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
+  MemoryPlan plan;
+  plan.device = DeviceKind::kCuda;
+  plan.shape = shape;
+  plan.train = train;
+  plan.choices.isa = facts.isa;
+  plan.choices.cpu_threads = train.cpu_threads > 0 ? train.cpu_threads : facts.cpu_threads;
+  // Documents, the one that fills up the rows among them.
+  plan.choices.documents = train.batch_size + train.tokens() / kTokensADocument + 1;
+  // Without 4-bit codes bf16 is all there is.
+  plan.choices.cached_layers = train.base == BaseWeights::kAsStored ? shape.layers : 0;
+  plan.runtime_host_bytes = facts.runtime_host_bytes > 0 ? facts.runtime_host_bytes : kDefaultRuntimeHostBytes;
+  plan.context_bytes = facts.context_bytes > 0 ? facts.context_bytes : kDefaultContextBytes;
+  plan.choices.attention_calls = shape.kv_heads;
+  plan.choices.host_checkpoints = true;
+  plan.choices.host_embedding = !shape.tied_embeddings;
+  plan.choices.token_tile_rows = std::min(PlannedRows(plan), *std::rbegin(kTileRows));
+  plan.choices.loss_tile_rows = LossTileRows(plan, *std::rbegin(kLossTileBytes));
+  LayOutPlan(&plan);
+  if (plan.host_bytes_total > facts.host_bytes) {
+    plan.choices.host_checkpoints = plan.choices.host_embedding = false;
+  }
+  return plan;
+}
+
+namespace {
+
+// Every choice laid out as it is tried.
+class Chooser {
+ public:
+  Chooser(MemoryPlan plan, int64_t device_bytes, int64_t host_bytes)
+      : plan_(std::move(plan)), device_bytes_(device_bytes), host_bytes_(host_bytes) {}
+
+  bool Fits() {
+    LayOutPlan(&plan_);
+    return plan_.device_bytes_total <= device_bytes_ && plan_.host_bytes_total <= host_bytes_;
+  }
+  void Most(int64_t PlanChoices::*choice, int64_t most) {
+    plan_.choices.*choice = MostThatFits(0, most, [&](int64_t value) {
+      plan_.choices.*choice = value;
+      return Fits();
+    });
+    LayOutPlan(&plan_);
+  }
+  PlanChoices& choices() { return plan_.choices; }
+  const MemoryPlan& plan() const { return plan_; }
+
+ private:
+  MemoryPlan plan_;
+  int64_t device_bytes_, host_bytes_;
+};
+
+// The first `most` layers keep everything, as far as they fit, and those after them attention's output; or all keep
+// attention's output first. Short documents gain by the one, long ones by the other.
+MemoryPlan KeepMost(const Chooser& from, int64_t most) {
+  Chooser all = from;
+  all.Most(&PlanChoices::keep_all_layers, most);
+  all.Most(&PlanChoices::keep_attention_layers, most - all.choices().keep_all_layers);
+  Chooser attention = from;
+  attention.Most(&PlanChoices::keep_attention_layers, most);
+  const int64_t kept = attention.choices().keep_attention_layers;
+  attention.choices().keep_all_layers = MostThatFits(0, kept, [&](int64_t k) {
+    attention.choices().keep_all_layers = k;
+    attention.choices().keep_attention_layers = kept - k;
+    return attention.Fits();
+  });
+  attention.choices().keep_attention_layers = kept - attention.choices().keep_all_layers;
+  attention.Fits();
+  return CountFlops(attention.plan()).recompute < CountFlops(all.plan()).recompute ? attention.plan() : all.plan();
+}
+
+// Sets the choice to the first of `values` that fits; the last one does already.
+template <typename Values>
+void FirstThatFits(int64_t PlanChoices::*choice, const Values& values, Chooser* chooser) {
+  for (const int64_t value : values) {
+    Chooser changed = *chooser;
+    changed.choices().*choice = value;
+    if (!changed.Fits()) continue;
+    *chooser = changed;
+    return;
+  }
+}
+
+// Floating-point operations that a plan does beyond the least, and what it waits for counted as such: checkpoints that
+// leave cost up to 2% of a step, an embedding read from the host half a percent.
+double Cost(const MemoryPlan& plan) {
+  const StepFlops flops = CountFlops(plan);
+  const double useful = flops.total() - flops.recompute;
+  return flops.recompute + (plan.choices.host_checkpoints ? 0.02 * useful : 0) +
+         (plan.choices.host_embedding ? 0.005 * useful : 0);
+}
+
+}  // namespace
+
+MemoryPlan MakeCudaPlan(MemoryPlan minimum, const DeviceFacts& facts, const PlanBudget& budget) {
+  const int64_t device_bytes = AvailableDeviceBytes(facts, budget);
+  const int64_t host_bytes = budget.host_bytes > 0 ? budget.host_bytes : facts.host_bytes;
+  const int64_t layers = minimum.shape.layers, n = PlannedRows(minimum);
+  const int64_t most = budget.share == PlanShare::kWhole ? layers : layers / 2;
+  Chooser chooser(std::move(minimum), device_bytes, host_bytes);
+  chooser.Fits();
+  std::vector<int64_t> calls, tiles, loss_tiles;
+  for (int64_t c = 1; c <= chooser.plan().shape.kv_heads; ++c) {
+    if (chooser.plan().shape.kv_heads % c == 0) calls.push_back(c);
+  }
+  for (const int64_t rows : kTileRows) tiles.push_back(std::min(n, rows));
+  for (const int64_t bytes : kLossTileBytes) loss_tiles.push_back(LossTileRows(chooser.plan(), bytes));
+  FirstThatFits(&PlanChoices::token_tile_rows, tiles, &chooser);
+  FirstThatFits(&PlanChoices::attention_calls, calls, &chooser);
+  FirstThatFits(&PlanChoices::loss_tile_rows, loss_tiles, &chooser);
+
+  // What had left the device comes back where the memory buys no more elsewhere.
+  MemoryPlan best;
+  bool found = false;
+  for (const bool checkpoints : {false, true}) {
+    for (const bool embedding : {false, true}) {
+      Chooser away = chooser;
+      if ((checkpoints && !away.choices().host_checkpoints) || (embedding && !away.choices().host_embedding)) continue;
+      away.choices().host_checkpoints = checkpoints;
+      away.choices().host_embedding = embedding;
+      if (!away.Fits()) continue;
+      MemoryPlan plan = KeepMost(away, most);
+      if (found && Cost(plan) >= Cost(best)) continue;
+      best = std::move(plan);
+      found = true;
+    }
+  }
+  Chooser kept(found ? std::move(best) : chooser.plan(), device_bytes, host_bytes);
+  if (kept.plan().train.base == BaseWeights::kNf4) kept.Most(&PlanChoices::cached_layers, most);
+  kept.Fits();
+  return kept.plan();
+}
+
+}  // namespace longhaul

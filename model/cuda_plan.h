@@ -1,0 +1,26 @@
+// Which of a CUDA plan's choices: the part of MakePlan that is of CUDA devices. Pure.
+#pragma once
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "model/memory_plan.h"
+
+namespace longhaul {
+
+// Device memory outside the arenas where no probe has measured it: the context, code and tables of the libraries'
+// kernels (measured on an H100 with cuDNN 9.14 and cuBLASLt 13.1, rounded up; tests/bench/results/cuda_engine.md).
+inline constexpr int64_t kDefaultContextBytes = int64_t{600} << 20;
+
+// UNIMPLEMENTED DEVICE_UNSUPPORTED names what the engine cannot do on this device.
+absl::Status CheckCudaInputs(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts);
+
+// The smallest plan. REQUIRES: CheckCudaInputs passed.
+MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts);
+
+// The fastest one within the budget, of which the smallest must fit. In this order memory buys speed: what had left the
+// device comes back, tiles grow, layers recompute less or nothing, layers need not be dequantised.
+MemoryPlan MakeCudaPlan(MemoryPlan minimum, const DeviceFacts& facts, const PlanBudget& budget);
+
+int64_t AvailableDeviceBytes(const DeviceFacts& facts, const PlanBudget& budget);
+
+}  // namespace longhaul

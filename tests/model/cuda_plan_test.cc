@@ -1,0 +1,175 @@
+// The plan of a CUDA device: what is true of every plan, and what it chooses for real models and cards.
+#include "model/cuda_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "base/error.h"
+#include "model/cuda_layout.h"
+#include "model/memory_plan.h"
+#include "tests/model/shapes.h"
+
+namespace longhaul {
+namespace {
+
+constexpr int64_t kGiB = int64_t{1} << 30;
+
+DeviceFacts Gpu(int64_t device_bytes, const std::string& isa = "sm_90") {
+  DeviceFacts facts;
+  facts.device_class = "gpu";
+  facts.kind = DeviceKind::kCuda;
+  facts.isa = isa;
+  facts.device_bytes = device_bytes;
+  facts.host_bytes = 128 * kGiB;
+  facts.cpu_threads = 16;
+  return facts;
+}
+
+ModelShape Qwen3Of8b() {
+  ModelShape s = Llama8bShape();
+  s.family = "qwen3";
+  s.layers = 36;
+  s.intermediate = 12288;
+  s.vocab = 151936;
+  s.qk_norm = true;
+  return s;
+}
+
+TrainShape Bf16(int64_t batch, int64_t length, int64_t rank = 16) {
+  TrainShape train;
+  train.compute = ComputeType::kBF16;
+  train.base = BaseWeights::kNf4;
+  train.lora_rank = rank;
+  train.batch_size = batch;
+  train.sequence_length = length;
+  return train;
+}
+
+void ExpectSound(const MemoryPlan& plan) {
+  int64_t ends[2] = {0, 0};
+  for (size_t i = 0; i < plan.regions.size(); ++i) {
+    const PlanRegion& a = plan.regions[i];
+    ASSERT_NE(a.space, PlanSpace::kHost) << a.name;
+    EXPECT_EQ(a.offset_bytes % kCudaAlignBytes, 0) << a.name;
+    int64_t& end = ends[a.space == PlanSpace::kDevice ? 0 : 1];
+    end = std::max(end, a.offset_bytes + a.bytes);
+    for (size_t j = 0; j < i; ++j) {
+      const PlanRegion& b = plan.regions[j];
+      EXPECT_NE(a.name, b.name);
+      if (a.space != b.space || (a.live & b.live) == 0) continue;
+      EXPECT_TRUE(a.offset_bytes + a.bytes <= b.offset_bytes || b.offset_bytes + b.bytes <= a.offset_bytes)
+          << a.name << " and " << b.name;
+    }
+  }
+  EXPECT_EQ(ends[0], plan.device_arena_bytes);
+  EXPECT_EQ(ends[1], plan.arena_bytes);
+  EXPECT_EQ(plan.device_bytes_total, plan.device_arena_bytes + plan.context_bytes);
+  int64_t parts = 0;
+  for (const PlanPart& part : plan.parts) parts += part.bytes;
+  EXPECT_EQ(parts, plan.device_bytes_total);
+}
+
+TEST(CudaPlan, IsSoundAndTravelsForRandomShapesAndChoices) {
+  std::mt19937 random(5);
+  const auto draw = [&](int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
+  };
+  for (int i = 0; i < 100; ++i) {
+    ModelShape s = draw(0, 1) == 0 ? Llama8bShape() : Qwen3Of8b();
+    s.layers = draw(1, 6);
+    s.kv_heads = draw(1, 4);
+    s.heads = s.kv_heads * draw(1, 4);
+    s.head_dim = 8 * draw(2, 32);
+    s.hidden = 8 * draw(4, 300);
+    s.intermediate = 8 * draw(4, 600);
+    s.vocab = draw(300, 40000);
+    s.tied_embeddings = draw(0, 1) == 0;
+    TrainShape train = Bf16(draw(1, 3), draw(1, 700), draw(1, 40));
+    train.lora_targets = static_cast<uint32_t>(draw(1, kAllLoraTargets));
+    train.base = draw(0, 3) == 0 ? BaseWeights::kAsStored : BaseWeights::kNf4;
+    train.deterministic = draw(0, 1) == 0;
+    train.accumulation_steps = draw(1, 5);
+    PlanBudget budget;
+    budget.share = static_cast<PlanShare>(draw(0, 2));
+    const auto plan = MakePlan(s, train, Gpu(80 * kGiB), budget);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    ExpectSound(*plan);
+    const auto again = MemoryPlanFromJson(MemoryPlanToJson(*plan));
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(again->regions, plan->regions);
+    EXPECT_EQ(again->choices, plan->choices);
+    EXPECT_EQ(again->device_bytes_total, plan->device_bytes_total);
+    EXPECT_EQ(again->device, DeviceKind::kCuda);
+  }
+}
+
+TEST(CudaPlan, MoreTokensNeedNoLess) {
+  int64_t before = 0;
+  for (int64_t length = 128; length <= 65536; length += length < 4096 ? 128 : 4096) {
+    const auto plan = MinimumPlan(Llama8bShape(), Bf16(1, length, 32), Gpu(80 * kGiB));
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_GE(plan->device_bytes_total, before) << length;
+    before = plan->device_bytes_total;
+  }
+}
+
+TEST(CudaPlan, SpareMemoryBuysSpeed) {
+  const auto roomy = MakePlan(Qwen3Of8b(), Bf16(2, 2048), Gpu(79 * kGiB), {});
+  ASSERT_TRUE(roomy.ok()) << roomy.status();
+  EXPECT_EQ(roomy->choices.keep_all_layers, 36);
+  EXPECT_EQ(roomy->choices.cached_layers, 36);
+  const auto small = MakePlan(Qwen3Of8b(), Bf16(2, 2048), Gpu(16 * kGiB), {});
+  ASSERT_TRUE(small.ok()) << small.status();
+  EXPECT_LE(small->device_bytes_total, 16 * kGiB);
+  EXPECT_LT(small->choices.keep_all_layers, 36);
+  ExpectSound(*small);
+  // One layer more would not fit.
+  MemoryPlan more = *small;
+  more.choices.keep_all_layers += 1;
+  LayOutPlan(&more);
+  EXPECT_GT(more.device_bytes_total, 16 * kGiB);
+}
+
+TEST(CudaPlan, SaysWhatIsShort) {
+  const auto plan = MakePlan(Qwen3Of8b(), Bf16(2, 2048), Gpu(4 * kGiB), {});
+  EXPECT_EQ(ErrorReason(plan.status()), "PLAN_DOES_NOT_FIT");
+  EXPECT_NE(plan.status().message().find("device memory"), std::string::npos) << plan.status();
+  DeviceFacts facts = Gpu(80 * kGiB);
+  facts.host_bytes = 64 << 20;
+  EXPECT_NE(MakePlan(Qwen3Of8b(), Bf16(2, 2048), facts, {}).status().message().find("host memory"), std::string::npos);
+}
+
+TEST(CudaPlan, RefusesWhatTheEngineCannotDoThere) {
+  const auto reason = [](const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
+    return ErrorReason(MakePlan(shape, train, facts, {}).status());
+  };
+  EXPECT_EQ(reason(Qwen3Of8b(), Bf16(2, 2048), Gpu(80 * kGiB, "sm_75")), "DEVICE_UNSUPPORTED");
+  TrainShape train = Bf16(2, 2048);
+  train.compute = ComputeType::kF32;
+  EXPECT_EQ(reason(Qwen3Of8b(), train, Gpu(80 * kGiB)), "DEVICE_UNSUPPORTED");
+  train = Bf16(2, 2048);
+  train.lora_dropout = true;
+  EXPECT_EQ(reason(Qwen3Of8b(), train, Gpu(80 * kGiB)), "DEVICE_UNSUPPORTED");
+  ModelShape odd = Qwen3Of8b();
+  odd.intermediate = 12289;
+  EXPECT_EQ(reason(odd, Bf16(2, 2048), Gpu(80 * kGiB)), "DEVICE_UNSUPPORTED");
+  EXPECT_EQ(ErrorReason(MakeGeneratePlan(Qwen3Of8b(), Bf16(1, 128), Gpu(80 * kGiB)).status()), "DEVICE_UNSUPPORTED");
+}
+
+TEST(CudaPlan, ADamagedPlanIsRefused) {
+  const auto plan = MakePlan(Qwen3Of8b(), Bf16(1, 256), Gpu(80 * kGiB), {});
+  ASSERT_TRUE(plan.ok());
+  MemoryPlan damaged = *plan;
+  damaged.regions[3].offset_bytes += kCudaAlignBytes;
+  EXPECT_EQ(ErrorReason(MemoryPlanFromJson(MemoryPlanToJson(damaged)).status()), "INVALID_PLAN");
+  damaged = *plan;
+  damaged.device_arena_bytes -= 1;
+  EXPECT_FALSE(MemoryPlanFromJson(MemoryPlanToJson(damaged)).ok());
+  damaged = *plan;
+  damaged.choices.isa = "sm_70";
+  EXPECT_FALSE(MemoryPlanFromJson(MemoryPlanToJson(damaged)).ok());
+}
+
+}  // namespace
+}  // namespace longhaul

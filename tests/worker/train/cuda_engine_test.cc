@@ -1,0 +1,287 @@
+// The engine on CUDA against the engine on the CPU: loss and every LoRA gradient of a step, over the plan's choices.
+//
+// Tolerances. An activation is rounded to bf16 (2^-9 of it at most, evenly spread) at about 12 places a layer on the
+// way up and 16 on the way down, the adapter's operands at 4 more: for two layers and the loss some 70 roundings, which
+// add up like a random walk: sqrt(70) * 2^-9 / sqrt(3) = 0.9% of a gradient's norm; attention and the norms pass errors
+// on amplified by about two. 4% of the norm is twice that again; a wrong scale, a missing term or a shifted row is far
+// above. Then the cosine is at least 1 - 0.04^2 / 2 = 0.9992.
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include "base/env.h"
+#include "tests/worker/train/cuda_rig.h"
+#include "worker/train/optimizer.h"
+#include "worker/train/trainer.h"
+
+namespace longhaul::train {
+namespace {
+
+constexpr double kGradientError = 0.04;
+constexpr double kLeastCosine = 0.999;
+// Logits are rounded to bf16 before their sum, which is a mean over the targets: far below a single rounding.
+constexpr double kLossError = 2e-3;
+
+struct Output {
+  double nats = 0;
+  std::vector<double> gradient;
+};
+
+// Masters as Rig(plan) makes them: B is random, too.
+void FillAdapter(Rig* rig) {
+  rig->adapter->Initialize(1);
+  rig->adapter->Download();
+  for (const kernels::Tensor* t : {&rig->adapter->host().moment1, &rig->adapter->host().moment2}) {
+    std::fill_n(t->as<float>(), t->cols, 0.0f);
+  }
+  for (const LoraModule& m : rig->adapter->modules()) {
+    for (int64_t i = 0; i < m.out * rig->adapter->rank(); ++i) {
+      const double value = 0.2 * (CounterUniform(77, static_cast<uint64_t>(m.b_offset + i)) - 0.5);
+      SetElement(rig->adapter->host().master, m.b_offset + i, value);
+    }
+  }
+  rig->adapter->Upload();
+  rig->ops->AdapterChanged();
+}
+
+Output Step(const MemoryPlan& plan, const std::vector<int64_t>& documents) {
+  Rig rig(plan, Bf16Source(plan.shape), 0.7);
+  FillAdapter(&rig);
+  const TinyBatch batch(documents, plan.shape.vocab);
+  Output out;
+  out.nats = rig.Step(batch.view(), 1.0 / static_cast<double>(batch.targets()));
+  out.gradient = Downloaded(rig, rig.adapter->grad());
+  return out;
+}
+
+// All modules alone and all together.
+void ExpectClose(const MemoryPlan& plan, const Output& cuda, const Output& cpu) {
+  EXPECT_NEAR(cuda.nats, cpu.nats, kLossError * cpu.nats);
+  EXPECT_LT(RelativeError(cuda.gradient, cpu.gradient), kGradientError);
+  const Rig names(CpuTwin(plan));
+  for (const LoraModule& m : names.adapter->modules()) {
+    const std::pair<int64_t, int64_t> ranges[] = {{m.a_offset, m.in * names.adapter->rank()},
+                                                  {m.b_offset, m.out * names.adapter->rank()}};
+    for (const auto& [offset, count] : ranges) {
+      const auto part = [o = offset, c = count](const std::vector<double>& all) {
+        return std::vector<double>(all.begin() + o, all.begin() + o + c);
+      };
+      const std::vector<double> ours = part(cuda.gradient), theirs = part(cpu.gradient);
+      EXPECT_GT(Cosine(ours, theirs), kLeastCosine)
+          << m.layer << " " << LoraTargetName(m.target) << (offset == m.a_offset ? " A" : " B");
+      EXPECT_LT(RelativeError(ours, theirs), kGradientError)
+          << m.layer << " " << LoraTargetName(m.target) << (offset == m.a_offset ? " A" : " B");
+    }
+  }
+}
+
+void CompareStep(const MemoryPlan& plan, const std::vector<int64_t>& documents) {
+  ExpectClose(plan, Step(plan, documents), Step(CpuTwin(plan), documents));
+}
+
+TEST(CudaEngine, StepIsTheCpusForLlamaAndQwen3) {
+  for (bool qwen3 : {false, true}) {
+    SCOPED_TRACE(qwen3 ? "qwen3" : "llama");
+    CompareStep(CudaPlan(CudaTinyShape(qwen3), CudaTinyTrain(2, 128)), {128, 128});
+  }
+}
+
+TEST(CudaEngine, StepIsTheCpusForPackedDocumentsOfAnyLength) {
+  CompareStep(CudaPlan(CudaTinyShape(true), CudaTinyTrain(2, 128)), {100, 57, 3, 60, 1});
+  CompareStep(CudaPlan(CudaTinyShape(false, 128), CudaTinyTrain(1, 200)), {77, 123});
+}
+
+TEST(CudaEngine, StepIsTheCpusForEveryChoiceOfThePlan) {
+  for (const CudaTweaks& tweaks : {CudaTweaks{0, 0, 0, 0},
+                                   {1, 1, 0, 0},
+                                   {2, 0, 0, 0},
+                                   {0, 2, 0, 0},
+                                   {0, 1, 128, 128},
+                                   {1, 0, 100, 128},
+                                   {0, 0, 0, 0, 2, false},
+                                   {0, 1, 128, 0, 1, true, 2}}) {
+    SCOPED_TRACE("keep " + std::to_string(tweaks.keep_all_layers) + " cached " + std::to_string(tweaks.cached_layers) +
+                 " tile " + std::to_string(tweaks.token_tile_rows));
+    CompareStep(CudaPlan(CudaTinyShape(true), CudaTinyTrain(2, 128), tweaks), {128, 128});
+  }
+}
+
+TEST(CudaEngine, StepIsTheCpusForAnyRankAndTargets) {
+  for (int64_t rank : {1, 3, 16}) {
+    SCOPED_TRACE("rank " + std::to_string(rank));
+    CompareStep(CudaPlan(CudaTinyShape(), CudaTinyTrain(1, 128, rank)), {128});
+  }
+  for (uint32_t targets : {0b0000101u, 0b1000000u, 0b0100010u, 0b0001000u}) {
+    SCOPED_TRACE("targets " + std::to_string(targets));
+    TrainShape train = CudaTinyTrain(1, 128);
+    train.lora_targets = targets;
+    CompareStep(CudaPlan(CudaTinyShape(), train, {1, 1, 0, 0}), {128});
+  }
+}
+
+TEST(CudaEngine, StepIsTheCpusForABaseInBf16) {
+  TrainShape train = CudaTinyTrain(1, 128);
+  train.base = BaseWeights::kAsStored;
+  CompareStep(CudaPlan(CudaTinyShape(), train), {128});
+}
+
+TEST(CudaEngine, RecomputeAndCachedWeightsChangeNoBitWhenDeterministic) {
+  TrainShape train = CudaTinyTrain(2, 128);
+  train.deterministic = true;
+  for (const std::vector<int64_t>& documents : {std::vector<int64_t>{128, 128}, {100, 57, 3, 60}}) {
+    const Output kept = Step(CudaPlan(CudaTinyShape(true), train, {2, 2, 0, 0}), documents);
+    for (const CudaTweaks& tweaks :
+         {CudaTweaks{0, 2, 0, 0}, {2, 0, 0, 0}, {1, 1, 0, 0}, {2, 2, 0, 0}, {0, 0, 0, 0, 2}, {0, 0, 0, 0, 1, true}}) {
+      const Output other = Step(CudaPlan(CudaTinyShape(true), train, tweaks), documents);
+      EXPECT_EQ(other.nats, kept.nats);
+      EXPECT_EQ(other.gradient, kept.gradient) << tweaks.keep_all_layers << tweaks.cached_layers;
+    }
+  }
+}
+
+TEST(CudaEngine, CheckpointsOnTheHostChangeNoBitWhenDeterministic) {
+  TrainShape train = CudaTinyTrain(2, 128);
+  train.deterministic = true;
+  ModelShape shape = CudaTinyShape(true);
+  shape.layers = 7;  // more than there are slots
+  const Output here = Step(CudaPlan(shape, train, {0, 7, 0, 0}), {128, 128});
+  for (const CudaTweaks& tweaks : {CudaTweaks{0, 7, 0, 0, 0, true}, {3, 2, 0, 0, 2, true}}) {
+    const Output away = Step(CudaPlan(shape, train, tweaks), {128, 128});
+    EXPECT_EQ(away.nats, here.nats);
+    EXPECT_EQ(away.gradient, here.gradient);
+  }
+}
+
+TEST(CudaEngine, AttentionInPartsOfTheHeadsIsTheCpus) {
+  CompareStep(CudaPlan(CudaTinyShape(true), CudaTinyTrain(2, 128), {1, 1, 0, 0, 0, false, 2}), {128, 128});
+  CompareStep(CudaPlan(CudaTinyShape(), CudaTinyTrain(2, 128), {0, 1, 0, 0, 1, false, 2}), {100, 57, 3, 60});
+}
+
+TEST(CudaEngine, MadeUpWeightsAreTheCpus) {
+  const MemoryPlan plan = CudaPlan(CudaTinyShape(), CudaTinyTrain(1, 128));
+  Rig cuda(plan, SyntheticWeightSource(plan.shape, 3), 0.7),
+      cpu(CpuTwin(plan), SyntheticWeightSource(plan.shape, 3), 0.7);
+  FillAdapter(&cuda);
+  FillAdapter(&cpu);
+  const TinyBatch batch({128}, plan.shape.vocab);
+  const double loss = cpu.Loss(batch.view());
+  EXPECT_NEAR(cuda.Loss(batch.view()), loss, kLossError * loss);
+}
+
+TEST(CudaEngine, GradientsAddUpOverMicroBatches) {
+  const MemoryPlan plan = CudaPlan(CudaTinyShape(), CudaTinyTrain(1, 128));
+  const auto both = [&](const MemoryPlan& p) {
+    Rig rig(p, Bf16Source(p.shape), 0.7);
+    FillAdapter(&rig);
+    Output out;
+    for (uint64_t seed : {5, 6}) out.nats += rig.Step(TinyBatch({128}, p.shape.vocab, seed).view(), 0.01);
+    out.gradient = Downloaded(rig, rig.adapter->grad());
+    return out;
+  };
+  ExpectClose(plan, both(plan), both(CpuTwin(plan)));
+}
+
+TEST(CudaEngine, UpdateIsTheCpusAndNotFiniteOnesAreSkipped) {
+  const MemoryPlan plan = CudaPlan(CudaTinyShape(), CudaTinyTrain(1, 128));
+  Rig cuda(plan, Bf16Source(plan.shape), 0.7), cpu(CpuTwin(plan), Bf16Source(plan.shape), 0.7);
+  const TinyBatch batch({128}, plan.shape.vocab);
+  std::vector<std::vector<double>> masters;
+  std::vector<double> norms;
+  for (Rig* rig : {&cuda, &cpu}) {
+    FillAdapter(rig);
+    for (const kernels::Tensor* t : {&rig->adapter->moment1(), &rig->adapter->moment2()}) kernels::Zero(*rig->exec, *t);
+    rig->Step(batch.view(), 0.01);
+    const UpdateResult result = UpdateAdapter(*rig->memory, *rig->adapter, Hyper{}, 1e-3, 1, true);
+    EXPECT_FALSE(result.skipped);
+    norms.push_back(result.grad_norm);
+    masters.push_back(Downloaded(*rig, rig->adapter->master()));
+  }
+  EXPECT_NEAR(norms[0], norms[1], kGradientError * norms[1]);
+  // The first step of AdamW moves every element by the learning rate, whatever its gradient.
+  EXPECT_LT(RelativeError(masters[0], masters[1]), 0.02);
+
+  cuda.adapter->Download();
+  SetElement(cuda.adapter->host().master, cuda.adapter->modules()[2].b_offset, NAN);
+  cuda.adapter->Upload();
+  cuda.ops->AdapterChanged();
+  EXPECT_FALSE(std::isfinite(cuda.Step(batch.view(), 0.01)));
+  const std::vector<double> before = Downloaded(cuda, cuda.adapter->moment1());
+  EXPECT_TRUE(UpdateAdapter(*cuda.memory, *cuda.adapter, Hyper{}, 1e-3, 2, true).skipped);
+  EXPECT_EQ(Downloaded(cuda, cuda.adapter->moment1()), before);
+  for (double g : Downloaded(cuda, cuda.adapter->grad())) ASSERT_EQ(g, 0);
+}
+
+class CudaTrainer : public testing::Test, public TrainerObserver {
+ protected:
+  CudaTrainer() {
+    std::string pattern = testing::TempDir() + "cudatrainerXXXXXX";
+    folder_ = mkdtemp(pattern.data());
+    std::vector<TinyBatch> documents;
+    for (uint64_t i = 0; i < 6; ++i)
+      documents.emplace_back(std::vector<int64_t>{128 - 3 * (i % 2 ? 1 : 0)}, 520, 40 + i);
+    batches_ = std::make_unique<FixedBatches>(std::move(documents), 2);
+  }
+  ~CudaTrainer() override { RemoveTree(folder_).IgnoreError(); }
+
+  void OnProgress(const TrainProgress& progress) override { losses_.push_back(progress.loss); }
+  absl::Status OnCheckpoint(const CheckpointInfo& info) override {
+    checkpoints_.push_back(info.folder);
+    return absl::OkStatus();
+  }
+
+  // Masters at the end.
+  std::vector<float> Run(const MemoryPlan& plan, const std::string& resume_from) {
+    TrainerOptions options;
+    options.plan = plan;
+    options.hyper.max_steps = 6;
+    options.hyper.learning_rate = 5e-3;
+    options.hyper.checkpoint_every_steps = 3;
+    options.checkpoint_root = folder_ + (resume_from.empty() ? "/first" : "/second");
+    options.resume_from = resume_from;
+    RunToEnd control;
+    auto trainer =
+        Trainer::Create(options, Bf16Source(plan.shape), batches_.get(), batches_.get(), this, &control, &clock_);
+    EXPECT_TRUE(trainer.ok()) << trainer.status();
+    if (!trainer.ok()) return {};
+    const auto outcome = (*trainer)->Run();
+    EXPECT_TRUE(outcome.ok()) << outcome.status();
+    const Adapter& adapter = (*trainer)->adapter();
+    adapter.Download();
+    const float* const master = adapter.host().master.as<float>();
+    return {master, master + adapter.params()};
+  }
+
+  RealClock clock_;
+  std::string folder_;
+  std::unique_ptr<FixedBatches> batches_;
+  std::vector<double> losses_;
+  std::vector<std::string> checkpoints_;
+};
+
+TEST_F(CudaTrainer, LearnsAsTheCpuDoes) {
+  TrainShape train = CudaTinyTrain(1, 128);
+  train.accumulation_steps = 2;
+  const MemoryPlan plan = CudaPlan(CudaTinyShape(true), train);
+  Run(plan, "");
+  const std::vector<double> cuda = std::move(losses_);
+  losses_.clear();
+  Run(CpuTwin(plan), "");
+  ASSERT_EQ(cuda.size(), 6u);
+  ASSERT_EQ(losses_.size(), 6u);
+  // The second epoch's windows are the first's.
+  for (size_t i = 0; i < 3; ++i) EXPECT_LT(cuda[i + 3], cuda[i]);
+  for (size_t i = 0; i < cuda.size(); ++i) EXPECT_NEAR(cuda[i], losses_[i], 0.01 * losses_[i]) << i;
+}
+
+TEST_F(CudaTrainer, ResumeIsBitIdenticalWhenDeterministic) {
+  TrainShape train = CudaTinyTrain(1, 128);
+  train.accumulation_steps = 2;
+  train.deterministic = true;
+  const MemoryPlan plan = CudaPlan(CudaTinyShape(), train);
+  const std::vector<float> whole = Run(plan, "");
+  ASSERT_GE(checkpoints_.size(), 1u);
+  const std::vector<float> resumed = Run(plan, checkpoints_.front());
+  EXPECT_EQ(whole, resumed);
+}
+
+}  // namespace
+}  // namespace longhaul::train

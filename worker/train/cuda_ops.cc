@@ -1,0 +1,226 @@
+#include "worker/train/cuda_ops.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/limits.h"
+#include "base/status_macros.h"
+#include "model/cuda_layout.h"
+#include "worker/train/cuda_weights.h"
+
+namespace longhaul::train {
+namespace {
+
+using kernels::CudaEngineMemory;
+using kernels::CudaLinear;
+using kernels::Tensor;
+
+size_t Index(const QloraLinear& linear) {
+  return static_cast<size_t>(linear.layer * kFusedLinears + static_cast<int64_t>(linear.linear));
+}
+
+CudaEngineMemory::Block BlockOf(const EngineMemory& memory, const char* region) {
+  return {memory.GetOrNull(region), memory.BytesOrZero(region)};
+}
+
+// The adapter's arrays for one linear, its parts without LoRA included.
+std::vector<kernels::CudaLoraPart> LoraParts(const ModelShape& shape, FusedLinear linear, const LoraGroup& group) {
+  const FusedParts parts = PartsOf(shape, linear);
+  std::vector<kernels::CudaLoraPart> all;
+  int64_t member = 0;
+  for (int i = 0; i < parts.count; ++i) {
+    kernels::CudaLoraPart part;
+    part.out = parts.parts[i].out;
+    if (member < group.count && group.members[member].target == parts.parts[i].target) {
+      const LoraGroup::Member& m = group.members[member];
+      part.rank = group.rank;
+      part.a = group.a.Rows(member * group.rank, (member + 1) * group.rank).as<float>();
+      part.grad_a = group.grad_a.Rows(member * group.rank, (member + 1) * group.rank).as<float>();
+      part.b = m.b.as<float>();
+      part.grad_b = m.grad_b.as<float>();
+      ++member;
+    }
+    all.push_back(part);
+  }
+  LH_CHECK(member == group.count);
+  return all;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& memory, const ModelWeights& weights,
+                                                         const Adapter& adapter, double lora_scale) {
+  const MemoryPlan& plan = memory.plan();
+  std::unique_ptr<CudaOps> ops(new CudaOps(memory));
+  const CudaEngineMemory blocks{.gemm = BlockOf(memory, "gemm.workspace"),
+                                .weight = BlockOf(memory, "weight.buffer"),
+                                .attention_forward = BlockOf(memory, "attention.forward"),
+                                .attention_backward = BlockOf(memory, "attention.backward"),
+                                .attention_index = BlockOf(memory, "attention.index"),
+                                .document_offsets = BlockOf(memory, "batch.offsets"),
+                                .packed_kv = BlockOf(memory, "attention.kv"),
+                                .loss = BlockOf(memory, "loss.workspace")};
+  kernels::CudaEngineShapes shapes;
+  shapes.attention_calls = plan.choices.attention_calls;
+  shapes.packed = PlanPackedAttention(plan);
+  shapes.loss = PlanLoss(plan, LossRows(plan));
+  if (HasDenseAttention(plan)) shapes.dense = PlanDenseAttention(plan);
+  std::vector<CudaLinear> linears;
+  for (int64_t layer = 0; layer < plan.shape.layers; ++layer) {
+    for (int i = 0; i < kFusedLinears; ++i) {
+      const FusedLinear which = static_cast<FusedLinear>(i);
+      CudaLinear linear;
+      linear.fold = PlanFold(plan.shape, plan.train, which);
+      linear.cache = CachedWeight(memory, layer, which);
+      if (linear.cache == nullptr) linear.quantised = QuantisedParts(memory, layer, which);
+      linear.parts = LoraParts(plan.shape, which, adapter.Group(layer, which));
+      linear.lora_scale = lora_scale;
+      linears.push_back(std::move(linear));
+    }
+  }
+  LH_ASSIGN_OR_RETURN(ops->engine_, kernels::CudaEngine::Create(memory.exec(), blocks, shapes, std::move(linears),
+                                                                weights.head.forward));
+  const int64_t n = PlannedRows(plan);
+  ops->ids_.resize(static_cast<size_t>(n));
+  ops->positions_.resize(static_cast<size_t>(n));
+  ops->doc_offsets_.reserve(static_cast<size_t>(plan.choices.documents) + 1);
+  ops->device_ids_ = memory.Int32s("batch.ids", n);
+  ops->device_positions_ = memory.Int32s("batch.positions", n);
+  return ops;
+}
+
+bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body) {
+  // Copies beside the ops are not captured: where they are, steps are long.
+  if (engine_->is_profiling() || memory_.plan().choices.host_checkpoints) return body();
+  const auto [known, is_new] = graphs_.try_emplace(key, nullptr);
+  // The first time kernels are loaded and chosen, which no capture survives; and most sizes of real data come once.
+  if (is_new) {
+    if (static_cast<int64_t>(graphs_.size()) > limits::kMaxCudaGraphs) {
+      graphs_.clear();
+      graphs_.try_emplace(key, nullptr);
+    }
+    return body();
+  }
+  if (known->second == nullptr) {
+    bool complete = true;
+    auto graph = engine_->Capture([&] { complete = body(); });
+    if (!complete) return false;
+    known->second = std::move(graph);
+  }
+  known->second->Launch();
+  return true;
+}
+
+bool CudaOps::Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows, const std::function<bool()>& body) {
+  return RunOrReplay({brought.rows, engine_->is_dense(), trained_rows, index}, body);
+}
+
+void CudaOps::AdapterChanged() {
+  // No micro-batch has no rows.
+  RunOrReplay({0, false, 0, 0}, [this] {
+    engine_->PlaceAdapters();
+    return true;
+  });
+  engine_->Mark(kUpdateDone);
+}
+
+bool CudaOps::Leaves(int64_t l) const {
+  const MemoryPlan& plan = memory_.plan();
+  return plan.choices.host_checkpoints && l >= 0 && l <= plan.shape.layers - StreamCount(plan);
+}
+
+void* CudaOps::StreamOnDevice(int64_t l) const {
+  const MemoryPlan& plan = memory_.plan();
+  return static_cast<char*>(memory_.GetOrNull("stream")) + StreamSlot(plan, l) * StreamBytes(plan);
+}
+
+void* CudaOps::StreamOnHost(int64_t l) const {
+  return static_cast<char*>(memory_.GetOrNull("stream.host")) + l * StreamBytes(memory_.plan());
+}
+
+void CudaOps::StreamWritten(int64_t l) {
+  if (Leaves(l))
+    engine_->CopyOut(static_cast<size_t>(l), StreamOnHost(l), StreamOnDevice(l), StreamBytes(memory_.plan()));
+}
+
+// Writing x_l takes the slot of x_{l - slots}, whose copy must have ended. Before the backward pass of layer l, x_{l-1}
+// is sent for: its slot's last reader was the backward pass of layer l + slots - 1, which is queued.
+void CudaOps::BeginStream(int64_t l, bool written) {
+  const MemoryPlan& plan = memory_.plan();
+  if (!plan.choices.host_checkpoints) return;
+  const int64_t slots = StreamCount(plan);
+  if (written) {
+    if (Leaves(l - slots)) engine_->WaitForCopy(static_cast<size_t>(l - slots));
+    return;
+  }
+  // Nothing comes back, and no slot is filled from the host, before all has left.
+  const int64_t last = plan.shape.layers - slots;
+  if (l == plan.shape.layers - 1 && Leaves(last)) engine_->WaitForCopy(static_cast<size_t>(last));
+  const auto arrival = [&plan](int64_t x) { return static_cast<size_t>(plan.shape.layers + x); };
+  if (Leaves(l)) engine_->WaitForCopy(arrival(l));
+  if (Leaves(l - 1)) {
+    engine_->CopyIn(arrival(l - 1), StreamOnDevice(l - 1), StreamOnHost(l - 1), StreamBytes(plan));
+  }
+}
+
+void CudaOps::SetDropout(double probability, uint64_t) { LH_CHECK(probability == 0); }
+
+TokenBatch CudaOps::Bring(const TokenBatch& batch) {
+  const int64_t rows = RoundUp(batch.rows, kCudaRowUnit);
+  LH_CHECK(batch.rows > 0 && rows <= static_cast<int64_t>(ids_.size()));
+  std::copy(batch.ids, batch.ids + batch.rows, ids_.begin());
+  std::copy(batch.positions, batch.positions + batch.rows, positions_.begin());
+  doc_offsets_.assign(batch.doc_offsets, batch.doc_offsets + batch.docs + 1);
+  if (rows > batch.rows) {
+    // No row may belong to no document: what attention leaves there is not defined, and gradients sum over all rows.
+    // Its positions stay at 0: the table of RoPE may be shorter than it.
+    std::fill(ids_.begin() + batch.rows, ids_.begin() + rows, 0);
+    std::fill(positions_.begin() + batch.rows, positions_.begin() + rows, 0);
+    doc_offsets_.push_back(rows);
+  }
+  const kernels::Exec& exec = memory_.exec();
+  engine_->Mark(kBatchBegun);
+  exec.Upload(device_ids_, ids_.data(), rows * 4);
+  exec.Upload(device_positions_, positions_.data(), rows * 4);
+  TokenBatch brought = batch;
+  brought.rows = rows;
+  brought.ids = device_ids_;
+  brought.positions = device_positions_;
+  brought.doc_offsets = doc_offsets_.data();
+  brought.docs = static_cast<int64_t>(doc_offsets_.size()) - 1;
+  engine_->BeginBatch(brought.doc_offsets, brought.docs);
+  return brought;
+}
+
+void CudaOps::Forward(const QloraLinear& linear, const Tensor& x, int64_t, const Tensor& residual, const Tensor& y,
+                      const Tensor& u) {
+  engine_->Forward(Index(linear), x, residual, y, u);
+}
+
+void CudaOps::Input(const QloraLinear& linear, const Tensor& x, int64_t, const Tensor& u) {
+  engine_->Input(Index(linear), x, u);
+}
+
+void CudaOps::BackwardInput(const QloraLinear& linear, const Tensor& dy, int64_t, const Tensor& dx) {
+  engine_->BackwardInput(Index(linear), dy, dx);
+}
+
+void CudaOps::Gradients(const QloraLinear& linear, const Tensor& dy, const Tensor& x, int64_t, const Tensor& u) {
+  engine_->Gradients(Index(linear), dy, x, u);
+}
+
+void CudaOps::AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse) {
+  engine_->AttentionForward(q, k, v, o, lse);
+}
+
+void CudaOps::AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                                const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+  engine_->AttentionBackward(d_o, q, k, v, o, lse, dq, dk, dv);
+}
+
+void CudaOps::HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale,
+                       kernels::LossTotals* totals) {
+  engine_->HeadLoss(hidden, labels, grad_scale, totals);
+}
+
+}  // namespace longhaul::train

@@ -1,0 +1,70 @@
+// EngineOps on CUDA: kernels/cuda/cuda_engine.h over the plan's regions.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include "kernels/cuda/cuda_engine.h"
+#include "worker/train/engine_ops.h"
+
+namespace longhaul::train {
+
+class CudaOps final : public EngineOps {
+ public:
+  // Errors of CudaEngine::Create.
+  static absl::StatusOr<std::unique_ptr<CudaOps>> Create(const EngineMemory& memory, const ModelWeights& weights,
+                                                         const Adapter& adapter, double lora_scale);
+
+  void SetDropout(double probability, uint64_t key) override;
+  TokenBatch Bring(const TokenBatch& batch) override;
+  bool Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows,
+             const std::function<bool()>& body) override;
+  void AdapterChanged() override;
+  void BeginStream(int64_t l, bool written) override;
+  void StreamWritten(int64_t l) override;
+  void Forward(const QloraLinear& linear, const kernels::Tensor& x, int64_t first_row, const kernels::Tensor& residual,
+               const kernels::Tensor& y, const kernels::Tensor& u) override;
+  void Input(const QloraLinear& linear, const kernels::Tensor& x, int64_t first_row, const kernels::Tensor& u) override;
+  void BackwardInput(const QloraLinear& linear, const kernels::Tensor& dy, int64_t first_row,
+                     const kernels::Tensor& dx) override;
+  void Gradients(const QloraLinear& linear, const kernels::Tensor& dy, const kernels::Tensor& x, int64_t first_row,
+                 const kernels::Tensor& u) override;
+  void AttentionForward(const kernels::Tensor& q, const kernels::Tensor& k, const kernels::Tensor& v,
+                        const kernels::Tensor& o, const kernels::Tensor& lse) override;
+  void AttentionBackward(const kernels::Tensor& d_o, const kernels::Tensor& q, const kernels::Tensor& k,
+                         const kernels::Tensor& v, const kernels::Tensor& o, const kernels::Tensor& lse,
+                         const kernels::Tensor& dq, const kernels::Tensor& dk, const kernels::Tensor& dv) override;
+  void HeadLoss(const kernels::Tensor& hidden, const int32_t* labels, const double* grad_scale,
+                kernels::LossTotals* totals) override;
+  std::string Describe() const override { return engine_->Describe(); }
+
+  kernels::CudaEngine& engine() const { return *engine_; }
+  // Points of the stream (CudaEngine::Mark): the last micro-batch began; the adapter was placed after an update.
+  static constexpr size_t kBatchBegun = 0, kUpdateDone = 1;
+
+ private:
+  explicit CudaOps(const EngineMemory& memory) : memory_(memory) {}
+  // What decides the launches of a micro-batch: rows, whether attention is dense, trained rows, number in the window.
+  using GraphKey = std::tuple<int64_t, bool, int64_t, int64_t>;
+  bool RunOrReplay(const GraphKey& key, const std::function<bool()>& body);
+
+  const EngineMemory& memory_;
+  std::unique_ptr<kernels::CudaEngine> engine_;
+  // Whether x_l has to leave: the last ones are still in their slots when the backward pass comes.
+  bool Leaves(int64_t l) const;
+  void* StreamOnDevice(int64_t l) const;
+  void* StreamOnHost(int64_t l) const;
+
+  std::map<GraphKey, std::unique_ptr<kernels::CudaGraph>> graphs_;  // null: seen once
+  // The batch at hand, filled up.
+  std::vector<int32_t> ids_, positions_;
+  std::vector<int64_t> doc_offsets_;
+  int32_t* device_ids_ = nullptr;
+  int32_t* device_positions_ = nullptr;
+};
+
+}  // namespace longhaul::train

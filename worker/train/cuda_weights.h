@@ -1,0 +1,26 @@
+// The frozen base on a CUDA device: 4-bit codes as the plan lays them out, or bf16 rows with room for the adapter, and
+// loading them. Values are read in f32 (or made on the device), quantised there and, where the plan caches a layer,
+// dequantised once.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/ops.h"
+#include "model/plan_layout.h"
+#include "worker/train/memory.h"
+#include "worker/train/weight_source.h"
+#include "worker/train/weights.h"
+
+namespace longhaul::train {
+
+// The parts of a linear of a layer that is not cached.
+std::vector<kernels::Nf4Weight> QuantisedParts(const EngineMemory& memory, int64_t layer, FusedLinear linear);
+// [out + rank, stride] bf16 of a layer that is cached; null where it is not.
+void* CachedWeight(const EngineMemory& memory, int64_t layer, FusedLinear linear);
+
+// INVALID_ARGUMENT: a weight that is not finite. UNIMPLEMENTED MODEL_UNSUPPORTED: a base that is stored in NF4 already,
+// where the plan's base is nf4.
+absl::Status LoadCudaWeights(const WeightSource& source, const EngineMemory& memory, const ModelWeights& weights);
+
+}  // namespace longhaul::train
