@@ -81,7 +81,7 @@ MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, con
   plan.choices.documents = train.batch_size + train.tokens() / kTokensADocument + 1;
   // Without 4-bit codes bf16 is all there is.
   plan.choices.cached_layers = train.base == BaseWeights::kAsStored ? shape.layers : 0;
-  plan.runtime_host_bytes = facts.runtime_host_bytes > 0 ? facts.runtime_host_bytes : kDefaultRuntimeHostBytes;
+  plan.runtime_host_bytes = RuntimeHostBytes(facts, shape.vocab);
   plan.context_bytes = facts.context_bytes > 0 ? facts.context_bytes : kDefaultContextBytes;
   plan.choices.attention_calls = shape.kv_heads;
   plan.choices.host_checkpoints = true;

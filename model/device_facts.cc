@@ -8,6 +8,11 @@ namespace longhaul {
 
 bool DevicePacksWeights(const DeviceFacts& facts) { return facts.isa.rfind("avx512", 0) == 0; }
 
+int64_t RuntimeHostBytes(const DeviceFacts& facts, int64_t vocab) {
+  return (facts.runtime_host_bytes > 0 ? facts.runtime_host_bytes : kDefaultRuntimeHostBytes) +
+         vocab * kTokenizerBytesPerToken;
+}
+
 absl::Status ValidateDeviceFacts(const DeviceFacts& facts) {
   constexpr int kMaxThreads = 4096;
   if (facts.cpu_threads < 1 || facts.cpu_threads > kMaxThreads) {

@@ -32,6 +32,9 @@ inline constexpr int64_t kDefaultRuntimeHostBytes = int64_t{48} << 20;
 // took 50 to 124 MiB beside their arenas; with the part above this says 78 to 141.
 inline constexpr int64_t kTokenizerBytesPerToken = 640;
 
+// The host memory outside the arenas of a trainer whose model has `vocab` tokens.
+int64_t RuntimeHostBytes(const DeviceFacts& facts, int64_t vocab);
+
 // True where frozen weights are kept in the GEMM library's blocked layout, one copy a direction (kernels/exec.h).
 bool DevicePacksWeights(const DeviceFacts& facts);
 absl::Status ValidateDeviceFacts(const DeviceFacts& facts);

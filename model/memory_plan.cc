@@ -62,8 +62,7 @@ MemoryPlan Skeleton(PlanKind kind, const ModelShape& shape, const TrainShape& tr
   plan.shape = shape;
   plan.train = train;
   plan.choices = ChooseTiles(shape, train, facts, small);
-  plan.runtime_host_bytes = (facts.runtime_host_bytes > 0 ? facts.runtime_host_bytes : kDefaultRuntimeHostBytes) +
-                            shape.vocab * kTokenizerBytesPerToken;
+  plan.runtime_host_bytes = RuntimeHostBytes(facts, shape.vocab);
   return plan;
 }
 
