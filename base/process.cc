@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -42,6 +43,7 @@ struct ChildPlan {
   std::vector<char*> envp;
   const char* working_dir = nullptr;
   bool new_session = true;
+  std::optional<cpu_set_t> processors;
   // All >= 3, so that moving one to 0, 1 or 2 never overwrites another.
   UniqueFd stdin_fd, stdout_fd, stderr_fd, error_fd;
 };
@@ -114,6 +116,10 @@ absl::Status FillPlan(const SpawnOptions& options, ChildPlan& plan) {
   plan.envp.push_back(nullptr);
   plan.working_dir = options.working_dir.empty() ? nullptr : options.working_dir.c_str();
   plan.new_session = options.new_session;
+  if (!options.processors.empty()) {
+    CPU_ZERO(&plan.processors.emplace());
+    for (int processor : options.processors) CPU_SET(processor, &*plan.processors);
+  }
   LH_ASSIGN_OR_RETURN(plan.stdin_fd, OpenLifted("/dev/null", O_RDONLY));
   LH_ASSIGN_OR_RETURN(plan.stdout_fd, OpenOutput(options.stdout_path));
   LH_ASSIGN_OR_RETURN(plan.stderr_fd, OpenOutput(options.stderr_path));
@@ -147,6 +153,9 @@ void CloseFrom(int first) {
   for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);  // KILL and STOP refuse, rightly
   // A group of its own in either case, so that SignalProcess can reach the program's own children.
   if ((plan.new_session ? ::setsid() : ::setpgid(0, 0)) < 0) ChildFail(error_fd, ChildError::kSetUp);
+  if (plan.processors.has_value() && ::sched_setaffinity(0, sizeof(cpu_set_t), &*plan.processors) != 0) {
+    ChildFail(error_fd, ChildError::kSetUp);
+  }
   if (plan.working_dir != nullptr && ::chdir(plan.working_dir) != 0) ChildFail(error_fd, ChildError::kChangeDir);
   if (::dup2(plan.stdin_fd.get(), STDIN_FILENO) < 0 || ::dup2(plan.stdout_fd.get(), STDOUT_FILENO) < 0 ||
       ::dup2(plan.stderr_fd.get(), STDERR_FILENO) < 0) {
@@ -293,6 +302,23 @@ ExitState ReapProcess(const ProcessId& id) {
   if (WIFEXITED(status)) state.exit_code = WEXITSTATUS(status);
   if (WIFSIGNALED(status)) state.signal = WTERMSIG(status);
   return state;
+}
+
+std::vector<int> ProcessorsOf(pid_t pid) {
+  cpu_set_t all;
+  CPU_ZERO(&all);
+  const absl::StatusOr<std::vector<std::string>> threads =
+      ListDir(pid == 0 ? "/proc/self/task" : "/proc/" + std::to_string(pid) + "/task");
+  for (const std::string& name : threads.value_or(std::vector<std::string>())) {
+    cpu_set_t mask;
+    if (::sched_getaffinity(static_cast<pid_t>(std::atoi(name.c_str())), sizeof(mask), &mask) != 0) continue;  // ended
+    CPU_OR(&all, &all, &mask);
+  }
+  std::vector<int> processors;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(i, &all)) processors.push_back(i);
+  }
+  return processors;
 }
 
 namespace {

@@ -27,6 +27,7 @@ struct SpawnOptions {
   std::string stderr_path;                               // appended to; "" = /dev/null; may equal stdout_path
   std::vector<std::pair<std::string, std::string>> env;  // added to ours
   bool new_session = true;                               // setsid: survives the parent's terminal and death
+  std::vector<int> processors;                           // its affinity mask; empty = ours
 };
 
 absl::StatusOr<ProcessId> Spawn(const SpawnOptions& options);
@@ -44,6 +45,9 @@ struct ExitState {
 };
 // waitpid(WNOHANG): collects our own children. A process that is not our child reports exited = !ProcessAlive.
 ExitState ReapProcess(const ProcessId& id);
+
+// The processors that any thread of the process may run on, ascending; 0 is our own process. Empty when gone.
+std::vector<int> ProcessorsOf(pid_t pid);
 
 // Resident set size in bytes; 0 when gone. `peak` asks for VmHWM.
 int64_t ProcessRssBytes(pid_t pid, bool peak = false);

@@ -6,7 +6,7 @@ set -euo pipefail
 exec </dev/null
 
 build_packages=(
-  g++ cmake ninja-build ccache pkg-config ca-certificates git
+  g++ cmake ninja-build mold ccache pkg-config ca-certificates git
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev libabsl-dev
   prometheus-cpp-dev libsqlite3-dev libssl-dev libspdlog-dev
   libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libpcre2-dev libicu-dev libdnnl-dev

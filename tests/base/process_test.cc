@@ -157,6 +157,27 @@ TEST(Process, OutputFoldersAndEnvironment) {
   EXPECT_EQ(*ReadFile(dir.File("log"), 1 << 20), once + once);  // appended
 }
 
+TEST(Process, RunsOnTheProcessorsItWasGiven) {
+  const std::vector<int> ours = ProcessorsOf(0);
+  ASSERT_EQ(static_cast<int>(ours.size()), HostCpuThreads());
+  SpawnOptions options;
+  options.argv = {"sleep", "1000"};
+  options.processors = {ours.back()};
+  const absl::StatusOr<ProcessId> bound = Spawn(options);
+  ASSERT_TRUE(bound.ok()) << bound.status();
+  EXPECT_EQ(ProcessorsOf(bound->pid), options.processors);
+  options.processors.clear();
+  const absl::StatusOr<ProcessId> free = Spawn(options);
+  ASSERT_TRUE(free.ok()) << free.status();
+  EXPECT_EQ(ProcessorsOf(free->pid), ours);
+  for (const ProcessId& id : {*bound, *free}) {
+    ASSERT_TRUE(SignalProcess(id, SIGKILL).ok());
+    AwaitExit(id.pid);
+    EXPECT_TRUE(ReapProcess(id).exited);
+    EXPECT_TRUE(ProcessorsOf(id.pid).empty());
+  }
+}
+
 TEST(Process, InheritsNoDescriptors) {
   const int leaked = ::dup(STDERR_FILENO);  // without close-on-exec
   ASSERT_GT(leaked, 2);

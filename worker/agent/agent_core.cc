@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/limits.h"
+#include "base/process.h"
 #include "base/status_macros.h"
 #include "model/memory_plan.h"
 #include "worker/attempt/attempt_dir.h"
@@ -43,6 +44,7 @@ AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
   env_.log = parts.log;
   env_.trainer_path = options_.trainer_path;
   env_.cache_dir = options_.state_dir + "/cache";
+  env_.free_processors = [this](int threads) { return FreeProcessors(threads); };
   env_.session_id = [this] { return session_.id(); };
   env_.on_news = [this] { session_.MarkNews(); };
   env_.model_path = [this](const std::string& digest) -> absl::StatusOr<std::string> {
@@ -50,6 +52,16 @@ AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
     if (found != options_.model_paths.end()) return found->second;
     return MakeError(absl::StatusCode::kNotFound, "MODEL_UNKNOWN", "this worker has no model of digest " + digest);
   };
+}
+
+std::vector<int> AgentCore::FreeProcessors(int threads) const {
+  std::vector<int> free = ProcessorsOf(0);
+  for (const auto& [name, attempt] : attempts_) {
+    for (int bound : attempt->BoundProcessors()) std::erase(free, bound);
+  }
+  if (static_cast<size_t>(threads) > free.size()) return {};
+  free.resize(static_cast<size_t>(threads));
+  return free;
 }
 
 absl::Status AgentCore::Recover() {

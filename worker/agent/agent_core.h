@@ -75,6 +75,7 @@ class AgentCore final : private SessionDelegate {
   void StartAttempt(const v1::StartAttempt& start, int64_t lease_deadline_nanos);
   std::shared_ptr<AttemptRunner> Find(const v1::AttemptKey& key) const;
   std::string DirOf(const v1::AttemptKey& key) const;
+  std::vector<int> FreeProcessors(int threads) const;
   void DropGone();
 
   AgentOptions options_;

@@ -10,7 +10,9 @@
 #include "base/failpoints.h"
 #include "base/hash.h"
 #include "base/limits.h"
+#include "base/process.h"
 #include "base/status_macros.h"
+#include "model/memory_plan.h"
 #include "worker/agent/attempt_tasks.h"
 #include "worker/agent/oom_watch.h"
 #include "worker/agent/transfers.h"
@@ -152,6 +154,7 @@ absl::Status AttemptRunner::SpawnTrainer() {
   options.working_dir = dir_.path();
   options.stdout_path = dir_.StderrPath();
   options.stderr_path = dir_.StderrPath();
+  if (const int threads = PlannedThreads(); threads > 0) options.processors = env_->free_processors(threads);
   oom_kills_before_ = OomKills();
   LH_ASSIGN_OR_RETURN(process_, Spawn(options));
   LH_RETURN_IF_ERROR(Failpoint("agent_trainer_spawned"));
@@ -160,6 +163,21 @@ absl::Status AttemptRunner::SpawnTrainer() {
   env_->log(key_.job_id() + ": attempt " + std::to_string(key_.attempt()) + " runs as process " +
             std::to_string(process_->pid));
   return absl::OkStatus();
+}
+
+// 0: without a plan (validation), or with one that the trainer will refuse.
+int AttemptRunner::PlannedThreads() const {
+  if (spec_.memory_plan_json().empty()) return 0;
+  const absl::StatusOr<MemoryPlan> plan = MemoryPlanFromJson(spec_.memory_plan_json());
+  return plan.ok() ? plan->choices.cpu_threads : 0;
+}
+
+// Asked of the kernel, so that it holds for a trainer that an earlier agent has started, too.
+std::vector<int> AttemptRunner::BoundProcessors() const {
+  if (stage_ != Stage::kTraining || !process_.has_value() || !ProcessAlive(*process_)) return {};
+  std::vector<int> processors = ProcessorsOf(process_->pid);
+  if (static_cast<int>(processors.size()) != PlannedThreads()) return {};
+  return processors;
 }
 
 // Ends an attempt whose trainer never ran.

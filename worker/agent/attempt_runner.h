@@ -43,6 +43,8 @@ struct AttemptEnv {
   std::string cache_dir;
   // Where the model of this digest lies; NOT_FOUND where this worker lacks it.
   std::function<absl::StatusOr<std::string>(const std::string& digest)> model_path;
+  // So many processors that no other trainer is bound to; empty where there are fewer.
+  std::function<std::vector<int>(int threads)> free_processors;
   std::function<std::string()> session_id;  // "" while there is none: commits wait
   std::function<void()> on_news;            // a Sync should leave soon
   std::function<void(const std::string&)> log;
@@ -81,6 +83,9 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   void Acknowledge(const ReportMark& mark);  // progress and warnings up to there are with the scheduler
   void AcknowledgeEnd();                     // the end is: the folder goes
 
+  // Those that its live trainer alone computes on, as many as its plan has threads; empty where it has none of its own.
+  std::vector<int> BoundProcessors() const;
+
   const v1::AttemptKey& key() const { return key_; }
   bool ended() const { return stage_ == Stage::kEnded; }
   bool gone() const { return stage_ == Stage::kGone; }
@@ -96,6 +101,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   void StartFetch();
   void OnFetched(const absl::Status& status);
   absl::Status SpawnTrainer();
+  int PlannedThreads() const;
   void Fail(v1::Reason reason, const std::string& message, bool user_can_fix);
   absl::Status TakeSpec(const v1::AttemptSpec& spec);
   void Recovered();

@@ -92,6 +92,8 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
   if (!plan.ok()) return Annotate(plan.status(), "the attempt's memory plan");
   options.plan = *std::move(plan);
   options.hyper = HyperOfSpec(spec.spec());
+  // As many processors as threads: whoever started us gave us these alone (the agent does).
+  options.pin_threads = HostCpuThreads() == options.plan.choices.cpu_threads;
   options.checkpoint_root = context.dir.CheckpointsDir();
   if (spec.has_resume_from()) options.resume_from = context.dir.ResumeDir();
   if (!spec.cache_dir().empty()) options.base_cache_folder = JoinPath(spec.cache_dir(), "base");

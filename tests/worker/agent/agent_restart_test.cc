@@ -4,6 +4,8 @@
 #include <csignal>
 
 #include "base/env.h"
+#include "model/memory_plan.h"
+#include "tests/model/shapes.h"
 #include "tests/worker/agent/agent_fixture.h"
 
 namespace longhaul::agent {
@@ -182,6 +184,32 @@ TEST_F(AgentTest, TheHolderOfAFolderIsLookedForUntilItWritesItsPid) {
   ASSERT_TRUE(UntilForgotten());
   EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED) << Last("job").exit().message();
   EXPECT_FALSE(ProcessAlive(first));
+}
+
+// Two trainers never share a processor, whichever agent has started the other.
+TEST_F(AgentTest, TrainersComputeOnProcessorsOfTheirOwn) {
+  const std::vector<int> all = ProcessorsOf(0);
+  if (all.size() < 2) GTEST_SKIP() << "one processor";
+  TrainShape train;
+  train.sequence_length = 64;
+  train.cpu_threads = 1;
+  const absl::StatusOr<MemoryPlan> plan = MakePlan(SmolLm2Shape(), train, SmallCpu(), {});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const auto start = [&](const std::string& job) {
+    v1::WorkerCommand command = StartCommand(job, "started\nprogress 1\nuntil_signal\n");
+    command.mutable_start()->mutable_spec()->set_memory_plan_json(MemoryPlanToJson(*plan));
+    scheduler_.Command(command);
+    EXPECT_TRUE(UntilStep(job, 1));
+    return ProcessorsOf(Trainer(Key(job)).pid);
+  };
+  const std::vector<int> first = start("first");
+  EXPECT_EQ(first, std::vector<int>{all[0]});
+  StartAgent();
+  const std::vector<int> second = start("second");
+  EXPECT_EQ(second, std::vector<int>{all[1]});
+  if (all.size() > 2) return;
+  // More than there are: these run wherever the kernel puts them.
+  EXPECT_EQ(start("third"), all);
 }
 
 TEST_F(AgentTest, FoldersThatNameNoAttemptAreRemoved) {
