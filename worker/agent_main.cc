@@ -131,7 +131,7 @@ absl::Status Run(const Flags& flags) {
   LogLine("offers " + FormatBytes(inventory.proto.host_bytes_total()) + " of RAM and " +
           std::to_string(inventory.proto.cpu_threads_total()) + " CPU threads");
   options.inventory = std::move(inventory.proto);
-  options.model_paths = std::move(inventory.model_paths);
+  options.models = std::move(inventory.models);
 
   const RealClock clock;
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcSchedulerClient> client, GrpcSchedulerClient::Open(flags.scheduler));

@@ -47,9 +47,9 @@ AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
   env_.free_processors = [this](int threads) { return FreeProcessors(threads); };
   env_.session_id = [this] { return session_.id(); };
   env_.on_news = [this] { session_.MarkNews(); };
-  env_.model_path = [this](const std::string& digest) -> absl::StatusOr<std::string> {
-    const auto found = options_.model_paths.find(digest);
-    if (found != options_.model_paths.end()) return found->second;
+  env_.model = [this](const std::string& digest) -> absl::StatusOr<LocalModel> {
+    const auto found = options_.models.find(digest);
+    if (found != options_.models.end()) return found->second;
     return MakeError(absl::StatusCode::kNotFound, "MODEL_UNKNOWN", "this worker has no model of digest " + digest);
   };
 }

@@ -90,8 +90,9 @@ absl::Status AttemptRunner::TakeSpec(const v1::AttemptSpec& spec) {
   spec_.set_job_id(key_.job_id());
   spec_.set_attempt(key_.attempt());
   spec_.set_lease_epoch(key_.lease_epoch());
-  LH_ASSIGN_OR_RETURN(const std::string model_path, env_->model_path(spec_.model_digest()));
-  spec_.set_model_path(model_path);
+  LH_ASSIGN_OR_RETURN(const LocalModel model, env_->model(spec_.model_digest()));
+  spec_.set_model_path(model.path);
+  spec_.set_model_fingerprint(model.fingerprint);
   spec_.set_cache_dir(env_->cache_dir);
   LH_RETURN_IF_ERROR(dir_.Create());
   return dir_.WriteSpec(spec_);

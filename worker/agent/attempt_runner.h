@@ -24,6 +24,7 @@
 #include "base/process.h"
 #include "longhaul/v1/worker_service.pb.h"
 #include "worker/agent/backoff.h"
+#include "worker/agent/local_model.h"
 #include "worker/agent/mailbox.h"
 #include "worker/agent/scheduler_client.h"
 #include "worker/attempt/attempt_dir.h"
@@ -41,8 +42,8 @@ struct AttemptEnv {
   TaskRunner* logs = nullptr;  // apart, so that a large upload holds up no log
   std::string trainer_path;    // longhaul-train
   std::string cache_dir;
-  // Where the model of this digest lies; NOT_FOUND where this worker lacks it.
-  std::function<absl::StatusOr<std::string>(const std::string& digest)> model_path;
+  // The model of this digest; NOT_FOUND where this worker lacks it.
+  std::function<absl::StatusOr<LocalModel>(const std::string& digest)> model;
   // So many processors that no other trainer is bound to; empty where there are fewer.
   std::function<std::vector<int>(int threads)> free_processors;
   std::function<std::string()> session_id;  // "" while there is none: commits wait

@@ -24,8 +24,15 @@ std::function<bool()> SignalCame(const AttemptContext& context) {
   return [&context] { return StoppedBefore(context.signals).has_value(); };
 }
 
+// What is trained on must be what the digest names: in the adapter's card, in checkpoints, in the cache of bases.
+absl::StatusOr<Inputs> LoadAttemptInputs(const AttemptContext& context) {
+  LH_ASSIGN_OR_RETURN(Inputs inputs, LoadInputs(context.spec.spec(), context.paths, SignalCame(context)));
+  LH_RETURN_IF_ERROR(train::CheckFingerprint(inputs.model, context.spec.model_fingerprint()));
+  return inputs;
+}
+
 absl::StatusOr<v1::TrainerExit> Validate(const AttemptContext& context) {
-  LH_ASSIGN_OR_RETURN(const Inputs inputs, LoadInputs(context.spec.spec(), context.paths, SignalCame(context)));
+  LH_ASSIGN_OR_RETURN(const Inputs inputs, LoadAttemptInputs(context));
   v1::TrainerEvent event;
   *event.mutable_data_report() = inputs.report;
   context.events->AddDurable(event);
@@ -106,7 +113,7 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
 
 absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
   const v1::JobSpec& spec = context.spec.spec();
-  LH_ASSIGN_OR_RETURN(Inputs inputs, LoadInputs(spec, context.paths, SignalCame(context)));
+  LH_ASSIGN_OR_RETURN(Inputs inputs, LoadAttemptInputs(context));
   LH_RETURN_IF_ERROR(CheckReport(inputs.report, spec));
   LH_ASSIGN_OR_RETURN(const train::TrainerOptions options, OptionsOf(context, inputs.tokenizer));
   DatasetBatches train_batches(&inputs.train, TrainBatches(spec), "the dataset");
@@ -120,7 +127,7 @@ absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
   {
     // The base is in the arena afterwards; the pages of its file are not part of the plan and go.
     const formats::ModelSource model = std::move(inputs.model);
-    const train::ModelWeightSource weights(model);
+    const train::ModelWeightSource weights(model, context.spec.model_fingerprint());
     LH_ASSIGN_OR_RETURN(trainer, train::Trainer::Create(options, weights, &train_batches, eval_batches.get(), &watch,
                                                         &watch, context.clock));
   }

@@ -62,6 +62,7 @@ TEST_F(AgentTest, TheTrainerGetsItsSpecInputsAndLease) {
   EXPECT_EQ(written->job_id(), "job");
   EXPECT_EQ(written->lease_epoch(), 1);
   EXPECT_EQ(written->model_path(), "/models/tiny");
+  EXPECT_EQ(written->model_fingerprint(), "fingerprint");
   EXPECT_EQ(written->resume_from().step(), 4);
   EXPECT_EQ(*ReadFile(Dir(key).ResumeDir() + "/adapter.safetensors", 100), "old weights");
   EXPECT_EQ(*ReadFile(Dir(key).EvalDatasetPath(), 100), "held out");

@@ -34,7 +34,7 @@ class AgentTest : public ::testing::Test {
     options.worker_id = "worker";
     options.state_dir = temp_.path();
     options.trainer_path = FAKE_TRAINER_PATH;
-    options.model_paths["digest"] = "/models/tiny";
+    options.models["digest"] = {"/models/tiny", "fingerprint"};
     core_ = std::make_unique<AgentCore>(options,
                                         AgentParts{&clock_, &scheduler_, mailbox_.get(), transfers_.get(), logs_.get(),
                                                    [this](const std::string& line) { log_ += line + "\n"; }});

@@ -116,6 +116,32 @@ TEST_F(BaseCacheTest, ADamagedFileIsRemovedAndTheBaseReadAnew) {
   }
 }
 
+// A model whose files were replaced while they were read.
+class ChangedWeights final : public WeightSource {
+ public:
+  explicit ChangedWeights(const ModelShape& shape) : inner_(shape, 4) {}
+  const ModelShape& shape() const override { return inner_.shape(); }
+  absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
+    return inner_.ReadRows(name, begin, end, out);
+  }
+  StoredAs Type(const std::string& name) const override { return inner_.Type(name); }
+  absl::Status CheckUnchanged() const override { return absl::FailedPreconditionError("changed"); }
+
+ private:
+  SyntheticWeightSource inner_;
+};
+
+TEST_F(BaseCacheTest, WhatMayNotBeTheDigestsModelIsNotStored) {
+  const MemoryPlan plan = Plan();
+  Engine engine(plan);
+  BaseCache cache(folder_, "digest", *engine.memory);
+  const absl::Status loaded =
+      LoadWeights(ChangedWeights(plan.shape), *engine.memory, *engine.exec, engine.weights, &cache);
+  EXPECT_TRUE(absl::IsFailedPrecondition(loaded)) << loaded;
+  cache.Finish();
+  EXPECT_FALSE(FileExists(cache.path()));
+}
+
 TEST_F(BaseCacheTest, LeavesNoTemporaryFile) {
   const MemoryPlan plan = Plan();
   // What a killed writer left.

@@ -17,6 +17,7 @@
 #include "tests/worker/attempt/temp_dir.h"
 #include "wire/job_spec.h"
 #include "wire/train_shape_of_spec.h"
+#include "worker/formats/model_source.h"
 
 namespace longhaul::trainer {
 namespace {
@@ -339,6 +340,31 @@ TEST_F(RunAttemptTest, AMissingOrBrokenModelIsTheModelsFault) {
   EXPECT_EQ(Run(dir).failure(), v1::INVALID_MODEL);
   ASSERT_TRUE(RemoveTree(temp_.At("model")).ok());
   EXPECT_EQ(Run(dir).failure(), v1::INVALID_MODEL);
+}
+
+TEST_F(RunAttemptTest, AModelReplacedSinceItsDigestIsRefusedAndNotCached) {
+  const attempt::AttemptDir dir = Make("a", Chats(40));
+  {
+    const auto model = formats::ModelSource::Open(temp_.At("model"));
+    ASSERT_TRUE(model.ok());
+    spec_.set_model_digest(*model->ComputeDigest());
+    spec_.set_model_fingerprint(*model->Fingerprint());
+  }
+  spec_.set_cache_dir(temp_.At("cache"));
+  WriteTinyModel(temp_.At("model"), /*seed=*/2);
+  for (const v1::AttemptKind kind : {v1::ATTEMPT_KIND_TRAIN, v1::ATTEMPT_KIND_VALIDATE}) {
+    spec_.set_kind(kind);
+    const v1::TrainerExit exit = Run(dir);
+    EXPECT_EQ(exit.failure(), v1::INVALID_MODEL) << exit.message();
+    EXPECT_NE(exit.message().find("changed since the worker started"), std::string::npos) << exit.message();
+  }
+  EXPECT_FALSE(FileExists(temp_.At("cache")));
+  // With the fingerprint of what is there now it trains, and the base is kept.
+  spec_.set_kind(v1::ATTEMPT_KIND_TRAIN);
+  spec_.set_model_fingerprint(*formats::ModelSource::Open(temp_.At("model"))->Fingerprint());
+  const attempt::AttemptDir again = Make("b", Chats(40));
+  EXPECT_EQ(Run(again).reason(), v1::TRAINER_EXIT_SUCCEEDED) << log_;
+  EXPECT_FALSE(ListDir(temp_.At("cache/base")).value().empty());
 }
 
 TEST_F(RunAttemptTest, ABrokenPlanIsOurFault) {
