@@ -90,6 +90,29 @@ TEST_F(AgentTest, PhasesFollowTheEvents) {
   ASSERT_TRUE(UntilPhase("job", v1::ATTEMPT_PHASE_ENDED));
 }
 
+TEST_F(AgentTest, ResetConnectionsCostNeitherACheckpointNorTheJob) {
+  for (const absl::Status& reset :
+       {absl::InternalError("Received RST_STREAM with error code 2"), absl::UnknownError("Stream removed")}) {
+    SCOPED_TRACE(reset);
+    const std::string job = "job" + std::to_string(static_cast<int>(reset.code()));
+    scheduler_.ResetNext(1, reset);  // of the inputs
+    const v1::AttemptKey key =
+        Start(job, "started\nprogress 1\nwait a\ncheckpoint 1\nwait b\nfinal 2\nartifact\nexit 1\n");
+    ASSERT_TRUE(UntilStep(job, 1));
+    const size_t checkpoints = scheduler_.seen().checkpoints.size();
+    scheduler_.ResetNext(2, reset);
+    Release(key, "a");
+    ASSERT_TRUE(Until([&] { return scheduler_.seen().checkpoints.size() > checkpoints; }));
+    EXPECT_EQ(scheduler_.seen().checkpoints.back().checkpoint().step(), 1);
+    scheduler_.ResetNext(3, reset);
+    Release(key, "b");
+    ASSERT_TRUE(UntilForgotten());
+    EXPECT_EQ(Last(job).exit().reason(), v1::TRAINER_EXIT_SUCCEEDED) << Last(job).exit().message();
+    EXPECT_TRUE(Last(job).artifact_committed());
+    begun_ = false;
+  }
+}
+
 TEST_F(AgentTest, CheckpointStopHandsTheCheckpointBackFirst) {
   const v1::AttemptKey key = Start("job", "started\nprogress 5\nuntil_signal\n");
   ASSERT_TRUE(UntilStep("job", 5));
