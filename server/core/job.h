@@ -59,6 +59,8 @@ enum class Reason {
   kResumeNotIdentical = 43,
   kPlanMismatch = 44,
   kDeviceFault = 45,
+  kInvalidCheckpoint = 46,
+  kInvalidField = 47,
 };
 
 enum class PauseCause { kNone = 0, kUser = 1, kPreempt = 2, kDrain = 3 };

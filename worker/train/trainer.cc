@@ -45,12 +45,14 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainerOptions& o
   LH_CHECK(options.plan.kind == PlanKind::kTrain);
   LH_RETURN_IF_ERROR(ValidateHyper(options.hyper));
   if (options.hyper.lora_dropout > 0 && !options.plan.train.lora_dropout) {
-    return InvalidField("lora_dropout", "is " + std::to_string(options.hyper.lora_dropout) +
-                                            ", but the memory plan was made without dropout");
+    return MakeError(absl::StatusCode::kInvalidArgument, "PLAN_MISMATCH",
+                     "lora_dropout is " + std::to_string(options.hyper.lora_dropout) +
+                         ", but the memory plan was made without dropout");
   }
   std::unique_ptr<Trainer> trainer(new Trainer(options, train, eval, observer, control, clock));
   LH_RETURN_IF_ERROR(trainer->CheckBatches(*train, "dataset"));
   if (train->UpdatesPerEpoch() == 0) return InvalidField("dataset", "has nothing to train on");
+  LH_RETURN_IF_ERROR(CheckTotalSteps(options.hyper, train->UpdatesPerEpoch()));
   if (eval != nullptr) LH_RETURN_IF_ERROR(trainer->CheckBatches(*eval, "eval dataset"));
   LH_RETURN_IF_ERROR(trainer->Load(weights));
   return trainer;

@@ -96,7 +96,11 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
   const v1::AttemptSpec& spec = context.spec;
   train::TrainerOptions options;
   auto plan = MemoryPlanFromJson(spec.memory_plan_json());
-  if (!plan.ok()) return Annotate(plan.status(), "the attempt's memory plan");
+  // Whatever is wrong with it, the user has not written it.
+  if (!plan.ok()) {
+    return MakeError(plan.status().code(), "INVALID_PLAN",
+                     "the attempt's memory plan: " + std::string(plan.status().message()));
+  }
   options.plan = *std::move(plan);
   options.hyper = HyperOfSpec(spec.spec());
   // As many processors as threads: whoever started us gave us these alone (the agent does).

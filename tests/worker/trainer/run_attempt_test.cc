@@ -200,7 +200,28 @@ TEST_F(RunAttemptTest, ACheckpointOfOtherDataIsRefused) {
   ResumeFrom(whole, 2, other);
   const v1::TrainerExit exit = Run(other);
   EXPECT_EQ(exit.reason(), v1::TRAINER_EXIT_FAILED);
-  EXPECT_EQ(exit.failure(), v1::INTERNAL);
+  EXPECT_EQ(exit.failure(), v1::INVALID_CHECKPOINT);
+}
+
+TEST_F(RunAttemptTest, ARunThatNoCheckpointCouldHoldIsRefusedBeforeItTrains) {
+  v1::Hyperparameters* hyper = spec_.mutable_spec()->mutable_hyperparameters();
+  hyper->clear_max_steps();
+  hyper->set_epochs(limits::kMaxEpochs);
+  hyper->set_packing(false);
+  hyper->set_max_sequence_length(2);
+  hyper->set_train_on_responses_only(false);
+  hyper->set_eval_examples(0);
+  std::string lines;
+  for (int i = 0; i <= limits::kMaxSteps / limits::kMaxEpochs; ++i) lines += "{\"text\":\"a\"}\n";
+  const attempt::AttemptDir dir = Make("a", lines);
+  for (const v1::AttemptKind kind : {v1::ATTEMPT_KIND_VALIDATE, v1::ATTEMPT_KIND_TRAIN}) {
+    spec_.set_kind(kind);
+    const v1::TrainerExit exit = Run(dir);
+    EXPECT_EQ(exit.failure(), v1::INVALID_FIELD) << exit.message();
+    EXPECT_TRUE(exit.user_can_fix());
+    EXPECT_NE(exit.message().find("epochs is 1000"), std::string::npos) << exit.message();
+  }
+  EXPECT_TRUE(Read(dir).steps.empty());
 }
 
 TEST_F(RunAttemptTest, AStopLeavesACheckpointOfItsStep) {
