@@ -104,7 +104,8 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   absl::Status SpawnTrainer();
   int PlannedThreads() const;
   void Fail(v1::Reason reason, const std::string& message, bool user_can_fix);
-  absl::Status TakeSpec(const v1::AttemptSpec& spec);
+  absl::Status TakeSpec(const v1::AttemptSpec& spec, int64_t lease_deadline_nanos);
+  absl::Status WriteLease(int64_t deadline_boot_nanos);
   void Recovered();
   void BeGone();
   void RetryAt(int64_t* at_nanos);

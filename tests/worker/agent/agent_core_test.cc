@@ -73,6 +73,17 @@ TEST_F(AgentTest, TheTrainerGetsItsSpecInputsAndLease) {
   EXPECT_LE(lease->deadline_boot_nanos(), clock_.BootNanos() + int64_t{60} * 1'000'000'000);
 }
 
+TEST_F(AgentTest, NoTrainerStartsWithoutALease) {
+  // The lease cannot be put there: a folder with something in it has its name.
+  ASSERT_TRUE(CreateDirs(Dir(Key("job")).LeasePath() + "/x").ok());
+  Start("job", "started\nprogress 1\nexit 1\n");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_FAILED);
+  EXPECT_EQ(Last("job").exit().failure(), v1::INTERNAL);  // another attempt may fare better
+  EXPECT_NE(Last("job").exit().message().find("lease"), std::string::npos) << Last("job").exit().message();
+  EXPECT_TRUE(scheduler_.seen().steps["job"].empty());
+}
+
 TEST_F(AgentTest, PhasesFollowTheEvents) {
   const v1::AttemptKey key =
       Start("job", "wait a\nstarted\nwait b\nhold\nwait c\nunhold\nwait d\nfinal 9\nwait e\nartifact\nexit 1\n");

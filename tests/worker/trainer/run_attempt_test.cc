@@ -72,6 +72,10 @@ class RunAttemptTest : public ::testing::Test {
     const attempt::AttemptDir dir(temp_.At(name));
     EXPECT_TRUE(dir.Create().ok());
     EXPECT_TRUE(WriteFileAtomic(dir.DatasetPath(), data).ok());
+    v1::LeaseFile lease;
+    lease.set_lease_epoch(spec_.lease_epoch());
+    lease.set_deadline_boot_nanos(clock_.BootNanos() + int64_t{1'000'000'000'000});
+    EXPECT_TRUE(dir.WriteLease(lease).ok());
     v1::JobSpec* spec = spec_.mutable_spec();
     spec->set_model("tiny");
     spec->mutable_dataset()->set_sha256(Sha256Hex(data));
