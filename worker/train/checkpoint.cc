@@ -42,6 +42,7 @@ std::string StateToJson(const TrainerState& s, const CheckpointIdentity& identit
                        {"eval_last", OptionalToJson(s.eval_last)},
                        {"eval_last_step", s.eval_last_step},
                        {"eval_best", OptionalToJson(s.eval_best)},
+                       {"eval_pending", s.eval_pending},
                        {"train_seconds", s.train_seconds},
                        {"plan_signature", identity.plan_signature},
                        {"made_with", identity.made_with},
@@ -76,6 +77,7 @@ absl::StatusOr<LoadedCheckpoint> StateFromJson(const std::string& text, const st
   ReadOptional(&fields, "eval_last", &s.eval_last);
   fields.Int("eval_last_step", -1, s.step, &s.eval_last_step);
   ReadOptional(&fields, "eval_best", &s.eval_best);
+  if (fields.Find("eval_pending") != nullptr) fields.Bool("eval_pending", &s.eval_pending);  // later than version 1
   fields.Double("train_seconds", 0, 1e12, &s.train_seconds);
   fields.String("plan_signature", 256, &loaded.identity.plan_signature);
   fields.String("made_with", 1024, &loaded.identity.made_with);

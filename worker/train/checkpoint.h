@@ -30,7 +30,8 @@ struct TrainerState {
   std::optional<double> eval_last;
   int64_t eval_last_step = -1;  // where eval_last was measured
   std::optional<double> eval_best;
-  double train_seconds = 0;  // of all attempts; for people, no bit depends on it
+  bool eval_pending = false;  // a stop came into the evaluation after `step`: a resume does it first
+  double train_seconds = 0;   // of all attempts; for people, no bit depends on it
 };
 
 struct CheckpointIdentity {

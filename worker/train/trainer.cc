@@ -83,6 +83,8 @@ absl::Status Trainer::Load(const WeightSource& weights) {
                                        LoraScale(options_.hyper, options_.plan.train.lora_rank));
   loss_ = std::make_unique<CutCrossEntropy>(*memory_, *exec_, weights_);
   keep_going_ = [this] { return control_->Poll() != Control::kCancel; };
+  // An evaluation may be as long as many steps, and it can be done again: a stop does not wait for it.
+  keep_evaluating_ = [this] { return control_->Poll() == Control::kContinue; };
   state_.total_steps = TotalSteps(options_.hyper, train_->UpdatesPerEpoch());
   const kernels::CpuFacts cpu = kernels::ProbeCpu();
   // The library cuts its products by the sizes of the caches, so another model of CPU may give other bits.
@@ -208,7 +210,7 @@ absl::StatusOr<bool> Trainer::Step() {
 
 bool Trainer::EvaluateNow() {
   if (eval_ == nullptr || state_.eval_last_step == state_.step) return true;
-  const EvalResult result = Evaluate(decoder_.get(), *loss_, eval_, options_.plan.shape.layers, keep_going_);
+  const EvalResult result = Evaluate(decoder_.get(), *loss_, eval_, options_.plan.shape.layers, keep_evaluating_);
   if (!result.complete) return false;
   if (result.targets == 0) return true;
   state_.eval_last = result.loss;
@@ -217,6 +219,16 @@ bool Trainer::EvaluateNow() {
   if (!state_.eval_best.has_value() || result.loss < *state_.eval_best) state_.eval_best = result.loss;
   observer_->OnEvaluated(state_.step, result);
   return true;
+}
+
+absl::StatusOr<std::optional<Outcome>> Trainer::EvaluateAtBoundary() {
+  while (!EvaluateNow()) {
+    state_.eval_pending = true;
+    LH_ASSIGN_OR_RETURN(const std::optional<Outcome> stop, AtBoundary());
+    if (stop.has_value()) return stop;
+  }
+  state_.eval_pending = false;
+  return std::optional<Outcome>();
 }
 
 absl::Status Trainer::Checkpoint(bool final) {
@@ -276,21 +288,29 @@ absl::StatusOr<std::optional<Outcome>> Trainer::AtBoundary() {
 
 absl::StatusOr<Outcome> Trainer::Run() {
   if (state_.training_done) return Outcome::kFinished;
-  if (state_.step == 0 && !EvaluateNow()) return Outcome::kCancelled;
   const Hyper& hyper = options_.hyper;
   const auto due = [this](int64_t every) { return every > 0 && state_.step % every == 0; };
+  if (state_.step == 0 || state_.eval_pending) {
+    LH_ASSIGN_OR_RETURN(const std::optional<Outcome> stop, EvaluateAtBoundary());
+    if (stop.has_value()) return *stop;
+  }
   while (state_.step < state_.total_steps) {
-    LH_ASSIGN_OR_RETURN(const std::optional<Outcome> stop, AtBoundary());
+    LH_ASSIGN_OR_RETURN(std::optional<Outcome> stop, AtBoundary());
     if (stop.has_value()) return *stop;
     LH_ASSIGN_OR_RETURN(const bool complete, Step());
     if (!complete) return Outcome::kCancelled;
     if (state_.step == state_.total_steps) break;
-    if (due(hyper.eval_every_steps) && !EvaluateNow()) return Outcome::kCancelled;
-    if (due(hyper.checkpoint_every_steps)) LH_RETURN_IF_ERROR(Checkpoint(false));
+    if (due(hyper.eval_every_steps)) {
+      LH_ASSIGN_OR_RETURN(stop, EvaluateAtBoundary());
+      if (stop.has_value()) return *stop;
+    }
+    // (Where a hold broke into the evaluation, this step's is written already, and may be on its way to the store.)
+    if (due(hyper.checkpoint_every_steps) && checkpoint_step_ != state_.step) LH_RETURN_IF_ERROR(Checkpoint(false));
   }
-  if (!EvaluateNow()) return Outcome::kCancelled;
+  LH_ASSIGN_OR_RETURN(const std::optional<Outcome> stop, EvaluateAtBoundary());
+  if (stop.has_value()) return *stop;
   state_.training_done = true;
-  LH_RETURN_IF_ERROR(Checkpoint(true));
+  if (checkpoint_step_ != state_.step) LH_RETURN_IF_ERROR(Checkpoint(true));
   return Outcome::kFinished;
 }
 

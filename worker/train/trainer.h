@@ -78,7 +78,7 @@ class TrainerObserver {
 enum class Control {
   kContinue,
   kHold,                // checkpoint, then wait at the step boundary
-  kStopWithCheckpoint,  // checkpoint at the step boundary and return
+  kStopWithCheckpoint,  // checkpoint at the step boundary and return; an evaluation is left to the resume
   kCancel,              // return within a layer
 };
 
@@ -154,7 +154,9 @@ class Trainer {
   StepResult Accumulate(int64_t epoch, int64_t update);
   absl::StatusOr<bool> Step();  // false: cancelled
   absl::Status CountSkip(const UpdateResult& update, const StepResult& step);
-  bool EvaluateNow();  // false: cancelled
+  bool EvaluateNow();  // false: told to stop, hold or cancel
+  // Evaluates to the end unless AtBoundary ends the run. A checkpoint written in between says that it is to be done.
+  absl::StatusOr<std::optional<Outcome>> EvaluateAtBoundary();
   absl::Status Checkpoint(bool final);
   void RemoveOldCheckpoints();
   // Acts on hold, stop and cancel at a step boundary; nullopt = go on.
@@ -175,6 +177,7 @@ class Trainer {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<CutCrossEntropy> loss_;
   KeepGoing keep_going_;
+  KeepGoing keep_evaluating_;
   TrainerState state_;
   CheckpointIdentity identity_;
   int64_t checkpoint_step_ = -1;  // of the last one written here, or resumed from

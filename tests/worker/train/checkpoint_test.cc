@@ -30,6 +30,7 @@ class CheckpointTest : public testing::Test {
     state_.skipped_updates = 1;
     state_.last_loss = 1.0 / 3;
     state_.eval_before = 4.25;
+    state_.eval_pending = true;
   }
   ~CheckpointTest() override { RemoveTree(root_).IgnoreError(); }
   absl::Status Write() { return WriteCheckpoint(folder_, state_, {"plan", "two threads", "run"}, *rig_.adapter); }
@@ -54,8 +55,21 @@ TEST_F(CheckpointTest, RoundTripsExactly) {
   EXPECT_EQ(read->state.last_loss, 1.0 / 3);
   EXPECT_EQ(read->state.eval_before, 4.25);
   EXPECT_FALSE(read->state.eval_last.has_value());
+  EXPECT_TRUE(read->state.eval_pending);
   EXPECT_EQ(read->identity.plan_signature, "plan");
   EXPECT_EQ(read->identity.made_with, "two threads");
+}
+
+TEST_F(CheckpointTest, OneOfAnOlderBuildHasNoEvaluationPending) {
+  ASSERT_TRUE(Write().ok());
+  std::string text = ReadFile(folder_ + "/state.json", 1 << 16).value();
+  const std::string field = "  \"eval_pending\": true,\n";
+  const size_t at = text.find(field);
+  ASSERT_NE(at, std::string::npos);
+  ASSERT_TRUE(WriteFileAtomic(folder_ + "/state.json", text.erase(at, field.size())).ok());
+  const auto read = ReadCheckpoint(folder_, *rig_.adapter);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_FALSE(read->state.eval_pending);
 }
 
 TEST_F(CheckpointTest, SameStateSameBytesAndReplaces) {
