@@ -94,7 +94,7 @@ absl::StatusOr<ExitCode> Metrics(Context& context, const std::string& text, int6
     table.Add({std::to_string(point.step()), std::to_string(point.attempt()), epoch, Loss(point.loss()),
                Scientific(point.learning_rate()), Scientific(point.grad_norm()),
                FormatCount(static_cast<int64_t>(point.tokens_per_second() + 0.5)),
-               point.has_eval_loss() ? Loss(point.eval_loss()) : "-"});
+               point.has_eval_loss() ? DescribeEvaluation(point) : "-"});
   }
   Print(context, all, table);
   return kOk;

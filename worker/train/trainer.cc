@@ -202,7 +202,6 @@ absl::StatusOr<bool> Trainer::Step() {
   progress.tokens_per_second = progress.step_seconds > 0 ? static_cast<double>(step.tokens) / progress.step_seconds : 0;
   progress.trained_tokens = state_.trained_tokens;
   progress.skipped_updates = state_.skipped_updates;
-  progress.eval_loss = state_.eval_last;
   observer_->OnProgress(progress);
   LH_RETURN_IF_ERROR(Failpoint("trainer_after_step"));
   return true;

@@ -51,7 +51,6 @@ struct TrainProgress {
   double update_seconds = 0;
   int64_t trained_tokens = 0;  // of the job so far
   int64_t skipped_updates = 0;
-  std::optional<double> eval_loss;  // the last one
 };
 
 struct CheckpointInfo {

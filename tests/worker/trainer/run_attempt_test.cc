@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <map>
 #include <memory>
 
 #include "base/env.h"
@@ -176,6 +177,27 @@ TEST_F(RunAttemptTest, TrainsToAnAdapterAndTellsAllOfIt) {
   EXPECT_EQ(last->progress().eval_loss(), result.eval_loss_after());
   EXPECT_GT(last->progress().host_bytes_used(), 0);
   EXPECT_GT(last->progress().host_bytes_planned(), 0);
+}
+
+TEST_F(RunAttemptTest, AHeldOutLossIsOfTheStepThatWasEvaluated) {
+  spec_.mutable_spec()->mutable_hyperparameters()->set_eval_every_steps(3);
+  const attempt::AttemptDir dir = Make("a", Chats(40));
+  ASSERT_EQ(Run(dir).reason(), v1::TRAINER_EXIT_SUCCEEDED) << log_;
+  // Of what a step's points say the last counts. The first carries the evaluation before it.
+  std::map<int64_t, v1::TrainingProgress> points;
+  int evaluations = 0;
+  for (const v1::TrainerEvent& event : Read(dir).events) {
+    if (!event.has_progress()) continue;
+    points[event.progress().step()] = event.progress();
+    evaluations += event.progress().has_eval_loss();
+  }
+  EXPECT_EQ(evaluations, 3);
+  ASSERT_EQ(points.size(), 6u);
+  EXPECT_EQ(points[1].eval_step(), 0);
+  EXPECT_TRUE(points[1].has_eval_step());
+  for (const int64_t step : {3, 6}) EXPECT_EQ(points[step].eval_step(), step);
+  for (const int64_t step : {2, 4, 5}) EXPECT_FALSE(points[step].has_eval_loss()) << step;
+  EXPECT_NE(points[3].eval_loss(), points[1].eval_loss());
 }
 
 TEST_F(RunAttemptTest, AResumedRunEndsWithTheSameBytes) {
