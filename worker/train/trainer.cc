@@ -212,6 +212,12 @@ bool Trainer::EvaluateNow() {
   const EvalResult result = Evaluate(decoder_.get(), *loss_, eval_, options_.plan.shape.layers, keep_evaluating_);
   if (!result.complete) return false;
   if (result.targets == 0) return true;
+  if (!std::isfinite(result.loss)) {
+    // No number can be better than a NaN, nor worse: it would stay the best for good.
+    observer_->OnWarning("the held-out loss after update " + std::to_string(state_.step) +
+                         " is not finite; the evaluation does not count");
+    return true;
+  }
   state_.eval_last = result.loss;
   state_.eval_last_step = state_.step;
   if (state_.step == 0) state_.eval_before = result.loss;

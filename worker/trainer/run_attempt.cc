@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/env.h"
@@ -40,13 +41,18 @@ absl::StatusOr<v1::TrainerExit> Validate(const AttemptContext& context) {
   return ExitOf(v1::TRAINER_EXIT_SUCCEEDED, "");
 }
 
+// Of the adapter as it is: not of an earlier step, where the last evaluation did not count.
+std::optional<double> EvalAfter(const train::TrainerState& state) {
+  return state.eval_last_step == state.step ? state.eval_last : std::nullopt;
+}
+
 v1::TrainingResult ResultOf(const train::TrainerState& state) {
   v1::TrainingResult result;
   result.set_steps(state.step);
   result.set_trained_tokens(state.trained_tokens);
   result.set_final_loss(state.last_loss);
   if (state.eval_before.has_value()) result.set_eval_loss_before(*state.eval_before);
-  if (state.eval_last.has_value()) result.set_eval_loss_after(*state.eval_last);
+  if (const auto after = EvalAfter(state); after.has_value()) result.set_eval_loss_after(*after);
   result.set_train_seconds(state.train_seconds);
   result.set_skipped_updates(state.skipped_updates);
   return result;
@@ -75,7 +81,8 @@ train::ExportFacts FactsOf(const AttemptContext& context, const Inputs& inputs, 
                 {"Loss of the last update", Number("%.4f", state.last_loss)}};
   if (state.eval_before.has_value())
     facts.card.emplace_back("Held-out loss before", Number("%.4f", *state.eval_before));
-  if (state.eval_last.has_value()) facts.card.emplace_back("Held-out loss after", Number("%.4f", *state.eval_last));
+  if (const auto after = EvalAfter(state); after.has_value())
+    facts.card.emplace_back("Held-out loss after", Number("%.4f", *after));
   return facts;
 }
 

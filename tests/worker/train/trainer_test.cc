@@ -405,10 +405,10 @@ class PoisonedWeights final : public WeightSource {
   SyntheticWeightSource inner_;
 };
 
-Done RunPoisoned(const TrainerOptions& options, FakeRun* run, BatchSource* train) {
+Done RunPoisoned(const TrainerOptions& options, FakeRun* run, BatchSource* train, BatchSource* eval = nullptr) {
   const FakeClock clock;
   Done done;
-  auto trainer = Trainer::Create(options, PoisonedWeights(options.plan.shape), train, nullptr, run, run, &clock);
+  auto trainer = Trainer::Create(options, PoisonedWeights(options.plan.shape), train, eval, run, run, &clock);
   EXPECT_TRUE(trainer.ok()) << trainer.status();
   done.outcome = (*trainer)->Run();
   done.master = Values((*trainer)->adapter().master());
@@ -432,6 +432,28 @@ TEST(Trainer, NonFiniteLossSkipsTheUpdateAndNamesTheSample) {
   EXPECT_THAT(run.warnings[0], HasSubstr("update 2"));
   EXPECT_THAT(run.warnings[0], HasSubstr("sample 1"));
   for (double value : done.master) ASSERT_TRUE(std::isfinite(value));
+}
+
+TEST(Trainer, ANonFiniteEvaluationIsNone) {
+  TempDir dir;
+  TrainerOptions options = Options(dir.path());
+  options.plan = TinyPlan(TinyShape(false, /*tied=*/false), TinyTrain(ComputeType::kF32, 1, 23), {1, 9, 8});
+  options.hyper.eval_every_steps = 3;
+  FixedBatches train({TinyBatch({10}, 60, 40)}, 1);
+  TinyBatch poisoned({10}, 60, 41);
+  poisoned.ids[4] = 66;
+  FixedBatches eval({poisoned}, 1);
+  FakeRun run;
+  const Done done = RunPoisoned(options, &run, &train, &eval);
+  ASSERT_TRUE(done.outcome.ok()) << done.outcome.status();
+  EXPECT_EQ(*done.outcome, Outcome::kFinished);
+  EXPECT_TRUE(run.evals.empty());
+  EXPECT_FALSE(done.state.eval_before.has_value());
+  EXPECT_FALSE(done.state.eval_last.has_value());
+  EXPECT_FALSE(done.state.eval_best.has_value());
+  ASSERT_EQ(run.warnings.size(), 3u);  // after updates 0, 3 and 6
+  EXPECT_THAT(run.warnings[1], HasSubstr("after update 3 is not finite"));
+  EXPECT_FALSE(run.checkpoints.back().eval_loss.has_value());
 }
 
 TEST(Trainer, TooManyNonFiniteUpdatesInARowFailTheRun) {
