@@ -104,6 +104,21 @@ absl::Status ReadArray(const formats::SafetensorsSet& file, const std::string& p
   return absl::OkStatus();
 }
 
+// Puts the whole folder `partial` in the place of `folder`. A tree is not removed at once: what is there goes aside
+// first, so that under its name there is always a whole one or none.
+absl::Status Replace(const std::string& partial, const std::string& folder) {
+  const std::string replaced = folder + ".replaced";
+  const bool replaces = FileExists(folder);
+  if (replaces) {
+    LH_RETURN_IF_ERROR(RemoveTree(replaced));
+    LH_RETURN_IF_ERROR(RenameFile(folder, replaced));
+  }
+  const absl::Status renamed = RenameFile(partial, folder);
+  if (!renamed.ok() && replaces) RenameFile(replaced, folder).IgnoreError();
+  LH_RETURN_IF_ERROR(renamed);
+  return RemoveTree(replaced);
+}
+
 }  // namespace
 
 const std::vector<std::string>& CheckpointFiles() {
@@ -126,8 +141,7 @@ absl::Status WriteCheckpoint(const std::string& folder, const TrainerState& stat
     LH_RETURN_IF_ERROR(Failpoint("checkpoint_between_files"));
     LH_RETURN_IF_ERROR(WriteFileAtomic(JoinPath(partial, kStateFile), StateToJson(state, identity)));
     LH_RETURN_IF_ERROR(SyncDir(partial));
-    LH_RETURN_IF_ERROR(RemoveTree(folder));
-    return RenameFile(partial, folder);
+    return Replace(partial, folder);
   };
   const absl::Status status = write();
   if (!status.ok()) RemoveTree(partial).IgnoreError();
