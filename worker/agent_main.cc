@@ -135,10 +135,11 @@ absl::Status Run(const Flags& flags) {
 
   const RealClock clock;
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcSchedulerClient> client, GrpcSchedulerClient::Open(flags.scheduler));
-  TaskPool transfers(limits::kMaxTransferThreads);
+  TaskPool fetches(limits::kMaxFetchThreads);
+  TaskPool uploads(limits::kMaxUploadThreads);
   TaskPool logs(1);
   LogLine("worker " + options.worker_id + " for the scheduler at " + flags.scheduler.address);
-  AgentCore core(std::move(options), AgentParts{&clock, client.get(), &mailbox, &transfers, &logs, LogLine});
+  AgentCore core(std::move(options), AgentParts{&clock, client.get(), &mailbox, &fetches, &uploads, &logs, LogLine});
   absl::Status status = core.Recover();
   if (status.ok()) status = core.Run(stop, drain);
   // Ends what blocks the pools' threads, and no answer comes after the mailbox is gone.

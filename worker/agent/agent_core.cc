@@ -39,7 +39,8 @@ AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
   env_.clock = parts.clock;
   env_.client = parts.client;
   env_.mailbox = parts.mailbox;
-  env_.transfers = parts.transfers;
+  env_.fetches = parts.fetches;
+  env_.uploads = parts.uploads;
   env_.logs = parts.logs;
   env_.log = parts.log;
   env_.trainer_path = options_.trainer_path;

@@ -38,7 +38,8 @@ struct AgentParts {
   const Clock* clock = nullptr;
   SchedulerClient* client = nullptr;
   Mailbox* mailbox = nullptr;
-  TaskRunner* transfers = nullptr;
+  TaskRunner* fetches = nullptr;
+  TaskRunner* uploads = nullptr;
   TaskRunner* logs = nullptr;
   std::function<void(const std::string&)> log;
 };

@@ -124,7 +124,7 @@ void AttemptRunner::StartFetch() {
   stage_ = Stage::kFetching;
   fetching_ = true;
   RunTask<absl::Status>(
-      env_->transfers,
+      env_->fetches,
       [client = env_->client, dir = dir_, spec = spec_, cancelled = cancelled_] {
         return FetchInputs(client, dir, spec, cancelled);
       },

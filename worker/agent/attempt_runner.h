@@ -38,9 +38,11 @@ struct AttemptEnv {
   const Clock* clock = nullptr;
   SchedulerClient* client = nullptr;
   Mailbox* mailbox = nullptr;
-  TaskRunner* transfers = nullptr;
-  TaskRunner* logs = nullptr;  // apart, so that a large upload holds up no log
-  std::string trainer_path;    // longhaul-train
+  // Each apart: a dataset that comes in slowly holds up no commit, and a large upload no log.
+  TaskRunner* fetches = nullptr;
+  TaskRunner* uploads = nullptr;
+  TaskRunner* logs = nullptr;
+  std::string trainer_path;  // longhaul-train
   std::string cache_dir;
   // The model of this digest; NOT_FOUND where this worker lacks it.
   std::function<absl::StatusOr<LocalModel>(const std::string& digest)> model;

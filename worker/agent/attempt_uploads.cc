@@ -78,7 +78,7 @@ void AttemptRunner::StartCheckpointUpload() {
   uploading_ = true;
   uploading_step_ = written.step();
   RunTask<absl::Status>(
-      env_->transfers,
+      env_->uploads,
       [client = env_->client, dir = dir_, key = key_, session = env_->session_id(), written, cancelled = cancelled_] {
         return UploadCheckpoint(client, dir, key, session, written, cancelled);
       },
@@ -88,7 +88,7 @@ void AttemptRunner::StartCheckpointUpload() {
 void AttemptRunner::StartArtifactUpload() {
   uploading_ = true;
   RunTask<absl::Status>(
-      env_->transfers,
+      env_->uploads,
       [client = env_->client, dir = dir_, key = key_, session = env_->session_id(), written = *artifact_,
        cancelled = cancelled_] { return UploadArtifact(client, dir, key, session, written, cancelled); },
       [](AttemptRunner* self, const absl::Status& status) { self->OnArtifactUploaded(status); });

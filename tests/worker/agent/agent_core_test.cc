@@ -124,6 +124,20 @@ TEST_F(AgentTest, ResetConnectionsCostNeitherACheckpointNorTheJob) {
   }
 }
 
+TEST_F(AgentTest, FetchesThatStallHoldUpNoCommit) {
+  const v1::AttemptKey key = Start("trains", "started\nprogress 1\nwait go\ncheckpoint 1\nuntil_signal\n");
+  ASSERT_TRUE(UntilStep("trains", 1));
+  scheduler_.set_stalled(true);
+  for (const char* job : {"one", "two", "three"}) Start(job, std::string("started\nexit 1\nstderr ") + job + "\n");
+  ASSERT_TRUE(Until([&] { return scheduler_.reads_waiting() == 2; }));  // as many as the pool has threads
+  Release(key, "go");
+  ASSERT_TRUE(Until([&] { return !scheduler_.seen().checkpoints.empty(); }));
+  EXPECT_EQ(scheduler_.reads_waiting(), 2);
+  scheduler_.set_stalled(false);
+  scheduler_.Stop(key, v1::STOP_MODE_CANCEL);
+  ASSERT_TRUE(UntilForgotten());
+}
+
 TEST_F(AgentTest, CheckpointStopHandsTheCheckpointBackFirst) {
   const v1::AttemptKey key = Start("job", "started\nprogress 5\nuntil_signal\n");
   ASSERT_TRUE(UntilStep("job", 5));

@@ -61,6 +61,12 @@ class FakeScheduler final : public SchedulerClient {
     resets_ = calls;
     reset_ = how;
   }
+  // While it is, every read of a blob waits.
+  void set_stalled(bool stalled) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stalled_ = stalled;
+    stall_ended_.notify_all();
+  }
   // Forgets the session, as a restart does.
   void CloseSessions() {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -109,6 +115,10 @@ class FakeScheduler final : public SchedulerClient {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = blobs_.find(sha256);
     return found == blobs_.end() ? "" : found->second;
+  }
+  int reads_waiting() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return reads_waiting_;
   }
   int writes() const {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -218,6 +228,9 @@ class FakeScheduler final : public SchedulerClient {
   absl::Status ReadBlob(const v1::BlobName& blob, int64_t offset,
                         const std::function<absl::Status(std::string_view)>& sink, const CancelFlag&) override {
     std::unique_lock<std::mutex> lock(mutex_);
+    ++reads_waiting_;
+    stall_ended_.wait(lock, [this] { return !stalled_; });
+    --reads_waiting_;
     if (const absl::Status lost = Connection(); !lost.ok()) return lost;
     const auto found = blobs_.find(blob.sha256());
     if (found == blobs_.end()) return absl::NotFoundError("no blob " + blob.sha256());
@@ -301,6 +314,9 @@ class FakeScheduler final : public SchedulerClient {
   bool down_ = false;
   int resets_ = 0;
   absl::Status reset_;
+  bool stalled_ = false;
+  int reads_waiting_ = 0;
+  std::condition_variable stall_ended_;
   bool acknowledge_ = true;
   bool hold_ = true;
   Seen seen_;
