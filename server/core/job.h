@@ -127,6 +127,7 @@ struct Checkpoint {
   std::string plan_signature;
   std::vector<NamedBlob> files;
   int64_t commit_wall_micros = 0;
+  std::string made_with;  // plan_signature for people
 };
 
 // What the job takes on one device class at the point of the plan that its device_share asks for.

@@ -38,6 +38,7 @@ absl::Status UploadCheckpoint(SchedulerClient* client, const attempt::AttemptDir
   checkpoint->set_attempt(key.attempt());
   checkpoint->set_final(written.final());
   checkpoint->set_plan_signature(written.plan_signature());
+  checkpoint->set_made_with(written.made_with());
   if (written.has_eval_loss()) checkpoint->set_eval_loss(written.eval_loss());
   for (const v1::BlobFile& file : files) *checkpoint->add_files() = file;
   LH_RETURN_IF_ERROR(Failpoint("agent_before_checkpoint"));

@@ -248,6 +248,7 @@ absl::Status Trainer::Checkpoint(bool final) {
   info.final = final;
   info.eval_loss = state_.eval_last_step == state_.step ? state_.eval_last : std::nullopt;
   info.plan_signature = identity_.plan_signature;
+  info.made_with = identity_.made_with;
   LH_RETURN_IF_ERROR(observer_->OnCheckpoint(info));
   RemoveOldCheckpoints();
   return absl::OkStatus();

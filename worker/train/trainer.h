@@ -60,6 +60,7 @@ struct CheckpointInfo {
   bool final = false;  // training is over; only the artifact is missing
   std::optional<double> eval_loss;
   std::string plan_signature;
+  std::string made_with;  // CheckpointIdentity's
 };
 
 class TrainerObserver {

@@ -9,6 +9,7 @@
 #include "base/limits.h"
 #include "base/process.h"
 #include "worker/attempt/stderr_log.h"
+#include "worker/attempt/utf8.h"
 
 namespace longhaul::trainer {
 namespace {
@@ -117,6 +118,7 @@ absl::Status RunWatch::OnCheckpoint(const train::CheckpointInfo& info) {
   for (const std::string& file : info.files) out->add_files(file);
   if (info.eval_loss.has_value()) out->set_eval_loss(*info.eval_loss);
   out->set_plan_signature(info.plan_signature);
+  out->set_made_with(attempt::CutUtf8(info.made_with, limits::kMaxMadeWithBytes));
   context_.events->AddDurable(event);
   if (!context_.events->status().ok()) return context_.events->status();
   context_.log("checkpoint of step " + std::to_string(info.step) + " written");

@@ -147,6 +147,7 @@ TEST_F(AgentTest, CheckpointStopHandsTheCheckpointBackFirst) {
   const auto seen = scheduler_.seen();
   ASSERT_EQ(seen.checkpoints.size(), 1u);
   EXPECT_EQ(seen.checkpoints[0].checkpoint().step(), 6);
+  EXPECT_EQ(seen.checkpoints[0].checkpoint().made_with(), "2 threads, avx2");
 }
 
 TEST_F(AgentTest, CancelStopsTheTrainerAndKeepsNothing) {

@@ -161,6 +161,11 @@ TEST_F(RunAttemptTest, TrainsToAnAdapterAndTellsAllOfIt) {
   ASSERT_EQ(told.checkpoints.size(), 3u);  // of steps 2, 4 and the final one
   EXPECT_TRUE(told.checkpoints.back().final());
   EXPECT_FALSE(told.checkpoints.front().final());
+  const std::string& made_with = told.checkpoints.front().made_with();
+  for (const std::string& part :
+       {std::string("1 threads"), std::string(ComputeTypeName(ComputeType::kF32)), kernels::ProbeCpu().isa}) {
+    EXPECT_NE(made_with.find(part), std::string::npos) << part << " in " << made_with;
+  }
   for (const std::string& file : told.checkpoints.back().files()) {
     EXPECT_TRUE(FileExists(JoinPath(dir.CheckpointDir(6), file))) << file;
   }
