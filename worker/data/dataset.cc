@@ -215,6 +215,7 @@ bool LineReader::ReadText(const Json& object, Line* line, LineError* error) {
 void LineReader::Finish(Encoding encoding, std::vector<uint8_t> train, Line* line) {
   line->full_tokens = static_cast<int64_t>(encoding.ids.size());
   const size_t kept = static_cast<size_t>(std::min(line->full_tokens, options_.max_sequence_length));
+  line->cut_ids.assign(encoding.ids.begin() + static_cast<int64_t>(kept), encoding.ids.end());
   encoding.ids.resize(kept);
   train.resize(kept);
   encoding.ids.shrink_to_fit();
