@@ -80,6 +80,10 @@ absl::Status RemoveTree(const std::string& path);  // absent is OK; never follow
 bool FileExists(const std::string& path);
 bool IsDirectory(const std::string& path);
 absl::StatusOr<int64_t> FileSize(const std::string& path);
+absl::StatusOr<int64_t> FileModifiedNanos(const std::string& path);  // since 1970
+absl::Status TouchFile(const std::string& path);                     // it was modified now
+// Size, modification time and inode as text: another one once the file has been written to or replaced.
+absl::StatusOr<std::string> FileStamp(const std::string& path);
 // Names (no path), sorted, without "." and "..".
 absl::StatusOr<std::vector<std::string>> ListDir(const std::string& path);
 absl::StatusOr<int64_t> DiskFreeBytes(const std::string& path);

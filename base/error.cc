@@ -87,6 +87,11 @@ std::string ErrorReason(const absl::Status& status) { return DetailOf(status).re
 
 std::vector<FieldViolation> ErrorViolations(const absl::Status& status) { return DetailOf(status).violations; }
 
+bool IsConnectionError(const absl::Status& status) {
+  if (absl::IsUnavailable(status)) return true;
+  return (absl::IsInternal(status) || absl::IsUnknown(status)) && ErrorReason(status).empty();
+}
+
 absl::Status Annotate(const absl::Status& status, const std::string& prefix) {
   if (status.ok()) return status;
   const std::string message(status.message().data(), status.message().size());

@@ -1,5 +1,6 @@
 // The life of an attempt: placed, stopped, failed, lost, recovered; and the fenced references it commits.
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -399,7 +400,7 @@ absl::Status DispatcherCore::KeepCheckpoints(JobRecord& record) {
   int64_t best_step = -1;
   std::optional<double> best;
   for (const auto& [step, eval_loss] : all) {
-    if (eval_loss.has_value() && (!best.has_value() || *eval_loss < *best)) {
+    if (eval_loss.has_value() && std::isfinite(*eval_loss) && (!best.has_value() || *eval_loss < *best)) {
       best = eval_loss;
       best_step = step;
     }

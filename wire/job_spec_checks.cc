@@ -51,11 +51,6 @@ class Faults {
     if (!(value >= min && value <= max))
       Add(field, "is " + Show(value) + "; must be " + Show(min) + " to " + Show(max));
   }
-  // [from, below): `below` itself is excluded.
-  void Below(const std::string& field, double value, double from, double below) {
-    if (!(value >= from && value < below))
-      Add(field, "is " + Show(value) + "; must be " + Show(from) + " or more and less than " + Show(below));
-  }
   template <typename Enum>
   void Named(const std::string& field, Enum value) {
     const auto& type = *google::protobuf::GetEnumDescriptor<Enum>();
@@ -128,7 +123,8 @@ void CheckTargets(const v1::Hyperparameters& hyper, const std::string& path, Fau
 void CheckAdapter(const v1::Hyperparameters& hyper, const std::string& path, Faults* faults) {
   if (hyper.has_lora_rank()) faults->Int(path + ".lora_rank", hyper.lora_rank(), 1, limits::kMaxLoraRank);
   if (hyper.has_lora_alpha()) faults->Above(path + ".lora_alpha", hyper.lora_alpha(), 0, limits::kMaxLoraAlpha);
-  if (hyper.has_lora_dropout()) faults->Below(path + ".lora_dropout", hyper.lora_dropout(), 0, 1);
+  if (hyper.has_lora_dropout())
+    faults->Within(path + ".lora_dropout", hyper.lora_dropout(), 0, limits::kMaxLoraDropout);
   CheckTargets(hyper, path, faults);
   faults->Named(path + ".base_storage", hyper.base_storage());
   faults->Named(path + ".compute_type", hyper.compute_type());
@@ -145,9 +141,9 @@ void CheckOptimizer(const v1::Hyperparameters& hyper, const std::string& path, F
   if (hyper.has_warmup_steps()) faults->Int(path + ".warmup_steps", hyper.warmup_steps(), 0, limits::kMaxSteps);
   if (hyper.has_weight_decay())
     faults->Within(path + ".weight_decay", hyper.weight_decay(), 0, limits::kMaxWeightDecay);
-  if (hyper.has_adam_beta1()) faults->Below(path + ".adam_beta1", hyper.adam_beta1(), 0, 1);
-  if (hyper.has_adam_beta2()) faults->Below(path + ".adam_beta2", hyper.adam_beta2(), 0, 1);
-  if (hyper.has_adam_epsilon()) faults->Above(path + ".adam_epsilon", hyper.adam_epsilon(), 0, 1);
+  if (hyper.has_adam_beta1()) faults->Within(path + ".adam_beta1", hyper.adam_beta1(), 0, limits::kMaxAdamBeta);
+  if (hyper.has_adam_beta2()) faults->Within(path + ".adam_beta2", hyper.adam_beta2(), 0, limits::kMaxAdamBeta);
+  if (hyper.has_adam_epsilon()) faults->Above(path + ".adam_epsilon", hyper.adam_epsilon(), 0, limits::kMaxAdamEpsilon);
   if (hyper.has_max_grad_norm())
     faults->Within(path + ".max_grad_norm", hyper.max_grad_norm(), 0, limits::kMaxGradNorm);
   if (hyper.has_epochs()) faults->Above(path + ".epochs", hyper.epochs(), 0, limits::kMaxEpochs);

@@ -131,14 +131,15 @@ absl::Status Run(const Flags& flags) {
   LogLine("offers " + FormatBytes(inventory.proto.host_bytes_total()) + " of RAM and " +
           std::to_string(inventory.proto.cpu_threads_total()) + " CPU threads");
   options.inventory = std::move(inventory.proto);
-  options.model_paths = std::move(inventory.model_paths);
+  options.models = std::move(inventory.models);
 
   const RealClock clock;
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcSchedulerClient> client, GrpcSchedulerClient::Open(flags.scheduler));
-  TaskPool transfers(limits::kMaxTransferThreads);
+  TaskPool fetches(limits::kMaxFetchThreads);
+  TaskPool uploads(limits::kMaxUploadThreads);
   TaskPool logs(1);
   LogLine("worker " + options.worker_id + " for the scheduler at " + flags.scheduler.address);
-  AgentCore core(std::move(options), AgentParts{&clock, client.get(), &mailbox, &transfers, &logs, LogLine});
+  AgentCore core(std::move(options), AgentParts{&clock, client.get(), &mailbox, &fetches, &uploads, &logs, LogLine});
   absl::Status status = core.Recover();
   if (status.ok()) status = core.Run(stop, drain);
   // Ends what blocks the pools' threads, and no answer comes after the mailbox is gone.

@@ -41,6 +41,7 @@ struct Flags {
   int64_t max_sequence_length = 2048;
   std::string format = "auto";
   bool all_tokens = false;
+  bool ids = false;
   // chat
   std::string adapter;
   std::string prompt;
@@ -70,7 +71,7 @@ absl::Status PreviewData(const Flags& flags) {
   if (flags.output == "json") {
     std::cout << preview.dump(2, ' ', false, data::Json::error_handler_t::replace) << "\n";
   } else {
-    std::cout << data::PreviewText(preview, model.tokenizer, ColorWanted());
+    std::cout << data::PreviewText(preview, model.tokenizer, {.color = ColorWanted(), .ids = flags.ids});
   }
   return absl::OkStatus();
 }
@@ -272,6 +273,7 @@ void AddDataCommands(CLI::App& app, Flags& flags, Command& chosen) {
   preview->add_option("--format", flags.format, "auto, messages or text")
       ->check(CLI::IsMember({"auto", "messages", "text"}));
   preview->add_flag("--all-tokens", flags.all_tokens, "Train on every token, not on answers only");
+  preview->add_flag("--ids", flags.ids, "Every token on a line: position, id, whether it trains, text");
 
   CLI::App* tokenize = AddCommand(app, "tokenize", "Token ids of texts, as JSON", Tokenize, chosen);
   tokenize->add_option("--model", flags.model, "A .gguf file or a folder with tokenizer.json")->required();

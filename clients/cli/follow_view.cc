@@ -47,18 +47,13 @@ void FollowView::OnEvent(const v1::JobEvent& event) {
 
 void FollowView::OnProgress(const v1::TrainingProgress& progress) {
   const std::pair<int32_t, int64_t> key(progress.attempt(), progress.step());
-  // A step is told again where an evaluation followed it.
-  const bool evaluated = progress.has_eval_loss() && progress.eval_loss() != last_eval_loss_;
-  if (key == last_shown_ && !evaluated) return;
+  // A step is told again where an evaluation followed it, and by a watch that is resumed.
+  const std::optional<double> eval_loss =
+      progress.has_eval_loss() ? std::optional<double>(progress.eval_loss()) : std::nullopt;
+  if (key == last_shown_ && (!eval_loss.has_value() || eval_loss == shown_eval_loss_)) return;
   last_shown_ = key;
-  if (progress.has_eval_loss()) last_eval_loss_ = progress.eval_loss();
-  if (!is_terminal_) {
-    // Every message has the last evaluation; a line a message says it once.
-    v1::TrainingProgress line = progress;
-    if (!evaluated) line.clear_eval_loss();
-    Line(DescribeProgress(line));
-    return;
-  }
+  shown_eval_loss_ = eval_loss;
+  if (!is_terminal_) return Line(DescribeProgress(progress));
   status_ = DescribeProgress(progress);
   Draw();
 }

@@ -35,9 +35,9 @@ class FollowView : public WatchSink {
   const bool is_terminal_;
   bool first_snapshot_ = true;
   bool drawn_ = false;
-  std::optional<double> last_eval_loss_;
   std::string status_;                              // the redrawn line
   std::pair<int32_t, int64_t> last_shown_{-1, -1};  // (attempt, step) of the last progress
+  std::optional<double> shown_eval_loss_;           // with it
 };
 
 // One JSON object a line, the stream's own messages without heartbeats.

@@ -54,14 +54,14 @@ absl::StatusOr<ExitCode> Checkpoints(Context& context, const std::string& text) 
   request.set_id(job.id());
   LH_ASSIGN_OR_RETURN(const v1::ListCheckpointsResponse response,
                       client.Call(client.jobs(), &Stub::ListCheckpoints, request));
-  Table table({"STEP", "ATTEMPT", "COMMITTED", "FILES", "SIZE", "HELD-OUT LOSS", "FINAL"});
+  Table table({"STEP", "ATTEMPT", "COMMITTED", "FILES", "SIZE", "HELD-OUT LOSS", "FINAL", "MADE WITH"});
   for (const v1::Checkpoint& checkpoint : response.checkpoints()) {
     int64_t bytes = 0;
     for (const v1::BlobFile& file : checkpoint.files()) bytes += file.size_bytes();
     table.Add({std::to_string(checkpoint.step()), std::to_string(checkpoint.attempt()),
                FormatTimestamp(ToMicros(checkpoint.commit_time())), std::to_string(checkpoint.files_size()),
                FormatBytes(bytes), checkpoint.has_eval_loss() ? Loss(checkpoint.eval_loss()) : "-",
-               checkpoint.final() ? "yes" : "no"});
+               checkpoint.final() ? "yes" : "no", OrDash(checkpoint.made_with())});
   }
   Print(context, response, table);
   return kOk;
@@ -94,7 +94,7 @@ absl::StatusOr<ExitCode> Metrics(Context& context, const std::string& text, int6
     table.Add({std::to_string(point.step()), std::to_string(point.attempt()), epoch, Loss(point.loss()),
                Scientific(point.learning_rate()), Scientific(point.grad_norm()),
                FormatCount(static_cast<int64_t>(point.tokens_per_second() + 0.5)),
-               point.has_eval_loss() ? Loss(point.eval_loss()) : "-"});
+               point.has_eval_loss() ? DescribeEvaluation(point) : "-"});
   }
   Print(context, all, table);
   return kOk;

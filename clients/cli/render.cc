@@ -119,6 +119,12 @@ std::string Loss(double loss) {
   return text;
 }
 
+std::string DescribeEvaluation(const v1::TrainingProgress& progress) {
+  if (!progress.has_eval_loss()) return "";
+  const bool earlier = progress.has_eval_step() && progress.eval_step() != progress.step();
+  return Loss(progress.eval_loss()) + (earlier ? " after step " + std::to_string(progress.eval_step()) : "");
+}
+
 std::string DescribeProgress(const v1::TrainingProgress& progress) {
   char lr[32];
   std::snprintf(lr, sizeof(lr), "%.1e", progress.learning_rate());
@@ -130,7 +136,7 @@ std::string DescribeProgress(const v1::TrainingProgress& progress) {
   const int64_t used = device ? progress.device_bytes_used() : progress.host_bytes_used();
   const int64_t planned = device ? progress.device_bytes_planned() : progress.host_bytes_planned();
   text += "  mem " + FormatBytes(used) + " of " + FormatBytes(planned);
-  if (progress.has_eval_loss()) text += "  held-out " + Loss(progress.eval_loss());
+  if (progress.has_eval_loss()) text += "  held-out " + DescribeEvaluation(progress);
   if (progress.skipped_updates() > 0) text += "  skipped " + std::to_string(progress.skipped_updates());
   return text;
 }

@@ -43,6 +43,8 @@ std::string Loss(double loss);  // "3.412"
 std::string Expected(const google::protobuf::Timestamp& time, const Clock& clock);
 
 // "step 12/60  loss 3.412  lr 4.2e-04  241 tok/s  eta 3m 20s  mem 1.20 GiB of 1.31 GiB"
+// "2.750", with " after step 4" where it was measured before the point's own step; "" without an evaluation.
+std::string DescribeEvaluation(const v1::TrainingProgress& progress);
 std::string DescribeProgress(const v1::TrainingProgress& progress);
 // "[10:00:00Z] QUEUED -> STARTING  attempt 2  WAITING_FOR_VRAM  message"
 std::string DescribeEvent(const v1::JobEvent& event);

@@ -161,8 +161,6 @@ absl::Status FromGrpcStatus(const grpc::Status& status, const std::string& addre
   return MakeError(CodeOf(status), reason, message, std::move(violations));
 }
 
-bool IsConnectionError(const absl::Status& status) { return absl::IsUnavailable(status); }
-
 ExitCode ExitCodeFor(const absl::Status& status) {
   const std::string reason = ErrorReason(status);
   if (reason == "EXCEEDS_EVERY_DEVICE") return kJobFailed;

@@ -16,9 +16,6 @@ namespace longhaul::cli {
 // leave code and message. UNAVAILABLE and DEADLINE_EXCEEDED name `address`.
 absl::Status FromGrpcStatus(const grpc::Status& status, const std::string& address);
 
-// True for what a reconnect may cure.
-bool IsConnectionError(const absl::Status& status);
-
 ExitCode ExitCodeFor(const absl::Status& status);
 
 // What to do about it, by its reason, else by its code; never empty. REQUIRES: not OK.

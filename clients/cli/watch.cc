@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/match.h"
 #include "base/error.h"
 #include "base/status_macros.h"
 
@@ -38,7 +37,7 @@ class Watcher {
         continue;
       }
       // An OK end before the terminal event is a scheduler that shuts down.
-      const bool lost = status.ok() || IsConnectionError(status) || absl::IsCancelled(status) || IsTransport(status);
+      const bool lost = status.ok() || IsConnectionError(status) || absl::IsCancelled(status);
       if (client_.env().stop->stopped()) return client_.Error(grpc::Status::CANCELLED);
       if (!lost || !connected_once_) return status.ok() ? Ended() : status;
       LH_RETURN_IF_ERROR(WaitOut(status, backoff_ms));
@@ -48,11 +47,6 @@ class Watcher {
 
  private:
   int64_t NowMs() const { return client_.env().clock->BootNanos() / kNanosPerMs; }
-
-  // A connection reset in the middle of a message is not always UNAVAILABLE in gRPC's eyes.
-  static bool IsTransport(const absl::Status& status) {
-    return absl::IsInternal(status) && absl::StrContains(status.message(), "RST_STREAM");
-  }
 
   static absl::Status Ended() { return absl::UnavailableError("the watch ended before the job did"); }
 

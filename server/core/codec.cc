@@ -174,6 +174,7 @@ void Fields(A& a, Checkpoint& v) {
   a(5, v.plan_signature);
   a(6, v.files);
   a(7, v.commit_wall_micros);
+  a(8, v.made_with);
 }
 
 template <class A>

@@ -88,6 +88,10 @@ const char* Name(Reason reason) {
       return "PLAN_MISMATCH";
     case Reason::kDeviceFault:
       return "DEVICE_FAULT";
+    case Reason::kInvalidCheckpoint:
+      return "INVALID_CHECKPOINT";
+    case Reason::kInvalidField:
+      return "INVALID_FIELD";
   }
   return "UNKNOWN";
 }

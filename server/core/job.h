@@ -59,6 +59,8 @@ enum class Reason {
   kResumeNotIdentical = 43,
   kPlanMismatch = 44,
   kDeviceFault = 45,
+  kInvalidCheckpoint = 46,
+  kInvalidField = 47,
 };
 
 enum class PauseCause { kNone = 0, kUser = 1, kPreempt = 2, kDrain = 3 };
@@ -125,6 +127,7 @@ struct Checkpoint {
   std::string plan_signature;
   std::vector<NamedBlob> files;
   int64_t commit_wall_micros = 0;
+  std::string made_with;  // plan_signature for people
 };
 
 // What the job takes on one device class at the point of the plan that its device_share asks for.

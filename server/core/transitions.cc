@@ -131,6 +131,7 @@ bool UserCanFix(Reason failure) {
     case Reason::kExceedsEveryDevice:
     case Reason::kDiskFull:
     case Reason::kResumeNotIdentical:
+    case Reason::kInvalidField:
       return true;
     default:
       return false;

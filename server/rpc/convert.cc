@@ -174,6 +174,7 @@ v1::Checkpoint ToProto(const Checkpoint& checkpoint) {
   if (checkpoint.commit_wall_micros != 0) SetTime(checkpoint.commit_wall_micros, out.mutable_commit_time());
   out.set_final(checkpoint.final);
   out.set_plan_signature(checkpoint.plan_signature);
+  out.set_made_with(checkpoint.made_with);
   return out;
 }
 
@@ -220,6 +221,11 @@ absl::StatusOr<Checkpoint> FromProto(const v1::Checkpoint& checkpoint) {
   out.final = checkpoint.final();
   if (checkpoint.has_eval_loss()) out.eval_loss = checkpoint.eval_loss();
   out.plan_signature = checkpoint.plan_signature();
+  if (static_cast<int64_t>(checkpoint.made_with().size()) > limits::kMaxMadeWithBytes) {
+    return InvalidField("checkpoint.made_with", "has " + std::to_string(checkpoint.made_with().size()) +
+                                                    " bytes; at most " + std::to_string(limits::kMaxMadeWithBytes));
+  }
+  out.made_with = checkpoint.made_with();
   LH_ASSIGN_OR_RETURN(out.files, FromProto(checkpoint.files(), "checkpoint.files"));
   return out;
 }

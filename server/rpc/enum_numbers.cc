@@ -55,8 +55,10 @@ static_assert(Same(Reason::kTrainerCrashed, v1::TRAINER_CRASHED));
 static_assert(Same(Reason::kResumeNotIdentical, v1::RESUME_NOT_IDENTICAL));
 static_assert(Same(Reason::kPlanMismatch, v1::PLAN_MISMATCH));
 static_assert(Same(Reason::kDeviceFault, v1::DEVICE_FAULT));
+static_assert(Same(Reason::kInvalidCheckpoint, v1::INVALID_CHECKPOINT));
+static_assert(Same(Reason::kInvalidField, v1::INVALID_FIELD));
 
-static_assert(Same(Reason::kDeviceFault, v1::Reason_MAX));
+static_assert(Same(Reason::kInvalidField, v1::Reason_MAX));
 
 static_assert(Same(PauseCause::kNone, v1::PAUSE_CAUSE_UNSPECIFIED));
 static_assert(Same(PauseCause::kUser, v1::PAUSE_CAUSE_USER));

@@ -45,6 +45,19 @@ TEST(Error, PlainStatusesCarryNothing) {
   EXPECT_TRUE(ErrorViolations(absl::InternalError("x")).empty());
 }
 
+TEST(Error, WhatALostConnectionLooksLike) {
+  EXPECT_TRUE(IsConnectionError(absl::UnavailableError("no route")));
+  EXPECT_TRUE(IsConnectionError(MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "x")));
+  // gRPC's own words for a reset in the middle of a message.
+  EXPECT_TRUE(IsConnectionError(absl::InternalError("Received RST_STREAM with error code 2")));
+  EXPECT_TRUE(IsConnectionError(absl::UnknownError("Stream removed")));
+  // A server's answer has a reason.
+  EXPECT_FALSE(IsConnectionError(MakeError(absl::StatusCode::kInternal, "INTERNAL", "a bug")));
+  EXPECT_FALSE(IsConnectionError(MakeError(absl::StatusCode::kUnknown, "UNKNOWN", "x")));
+  EXPECT_FALSE(IsConnectionError(absl::NotFoundError("x")));
+  EXPECT_FALSE(IsConnectionError(absl::OkStatus()));
+}
+
 TEST(Error, InvalidField) {
   const absl::Status status = InvalidField("spec.hyperparameters.lora_rank", "is 0; must be 1 to 1024");
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);

@@ -53,7 +53,7 @@ TEST_P(StoreContractTest, AJobIsThereAfterItsCommitAndAfterReopening) {
   EXPECT_EQ(ErrorReason(store().GetJob("ftjob-1001").status()), "JOB_NOT_FOUND");
   Job job = MakeJob(1);
   job.labels = {{"team", "a"}};
-  job.last_checkpoint = Checkpoint{7, 1, false, 0.5, "s", {}, 3};
+  job.last_checkpoint = Checkpoint{7, 1, false, 0.5, "s", {}, 3, "one thread"};
   std::unique_ptr<StoreTransaction> transaction = Begin();
   ASSERT_TRUE(transaction->PutJob(job).ok());
   EXPECT_FALSE(store().GetJob(job.id).ok()) << "readers see the last commit";

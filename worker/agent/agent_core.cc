@@ -39,7 +39,8 @@ AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
   env_.clock = parts.clock;
   env_.client = parts.client;
   env_.mailbox = parts.mailbox;
-  env_.transfers = parts.transfers;
+  env_.fetches = parts.fetches;
+  env_.uploads = parts.uploads;
   env_.logs = parts.logs;
   env_.log = parts.log;
   env_.trainer_path = options_.trainer_path;
@@ -47,9 +48,9 @@ AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
   env_.free_processors = [this](int threads) { return FreeProcessors(threads); };
   env_.session_id = [this] { return session_.id(); };
   env_.on_news = [this] { session_.MarkNews(); };
-  env_.model_path = [this](const std::string& digest) -> absl::StatusOr<std::string> {
-    const auto found = options_.model_paths.find(digest);
-    if (found != options_.model_paths.end()) return found->second;
+  env_.model = [this](const std::string& digest) -> absl::StatusOr<LocalModel> {
+    const auto found = options_.models.find(digest);
+    if (found != options_.models.end()) return found->second;
     return MakeError(absl::StatusCode::kNotFound, "MODEL_UNKNOWN", "this worker has no model of digest " + digest);
   };
 }

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "longhaul/v1/worker_service.pb.h"
 #include "worker/agent/attempt_runner.h"
+#include "worker/agent/local_model.h"
 #include "worker/agent/mailbox.h"
 #include "worker/agent/scheduler_client.h"
 #include "worker/agent/session.h"
@@ -28,8 +29,8 @@ struct AgentOptions {
   std::string state_dir;     // attempts/ and cache/ are below it
   std::string trainer_path;  // longhaul-train
   v1::WorkerInventory inventory;
-  std::map<std::string, std::string> model_paths;  // by content digest
-  int64_t drain_grace_ms = 60'000;                 // then trainers are left to the next agent
+  std::map<std::string, LocalModel> models;  // by content digest
+  int64_t drain_grace_ms = 60'000;           // then trainers are left to the next agent
 };
 
 // Threads that run the transfers, and where the agent's lines go.
@@ -37,7 +38,8 @@ struct AgentParts {
   const Clock* clock = nullptr;
   SchedulerClient* client = nullptr;
   Mailbox* mailbox = nullptr;
-  TaskRunner* transfers = nullptr;
+  TaskRunner* fetches = nullptr;
+  TaskRunner* uploads = nullptr;
   TaskRunner* logs = nullptr;
   std::function<void(const std::string&)> log;
 };

@@ -43,7 +43,7 @@ AttemptRunner::AttemptRunner(AttemptEnv* env, const std::string& dir, v1::Attemp
 std::shared_ptr<AttemptRunner> AttemptRunner::Start(AttemptEnv* env, const std::string& dir,
                                                     const v1::StartAttempt& start, int64_t lease_deadline_nanos) {
   std::shared_ptr<AttemptRunner> runner(new AttemptRunner(env, dir, start.key()));
-  if (const absl::Status status = runner->TakeSpec(start.spec()); !status.ok()) {
+  if (const absl::Status status = runner->TakeSpec(start.spec(), lease_deadline_nanos); !status.ok()) {
     const bool no_model = status.code() == absl::StatusCode::kNotFound;
     const bool full = ErrorReason(status) == "DISK_FULL";
     runner->Fail(no_model ? v1::INVALID_MODEL
@@ -52,7 +52,6 @@ std::shared_ptr<AttemptRunner> AttemptRunner::Start(AttemptEnv* env, const std::
                  std::string(status.message()), false);
     return runner;
   }
-  runner->ExtendLease(lease_deadline_nanos);
   env->mailbox->WatchDir(dir);
   runner->StartFetch();
   return runner;
@@ -84,16 +83,20 @@ std::shared_ptr<AttemptRunner> AttemptRunner::Refuse(AttemptEnv* env, const std:
   return runner;
 }
 
-// The spec is the first thing on disk: with it a restarted agent can say of which attempt the folder is.
-absl::Status AttemptRunner::TakeSpec(const v1::AttemptSpec& spec) {
+// With the spec on disk a restarted agent can say of which attempt the folder is, and may start its trainer: the lease
+// that this one watches is there before.
+absl::Status AttemptRunner::TakeSpec(const v1::AttemptSpec& spec, int64_t lease_deadline_nanos) {
   spec_ = spec;
   spec_.set_job_id(key_.job_id());
   spec_.set_attempt(key_.attempt());
   spec_.set_lease_epoch(key_.lease_epoch());
-  LH_ASSIGN_OR_RETURN(const std::string model_path, env_->model_path(spec_.model_digest()));
-  spec_.set_model_path(model_path);
+  LH_ASSIGN_OR_RETURN(const LocalModel model, env_->model(spec_.model_digest()));
+  spec_.set_model_path(model.path);
+  spec_.set_model_fingerprint(model.fingerprint);
   spec_.set_cache_dir(env_->cache_dir);
   LH_RETURN_IF_ERROR(dir_.Create());
+  lease_deadline_nanos_ = lease_deadline_nanos;
+  LH_RETURN_IF_ERROR(WriteLease(lease_deadline_nanos));
   return dir_.WriteSpec(spec_);
 }
 
@@ -121,7 +124,7 @@ void AttemptRunner::StartFetch() {
   stage_ = Stage::kFetching;
   fetching_ = true;
   RunTask<absl::Status>(
-      env_->transfers,
+      env_->fetches,
       [client = env_->client, dir = dir_, spec = spec_, cancelled = cancelled_] {
         return FetchInputs(client, dir, spec, cancelled);
       },
@@ -156,6 +159,8 @@ absl::Status AttemptRunner::SpawnTrainer() {
   options.stderr_path = dir_.StderrPath();
   if (const int threads = PlannedThreads(); threads > 0) options.processors = env_->free_processors(threads);
   oom_kills_before_ = OomKills();
+  // A crash of the host may have left the spec alone. What has run out holds the trainer until a Sync extends it.
+  if (lease_written_nanos_ == 0) LH_RETURN_IF_ERROR(WriteLease(env_->clock->BootNanos()));
   LH_ASSIGN_OR_RETURN(process_, Spawn(options));
   LH_RETURN_IF_ERROR(Failpoint("agent_trainer_spawned"));
   stage_ = Stage::kTraining;
@@ -258,14 +263,20 @@ void AttemptRunner::ExtendLease(int64_t deadline_boot_nanos) {
   lease_deadline_nanos_ = deadline_boot_nanos;
   if (!held_ && lease_written_nanos_ != 0 && deadline_boot_nanos - lease_written_nanos_ < kLeaseWriteMs * kNanosPerMs)
     return;
+  if (const absl::Status written = WriteLease(deadline_boot_nanos); !written.ok()) {
+    env_->log(key_.job_id() + ": " + std::string(written.message()));
+  }
+}
+
+absl::Status AttemptRunner::WriteLease(int64_t deadline_boot_nanos) {
   v1::LeaseFile lease;
   lease.set_lease_epoch(key_.lease_epoch());
   lease.set_deadline_boot_nanos(deadline_boot_nanos);
   if (const absl::Status written = dir_.WriteLease(lease); !written.ok()) {
-    env_->log(key_.job_id() + ": the lease is not written: " + std::string(written.message()));
-    return;
+    return Annotate(written, "the lease is not written");
   }
   lease_written_nanos_ = deadline_boot_nanos;
+  return absl::OkStatus();
 }
 
 v1::AttemptPhase AttemptRunner::LivePhase() const {

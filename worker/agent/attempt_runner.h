@@ -24,6 +24,7 @@
 #include "base/process.h"
 #include "longhaul/v1/worker_service.pb.h"
 #include "worker/agent/backoff.h"
+#include "worker/agent/local_model.h"
 #include "worker/agent/mailbox.h"
 #include "worker/agent/scheduler_client.h"
 #include "worker/attempt/attempt_dir.h"
@@ -37,12 +38,14 @@ struct AttemptEnv {
   const Clock* clock = nullptr;
   SchedulerClient* client = nullptr;
   Mailbox* mailbox = nullptr;
-  TaskRunner* transfers = nullptr;
-  TaskRunner* logs = nullptr;  // apart, so that a large upload holds up no log
-  std::string trainer_path;    // longhaul-train
+  // Each apart: a dataset that comes in slowly holds up no commit, and a large upload no log.
+  TaskRunner* fetches = nullptr;
+  TaskRunner* uploads = nullptr;
+  TaskRunner* logs = nullptr;
+  std::string trainer_path;  // longhaul-train
   std::string cache_dir;
-  // Where the model of this digest lies; NOT_FOUND where this worker lacks it.
-  std::function<absl::StatusOr<std::string>(const std::string& digest)> model_path;
+  // The model of this digest; NOT_FOUND where this worker lacks it.
+  std::function<absl::StatusOr<LocalModel>(const std::string& digest)> model;
   // So many processors that no other trainer is bound to; empty where there are fewer.
   std::function<std::vector<int>(int threads)> free_processors;
   std::function<std::string()> session_id;  // "" while there is none: commits wait
@@ -103,7 +106,8 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   absl::Status SpawnTrainer();
   int PlannedThreads() const;
   void Fail(v1::Reason reason, const std::string& message, bool user_can_fix);
-  absl::Status TakeSpec(const v1::AttemptSpec& spec);
+  absl::Status TakeSpec(const v1::AttemptSpec& spec, int64_t lease_deadline_nanos);
+  absl::Status WriteLease(int64_t deadline_boot_nanos);
   void Recovered();
   void BeGone();
   void RetryAt(int64_t* at_nanos);

@@ -38,6 +38,7 @@ absl::Status UploadCheckpoint(SchedulerClient* client, const attempt::AttemptDir
   checkpoint->set_attempt(key.attempt());
   checkpoint->set_final(written.final());
   checkpoint->set_plan_signature(written.plan_signature());
+  checkpoint->set_made_with(written.made_with());
   if (written.has_eval_loss()) checkpoint->set_eval_loss(written.eval_loss());
   for (const v1::BlobFile& file : files) *checkpoint->add_files() = file;
   LH_RETURN_IF_ERROR(Failpoint("agent_before_checkpoint"));
@@ -78,7 +79,7 @@ void AttemptRunner::StartCheckpointUpload() {
   uploading_ = true;
   uploading_step_ = written.step();
   RunTask<absl::Status>(
-      env_->transfers,
+      env_->uploads,
       [client = env_->client, dir = dir_, key = key_, session = env_->session_id(), written, cancelled = cancelled_] {
         return UploadCheckpoint(client, dir, key, session, written, cancelled);
       },
@@ -88,7 +89,7 @@ void AttemptRunner::StartCheckpointUpload() {
 void AttemptRunner::StartArtifactUpload() {
   uploading_ = true;
   RunTask<absl::Status>(
-      env_->transfers,
+      env_->uploads,
       [client = env_->client, dir = dir_, key = key_, session = env_->session_id(), written = *artifact_,
        cancelled = cancelled_] { return UploadArtifact(client, dir, key, session, written, cancelled); },
       [](AttemptRunner* self, const absl::Status& status) { self->OnArtifactUploaded(status); });

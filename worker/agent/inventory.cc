@@ -1,7 +1,5 @@
 #include "worker/agent/inventory.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <map>
 #include <set>
@@ -97,24 +95,6 @@ absl::StatusOr<std::vector<std::string>> FindModels(const std::string& dir) {
   return found;
 }
 
-// Path, and size and modification time of every file: what the digest in the cache is good for.
-absl::StatusOr<std::string> Fingerprint(const std::string& path) {
-  std::vector<std::string> files = {path};
-  if (IsDirectory(path)) {
-    LH_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(path));
-    files.clear();
-    for (const std::string& name : names) files.push_back(JoinPath(path, name));
-  }
-  std::string all = path;
-  for (const std::string& file : files) {
-    struct stat info = {};
-    if (::stat(file.c_str(), &info) != 0) continue;  // a dangling link is no part of a model
-    all += "\n" + file + " " + std::to_string(info.st_size) + " " + std::to_string(info.st_mtim.tv_sec) + "." +
-           std::to_string(info.st_mtim.tv_nsec) + " " + std::to_string(info.st_ino);
-  }
-  return Sha256Hex(all);
-}
-
 // The type that most of the weights' bytes have: "gguf:Q4_1", "safetensors:BF16".
 std::string StorageOf(const formats::ModelSource& source) {
   std::map<std::string, int64_t> bytes;
@@ -126,8 +106,14 @@ std::string StorageOf(const formats::ModelSource& source) {
   return std::string(source.gguf() != nullptr ? "gguf:" : "safetensors:") + main;
 }
 
-absl::StatusOr<v1::Model> Describe(const std::string& path, Cache* cache, const Log& log, const Cancelled& cancelled) {
+struct Described {
+  v1::Model proto;
+  std::string fingerprint;
+};
+
+absl::StatusOr<Described> Describe(const std::string& path, Cache* cache, const Log& log, const Cancelled& cancelled) {
   LH_ASSIGN_OR_RETURN(const formats::ModelSource source, formats::ModelSource::Open(path));
+  LH_ASSIGN_OR_RETURN(const std::string fingerprint, source.Fingerprint());
   auto tokenizer = source.gguf() != nullptr ? data::Tokenizer::FromGguf(*source.gguf())
                                             : data::Tokenizer::FromHuggingFaceFolder(source.folder());
   if (!tokenizer.ok()) return tokenizer.status();
@@ -138,16 +124,20 @@ absl::StatusOr<v1::Model> Describe(const std::string& path, Cache* cache, const 
   model.set_size_bytes(source.bytes());
   model.set_storage(StorageOf(source));
   model.set_has_chat_template(!tokenizer->chat_template().empty());
-  LH_ASSIGN_OR_RETURN(const std::string key, Fingerprint(path));
-  if (const auto* cached = cache->Find(key);
+  if (const auto* cached = cache->Find(fingerprint);
       cached != nullptr && cached->is_string() && IsSha256Hex(cached->get<std::string>())) {
     model.set_digest(cached->get<std::string>());
-    return model;
+    return Described{std::move(model), fingerprint};
   }
   log("reading " + path + " (" + FormatBytes(source.bytes()) + ") for its digest");
   LH_ASSIGN_OR_RETURN(*model.mutable_digest(), source.ComputeDigest(cancelled));
-  cache->Put(key, model.digest());
-  return model;
+  // What was read is what the fingerprint names, or it is nobody's digest.
+  LH_ASSIGN_OR_RETURN(const std::string afterwards, source.Fingerprint());
+  if (afterwards != fingerprint) {
+    return MakeError(absl::StatusCode::kUnavailable, "MODEL_CHANGED", path + " was written to while it was read");
+  }
+  cache->Put(fingerprint, model.digest());
+  return Described{std::move(model), fingerprint};
 }
 
 absl::Status AddModels(const InventoryOptions& options, const Log& log, const Cancelled& cancelled,
@@ -163,14 +153,14 @@ absl::Status AddModels(const InventoryOptions& options, const Log& log, const Ca
         log("model " + path + " is left out: " + std::string(model.status().message()));
         continue;
       }
-      const auto [at, is_new] = path_of_name.emplace(model->name(), path);
+      const auto [at, is_new] = path_of_name.emplace(model->proto.name(), path);
       if (!is_new) {
         return MakeError(
             absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
-            "two models are called " + model->name() + ": " + at->second + " and " + path + "; rename one");
+            "two models are called " + model->proto.name() + ": " + at->second + " and " + path + "; rename one");
       }
-      inventory->model_paths.emplace(model->digest(), path);
-      *inventory->proto.add_models() = *std::move(model);
+      inventory->models.emplace(model->proto.digest(), LocalModel{path, model->fingerprint});
+      *inventory->proto.add_models() = std::move(model->proto);
     }
   }
   if (inventory->proto.models_size() > limits::kMaxModelsPerWorker) {

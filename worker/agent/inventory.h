@@ -1,7 +1,7 @@
 // What this machine offers: its devices and the models under the given folders.
 //
 // A model's content digest and a CPU's measured speed are kept in files of the state folder, so that only what has
-// changed is read again: a digest belongs to (path, files' sizes and modification times), a speed to (CPU model,
+// changed is read again: a digest belongs to ModelSource::Fingerprint, a speed to (CPU model,
 // threads, ISA).
 #pragma once
 
@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "longhaul/v1/worker_service.pb.h"
+#include "worker/agent/local_model.h"
 
 namespace longhaul::agent {
 
@@ -26,7 +27,7 @@ struct InventoryOptions {
 
 struct Inventory {
   v1::WorkerInventory proto;
-  std::map<std::string, std::string> model_paths;  // by digest; of two equal models the first by path
+  std::map<std::string, LocalModel> models;  // by digest; of two equal models the first by path
 };
 
 // Models: every .gguf file and every folder with a config.json or a .gguf directly under a model folder, or the model

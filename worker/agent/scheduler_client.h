@@ -49,8 +49,8 @@ class SchedulerClient {
                                 const CancelFlag& cancelled) = 0;
 };
 
-// True where the same request may succeed later: the scheduler is away or its disk is full, or the session is a new one
-// by then.
+// True where the same request may succeed later: the connection was lost, the scheduler is away or its disk is full, or
+// the session is a new one by then.
 bool IsRetryable(const absl::Status& status);
 
 }  // namespace longhaul::agent

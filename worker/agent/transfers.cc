@@ -65,8 +65,8 @@ v1::BlobName NameOf(const v1::Dataset& dataset) {
 }  // namespace
 
 bool IsRetryable(const absl::Status& status) {
+  if (IsConnectionError(status)) return true;
   switch (status.code()) {
-    case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kResourceExhausted:

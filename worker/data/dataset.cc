@@ -148,14 +148,16 @@ bool LineReader::Read(std::string_view json_line, Line* line, LineError* error) 
   if (!object->is_object()) return Bad(error, "", "is " + TypeOf(*object) + "; must be an object");
   LineFormat format = FormatOf(*object);
   if (format == LineFormat::kAuto) return Bad(error, "", "has neither \"messages\" nor \"text\"");
-  if (options_.format == LineFormat::kAuto) options_.format = format;
-  if (format != options_.format) {
+  if (options_.format != LineFormat::kAuto && format != options_.format) {
     // A file is of one format: one with both fields is read as that.
     const char* wanted = options_.format == LineFormat::kMessages ? "messages" : "text";
     if (!object->contains(wanted)) return Bad(error, wanted, "is missing");
     format = options_.format;
   }
-  return format == LineFormat::kMessages ? ReadMessages(*object, line, error) : ReadText(*object, line, error);
+  const bool good =
+      format == LineFormat::kMessages ? ReadMessages(*object, line, error) : ReadText(*object, line, error);
+  if (good) options_.format = format;  // a bad line says nothing about the file
+  return good;
 }
 
 bool LineReader::ReadMessages(const Json& object, Line* line, LineError* error) {
@@ -213,6 +215,7 @@ bool LineReader::ReadText(const Json& object, Line* line, LineError* error) {
 void LineReader::Finish(Encoding encoding, std::vector<uint8_t> train, Line* line) {
   line->full_tokens = static_cast<int64_t>(encoding.ids.size());
   const size_t kept = static_cast<size_t>(std::min(line->full_tokens, options_.max_sequence_length));
+  line->cut_ids.assign(encoding.ids.begin() + static_cast<int64_t>(kept), encoding.ids.end());
   encoding.ids.resize(kept);
   train.resize(kept);
   encoding.ids.shrink_to_fit();

@@ -63,10 +63,11 @@ struct Dataset {
 class LineReader {
  public:
   struct Line {
-    Example example;          // truncated
-    std::string text;         // as rendered
-    int64_t full_tokens = 0;  // before truncation
-    bool trains = false;      // some target is left
+    Example example;               // truncated
+    std::vector<int32_t> cut_ids;  // what came after it
+    std::string text;              // as rendered
+    int64_t full_tokens = 0;       // before truncation
+    bool trains = false;           // some target is left
   };
   // `chat` may be null where the model has no template; then a line of messages is an error. Arguments outlive the
   // reader.

@@ -22,7 +22,7 @@ std::vector<std::vector<int32_t>> PackRows(const std::vector<Example>& examples,
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
     return examples[static_cast<size_t>(a)].ids.size() > examples[static_cast<size_t>(b)].ids.size();
   });
-  // Room left -> rows with that much; of equals the oldest row is filled first.
+  // Room left -> rows with that much; of equals the newest row is filled first.
   std::map<int64_t, std::vector<size_t>, std::less<>> open;
   for (int32_t index : order) {
     const int64_t length = static_cast<int64_t>(examples[static_cast<size_t>(index)].ids.size());

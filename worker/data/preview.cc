@@ -1,5 +1,7 @@
 #include "worker/data/preview.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <string_view>
 #include <vector>
 
@@ -9,6 +11,8 @@
 
 namespace longhaul::data {
 namespace {
+
+constexpr size_t kCutTokensShown = 200;
 
 Json ErrorToJson(const LineError& error) {
   return {{"line", error.line}, {"field", error.field}, {"reason", error.reason}};
@@ -24,6 +28,8 @@ Json LineToJson(const LineReader::Line& line, int64_t number, const Tokenizer& t
           {"text", line.text},
           {"tokens", line.full_tokens},
           {"cut", line.full_tokens - kept},
+          {"cut_ids", line.cut_ids},
+          {"cut_text", tokenizer.Decode(line.cut_ids, /*skip_special=*/false)},
           {"dropped", !line.trains},
           {"ids", line.example.ids},
           {"train", line.example.train},
@@ -31,9 +37,9 @@ Json LineToJson(const LineReader::Line& line, int64_t number, const Tokenizer& t
 }
 
 // Runs of tokens with one mask value, decoded whole so that characters of several tokens stay together.
-std::string MarkedText(const Json& example, const Tokenizer& tokenizer, bool color) {
-  const std::string on = color ? "\x1b[32m" : "【";
-  const std::string off = color ? "\x1b[0m" : "】";
+std::string MarkedText(const Json& example, const Tokenizer& tokenizer, const PreviewStyle& style) {
+  const std::string on = style.color ? "\x1b[32m" : "【";
+  const std::string off = style.color ? "\x1b[0m" : "】";
   const auto ids = example["ids"].get<std::vector<int32_t>>();
   const auto train = example["train"].get<std::vector<uint8_t>>();
   std::string text;
@@ -44,6 +50,35 @@ std::string MarkedText(const Json& example, const Tokenizer& tokenizer, bool col
     const std::string piece = tokenizer.Decode(run, /*skip_special=*/false);
     text += train[begin] != 0 ? on + piece + off : piece;
     begin = end;
+  }
+  return text;
+}
+
+std::string CutText(const Json& example, const Tokenizer& tokenizer) {
+  auto ids = example["cut_ids"].get<std::vector<int32_t>>();
+  if (ids.empty()) return "";
+  const size_t more = ids.size() - std::min(ids.size(), kCutTokensShown);
+  ids.resize(ids.size() - more);
+  std::string text = "--- cut from here ---\n" + tokenizer.Decode(ids, /*skip_special=*/false) + "\n";
+  if (more > 0) text += "... " + FormatCount(static_cast<int64_t>(more)) + " more tokens (-o json has all)\n";
+  return text;
+}
+
+// A token alone may be a part of a character: shown as a JSON string, where it cannot upset a terminal.
+std::string TokenTable(const Json& example, const Tokenizer& tokenizer) {
+  auto ids = example["ids"].get<std::vector<int32_t>>();
+  const auto train = example["train"].get<std::vector<uint8_t>>();
+  const auto cut = example["cut_ids"].get<std::vector<int32_t>>();
+  ids.insert(ids.end(), cut.begin(), cut.end());
+  std::string text;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    char place[64];
+    std::snprintf(place, sizeof(place), "%7zu %8d  %-5s  ", i, ids[i],
+                  i >= train.size() ? "cut"
+                  : train[i] != 0   ? "train"
+                                    : "-");
+    const Json piece = tokenizer.Decode({ids[i]}, /*skip_special=*/false);
+    text += place + piece.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   }
   return text;
 }
@@ -82,13 +117,15 @@ absl::StatusOr<Json> PreviewDataset(const std::string& path, int64_t count, cons
   return preview;
 }
 
-std::string PreviewText(const Json& preview, const Tokenizer& tokenizer, bool color) {
+std::string PreviewText(const Json& preview, const Tokenizer& tokenizer, const PreviewStyle& style) {
   std::string text;
   for (const Json& example : preview["examples"]) {
     text += "line " + example["line"].dump() + ": " + FormatCount(example["tokens"].get<int64_t>()) + " tokens";
     if (example["cut"] != 0) text += ", the last " + FormatCount(example["cut"].get<int64_t>()) + " are cut";
     if (example["dropped"] == true) text += ", dropped: nothing left to train on";
-    text += "\n" + MarkedText(example, tokenizer, color) + "\n\n";
+    text += "\n" + MarkedText(example, tokenizer, style) + "\n" + CutText(example, tokenizer);
+    if (style.ids) text += TokenTable(example, tokenizer);
+    text += "\n";
   }
   for (const Json& error : preview["errors"]) {
     const std::string field = error["field"].get<std::string>();

@@ -70,15 +70,31 @@ const StoredTensor* ModelSource::Find(const std::string& hf_name) const {
   return it == index_.end() ? nullptr : &tensors_[it->second];
 }
 
-absl::StatusOr<std::string> ModelSource::ComputeDigest(const std::function<bool()>& cancelled) const {
-  if (gguf_ != nullptr) return Sha256HexOfFile(gguf_->path(), cancelled);
+std::vector<std::string> ModelSource::DigestFiles() const {
+  if (gguf_ != nullptr) return {gguf_->path()};
   std::vector<std::string> files = safetensors_->files();
   for (const char* name : kDigestFiles) {
     const std::string file = JoinPath(folder_, name);
     if (FileExists(file)) files.push_back(file);
   }
-  std::map<std::string, std::string> digests;
+  return files;
+}
+
+absl::StatusOr<std::string> ModelSource::Fingerprint() const {
+  std::vector<std::string> files = DigestFiles();
+  std::sort(files.begin(), files.end());
+  std::string lines;
   for (const std::string& file : files) {
+    LH_ASSIGN_OR_RETURN(const std::string stamp, FileStamp(file));
+    lines += file + '\0' + stamp + '\n';
+  }
+  return Sha256Hex(lines);
+}
+
+absl::StatusOr<std::string> ModelSource::ComputeDigest(const std::function<bool()>& cancelled) const {
+  if (gguf_ != nullptr) return Sha256HexOfFile(gguf_->path(), cancelled);
+  std::map<std::string, std::string> digests;
+  for (const std::string& file : DigestFiles()) {
     LH_ASSIGN_OR_RETURN(digests[file.substr(file.rfind('/') + 1)], Sha256HexOfFile(file, cancelled));
   }
   std::string lines;

@@ -46,6 +46,9 @@ class ModelSource {
   // SHA-256 of the content: of the .gguf file, or of the sorted lines "name\0sha256\n" of the folder's config,
   // tokenizer and weight files. Reads every byte at each call: keep the result. CANCELLED once `cancelled` says so.
   absl::StatusOr<std::string> ComputeDigest(const std::function<bool()>& cancelled = nullptr) const;
+  // SHA-256 over path, size, modification time and inode of the files that ComputeDigest reads, as they are on disk
+  // now: while it stays the same, so does the digest. Reads no content.
+  absl::StatusOr<std::string> Fingerprint() const;
 
   // The GGUF file, or null for a Hugging Face folder.
   const GgufFile* gguf() const { return gguf_.get(); }
@@ -87,6 +90,7 @@ class ModelSource {
   absl::Status AddHuggingFaceTensor(const ExpectedTensor& expected);
   absl::StatusOr<Nf4Parts> ReadNf4Parts(const TensorView& packed, const ExpectedTensor& expected,
                                         int64_t* total_bytes) const;
+  std::vector<std::string> DigestFiles() const;
   absl::Status CheckNoOtherGgufTensors() const;
   absl::Status CheckNoOtherHuggingFaceTensors() const;
   void Add(StoredTensor tensor, Location location);

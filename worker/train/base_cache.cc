@@ -50,28 +50,41 @@ std::string Footer(const std::vector<uint32_t>& sums, int64_t payload) {
   return footer;
 }
 
-// Makes room for `bytes` more within the limit. Which file goes is arbitrary: its name is a hash.
-void MakeRoom(const std::string& folder, int64_t bytes) {
+// False where there can be none.
+bool MakeRoom(const std::string& folder, int64_t bytes) {
   const auto names = ListDir(folder);
-  if (!names.ok()) return;
-  std::vector<std::pair<std::string, int64_t>> files;
-  int64_t total = bytes;
+  const auto free_bytes = DiskFreeBytes(folder);
+  if (!names.ok() || !free_bytes.ok()) return false;
+  std::vector<CachedBase> bases;
   for (const std::string& name : *names) {
     const std::string path = JoinPath(folder, name);
     // Under the lock nobody writes: a temporary file is what a killed process left.
     if (EndsWith(name, kTemporary)) RemoveFile(path).IgnoreError();
     if (!EndsWith(name, kSuffix)) continue;
-    files.emplace_back(path, FileSize(path).value_or(0));
-    total += files.back().second;
+    bases.push_back({path, FileSize(path).value_or(0), FileModifiedNanos(path).value_or(0)});
   }
-  for (const auto& [path, size] : files) {
-    if (total <= limits::kMaxBaseCacheBytes) return;
-    RemoveFile(path).IgnoreError();
-    total -= size;
-  }
+  const auto evicted = BasesToEvict(std::move(bases), bytes, *free_bytes);
+  if (!evicted.has_value()) return false;
+  for (const CachedBase& base : *evicted) RemoveFile(base.path).IgnoreError();
+  return true;
 }
 
 }  // namespace
+
+std::optional<std::vector<CachedBase>> BasesToEvict(std::vector<CachedBase> bases, int64_t bytes, int64_t free_bytes) {
+  std::sort(bases.begin(), bases.end(),
+            [](const CachedBase& a, const CachedBase& b) { return a.used_nanos < b.used_nanos; });
+  int64_t total = bytes;
+  for (const CachedBase& base : bases) total += base.bytes;
+  size_t evicted = 0;
+  for (; evicted < bases.size() && total > limits::kMaxBaseCacheBytes; ++evicted) {
+    total -= bases[evicted].bytes;
+    free_bytes += bases[evicted].bytes;
+  }
+  if (total > limits::kMaxBaseCacheBytes || free_bytes < bytes + limits::kMinBaseCacheFreeBytes) return std::nullopt;
+  bases.resize(evicted);
+  return bases;
+}
 
 BaseCache::BaseCache(std::string folder, const std::string& model_digest, const EngineMemory& memory)
     : folder_(std::move(folder)) {
@@ -127,7 +140,11 @@ bool BaseCache::Load(const kernels::Exec& exec) const {
       if (Crc32c(copied) != expected) good = false;
     }
   }
-  if (!good) RemoveFile(path_).IgnoreError();
+  if (good) {
+    TouchFile(path_).IgnoreError();
+  } else {
+    RemoveFile(path_).IgnoreError();
+  }
   return good;
 }
 
@@ -135,28 +152,30 @@ absl::Status BaseCache::Write(std::stop_token stop) const {
   LH_RETURN_IF_ERROR(CreateDirs(folder_));
   LH_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(JoinPath(folder_, "lock")));
   if (FileExists(path_)) return absl::OkStatus();
-  MakeRoom(folder_, PayloadBytes());
-  LH_ASSIGN_OR_RETURN(const int64_t free_bytes, DiskFreeBytes(folder_));
-  if (free_bytes < PayloadBytes() + limits::kMinBaseCacheFreeBytes) return absl::OkStatus();
+  if (!MakeRoom(folder_, PayloadBytes())) return absl::OkStatus();
   const std::string temporary = path_ + kTemporary;
-  LH_ASSIGN_OR_RETURN(AppendFile file, AppendFile::Open(temporary, /*truncate_to=*/0));
+  absl::Status status = WriteFile(temporary, stop);
+  if (status.ok() && stop.stop_requested()) return RemoveFile(temporary);
+  if (status.ok()) status = RenameFile(temporary, path_);
+  if (!status.ok()) RemoveFile(temporary).IgnoreError();
+  return status;
+}
+
+// A part of it where `stop` says so.
+absl::Status BaseCache::WriteFile(const std::string& path, std::stop_token stop) const {
+  LH_ASSIGN_OR_RETURN(AppendFile file, AppendFile::Open(path, /*truncate_to=*/0));
   std::vector<uint32_t> sums;
   for (const Span& span : spans_) {
     for (int64_t at = 0; at < span.bytes; at += kPieceBytes) {
-      if (stop.stop_requested()) return RemoveFile(temporary);
+      if (stop.stop_requested()) return absl::OkStatus();
       const std::string_view piece(reinterpret_cast<const char*>(span.data) + at,
                                    static_cast<size_t>(std::min(kPieceBytes, span.bytes - at)));
       sums.push_back(Crc32c(piece));
-      const absl::Status appended = file.Append(piece);
-      if (!appended.ok()) {
-        RemoveFile(temporary).IgnoreError();
-        return appended;
-      }
+      LH_RETURN_IF_ERROR(file.Append(piece));
     }
   }
   LH_RETURN_IF_ERROR(file.Append(Footer(sums, PayloadBytes())));
-  LH_RETURN_IF_ERROR(file.Sync());
-  return RenameFile(temporary, path_);
+  return file.Sync();
 }
 
 void BaseCache::Store() {

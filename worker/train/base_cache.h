@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,6 +18,17 @@
 #include "worker/train/memory.h"
 
 namespace longhaul::train {
+
+// A base on disk. It was used last when it was modified last: Load touches it.
+struct CachedBase {
+  std::string path;
+  int64_t bytes = 0;
+  int64_t used_nanos = 0;
+};
+
+// Those to remove so that `bytes` more are within limits::kMaxBaseCacheBytes and the disk, which has `free_bytes` now,
+// keeps limits::kMinBaseCacheFreeBytes: the ones used longest ago. nullopt where that cannot be: then none is to go.
+std::optional<std::vector<CachedBase>> BasesToEvict(std::vector<CachedBase> bases, int64_t bytes, int64_t free_bytes);
 
 class BaseCache {
  public:
@@ -42,6 +54,7 @@ class BaseCache {
   };
   int64_t PayloadBytes() const;
   absl::Status Write(std::stop_token stop) const;
+  absl::Status WriteFile(const std::string& path, std::stop_token stop) const;
 
   std::string folder_;
   std::string path_;

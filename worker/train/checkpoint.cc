@@ -42,6 +42,7 @@ std::string StateToJson(const TrainerState& s, const CheckpointIdentity& identit
                        {"eval_last", OptionalToJson(s.eval_last)},
                        {"eval_last_step", s.eval_last_step},
                        {"eval_best", OptionalToJson(s.eval_best)},
+                       {"eval_pending", s.eval_pending},
                        {"train_seconds", s.train_seconds},
                        {"plan_signature", identity.plan_signature},
                        {"made_with", identity.made_with},
@@ -76,9 +77,10 @@ absl::StatusOr<LoadedCheckpoint> StateFromJson(const std::string& text, const st
   ReadOptional(&fields, "eval_last", &s.eval_last);
   fields.Int("eval_last_step", -1, s.step, &s.eval_last_step);
   ReadOptional(&fields, "eval_best", &s.eval_best);
+  if (fields.Find("eval_pending") != nullptr) fields.Bool("eval_pending", &s.eval_pending);  // later than version 1
   fields.Double("train_seconds", 0, 1e12, &s.train_seconds);
   fields.String("plan_signature", 256, &loaded.identity.plan_signature);
-  fields.String("made_with", 1024, &loaded.identity.made_with);
+  fields.String("made_with", limits::kMaxMadeWithBytes, &loaded.identity.made_with);
   fields.String("run_signature", 256, &loaded.identity.run_signature);
   if (!fields.status().ok()) {
     return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_CHECKPOINT", std::string(fields.status().message()));
@@ -100,6 +102,21 @@ absl::Status ReadArray(const formats::SafetensorsSet& file, const std::string& p
   }
   std::memcpy(to.data, view->data, static_cast<size_t>(view->bytes()));
   return absl::OkStatus();
+}
+
+// Puts the whole folder `partial` in the place of `folder`. A tree is not removed at once: what is there goes aside
+// first, so that under its name there is always a whole one or none.
+absl::Status Replace(const std::string& partial, const std::string& folder) {
+  const std::string replaced = folder + ".replaced";
+  const bool replaces = FileExists(folder);
+  if (replaces) {
+    LH_RETURN_IF_ERROR(RemoveTree(replaced));
+    LH_RETURN_IF_ERROR(RenameFile(folder, replaced));
+  }
+  const absl::Status renamed = RenameFile(partial, folder);
+  if (!renamed.ok() && replaces) RenameFile(replaced, folder).IgnoreError();
+  LH_RETURN_IF_ERROR(renamed);
+  return RemoveTree(replaced);
 }
 
 }  // namespace
@@ -125,8 +142,7 @@ absl::Status WriteCheckpoint(const std::string& folder, const TrainerState& stat
     LH_RETURN_IF_ERROR(Failpoint("checkpoint_between_files"));
     LH_RETURN_IF_ERROR(WriteFileAtomic(JoinPath(partial, kStateFile), StateToJson(state, identity)));
     LH_RETURN_IF_ERROR(SyncDir(partial));
-    LH_RETURN_IF_ERROR(RemoveTree(folder));
-    return RenameFile(partial, folder);
+    return Replace(partial, folder);
   };
   const absl::Status status = write();
   if (!status.ok()) RemoveTree(partial).IgnoreError();

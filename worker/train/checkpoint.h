@@ -1,6 +1,6 @@
 // A local checkpoint: a folder with state.json and adapter_state.safetensors (masters and both moments, as they lie in
-// the arena). Written to a sibling folder, synced, renamed, so that a folder of that name is whole. Reading trusts
-// nothing.
+// the arena). Written to a sibling folder, synced, renamed, so that a folder of that name is whole, also while it is
+// replaced: the one before is renamed aside first. Reading trusts nothing.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,8 @@ struct TrainerState {
   std::optional<double> eval_last;
   int64_t eval_last_step = -1;  // where eval_last was measured
   std::optional<double> eval_best;
-  double train_seconds = 0;  // of all attempts; for people, no bit depends on it
+  bool eval_pending = false;  // a stop came into the evaluation after `step`: a resume does it first
+  double train_seconds = 0;   // of all attempts; for people, no bit depends on it
 };
 
 struct CheckpointIdentity {
@@ -42,7 +43,8 @@ struct CheckpointIdentity {
 // Names of a checkpoint's files, in the order written.
 const std::vector<std::string>& CheckpointFiles();
 
-// Writes `folder`, replacing one of that name. DISK_FULL and other errors of the file system leave nothing behind.
+// Writes `folder`, replacing one of that name, which stays where that fails. DISK_FULL and other errors of the file
+// system leave nothing behind.
 absl::Status WriteCheckpoint(const std::string& folder, const TrainerState& state, const CheckpointIdentity& identity,
                              const Adapter& adapter);
 

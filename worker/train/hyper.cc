@@ -2,41 +2,61 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <numbers>
 #include <string>
 
+#include "base/check.h"
 #include "base/error.h"
+#include "base/format.h"
 #include "base/limits.h"
 #include "nlohmann/json.hpp"
 
 namespace longhaul::train {
 namespace {
 
+std::string Show(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%g", value);
+  return text;
+}
+
 absl::Status Check(const char* field, double value, double min, double max, bool open_min = false) {
   if (std::isfinite(value) && (open_min ? value > min : value >= min) && value <= max) return absl::OkStatus();
-  return InvalidField(field, "is " + std::to_string(value) + "; must be " + (open_min ? "above " : "") +
-                                 std::to_string(min) + (open_min ? " and at most " : " to ") + std::to_string(max));
+  return InvalidField(field, "is " + Show(value) + "; must be " + (open_min ? "above " : "") + Show(min) +
+                                 (open_min ? " and at most " : " to ") + Show(max));
+}
+
+absl::Status Check(const char* field, int64_t value, int64_t min) {
+  if (value >= min && value <= limits::kMaxSteps) return absl::OkStatus();
+  return InvalidField(field, "is " + std::to_string(value) + "; must be " + std::to_string(min) + " to " +
+                                 std::to_string(limits::kMaxSteps));
+}
+
+// Before it is known to fit an integer.
+double StepsWanted(const Hyper& hyper, int64_t updates_per_epoch) {
+  if (hyper.max_steps > 0) return static_cast<double>(hyper.max_steps);
+  return std::max(1.0, std::ceil(hyper.epochs * static_cast<double>(updates_per_epoch)));
 }
 
 }  // namespace
 
 absl::Status ValidateHyper(const Hyper& h) {
   const absl::Status checks[] = {
-      Check("lora_alpha", h.lora_alpha, 0, 1e6, true),
-      Check("lora_dropout", h.lora_dropout, 0, 0.95),
-      Check("learning_rate", h.learning_rate, 0, 10, true),
+      Check("lora_alpha", h.lora_alpha, 0, limits::kMaxLoraAlpha, true),
+      Check("lora_dropout", h.lora_dropout, 0, limits::kMaxLoraDropout),
+      Check("learning_rate", h.learning_rate, 0, limits::kMaxLearningRate, true),
       Check("warmup_ratio", h.warmup_ratio, 0, 1),
-      Check("weight_decay", h.weight_decay, 0, 10),
-      Check("adam_beta1", h.adam_beta1, 0, 0.999999),
-      Check("adam_beta2", h.adam_beta2, 0, 0.99999999),
-      Check("adam_epsilon", h.adam_epsilon, 0, 1, true),
-      Check("max_grad_norm", h.max_grad_norm, 0, 1e9),
+      Check("weight_decay", h.weight_decay, 0, limits::kMaxWeightDecay),
+      Check("adam_beta1", h.adam_beta1, 0, limits::kMaxAdamBeta),
+      Check("adam_beta2", h.adam_beta2, 0, limits::kMaxAdamBeta),
+      Check("adam_epsilon", h.adam_epsilon, 0, limits::kMaxAdamEpsilon, true),
+      Check("max_grad_norm", h.max_grad_norm, 0, limits::kMaxGradNorm),
       Check("epochs", h.epochs, 0, limits::kMaxEpochs, true),
-      Check("max_steps", static_cast<double>(h.max_steps), 0, static_cast<double>(limits::kMaxSteps)),
-      Check("warmup_steps", static_cast<double>(h.warmup_steps), -1, static_cast<double>(limits::kMaxSteps)),
-      Check("eval_every_steps", static_cast<double>(h.eval_every_steps), 0, static_cast<double>(limits::kMaxSteps)),
-      Check("checkpoint_every_steps", static_cast<double>(h.checkpoint_every_steps), 0,
-            static_cast<double>(limits::kMaxSteps)),
+      Check("max_steps", h.max_steps, 0),
+      Check("warmup_steps", h.warmup_steps, -1),
+      Check("eval_every_steps", h.eval_every_steps, 0),
+      Check("checkpoint_every_steps", h.checkpoint_every_steps, 0),
   };
   for (const absl::Status& status : checks) {
     if (!status.ok()) return status;
@@ -49,9 +69,18 @@ double LoraScale(const Hyper& hyper, int64_t rank) {
   return hyper.lora_alpha / (hyper.use_rslora ? std::sqrt(r) : r);
 }
 
+absl::Status CheckTotalSteps(const Hyper& hyper, int64_t updates_per_epoch) {
+  const double steps = StepsWanted(hyper, updates_per_epoch);
+  if (steps <= static_cast<double>(limits::kMaxSteps)) return absl::OkStatus();
+  return InvalidField("epochs", "is " + Show(hyper.epochs) + ", which is " + Show(steps) + " updates of " +
+                                    FormatCount(updates_per_epoch) + " an epoch; a run has at most " +
+                                    FormatCount(limits::kMaxSteps));
+}
+
 int64_t TotalSteps(const Hyper& hyper, int64_t updates_per_epoch) {
-  if (hyper.max_steps > 0) return hyper.max_steps;
-  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(hyper.epochs * static_cast<double>(updates_per_epoch))));
+  const double steps = StepsWanted(hyper, updates_per_epoch);
+  LH_CHECK(steps <= static_cast<double>(limits::kMaxSteps));
+  return static_cast<int64_t>(steps);
 }
 
 int64_t WarmupSteps(const Hyper& hyper, int64_t total_steps) {

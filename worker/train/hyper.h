@@ -37,7 +37,9 @@ absl::Status ValidateHyper(const Hyper& hyper);
 
 // s: alpha / r, or alpha / sqrt(r).
 double LoraScale(const Hyper& hyper, int64_t rank);
-// Optimizer updates of the whole run: max_steps, or ceil(epochs * updates_per_epoch).
+// INVALID_ARGUMENT where that would be more than limits::kMaxSteps updates, of which no checkpoint could be read again.
+absl::Status CheckTotalSteps(const Hyper& hyper, int64_t updates_per_epoch);
+// Optimizer updates of the whole run: max_steps, or ceil(epochs * updates_per_epoch). REQUIRES: CheckTotalSteps.
 int64_t TotalSteps(const Hyper& hyper, int64_t updates_per_epoch);
 int64_t WarmupSteps(const Hyper& hyper, int64_t total_steps);
 // Of update t, 0-based.

@@ -45,12 +45,14 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const TrainerOptions& o
   LH_CHECK(options.plan.kind == PlanKind::kTrain);
   LH_RETURN_IF_ERROR(ValidateHyper(options.hyper));
   if (options.hyper.lora_dropout > 0 && !options.plan.train.lora_dropout) {
-    return InvalidField("lora_dropout", "is " + std::to_string(options.hyper.lora_dropout) +
-                                            ", but the memory plan was made without dropout");
+    return MakeError(absl::StatusCode::kInvalidArgument, "PLAN_MISMATCH",
+                     "lora_dropout is " + std::to_string(options.hyper.lora_dropout) +
+                         ", but the memory plan was made without dropout");
   }
   std::unique_ptr<Trainer> trainer(new Trainer(options, train, eval, observer, control, clock));
   LH_RETURN_IF_ERROR(trainer->CheckBatches(*train, "dataset"));
   if (train->UpdatesPerEpoch() == 0) return InvalidField("dataset", "has nothing to train on");
+  LH_RETURN_IF_ERROR(CheckTotalSteps(options.hyper, train->UpdatesPerEpoch()));
   if (eval != nullptr) LH_RETURN_IF_ERROR(trainer->CheckBatches(*eval, "eval dataset"));
   LH_RETURN_IF_ERROR(trainer->Load(weights));
   return trainer;
@@ -92,6 +94,8 @@ absl::Status Trainer::Load(const WeightSource& weights) {
   decoder_ = std::make_unique<Decoder>(*memory_, *exec_, ops_.get(), weights_, *adapter_);
   loss_ = std::make_unique<CutCrossEntropy>(*memory_, *exec_, ops_.get(), weights_);
   keep_going_ = [this] { return control_->Poll() != Control::kCancel; };
+  // An evaluation may be as long as many steps, and it can be done again: a stop does not wait for it.
+  keep_evaluating_ = [this] { return control_->Poll() == Control::kContinue; };
   state_.total_steps = TotalSteps(options_.hyper, train_->UpdatesPerEpoch());
   const std::string computes_with = ops_->Describe();
   identity_.plan_signature = PlanSignature(options_.plan, computes_with);
@@ -232,7 +236,6 @@ absl::StatusOr<bool> Trainer::Step() {
   progress.tokens_per_second = progress.step_seconds > 0 ? static_cast<double>(step.tokens) / progress.step_seconds : 0;
   progress.trained_tokens = state_.trained_tokens;
   progress.skipped_updates = state_.skipped_updates;
-  progress.eval_loss = state_.eval_last;
   observer_->OnProgress(progress);
   LH_RETURN_IF_ERROR(Failpoint("trainer_after_step"));
   return true;
@@ -241,15 +244,31 @@ absl::StatusOr<bool> Trainer::Step() {
 bool Trainer::EvaluateNow() {
   if (eval_ == nullptr || state_.eval_last_step == state_.step) return true;
   const EvalResult result =
-      Evaluate(ops_.get(), decoder_.get(), loss_.get(), eval_, options_.plan.shape.layers, keep_going_);
+      Evaluate(ops_.get(), decoder_.get(), loss_.get(), eval_, options_.plan.shape.layers, keep_evaluating_);
   if (!result.complete) return false;
   if (result.targets == 0) return true;
+  if (!std::isfinite(result.loss)) {
+    // No number can be better than a NaN, nor worse: it would stay the best for good.
+    observer_->OnWarning("the held-out loss after update " + std::to_string(state_.step) +
+                         " is not finite; the evaluation does not count");
+    return true;
+  }
   state_.eval_last = result.loss;
   state_.eval_last_step = state_.step;
   if (state_.step == 0) state_.eval_before = result.loss;
   if (!state_.eval_best.has_value() || result.loss < *state_.eval_best) state_.eval_best = result.loss;
   observer_->OnEvaluated(state_.step, result);
   return true;
+}
+
+absl::StatusOr<std::optional<Outcome>> Trainer::EvaluateAtBoundary() {
+  while (!EvaluateNow()) {
+    state_.eval_pending = true;
+    LH_ASSIGN_OR_RETURN(const std::optional<Outcome> stop, AtBoundary());
+    if (stop.has_value()) return stop;
+  }
+  state_.eval_pending = false;
+  return std::optional<Outcome>();
 }
 
 absl::Status Trainer::Checkpoint(bool final) {
@@ -264,6 +283,7 @@ absl::Status Trainer::Checkpoint(bool final) {
   info.final = final;
   info.eval_loss = state_.eval_last_step == state_.step ? state_.eval_last : std::nullopt;
   info.plan_signature = identity_.plan_signature;
+  info.made_with = identity_.made_with;
   LH_RETURN_IF_ERROR(observer_->OnCheckpoint(info));
   RemoveOldCheckpoints();
   return absl::OkStatus();
@@ -309,21 +329,29 @@ absl::StatusOr<std::optional<Outcome>> Trainer::AtBoundary() {
 
 absl::StatusOr<Outcome> Trainer::Run() {
   if (state_.training_done) return Outcome::kFinished;
-  if (state_.step == 0 && !EvaluateNow()) return Outcome::kCancelled;
   const Hyper& hyper = options_.hyper;
   const auto due = [this](int64_t every) { return every > 0 && state_.step % every == 0; };
+  if (state_.step == 0 || state_.eval_pending) {
+    LH_ASSIGN_OR_RETURN(const std::optional<Outcome> stop, EvaluateAtBoundary());
+    if (stop.has_value()) return *stop;
+  }
   while (state_.step < state_.total_steps) {
-    LH_ASSIGN_OR_RETURN(const std::optional<Outcome> stop, AtBoundary());
+    LH_ASSIGN_OR_RETURN(std::optional<Outcome> stop, AtBoundary());
     if (stop.has_value()) return *stop;
     LH_ASSIGN_OR_RETURN(const bool complete, Step());
     if (!complete) return Outcome::kCancelled;
     if (state_.step == state_.total_steps) break;
-    if (due(hyper.eval_every_steps) && !EvaluateNow()) return Outcome::kCancelled;
-    if (due(hyper.checkpoint_every_steps)) LH_RETURN_IF_ERROR(Checkpoint(false));
+    if (due(hyper.eval_every_steps)) {
+      LH_ASSIGN_OR_RETURN(stop, EvaluateAtBoundary());
+      if (stop.has_value()) return *stop;
+    }
+    // (Where a hold broke into the evaluation, this step's is written already, and may be on its way to the store.)
+    if (due(hyper.checkpoint_every_steps) && checkpoint_step_ != state_.step) LH_RETURN_IF_ERROR(Checkpoint(false));
   }
-  if (!EvaluateNow()) return Outcome::kCancelled;
+  LH_ASSIGN_OR_RETURN(const std::optional<Outcome> stop, EvaluateAtBoundary());
+  if (stop.has_value()) return *stop;
   state_.training_done = true;
-  LH_RETURN_IF_ERROR(Checkpoint(true));
+  if (checkpoint_step_ != state_.step) LH_RETURN_IF_ERROR(Checkpoint(true));
   return Outcome::kFinished;
 }
 

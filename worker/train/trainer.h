@@ -52,7 +52,6 @@ struct TrainProgress {
   double update_seconds = 0;
   int64_t trained_tokens = 0;  // of the job so far
   int64_t skipped_updates = 0;
-  std::optional<double> eval_loss;  // the last one
 };
 
 struct CheckpointInfo {
@@ -62,6 +61,7 @@ struct CheckpointInfo {
   bool final = false;  // training is over; only the artifact is missing
   std::optional<double> eval_loss;
   std::string plan_signature;
+  std::string made_with;  // CheckpointIdentity's
 };
 
 class TrainerObserver {
@@ -79,7 +79,7 @@ class TrainerObserver {
 enum class Control {
   kContinue,
   kHold,                // checkpoint, then wait at the step boundary
-  kStopWithCheckpoint,  // checkpoint at the step boundary and return
+  kStopWithCheckpoint,  // checkpoint at the step boundary and return; an evaluation is left to the resume
   kCancel,              // return within a layer
 };
 
@@ -167,7 +167,9 @@ class Trainer {
   }
   absl::StatusOr<bool> Step();  // false: cancelled
   absl::Status CountSkip(const UpdateResult& update, const StepResult& step);
-  bool EvaluateNow();  // false: cancelled
+  bool EvaluateNow();  // false: told to stop, hold or cancel
+  // Evaluates to the end unless AtBoundary ends the run. A checkpoint written in between says that it is to be done.
+  absl::StatusOr<std::optional<Outcome>> EvaluateAtBoundary();
   absl::Status Checkpoint(bool final);
   void RemoveOldCheckpoints();
   // Acts on hold, stop and cancel at a step boundary; nullopt = go on.
@@ -189,6 +191,7 @@ class Trainer {
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<CutCrossEntropy> loss_;
   KeepGoing keep_going_;
+  KeepGoing keep_evaluating_;
   TrainerState state_;
   CheckpointIdentity identity_;
   int64_t checkpoint_step_ = -1;  // of the last one written here, or resumed from

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/random.h"
+#include "base/status_macros.h"
 
 namespace longhaul::train {
 namespace {
@@ -27,6 +28,16 @@ uint64_t NameKey(const std::string& name, uint64_t seed) {
 }
 
 }  // namespace
+
+absl::Status CheckFingerprint(const formats::ModelSource& source, const std::string& fingerprint) {
+  if (fingerprint.empty()) return absl::OkStatus();
+  LH_ASSIGN_OR_RETURN(const std::string now, source.Fingerprint());
+  if (now == fingerprint) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kFailedPrecondition, "INVALID_MODEL",
+                   source.path() +
+                       ": its files have changed since the worker started; restart the worker to offer the "
+                       "model that they are now");
+}
 
 absl::Status ModelWeightSource::ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const {
   return source_.ReadRows(name, begin, end, out);

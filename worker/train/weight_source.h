@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "model/model_shape.h"
@@ -32,18 +33,26 @@ class WeightSource {
   virtual StoredAs Type(const std::string& name) const = 0;
   // Where all values of the tensor are made up: how, so that a device makes them itself.
   virtual std::optional<UniformValues> Uniform(const std::string& /*name*/) const { return std::nullopt; }
+  // An error where what was read may not be what the model's digest names: nothing of it may be kept.
+  virtual absl::Status CheckUnchanged() const { return absl::OkStatus(); }
 };
 
-// A model on disk. Borrows `source`.
+// INVALID_MODEL where the files' fingerprint is another than `fingerprint`; "" = any.
+absl::Status CheckFingerprint(const formats::ModelSource& source, const std::string& fingerprint);
+
+// A model on disk. Borrows `source`. `fingerprint`: what its files must still have once they have been read.
 class ModelWeightSource final : public WeightSource {
  public:
-  explicit ModelWeightSource(const formats::ModelSource& source) : source_(source) {}
+  explicit ModelWeightSource(const formats::ModelSource& source, std::string fingerprint = "")
+      : source_(source), fingerprint_(std::move(fingerprint)) {}
   const ModelShape& shape() const override { return source_.shape(); }
   absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const override;
   StoredAs Type(const std::string& name) const override;
+  absl::Status CheckUnchanged() const override { return CheckFingerprint(source_, fingerprint_); }
 
  private:
   const formats::ModelSource& source_;
+  std::string fingerprint_;
 };
 
 // Linears uniform with standard deviation 1/sqrt(columns), embeddings uniform in +-0.5, norms in [0.5, 1.5): a model

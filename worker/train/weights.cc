@@ -231,6 +231,7 @@ absl::Status LoadWeights(const WeightSource& source, const EngineMemory& memory,
   if (cache == nullptr || !cache->Load(exec)) {
     LH_RETURN_IF_ERROR(ReadBase(source, memory, exec, weights));
     malloc_trim(0);  // the loader's 4-bit scratch is not part of the plan
+    LH_RETURN_IF_ERROR(source.CheckUnchanged());
     if (cache != nullptr) cache->Store();
   }
   if (memory.dtype() == DType::kF64) {

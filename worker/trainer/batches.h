@@ -21,6 +21,7 @@ class DatasetBatches final : public train::BatchSource {
   std::string Describe() const override;
   int64_t MostTokens() const override { return plan_.MostTokens(); }
   int64_t LongestDocument() const override { return plan_.LongestDocument(); }
+  int64_t MostDocuments() const override { return plan_.MostDocuments(); }
 
  private:
   data::BatchPlan plan_;

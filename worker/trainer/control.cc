@@ -1,6 +1,5 @@
 #include "worker/trainer/control.h"
 
-#include "base/env.h"
 #include "base/limits.h"
 
 namespace longhaul::trainer {
@@ -20,14 +19,18 @@ LeaseState EvaluateLease(const std::optional<v1::LeaseFile>& lease, int64_t leas
 }
 
 Control::Control(const attempt::AttemptDir& dir, int64_t lease_epoch, const Clock* clock, SignalInbox* signals)
-    : dir_(dir), lease_epoch_(lease_epoch), clock_(clock), signals_(signals), watches_(FileExists(dir.LeasePath())) {}
+    : dir_(dir), lease_epoch_(lease_epoch), clock_(clock), signals_(signals) {
+  last_.set_lease_epoch(lease_epoch);
+  last_.set_deadline_boot_nanos(clock->BootNanos());
+}
 
 LeaseState Control::Lease() {
-  if (!watches_) return LeaseState::kValid;
+  if (lease_epoch_ <= 0) return LeaseState::kValid;
   const auto lease = dir_.ReadLease();
-  std::optional<v1::LeaseFile> found;
-  if (lease.ok()) found = *lease;
-  return EvaluateLease(found, lease_epoch_, clock_->BootNanos());
+  if (absl::IsNotFound(lease.status())) return LeaseState::kLost;
+  // A disk that has a bad moment says nothing about the lease: the one that was read last expires by itself.
+  if (lease.ok()) last_ = *lease;
+  return EvaluateLease(last_, lease_epoch_, clock_->BootNanos());
 }
 
 Decision Control::AtStepBoundary() {

@@ -32,7 +32,7 @@ enum class Decision {
 // Not thread-safe: the training thread's.
 class Control {
  public:
-  // Without a lease file at this moment there is no lease to watch: somebody runs the trainer by hand.
+  // Epoch 0: there is no lease to watch, somebody runs the trainer by hand.
   Control(const attempt::AttemptDir& dir, int64_t lease_epoch, const Clock* clock, SignalInbox* signals);
 
   Decision AtStepBoundary();
@@ -46,7 +46,7 @@ class Control {
   int64_t lease_epoch_;
   const Clock* clock_;
   SignalInbox* signals_;
-  bool watches_ = false;
+  v1::LeaseFile last_;  // as it could last be read; at first one that has just run out
 };
 
 }  // namespace longhaul::trainer

@@ -22,6 +22,8 @@ Failure FailureOf(const absl::Status& status) {
   if (reason == "INVALID_MODEL" || reason == "MODEL_UNSUPPORTED") return {v1::INVALID_MODEL, true};
   if (reason == "NON_FINITE_LOSS") return {v1::NON_FINITE_LOSS, true};
   if (reason == "RESUME_NOT_IDENTICAL") return {v1::RESUME_NOT_IDENTICAL, true};
+  if (reason == "INVALID_FIELD") return {v1::INVALID_FIELD, true};
+  if (reason == "INVALID_CHECKPOINT") return {v1::INVALID_CHECKPOINT, false};
   if (reason == "PLAN_MISMATCH") return {v1::PLAN_MISMATCH, false};
   if (reason == "HOST_OOM") return {v1::HOST_OOM, false};
   if (reason == "DEVICE_OOM") return {v1::DEVICE_OOM, false};

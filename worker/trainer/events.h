@@ -32,8 +32,8 @@ class Events {
   absl::Status status_;
 };
 
-// FAILED with what the status says: INVALID_DATASET, INVALID_MODEL, HOST_OOM, NON_FINITE_LOSS, DISK_FULL, else
-// INTERNAL.
+// FAILED with what the status says: INVALID_DATASET, INVALID_MODEL, INVALID_FIELD, INVALID_CHECKPOINT, HOST_OOM,
+// NON_FINITE_LOSS, DISK_FULL and others, else INTERNAL.
 v1::TrainerExit ExitOfError(const absl::Status& status);
 v1::TrainerExit ExitOf(v1::TrainerExitReason reason, const std::string& message);
 // The process's exit code (worker/attempt/exit_codes.h).

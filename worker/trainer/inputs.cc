@@ -77,14 +77,16 @@ v1::DataReport ReportOf(const data::DatasetReport& train, const v1::JobSpec& spe
 }
 
 // The run's length follows from how the rows pack, so that is done here once, and again when training.
-void AddRun(const v1::JobSpec& spec, const Inputs& inputs, v1::DataReport* report) {
+absl::Status AddRun(const v1::JobSpec& spec, const Inputs& inputs, v1::DataReport* report) {
   int64_t tokens = 0;
   for (const data::Example& example : inputs.train) tokens += static_cast<int64_t>(example.ids.size());
   report->set_tokens_per_epoch(tokens);
   report->set_eval_examples(static_cast<int64_t>(inputs.eval.size()));
-  if (inputs.train.empty()) return;
+  if (inputs.train.empty()) return absl::OkStatus();
   const data::BatchPlan batches(&inputs.train, TrainBatches(spec));
+  LH_RETURN_IF_ERROR(train::CheckTotalSteps(HyperOfSpec(spec), batches.UpdatesPerEpoch()));
   report->set_total_steps(train::TotalSteps(HyperOfSpec(spec), batches.UpdatesPerEpoch()));
+  return absl::OkStatus();
 }
 
 absl::Status LoadEval(const v1::JobSpec& spec, const InputPaths& paths, const std::function<bool()>& cancelled,
@@ -141,7 +143,7 @@ absl::StatusOr<Inputs> LoadInputs(const v1::JobSpec& spec, const InputPaths& pat
   inputs.report = ReportOf(train.report, spec);
   inputs.train = std::move(train.examples);
   LH_RETURN_IF_ERROR(LoadEval(spec, paths, cancelled, &inputs));
-  AddRun(spec, inputs, &inputs.report);
+  LH_RETURN_IF_ERROR(AddRun(spec, inputs, &inputs.report));
   return inputs;
 }
 

@@ -45,8 +45,8 @@ struct Model {
 absl::StatusOr<Model> OpenModel(const std::string& path);
 
 // Bad lines are in the report, not an error. INVALID_ARGUMENT INVALID_DATASET where eval_examples leaves nothing to
-// train on; OpenModel's errors; the file system's; CANCELLED soon after `cancelled` says so. REQUIRES: `spec` is
-// resolved.
+// train on; INVALID_FIELD where the run would be too long; OpenModel's errors; the file system's; CANCELLED soon after
+// `cancelled` says so. REQUIRES: `spec` is resolved.
 absl::StatusOr<Inputs> LoadInputs(const v1::JobSpec& spec, const InputPaths& paths,
                                   const std::function<bool()>& cancelled = nullptr);
 

@@ -76,6 +76,7 @@ absl::StatusOr<LocalJob> PrepareLocalJob(const LocalJobOptions& options,
     LH_ASSIGN_OR_RETURN(const Model model, OpenModel(job.paths.model));
     LH_RETURN_IF_ERROR(wire::ValidateJobSpec(spec, &model.source.shape()));
     wire::ResolveJobSpec(&spec, model.source.shape(), StorageOf(model.source));
+    LH_ASSIGN_OR_RETURN(*job.spec.mutable_model_fingerprint(), model.source.Fingerprint());
     LH_ASSIGN_OR_RETURN(*job.spec.mutable_model_digest(), model.source.ComputeDigest());
   }
   LH_ASSIGN_OR_RETURN(const Inputs inputs, LoadInputs(spec, job.paths));

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/env.h"
@@ -24,13 +25,25 @@ std::function<bool()> SignalCame(const AttemptContext& context) {
   return [&context] { return StoppedBefore(context.signals).has_value(); };
 }
 
+// What is trained on must be what the digest names: in the adapter's card, in checkpoints, in the cache of bases.
+absl::StatusOr<Inputs> LoadAttemptInputs(const AttemptContext& context) {
+  LH_ASSIGN_OR_RETURN(Inputs inputs, LoadInputs(context.spec.spec(), context.paths, SignalCame(context)));
+  LH_RETURN_IF_ERROR(train::CheckFingerprint(inputs.model, context.spec.model_fingerprint()));
+  return inputs;
+}
+
 absl::StatusOr<v1::TrainerExit> Validate(const AttemptContext& context) {
-  LH_ASSIGN_OR_RETURN(const Inputs inputs, LoadInputs(context.spec.spec(), context.paths, SignalCame(context)));
+  LH_ASSIGN_OR_RETURN(const Inputs inputs, LoadAttemptInputs(context));
   v1::TrainerEvent event;
   *event.mutable_data_report() = inputs.report;
   context.events->AddDurable(event);
   LH_RETURN_IF_ERROR(CheckReport(inputs.report, context.spec.spec()));
   return ExitOf(v1::TRAINER_EXIT_SUCCEEDED, "");
+}
+
+// Of the adapter as it is: not of an earlier step, where the last evaluation did not count.
+std::optional<double> EvalAfter(const train::TrainerState& state) {
+  return state.eval_last_step == state.step ? state.eval_last : std::nullopt;
 }
 
 v1::TrainingResult ResultOf(const train::TrainerState& state) {
@@ -39,7 +52,7 @@ v1::TrainingResult ResultOf(const train::TrainerState& state) {
   result.set_trained_tokens(state.trained_tokens);
   result.set_final_loss(state.last_loss);
   if (state.eval_before.has_value()) result.set_eval_loss_before(*state.eval_before);
-  if (state.eval_last.has_value()) result.set_eval_loss_after(*state.eval_last);
+  if (const auto after = EvalAfter(state); after.has_value()) result.set_eval_loss_after(*after);
   result.set_train_seconds(state.train_seconds);
   result.set_skipped_updates(state.skipped_updates);
   return result;
@@ -68,7 +81,8 @@ train::ExportFacts FactsOf(const AttemptContext& context, const Inputs& inputs, 
                 {"Loss of the last update", Number("%.4f", state.last_loss)}};
   if (state.eval_before.has_value())
     facts.card.emplace_back("Held-out loss before", Number("%.4f", *state.eval_before));
-  if (state.eval_last.has_value()) facts.card.emplace_back("Held-out loss after", Number("%.4f", *state.eval_last));
+  if (const auto after = EvalAfter(state); after.has_value())
+    facts.card.emplace_back("Held-out loss after", Number("%.4f", *after));
   return facts;
 }
 
@@ -89,7 +103,11 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
   const v1::AttemptSpec& spec = context.spec;
   train::TrainerOptions options;
   auto plan = MemoryPlanFromJson(spec.memory_plan_json());
-  if (!plan.ok()) return Annotate(plan.status(), "the attempt's memory plan");
+  // Whatever is wrong with it, the user has not written it.
+  if (!plan.ok()) {
+    return MakeError(plan.status().code(), "INVALID_PLAN",
+                     "the attempt's memory plan: " + std::string(plan.status().message()));
+  }
   options.plan = *std::move(plan);
   options.hyper = HyperOfSpec(spec.spec());
   // As many processors as threads: whoever started us gave us these alone (the agent does).
@@ -106,7 +124,7 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
 
 absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
   const v1::JobSpec& spec = context.spec.spec();
-  LH_ASSIGN_OR_RETURN(Inputs inputs, LoadInputs(spec, context.paths, SignalCame(context)));
+  LH_ASSIGN_OR_RETURN(Inputs inputs, LoadAttemptInputs(context));
   LH_RETURN_IF_ERROR(CheckReport(inputs.report, spec));
   LH_ASSIGN_OR_RETURN(const train::TrainerOptions options, OptionsOf(context, inputs.tokenizer));
   DatasetBatches train_batches(&inputs.train, TrainBatches(spec), "the dataset");
@@ -120,7 +138,7 @@ absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
   {
     // The base is in the arena afterwards; the pages of its file are not part of the plan and go.
     const formats::ModelSource model = std::move(inputs.model);
-    const train::ModelWeightSource weights(model);
+    const train::ModelWeightSource weights(model, context.spec.model_fingerprint());
     LH_ASSIGN_OR_RETURN(trainer, train::Trainer::Create(options, weights, &train_batches, eval_batches.get(), &watch,
                                                         &watch, context.clock));
   }

@@ -9,6 +9,7 @@
 #include "base/limits.h"
 #include "base/process.h"
 #include "worker/attempt/stderr_log.h"
+#include "worker/attempt/utf8.h"
 
 namespace longhaul::trainer {
 namespace {
@@ -81,7 +82,11 @@ void RunWatch::OnProgress(const train::TrainProgress& progress) {
   point.set_step_seconds(progress.step_seconds);
   const double mean_seconds = seconds_here_ / static_cast<double>(steps_here_);
   point.set_eta_seconds(mean_seconds * static_cast<double>(progress.total_steps - progress.step));
-  if (progress.eval_loss.has_value()) point.set_eval_loss(*progress.eval_loss);
+  if (untold_eval_.has_value()) {
+    point.set_eval_step(untold_eval_->first);
+    point.set_eval_loss(untold_eval_->second);
+    untold_eval_.reset();
+  }
   point.set_skipped_updates(progress.skipped_updates);
   Tell(std::move(point));
   context_.log(ProgressLine(last_));
@@ -94,9 +99,13 @@ void RunWatch::OnEvaluated(int64_t step, const train::EvalResult& result) {
   std::snprintf(text, sizeof(text), "held-out loss %.4f after step %lld (%s targets)", result.loss,
                 static_cast<long long>(step), FormatCount(result.targets).c_str());
   context_.log(text);
-  // Of no step yet: the first step's point carries it. Else the step's point is told again, now with it.
-  if (step == 0 || step != last_.step() || steps_here_ == 0) return;
+  // The step's point is told again, now with it. Where this attempt has not made the step, the next one carries it.
+  if (step != last_.step() || steps_here_ == 0) {
+    untold_eval_ = {step, result.loss};
+    return;
+  }
   v1::TrainingProgress point = last_;
+  point.set_eval_step(step);
   point.set_eval_loss(result.loss);
   Tell(std::move(point));
 }
@@ -109,6 +118,7 @@ absl::Status RunWatch::OnCheckpoint(const train::CheckpointInfo& info) {
   for (const std::string& file : info.files) out->add_files(file);
   if (info.eval_loss.has_value()) out->set_eval_loss(*info.eval_loss);
   out->set_plan_signature(info.plan_signature);
+  out->set_made_with(attempt::CutUtf8(info.made_with, limits::kMaxMadeWithBytes));
   context_.events->AddDurable(event);
   if (!context_.events->status().ok()) return context_.events->status();
   context_.log("checkpoint of step " + std::to_string(info.step) + " written");

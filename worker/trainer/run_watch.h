@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "longhaul/v1/trainer.pb.h"
@@ -53,6 +54,7 @@ class RunWatch final : public train::TrainerObserver, public train::TrainerContr
   int64_t lease_looked_nanos_ = 0;
   Decision decision_ = Decision::kContinue;
   v1::TrainingProgress last_;
+  std::optional<std::pair<int64_t, double>> untold_eval_;  // step and loss of an evaluation that no point has told yet
   int64_t steps_here_ = 0;
   double seconds_here_ = 0;
 };

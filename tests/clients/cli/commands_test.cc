@@ -65,6 +65,19 @@ TEST_F(CommandTest, BrokenUploadGoesOnWhereItBroke) {
   EXPECT_THAT(err_.str(), HasSubstr("connection lost, continuing"));
 }
 
+// gRPC has several codes for a connection that is reset in the middle of a message.
+TEST_F(CommandTest, AResetUploadGoesOnWhateverGrpcCallsIt) {
+  for (const grpc::StatusCode code : {grpc::StatusCode::INTERNAL, grpc::StatusCode::UNKNOWN}) {
+    const std::string data(2 << 20, code == grpc::StatusCode::INTERNAL ? 'i' : 'u');
+    scheduler_.blobs.broken = code;
+    scheduler_.blobs.break_writes = 1;
+    scheduler_.blobs.write_offsets.clear();
+    ASSERT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", data)}), kOk) << err_.str();
+    EXPECT_THAT(scheduler_.blobs.write_offsets, ::testing::ElementsAre(0, 1 << 20));
+    EXPECT_EQ(scheduler_.blobs.blobs.at(Sha256Hex(data)), data);
+  }
+}
+
 TEST_F(CommandTest, AnUploadOnADamagedBeginningStartsAgain) {
   const std::string data = "{\"text\": \"whole\"}";
   scheduler_.blobs.partials[Sha256Hex(data)] = "damaged";

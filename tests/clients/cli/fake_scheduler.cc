@@ -177,7 +177,7 @@ grpc::Status FakeBlobs::Write(grpc::ServerContext*, grpc::ServerReader<v1::Write
     bytes += message.data();
     if (break_writes > 0) {
       --break_writes;
-      return {grpc::StatusCode::UNAVAILABLE, "the server goes away"};
+      return {broken, "the server goes away"};
     }
     if (!message.finish()) continue;
     if (Sha256Hex(bytes) != sha256) {
@@ -199,7 +199,7 @@ grpc::Status FakeBlobs::Read(grpc::ServerContext*, const v1::ReadBlobRequest* re
   for (size_t at = static_cast<size_t>(request->offset()); at < found->second.size(); at += kPiece) {
     if (break_reads > 0 && at >= found->second.size() / 2) {
       --break_reads;
-      return {grpc::StatusCode::UNAVAILABLE, "the server goes away"};
+      return {broken, "the server goes away"};
     }
     v1::ReadBlobResponse response;
     response.set_data(found->second.substr(at, kPiece));

@@ -58,8 +58,9 @@ class FakeBlobs final : public v1::BlobService::Service {
   std::map<std::string, std::string> partials;  // received so far
   std::string uploaded_by_other;                // not empty: the next Write is BLOB_BUSY, and then the blob is there
   int break_writes = 0;                         // that many Writes fail after their first message
-  int break_reads = 0;                          // that many Reads fail half way
-  std::vector<int64_t> write_offsets;           // where each Write began
+  grpc::StatusCode broken = grpc::StatusCode::UNAVAILABLE;  // how such a call ends
+  int break_reads = 0;                                      // that many Reads fail half way
+  std::vector<int64_t> write_offsets;                       // where each Write began
   std::vector<int64_t> read_offsets;
 
   grpc::Status FindMissing(grpc::ServerContext*, const v1::FindMissingRequest*, v1::FindMissingResponse*) override;

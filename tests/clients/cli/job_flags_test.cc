@@ -98,6 +98,15 @@ TEST(JobFlags, EveryFieldHasAFlag) {
   }
 }
 
+TEST(JobFlags, HelpOffersNothingThatIsAlwaysRefused) {
+  CLI::App app;
+  JobFlags flags;
+  flags.Register(app);
+  const std::string help = app.get_option("--compute-type")->get_description();
+  EXPECT_THAT(help, ::testing::HasSubstr("bf16"));
+  EXPECT_THAT(help, ::testing::Not(::testing::HasSubstr("fp8")));
+}
+
 TEST(JobFlags, OverrideTheFile) {
   const YAML::Node root =
       YAML::Load("{spec: {model: a, dataset: {sha256: x}, hyperparameters: {lora_rank: 4, epochs: 2}}}");

@@ -93,15 +93,19 @@ TEST_F(WatchTest, PlainLinesToTheEnd) {
 
 TEST_F(WatchTest, AnEvaluationIsToldOnce) {
   std::vector<v1::WatchFineTuneJobResponse> messages = {Snapshot(v1::RUNNING, 1)};
-  for (int64_t step = 1; step <= 4; ++step) {
-    messages.push_back(Progress(step));
-    messages.back().mutable_progress()->set_eval_loss(step < 4 ? 4.5 : 2.75);
-  }
+  for (int64_t step = 1; step <= 4; ++step) messages.push_back(Progress(step));
+  messages[1].mutable_progress()->set_eval_loss(4.5);  // from before the first update
+  messages[1].mutable_progress()->set_eval_step(0);
+  messages[4].mutable_progress()->set_eval_loss(2.75);
+  messages[4].mutable_progress()->set_eval_step(4);
+  messages.push_back(messages[4]);  // told again by a watch that is resumed
   messages.push_back(Event(2, v1::RUNNING, v1::SUCCEEDED));
   Serve(messages);
   EXPECT_EQ(Run({"watch", "w"}), kOk);
-  EXPECT_EQ(out_.str().find("held-out 4.500"), out_.str().rfind("held-out 4.500"));
+  EXPECT_THAT(out_.str(), HasSubstr("held-out 4.500 after step 0\n"));
   EXPECT_THAT(out_.str(), HasSubstr("held-out 2.750\n"));
+  EXPECT_EQ(out_.str().find("held-out 2.750"), out_.str().rfind("held-out 2.750"));
+  EXPECT_EQ(out_.str().find("step 4/60"), out_.str().rfind("step 4/60"));
 }
 
 TEST_F(WatchTest, TheLastStepIsShownAgainWithItsEvaluation) {

@@ -54,7 +54,7 @@ Job FullJob() {
   job.attempt.device_class = "cpu";
   job.attempt.plan_point = PlanPoint::kBalanced;
   job.attempt.cpu_threads_planned = 2;
-  job.last_checkpoint = Checkpoint{20, 3, true, 1.25, "sig", {{"a.bin", {"cc", 9}}}, 11};
+  job.last_checkpoint = Checkpoint{20, 3, true, 1.25, "sig", {{"a.bin", {"cc", 9}}}, 11, "3 threads"};
   job.progress = "p";
   job.artifact = {{"adapter", {"dd", 10}}};
   job.pinned_device_class = "cpu";
@@ -83,6 +83,7 @@ TEST(CodecTest, AJobComesBackWhole) {
   EXPECT_EQ(back->attempt.last_step, 21);
   ASSERT_TRUE(back->last_checkpoint.has_value());
   EXPECT_EQ(back->last_checkpoint->eval_loss, 1.25);
+  EXPECT_EQ(back->last_checkpoint->made_with, "3 threads");
   EXPECT_EQ(back->last_checkpoint->files.at(0).blob.sha256, "cc");
   EXPECT_EQ(back->attempt.plan_point, PlanPoint::kBalanced);
   EXPECT_EQ(back->inputs.at(1).size_bytes, 8);

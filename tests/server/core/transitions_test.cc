@@ -83,12 +83,15 @@ TEST(TransitionsTest, RetryClasses) {
        {Reason::kWorkerLost, Reason::kTrainerCrashed, Reason::kDiskFull, Reason::kInternal, Reason::kPlanMismatch}) {
     EXPECT_TRUE(IsRetryable(reason)) << Name(reason);
   }
-  for (const Reason reason : {Reason::kInvalidDataset, Reason::kInvalidModel, Reason::kDeviceOom, Reason::kHostOom,
-                              Reason::kNonFiniteLoss, Reason::kDeadlineExceeded, Reason::kResumeNotIdentical}) {
+  for (const Reason reason :
+       {Reason::kInvalidDataset, Reason::kInvalidModel, Reason::kDeviceOom, Reason::kHostOom, Reason::kNonFiniteLoss,
+        Reason::kDeadlineExceeded, Reason::kResumeNotIdentical, Reason::kInvalidCheckpoint, Reason::kInvalidField}) {
     EXPECT_FALSE(IsRetryable(reason)) << Name(reason);
   }
   EXPECT_FALSE(UserCanFix(Reason::kHostOom));
+  EXPECT_FALSE(UserCanFix(Reason::kInvalidCheckpoint));
   EXPECT_TRUE(UserCanFix(Reason::kInvalidDataset));
+  EXPECT_TRUE(UserCanFix(Reason::kInvalidField));
 }
 
 }  // namespace

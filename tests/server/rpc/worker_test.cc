@@ -110,6 +110,7 @@ TEST_F(WorkerTest, AJobSucceedsByHand) {
   *checkpoint.mutable_key() = start.key();
   checkpoint.mutable_checkpoint()->set_step(2);
   checkpoint.mutable_checkpoint()->set_plan_signature("signature");
+  checkpoint.mutable_checkpoint()->set_made_with("2 threads, avx2");
   *checkpoint.mutable_checkpoint()->add_files() = Put("state.json", "{}");
   v1::CommitResponse committed;
   grpc::Status status = Call(*stubs_->workers, &v1::WorkerService::Stub::CommitCheckpoint, checkpoint, &committed);
@@ -153,6 +154,7 @@ TEST_F(WorkerTest, AJobSucceedsByHand) {
   ASSERT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListCheckpoints, checkpoints_request, &checkpoints).ok());
   ASSERT_EQ(checkpoints.checkpoints_size(), 1);
   EXPECT_EQ(checkpoints.checkpoints(0).step(), 2);
+  EXPECT_EQ(checkpoints.checkpoints(0).made_with(), "2 threads, avx2");
 
   v1::ListMetricsRequest metrics_request;
   metrics_request.set_id(job.id());

@@ -62,6 +62,7 @@ TEST_F(AgentTest, TheTrainerGetsItsSpecInputsAndLease) {
   EXPECT_EQ(written->job_id(), "job");
   EXPECT_EQ(written->lease_epoch(), 1);
   EXPECT_EQ(written->model_path(), "/models/tiny");
+  EXPECT_EQ(written->model_fingerprint(), "fingerprint");
   EXPECT_EQ(written->resume_from().step(), 4);
   EXPECT_EQ(*ReadFile(Dir(key).ResumeDir() + "/adapter.safetensors", 100), "old weights");
   EXPECT_EQ(*ReadFile(Dir(key).EvalDatasetPath(), 100), "held out");
@@ -70,6 +71,17 @@ TEST_F(AgentTest, TheTrainerGetsItsSpecInputsAndLease) {
   EXPECT_EQ(lease->lease_epoch(), 1);
   EXPECT_GT(lease->deadline_boot_nanos(), before + int64_t{50} * 1'000'000'000);
   EXPECT_LE(lease->deadline_boot_nanos(), clock_.BootNanos() + int64_t{60} * 1'000'000'000);
+}
+
+TEST_F(AgentTest, NoTrainerStartsWithoutALease) {
+  // The lease cannot be put there: a folder with something in it has its name.
+  ASSERT_TRUE(CreateDirs(Dir(Key("job")).LeasePath() + "/x").ok());
+  Start("job", "started\nprogress 1\nexit 1\n");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_FAILED);
+  EXPECT_EQ(Last("job").exit().failure(), v1::INTERNAL);  // another attempt may fare better
+  EXPECT_NE(Last("job").exit().message().find("lease"), std::string::npos) << Last("job").exit().message();
+  EXPECT_TRUE(scheduler_.seen().steps["job"].empty());
 }
 
 TEST_F(AgentTest, PhasesFollowTheEvents) {
@@ -89,6 +101,43 @@ TEST_F(AgentTest, PhasesFollowTheEvents) {
   ASSERT_TRUE(UntilPhase("job", v1::ATTEMPT_PHASE_ENDED));
 }
 
+TEST_F(AgentTest, ResetConnectionsCostNeitherACheckpointNorTheJob) {
+  for (const absl::Status& reset :
+       {absl::InternalError("Received RST_STREAM with error code 2"), absl::UnknownError("Stream removed")}) {
+    SCOPED_TRACE(reset);
+    const std::string job = "job" + std::to_string(static_cast<int>(reset.code()));
+    scheduler_.ResetNext(1, reset);  // of the inputs
+    const v1::AttemptKey key =
+        Start(job, "started\nprogress 1\nwait a\ncheckpoint 1\nwait b\nfinal 2\nartifact\nexit 1\n");
+    ASSERT_TRUE(UntilStep(job, 1));
+    const size_t checkpoints = scheduler_.seen().checkpoints.size();
+    scheduler_.ResetNext(2, reset);
+    Release(key, "a");
+    ASSERT_TRUE(Until([&] { return scheduler_.seen().checkpoints.size() > checkpoints; }));
+    EXPECT_EQ(scheduler_.seen().checkpoints.back().checkpoint().step(), 1);
+    scheduler_.ResetNext(3, reset);
+    Release(key, "b");
+    ASSERT_TRUE(UntilForgotten());
+    EXPECT_EQ(Last(job).exit().reason(), v1::TRAINER_EXIT_SUCCEEDED) << Last(job).exit().message();
+    EXPECT_TRUE(Last(job).artifact_committed());
+    begun_ = false;
+  }
+}
+
+TEST_F(AgentTest, FetchesThatStallHoldUpNoCommit) {
+  const v1::AttemptKey key = Start("trains", "started\nprogress 1\nwait go\ncheckpoint 1\nuntil_signal\n");
+  ASSERT_TRUE(UntilStep("trains", 1));
+  scheduler_.set_stalled(true);
+  for (const char* job : {"one", "two", "three"}) Start(job, std::string("started\nexit 1\nstderr ") + job + "\n");
+  ASSERT_TRUE(Until([&] { return scheduler_.reads_waiting() == 2; }));  // as many as the pool has threads
+  Release(key, "go");
+  ASSERT_TRUE(Until([&] { return !scheduler_.seen().checkpoints.empty(); }));
+  EXPECT_EQ(scheduler_.reads_waiting(), 2);
+  scheduler_.set_stalled(false);
+  scheduler_.Stop(key, v1::STOP_MODE_CANCEL);
+  ASSERT_TRUE(UntilForgotten());
+}
+
 TEST_F(AgentTest, CheckpointStopHandsTheCheckpointBackFirst) {
   const v1::AttemptKey key = Start("job", "started\nprogress 5\nuntil_signal\n");
   ASSERT_TRUE(UntilStep("job", 5));
@@ -98,6 +147,7 @@ TEST_F(AgentTest, CheckpointStopHandsTheCheckpointBackFirst) {
   const auto seen = scheduler_.seen();
   ASSERT_EQ(seen.checkpoints.size(), 1u);
   EXPECT_EQ(seen.checkpoints[0].checkpoint().step(), 6);
+  EXPECT_EQ(seen.checkpoints[0].checkpoint().made_with(), "2 threads, avx2");
 }
 
 TEST_F(AgentTest, CancelStopsTheTrainerAndKeepsNothing) {

@@ -28,20 +28,23 @@ class AgentTest : public ::testing::Test {
   void MakeAgent() {
     StopAgent();
     mailbox_ = std::make_unique<Mailbox>();
-    transfers_ = std::make_unique<TaskPool>(2);
+    fetches_ = std::make_unique<TaskPool>(2);
+    uploads_ = std::make_unique<TaskPool>(2);
     logs_ = std::make_unique<TaskPool>(1);
     AgentOptions options;
     options.worker_id = "worker";
     options.state_dir = temp_.path();
     options.trainer_path = FAKE_TRAINER_PATH;
-    options.model_paths["digest"] = "/models/tiny";
-    core_ = std::make_unique<AgentCore>(options,
-                                        AgentParts{&clock_, &scheduler_, mailbox_.get(), transfers_.get(), logs_.get(),
-                                                   [this](const std::string& line) { log_ += line + "\n"; }});
+    options.models["digest"] = {"/models/tiny", "fingerprint"};
+    core_ = std::make_unique<AgentCore>(
+        options, AgentParts{&clock_, &scheduler_, mailbox_.get(), fetches_.get(), uploads_.get(), logs_.get(),
+                            [this](const std::string& line) { log_ += line + "\n"; }});
   }
   void StopAgent() {
-    scheduler_.CloseSessions();  // no answer comes any more
-    transfers_.reset();
+    scheduler_.CloseSessions();     // no answer comes any more
+    scheduler_.set_stalled(false);  // or its reads never end
+    fetches_.reset();
+    uploads_.reset();
     logs_.reset();
     if (mailbox_ != nullptr) mailbox_->Drain();
     core_.reset();
@@ -128,7 +131,8 @@ class AgentTest : public ::testing::Test {
   FakeScheduler scheduler_;
   std::string log_;  // the core thread's
   std::unique_ptr<Mailbox> mailbox_;
-  std::unique_ptr<TaskPool> transfers_;
+  std::unique_ptr<TaskPool> fetches_;
+  std::unique_ptr<TaskPool> uploads_;
   std::unique_ptr<TaskPool> logs_;
   std::unique_ptr<AgentCore> core_;
   std::vector<ProcessId> trainers_;

@@ -55,6 +55,18 @@ class FakeScheduler final : public SchedulerClient {
     lock.unlock();
     for (const Parked& p : parked) p.done(absl::UnavailableError("down"));
   }
+  // The next transfers and commits lose their connection, which gRPC tells as `how`.
+  void ResetNext(int calls, const absl::Status& how) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    resets_ = calls;
+    reset_ = how;
+  }
+  // While it is, every read of a blob waits.
+  void set_stalled(bool stalled) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stalled_ = stalled;
+    stall_ended_.notify_all();
+  }
   // Forgets the session, as a restart does.
   void CloseSessions() {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -103,6 +115,10 @@ class FakeScheduler final : public SchedulerClient {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = blobs_.find(sha256);
     return found == blobs_.end() ? "" : found->second;
+  }
+  int reads_waiting() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return reads_waiting_;
   }
   int writes() const {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -190,7 +206,7 @@ class FakeScheduler final : public SchedulerClient {
 
   absl::StatusOr<std::vector<v1::BlobName>> FindMissing(const std::vector<v1::BlobName>& blobs) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (down_) return absl::UnavailableError("down");
+    if (const absl::Status lost = Connection(); !lost.ok()) return lost;
     std::vector<v1::BlobName> missing;
     for (const v1::BlobName& blob : blobs) {
       if (blobs_.count(blob.sha256()) == 0) missing.push_back(blob);
@@ -202,7 +218,7 @@ class FakeScheduler final : public SchedulerClient {
     const auto bytes = ReadFile(path, 1 << 20);
     if (!bytes.ok()) return bytes.status();
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (down_) return absl::UnavailableError("down");
+    if (const absl::Status lost = Connection(); !lost.ok()) return lost;
     if (Sha256Hex(*bytes) != blob.sha256()) return absl::DataLossError("not what its name says");
     ++writes_;
     blobs_[blob.sha256()] = *bytes;
@@ -212,7 +228,10 @@ class FakeScheduler final : public SchedulerClient {
   absl::Status ReadBlob(const v1::BlobName& blob, int64_t offset,
                         const std::function<absl::Status(std::string_view)>& sink, const CancelFlag&) override {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (down_) return absl::UnavailableError("down");
+    ++reads_waiting_;
+    stall_ended_.wait(lock, [this] { return !stalled_; });
+    --reads_waiting_;
+    if (const absl::Status lost = Connection(); !lost.ok()) return lost;
     const auto found = blobs_.find(blob.sha256());
     if (found == blobs_.end()) return absl::NotFoundError("no blob " + blob.sha256());
     const std::string bytes = found->second.substr(std::min<size_t>(found->second.size(), static_cast<size_t>(offset)));
@@ -236,8 +255,15 @@ class FakeScheduler final : public SchedulerClient {
     return key.job_id() + "." + std::to_string(key.attempt()) + "." + std::to_string(key.lease_epoch());
   }
 
-  absl::Status CheckFence(const std::string& session, const v1::AttemptKey& key) {
+  absl::Status Connection() {
     if (down_) return absl::UnavailableError("down");
+    if (resets_ == 0) return absl::OkStatus();
+    --resets_;
+    return reset_;
+  }
+
+  absl::Status CheckFence(const std::string& session, const v1::AttemptKey& key) {
+    if (const absl::Status lost = Connection(); !lost.ok()) return lost;
     if (session != session_) return Closed();
     if (fenced_.count(Name(key)) > 0)
       return MakeError(absl::StatusCode::kAborted, "LEASE_FENCED", "a newer epoch has it");
@@ -286,6 +312,11 @@ class FakeScheduler final : public SchedulerClient {
   int sessions_ = 0;
   int writes_ = 0;
   bool down_ = false;
+  int resets_ = 0;
+  absl::Status reset_;
+  bool stalled_ = false;
+  int reads_waiting_ = 0;
+  std::condition_variable stall_ended_;
   bool acknowledge_ = true;
   bool hold_ = true;
   Seen seen_;

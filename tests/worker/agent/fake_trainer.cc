@@ -104,6 +104,7 @@ class FakeTrainer {
     event.mutable_checkpoint()->add_files("state.json");
     event.mutable_checkpoint()->add_files("adapter.safetensors");
     event.mutable_checkpoint()->set_plan_signature("signature");
+    event.mutable_checkpoint()->set_made_with("2 threads, avx2");
     LH_CHECK(events_.Append(event).ok());
     return -1;
   }

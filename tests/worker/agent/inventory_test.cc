@@ -8,6 +8,7 @@
 #include "tests/fakes/tiny_model.h"
 #include "tests/worker/attempt/temp_dir.h"
 #include "wire/model_values.h"
+#include "worker/formats/model_source.h"
 
 namespace longhaul::agent {
 namespace {
@@ -50,7 +51,10 @@ TEST_F(InventoryTest, DescribesTheCpuAndTheModels) {
   EXPECT_TRUE(IsSha256Hex(model.digest()));
   EXPECT_TRUE(IsSha256Hex(model.tokenizer_digest()));
   EXPECT_EQ(model.shape().hidden(), TinyModelShape().hidden);
-  EXPECT_EQ(inventory->model_paths.at(model.digest()), temp_.At("models/tiny"));
+  EXPECT_EQ(inventory->models.at(model.digest()).path, temp_.At("models/tiny"));
+  const auto source = formats::ModelSource::Open(temp_.At("models/tiny"));
+  ASSERT_TRUE(source.ok());
+  EXPECT_EQ(inventory->models.at(model.digest()).fingerprint, *source->Fingerprint());
 }
 
 TEST_F(InventoryTest, DigestsAndSpeedAreKeptUntilSomethingChanges) {

@@ -213,6 +213,20 @@ TEST(DatasetTest, BadLinesAreReportedByLineAndField) {
   EXPECT_EQ(dataset.report.error_count, 11);
 }
 
+TEST(DatasetTest, ABadLineDecidesNoFormat) {
+  const Dataset texts = Load(SmolLm(), R"({"messages": []})"
+                                       "\n" +
+                                           TextLine("a") + TextLine("b"));
+  EXPECT_EQ(texts.examples.size(), 2u);
+  EXPECT_EQ(texts.report.error_count, 1);
+  const Dataset chats =
+      Load(SmolLm(), R"({"text": 5})"
+                     "\n" +
+                         Line({Message("user", "a"), Message("assistant", "b")}) + TextLine("of another kind"));
+  EXPECT_EQ(chats.examples.size(), 1u);
+  EXPECT_EQ(chats.report.error_count, 2);
+}
+
 TEST(DatasetTest, TheFirstErrorsAreKeptAndAllAreCounted) {
   std::string lines;
   for (int i = 0; i < 250; ++i) lines += "{}\n";

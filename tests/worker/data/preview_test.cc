@@ -1,5 +1,7 @@
 #include "worker/data/preview.h"
 
+#include <cstdio>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/worker/data/test_support.h"
@@ -40,11 +42,12 @@ TEST_F(PreviewTest, ShowsIdsMaskAndWhatTrains) {
 }
 
 TEST_F(PreviewTest, MarksWhatTrainsForPeople) {
-  const std::string text = PreviewText(Preview(good_ + "nonsense\n", 5), tokenizer_, false);
+  const std::string text = PreviewText(Preview(good_ + "nonsense\n", 5), tokenizer_, {});
   EXPECT_THAT(text, HasSubstr("assistant\n【héllo 🙂<|im_end|>】"));
   EXPECT_THAT(text, HasSubstr("line 2: "));
   EXPECT_THAT(text, HasSubstr("1 examples"));
-  EXPECT_THAT(PreviewText(Preview(good_, 5), tokenizer_, true), HasSubstr("\x1b[32mhéllo 🙂<|im_end|>\x1b[0m"));
+  EXPECT_THAT(PreviewText(Preview(good_, 5), tokenizer_, {.color = true}),
+              HasSubstr("\x1b[32mhéllo 🙂<|im_end|>\x1b[0m"));
 }
 
 TEST_F(PreviewTest, SaysWhatIsCutAndDropped) {
@@ -52,9 +55,48 @@ TEST_F(PreviewTest, SaysWhatIsCutAndDropped) {
   ASSERT_EQ(preview["examples"].size(), 1u);
   EXPECT_GT(preview["examples"][0]["cut"].get<int64_t>(), 0);
   EXPECT_EQ(preview["examples"][0]["dropped"], true);
-  const std::string text = PreviewText(preview, tokenizer_, false);
+  const std::string text = PreviewText(preview, tokenizer_, {});
   EXPECT_THAT(text, HasSubstr("are cut"));
   EXPECT_THAT(text, HasSubstr("nothing left to train on"));
+}
+
+TEST_F(PreviewTest, ShowsTheTextAndIdsOfWhatIsCut) {
+  const Json whole = Preview(good_, 1)["examples"][0];
+  const auto all = whole["ids"].get<std::vector<int32_t>>();
+  EXPECT_TRUE(whole["cut_ids"].empty());
+  const Json preview = Preview(good_, 1, {.max_sequence_length = 6});
+  const Json& cut = preview["examples"][0];
+  std::vector<int32_t> joined = cut["ids"].get<std::vector<int32_t>>();
+  EXPECT_EQ(joined.size(), 6u);
+  EXPECT_EQ(cut["cut_ids"].size(), cut["cut"].get<size_t>());
+  for (const Json& id : cut["cut_ids"]) joined.push_back(id.get<int32_t>());
+  EXPECT_EQ(joined, all);
+  EXPECT_THAT(cut["cut_text"].get<std::string>(), HasSubstr("héllo 🙂<|im_end|>"));
+  EXPECT_THAT(PreviewText(preview, tokenizer_, {}), HasSubstr("--- cut from here ---"));
+  EXPECT_THAT(PreviewText(preview, tokenizer_, {}), HasSubstr("héllo 🙂<|im_end|>"));
+}
+
+TEST_F(PreviewTest, ALongCutIsShownInPart) {
+  std::string words;
+  for (int i = 0; i < 300; ++i) words += " word";
+  const Json preview = Preview(Json{{"text", words}}.dump() + "\n", 1, {.max_sequence_length = 2});
+  const std::string text = PreviewText(preview, tokenizer_, {});
+  EXPECT_THAT(text, HasSubstr("more tokens (-o json has all)"));
+  EXPECT_LT(text.size(), words.size());
+}
+
+TEST_F(PreviewTest, ATableHasEveryTokenOnALine) {
+  const Json preview = Preview(good_, 1, {.max_sequence_length = 8});
+  const Json& example = preview["examples"][0];
+  const std::string text = PreviewText(preview, tokenizer_, {.ids = true});
+  char first[64];
+  std::snprintf(first, sizeof(first), "%7d %8d  -  ", 0, example["ids"][0].get<int>());
+  EXPECT_THAT(text, HasSubstr(first));
+  EXPECT_THAT(text, HasSubstr("  cut    "));
+  int64_t lines = 0;
+  for (const Json& id : example["cut_ids"]) lines += text.find(" " + id.dump() + "  cut") != std::string::npos;
+  EXPECT_EQ(lines, example["cut"].get<int64_t>());
+  EXPECT_THAT(PreviewText(Preview(good_, 1), tokenizer_, {.ids = true}), HasSubstr("  train  \"<|im_end|>\""));
 }
 
 TEST_F(PreviewTest, AFileThatIsNotThereIsAnError) {

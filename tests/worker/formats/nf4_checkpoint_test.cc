@@ -65,9 +65,9 @@ class Nf4CheckpointTest : public testing::Test {
     tensors_[name] = {name, view->entry->type, std::move(shape), view->data};
   }
   // [128, 256] f16 in 512 blocks of 64.
-  void AddQuery(bool nested) {
+  void AddQuery(bool nested, std::vector<int64_t> shape = {128, kHidden}) {
     Nf4QuantState state;
-    state.shape = {128, kHidden};
+    state.shape = std::move(shape);
     state.dtype = StorageType::kF16;
     state.nested = nested;
     state.nested_offset = Floats(*golden_, "normal_f16.dq_offset")[0];
@@ -112,6 +112,16 @@ class Nf4CheckpointTest : public testing::Test {
   std::string json_;
   std::map<std::string, SafetensorsInput> tensors_;
 };
+
+// bitsandbytes hands its packed bytes about as [n/2, 1] and as the transposed view [1, n/2]. The matrix is the same:
+// only the quant_state's shape says what it is, and that is never transposed.
+TEST_F(Nf4CheckpointTest, ATransposedViewIsTheSameMatrix) {
+  AddQuery(/*nested=*/true);
+  FromGolden(kQuery, "normal_f16.packed", {1, 128 * kHidden / 2});
+  ExpectQuery("normal_f16.dq_dequant");
+  AddQuery(/*nested=*/true, {kHidden, 128});
+  EXPECT_THAT(Error(), HasSubstr(std::string(kQuery)));
+}
 
 TEST_F(Nf4CheckpointTest, PlainScalesReadAsCudaDequantises) {
   AddQuery(/*nested=*/false);

@@ -1,11 +1,16 @@
 #include "worker/train/base_cache.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 
+#include "base/disk_seam.h"
 #include "base/env.h"
+#include "base/limits.h"
 #include "tests/worker/train/rig.h"
 
 namespace longhaul::train {
@@ -116,6 +121,32 @@ TEST_F(BaseCacheTest, ADamagedFileIsRemovedAndTheBaseReadAnew) {
   }
 }
 
+// A model whose files were replaced while they were read.
+class ChangedWeights final : public WeightSource {
+ public:
+  explicit ChangedWeights(const ModelShape& shape) : inner_(shape, 4) {}
+  const ModelShape& shape() const override { return inner_.shape(); }
+  absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
+    return inner_.ReadRows(name, begin, end, out);
+  }
+  StoredAs Type(const std::string& name) const override { return inner_.Type(name); }
+  absl::Status CheckUnchanged() const override { return absl::FailedPreconditionError("changed"); }
+
+ private:
+  SyntheticWeightSource inner_;
+};
+
+TEST_F(BaseCacheTest, WhatMayNotBeTheDigestsModelIsNotStored) {
+  const MemoryPlan plan = Plan();
+  Engine engine(plan);
+  BaseCache cache(folder_, "digest", *engine.memory);
+  const absl::Status loaded =
+      LoadWeights(ChangedWeights(plan.shape), *engine.memory, *engine.exec, engine.weights, &cache);
+  EXPECT_TRUE(absl::IsFailedPrecondition(loaded)) << loaded;
+  cache.Finish();
+  EXPECT_FALSE(FileExists(cache.path()));
+}
+
 TEST_F(BaseCacheTest, LeavesNoTemporaryFile) {
   const MemoryPlan plan = Plan();
   // What a killed writer left.
@@ -129,6 +160,63 @@ TEST_F(BaseCacheTest, LeavesNoTemporaryFile) {
   const std::vector<std::string> names = ListDir(folder_).value();
   EXPECT_EQ(names.size(), 2u);  // the base, and the lock
   for (const std::string& name : names) EXPECT_EQ(name.find(".tmp"), std::string::npos) << name;
+}
+
+// Refuses the changes of one kind.
+class RefusingDisk final : public DiskSeam {
+ public:
+  explicit RefusingDisk(DiskChange::Kind kind) : kind_(kind) { InstallDiskSeam(this); }
+  ~RefusingDisk() override { InstallDiskSeam(nullptr); }
+  int Before(const DiskChange& change) override { return change.kind == kind_ ? EIO : 0; }
+
+ private:
+  DiskChange::Kind kind_;
+};
+
+TEST_F(BaseCacheTest, AWriteThatFailsLeavesNoTemporaryFile) {
+  using Kind = DiskChange::Kind;
+  const MemoryPlan plan = Plan();
+  for (const Kind kind : {Kind::kWrite, Kind::kSyncFile, Kind::kRename}) {
+    {
+      Engine engine(plan);
+      BaseCache cache(folder_, "digest", *engine.memory);
+      const RefusingDisk disk(kind);
+      ASSERT_TRUE(engine.Load(&cache).ok());
+      cache.Finish();
+    }
+    EXPECT_EQ(ListDir(folder_).value(), std::vector<std::string>{"lock"}) << static_cast<int>(kind);
+  }
+}
+
+TEST_F(BaseCacheTest, AUseIsSeenInTheFilesTime) {
+  const MemoryPlan plan = Plan();
+  const std::string path = Fill(plan);
+  const timespec old[2] = {{1000, 0}, {1000, 0}};
+  ASSERT_EQ(::utimensat(AT_FDCWD, path.c_str(), old, 0), 0);
+  ASSERT_EQ(FileModifiedNanos(path).value(), 1'000'000'000'000);
+  Engine engine(plan);
+  ASSERT_TRUE(BaseCache(folder_, "digest", *engine.memory).Load(*engine.exec));
+  EXPECT_GT(FileModifiedNanos(path).value(), 1'000'000'000'000);
+}
+
+TEST(BasesToEvictTest, TheLongestUnusedGoAndOnlyWhereThatHelps) {
+  constexpr int64_t kGiB = int64_t{1} << 30;
+  constexpr int64_t kRoomy = int64_t{1000} * kGiB;
+  const auto names = [](const std::optional<std::vector<CachedBase>>& bases) {
+    std::string all;
+    for (const CachedBase& base : bases.value_or(std::vector<CachedBase>{{"none", 0, 0}})) all += base.path + " ";
+    return all;
+  };
+  const std::vector<CachedBase> bases = {{"newest", 20 * kGiB, 9}, {"oldest", 20 * kGiB, 1}, {"middle", 20 * kGiB, 5}};
+  EXPECT_EQ(names(BasesToEvict(bases, 4 * kGiB, kRoomy)), "");
+  EXPECT_EQ(names(BasesToEvict(bases, 5 * kGiB, kRoomy)), "oldest ");
+  EXPECT_EQ(names(BasesToEvict(bases, 30 * kGiB, kRoomy)), "oldest middle ");
+  EXPECT_EQ(names(BasesToEvict(bases, limits::kMaxBaseCacheBytes, kRoomy)), "oldest middle newest ");
+  // Nothing goes for a base that will not be kept.
+  EXPECT_EQ(names(BasesToEvict(bases, limits::kMaxBaseCacheBytes + 1, kRoomy)), "none ");
+  EXPECT_EQ(names(BasesToEvict(bases, 30 * kGiB, 0)), "oldest middle ");  // 40 GiB come free, and 4 stay
+  EXPECT_EQ(names(BasesToEvict(bases, 37 * kGiB, 0)), "none ");
+  EXPECT_EQ(names(BasesToEvict({}, kGiB, kGiB)), "none ");
 }
 
 }  // namespace

@@ -4,8 +4,12 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cerrno>
+#include <functional>
 #include <random>
+#include <utility>
 
+#include "base/disk_seam.h"
 #include "base/env.h"
 #include "base/error.h"
 #include "tests/worker/train/rig.h"
@@ -30,6 +34,7 @@ class CheckpointTest : public testing::Test {
     state_.skipped_updates = 1;
     state_.last_loss = 1.0 / 3;
     state_.eval_before = 4.25;
+    state_.eval_pending = true;
   }
   ~CheckpointTest() override { RemoveTree(root_).IgnoreError(); }
   absl::Status Write() { return WriteCheckpoint(folder_, state_, {"plan", "two threads", "run"}, *rig_.adapter); }
@@ -54,8 +59,21 @@ TEST_F(CheckpointTest, RoundTripsExactly) {
   EXPECT_EQ(read->state.last_loss, 1.0 / 3);
   EXPECT_EQ(read->state.eval_before, 4.25);
   EXPECT_FALSE(read->state.eval_last.has_value());
+  EXPECT_TRUE(read->state.eval_pending);
   EXPECT_EQ(read->identity.plan_signature, "plan");
   EXPECT_EQ(read->identity.made_with, "two threads");
+}
+
+TEST_F(CheckpointTest, OneOfAnOlderBuildHasNoEvaluationPending) {
+  ASSERT_TRUE(Write().ok());
+  std::string text = ReadFile(folder_ + "/state.json", 1 << 16).value();
+  const std::string field = "  \"eval_pending\": true,\n";
+  const size_t at = text.find(field);
+  ASSERT_NE(at, std::string::npos);
+  ASSERT_TRUE(WriteFileAtomic(folder_ + "/state.json", text.erase(at, field.size())).ok());
+  const auto read = ReadCheckpoint(folder_, *rig_.adapter);
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_FALSE(read->state.eval_pending);
 }
 
 TEST_F(CheckpointTest, SameStateSameBytesAndReplaces) {
@@ -66,6 +84,49 @@ TEST_F(CheckpointTest, SameStateSameBytesAndReplaces) {
   for (size_t i = 0; i < before.size(); ++i) {
     EXPECT_EQ(*ReadFile(JoinPath(folder_, CheckpointFiles()[i]), 1 << 24), before[i]);
   }
+  EXPECT_THAT(*ListDir(root_), testing::ElementsAre("step-7"));
+}
+
+// Looks before every change of the disk, as a crash there would leave it; may refuse the change.
+class WatchedDisk final : public DiskSeam {
+ public:
+  explicit WatchedDisk(std::function<int(int number, const DiskChange&)> before) : before_(std::move(before)) {
+    InstallDiskSeam(this);
+  }
+  ~WatchedDisk() override { InstallDiskSeam(nullptr); }
+  int Before(const DiskChange& change) override { return before_(changes_++, change); }
+  int changes() const { return changes_; }
+
+ private:
+  std::function<int(int, const DiskChange&)> before_;
+  int changes_ = 0;
+};
+
+TEST_F(CheckpointTest, AFolderOfItsNameIsWholeWhileItIsReplaced) {
+  ASSERT_TRUE(Write().ok());
+  int changes = 0;
+  {
+    const WatchedDisk disk([&](int, const DiskChange& change) {
+      // The files of a tree go one after the other.
+      EXPECT_FALSE(change.kind == DiskChange::Kind::kRemove && change.path == folder_);
+      const bool there = FileExists(folder_);
+      EXPECT_TRUE(ReadCheckpoint(there ? folder_ : folder_ + ".replaced", *rig_.adapter).ok());
+      return 0;
+    });
+    ASSERT_TRUE(Write().ok());
+    changes = disk.changes();
+  }
+  EXPECT_THAT(*ListDir(root_), testing::ElementsAre("step-7"));
+  // Whatever change fails: one of that name is there, and nothing half.
+  for (int failing = 0; failing < changes; ++failing) {
+    {
+      const WatchedDisk disk([failing](int number, const DiskChange&) { return number == failing ? EIO : 0; });
+      Write().IgnoreError();
+    }
+    EXPECT_TRUE(ReadCheckpoint(folder_, *rig_.adapter).ok()) << failing;
+    EXPECT_FALSE(FileExists(folder_ + ".partial")) << failing;
+  }
+  ASSERT_TRUE(Write().ok());
   EXPECT_THAT(*ListDir(root_), testing::ElementsAre("step-7"));
 }
 

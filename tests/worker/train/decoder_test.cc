@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/worker/train/rig.h"
+#include "worker/train/hyper.h"
 
 namespace longhaul::train {
 namespace {
@@ -89,6 +90,28 @@ TEST(Decoder, F32FollowsF64) {
     EXPECT_NEAR(f32.nats, f64.nats, 1e-5 * f64.nats);
     EXPECT_LT(RelativeError(f32.gradient, f64.gradient), 2e-5);
   }
+}
+
+// s = alpha / sqrt(r) = 1.0041 lies between two numbers of bf16: rounded, it would be off by 4e-3, in s B, in dB or in
+// both.
+TEST(Decoder, TheScaleOfRsLoraIsRoundedInNeitherDirection) {
+  Hyper hyper;
+  hyper.lora_alpha = 1.42;
+  hyper.use_rslora = true;
+  const double scale = LoraScale(hyper, 2);
+  ASSERT_NEAR(scale, 1.0041, 1e-4);
+  const auto run = [scale](ComputeType compute) {
+    Rig rig(TinyPlan(TinyShape(), TinyTrain(compute), {}), scale);
+    StepOutput out;
+    out.nats = rig.Step(TinyBatch({11, 3, 16, 1}).view(), 0.25);
+    out.gradient = Values(rig.adapter->grad());
+    return out;
+  };
+  const StepOutput f64 = run(ComputeType::kF64);
+  const StepOutput f32 = run(ComputeType::kF32);
+  // As for F32FollowsF64.
+  EXPECT_NEAR(f32.nats, f64.nats, 1e-5 * f64.nats);
+  EXPECT_LT(RelativeError(f32.gradient, f64.gradient), 2e-5);
 }
 
 TEST(Decoder, TilesLossTilesAndRecomputeChangeNothingInDouble) {

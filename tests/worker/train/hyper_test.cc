@@ -4,6 +4,9 @@
 
 #include <cmath>
 
+#include "base/error.h"
+#include "base/limits.h"
+
 namespace longhaul::train {
 namespace {
 
@@ -40,6 +43,25 @@ TEST(Hyper, TotalAndWarmupStepsRoundUp) {
   EXPECT_EQ(WarmupSteps(hyper, 60), 2);
   hyper.warmup_steps = 0;
   EXPECT_EQ(WarmupSteps(hyper, 60), 0);
+}
+
+TEST(Hyper, ARunHasNoMoreUpdatesThanACheckpointTells) {
+  Hyper hyper;
+  hyper.epochs = 1000;
+  EXPECT_TRUE(CheckTotalSteps(hyper, 100'000).ok());
+  EXPECT_EQ(TotalSteps(hyper, 100'000), limits::kMaxSteps);
+  const absl::Status status = CheckTotalSteps(hyper, 100'001);
+  EXPECT_EQ(ErrorReason(status), "INVALID_FIELD");
+  EXPECT_NE(status.message().find("epochs is 1000"), std::string::npos) << status;
+  hyper.max_steps = 3;  // it decides alone
+  EXPECT_TRUE(CheckTotalSteps(hyper, 100'001).ok());
+}
+
+TEST(Hyper, MessagesShowTheNumbersThatMatter) {
+  Hyper hyper;
+  hyper.learning_rate = 1e-9;
+  hyper.adam_epsilon = -1e-9;
+  EXPECT_EQ(ValidateHyper(hyper).message(), "adam_epsilon is -1e-09; must be above 0 and at most 1");
 }
 
 TEST(Hyper, ScaleOfLoraAndRsLora) {

@@ -38,7 +38,10 @@ class FakeRun final : public TrainerObserver, public TrainerControl {
     progress.push_back(p);
     if (p.step == stop_after) control = at_stop;
   }
-  void OnEvaluated(int64_t step, const EvalResult& r) override { evals.emplace_back(step, r.loss); }
+  void OnEvaluated(int64_t step, const EvalResult& r) override {
+    evals.emplace_back(step, r.loss);
+    eval_polls.push_back(polls);
+  }
   absl::Status OnCheckpoint(const CheckpointInfo& c) override {
     checkpoints.push_back(c);
     return absl::OkStatus();
@@ -47,6 +50,7 @@ class FakeRun final : public TrainerObserver, public TrainerControl {
   void OnHold(bool held) override { holds.push_back(held); }
   Control Poll() override {
     ++polls;
+    if (polls == change_at_poll) control = at_poll;
     return polls == cancel_at_poll ? Control::kCancel : control;
   }
   void WaitWhileHeld() override { control = Control::kContinue; }
@@ -54,6 +58,7 @@ class FakeRun final : public TrainerObserver, public TrainerControl {
   TrainStarted started;
   std::vector<TrainProgress> progress;
   std::vector<std::pair<int64_t, double>> evals;
+  std::vector<int> eval_polls;  // polls before each ended
   std::vector<CheckpointInfo> checkpoints;
   std::vector<std::string> warnings;
   std::vector<bool> holds;
@@ -62,6 +67,8 @@ class FakeRun final : public TrainerObserver, public TrainerControl {
   Control control = Control::kContinue;
   int polls = 0;
   int cancel_at_poll = -1;
+  int change_at_poll = -1;
+  Control at_poll = Control::kContinue;
 };
 
 FixedBatches TrainingBatches(int64_t accumulation = 2) {
@@ -300,6 +307,62 @@ TEST(Trainer, EvaluatesBeforeAfterAndEvery) {
   EXPECT_EQ(RunTrainer(Options(), &plain_run, &train).master, with_eval.master);
 }
 
+// A stop or a hold at every poll of a run: within evaluations before, between and after the updates, too.
+TEST(Trainer, AnEvaluationGivesWayAndIsMadeUpForBitForBit) {
+  const auto options_in = [](const TempDir& dir) {
+    TrainerOptions options = Options(dir.path());
+    options.hyper.max_steps = 2;
+    options.hyper.eval_every_steps = 1;
+    options.hyper.checkpoint_every_steps = 1;
+    return options;
+  };
+  FixedBatches train = TrainingBatches();
+  FixedBatches eval({TinyBatch({9, 3}, 67, 40), TinyBatch({14}, 67, 41)}, 1);
+  TempDir whole_dir;
+  FakeRun whole;
+  const Done expected = RunTrainer(options_in(whole_dir), &whole, &train, &eval);
+  ASSERT_TRUE(expected.outcome.ok());
+  ASSERT_EQ(whole.evals.size(), 3u);
+  int pending = 0;
+  for (int poll = 1; poll <= whole.polls; ++poll) {
+    SCOPED_TRACE("poll " + std::to_string(poll));
+    for (const Control at_poll : {Control::kStopWithCheckpoint, Control::kHold}) {
+      TempDir dir;
+      FakeRun first;
+      first.change_at_poll = poll;
+      first.at_poll = at_poll;
+      Done done = RunTrainer(options_in(dir), &first, &train, &eval);
+      ASSERT_TRUE(done.outcome.ok()) << done.outcome.status();
+      std::vector<std::pair<int64_t, double>> evals = first.evals;
+      if (at_poll == Control::kStopWithCheckpoint && *done.outcome == Outcome::kStopped) {
+        // No evaluation goes on after the stop, nor does one begin.
+        EXPECT_EQ(first.evals.size(),
+                  static_cast<size_t>(std::count_if(first.eval_polls.begin(), first.eval_polls.end(),
+                                                    [&](int at) { return at <= poll; })));
+        pending += done.state.eval_pending;
+        TrainerOptions rest = options_in(dir);
+        if (done.state.step > 0) {
+          rest.resume_from = dir.path() + "/step-" + std::to_string(done.state.step);
+        } else {
+          evals.clear();  // it begins again
+        }
+        FakeRun second;
+        done = RunTrainer(rest, &second, &train, &eval);
+        ASSERT_TRUE(done.outcome.ok()) << done.outcome.status();
+        evals.insert(evals.end(), second.evals.begin(), second.evals.end());
+      }
+      EXPECT_EQ(*done.outcome, Outcome::kFinished);
+      EXPECT_EQ(done.master, expected.master);
+      EXPECT_EQ(done.moment2, expected.moment2);
+      EXPECT_EQ(done.state.eval_before, expected.state.eval_before);
+      EXPECT_EQ(done.state.eval_last, expected.state.eval_last);
+      EXPECT_EQ(evals, whole.evals);
+      EXPECT_FALSE(done.state.eval_pending);
+    }
+  }
+  EXPECT_GT(pending, 0);
+}
+
 TEST(Trainer, CancelStopsWithinALayer) {
   FixedBatches train = TrainingBatches();
   FakeRun run;
@@ -342,10 +405,10 @@ class PoisonedWeights final : public WeightSource {
   SyntheticWeightSource inner_;
 };
 
-Done RunPoisoned(const TrainerOptions& options, FakeRun* run, BatchSource* train) {
+Done RunPoisoned(const TrainerOptions& options, FakeRun* run, BatchSource* train, BatchSource* eval = nullptr) {
   const FakeClock clock;
   Done done;
-  auto trainer = Trainer::Create(options, PoisonedWeights(options.plan.shape), train, nullptr, run, run, &clock);
+  auto trainer = Trainer::Create(options, PoisonedWeights(options.plan.shape), train, eval, run, run, &clock);
   EXPECT_TRUE(trainer.ok()) << trainer.status();
   done.outcome = (*trainer)->Run();
   done.master = Values((*trainer)->adapter().master());
@@ -369,6 +432,28 @@ TEST(Trainer, NonFiniteLossSkipsTheUpdateAndNamesTheSample) {
   EXPECT_THAT(run.warnings[0], HasSubstr("update 2"));
   EXPECT_THAT(run.warnings[0], HasSubstr("sample 1"));
   for (double value : done.master) ASSERT_TRUE(std::isfinite(value));
+}
+
+TEST(Trainer, ANonFiniteEvaluationIsNone) {
+  TempDir dir;
+  TrainerOptions options = Options(dir.path());
+  options.plan = TinyPlan(TinyShape(false, /*tied=*/false), TinyTrain(ComputeType::kF32, 1, 23), {1, 9, 8});
+  options.hyper.eval_every_steps = 3;
+  FixedBatches train({TinyBatch({10}, 60, 40)}, 1);
+  TinyBatch poisoned({10}, 60, 41);
+  poisoned.ids[4] = 66;
+  FixedBatches eval({poisoned}, 1);
+  FakeRun run;
+  const Done done = RunPoisoned(options, &run, &train, &eval);
+  ASSERT_TRUE(done.outcome.ok()) << done.outcome.status();
+  EXPECT_EQ(*done.outcome, Outcome::kFinished);
+  EXPECT_TRUE(run.evals.empty());
+  EXPECT_FALSE(done.state.eval_before.has_value());
+  EXPECT_FALSE(done.state.eval_last.has_value());
+  EXPECT_FALSE(done.state.eval_best.has_value());
+  ASSERT_EQ(run.warnings.size(), 3u);  // after updates 0, 3 and 6
+  EXPECT_THAT(run.warnings[1], HasSubstr("after update 3 is not finite"));
+  EXPECT_FALSE(run.checkpoints.back().eval_loss.has_value());
 }
 
 TEST(Trainer, TooManyNonFiniteUpdatesInARowFailTheRun) {

@@ -42,10 +42,30 @@ class ControlTest : public ::testing::Test {
   SignalInbox signals_;
 };
 
-TEST_F(ControlTest, WithoutALeaseFileThereIsNoLease) {
-  Control control(dir_, 1, &clock_, &signals_);
+TEST_F(ControlTest, EpochZeroHasNoLease) {
+  Control control(dir_, 0, &clock_, &signals_);
   clock_.AdvanceMillis(10 * limits::kOrphanMs);
   EXPECT_EQ(control.AtStepBoundary(), Decision::kContinue);
+}
+
+TEST_F(ControlTest, AnEpochWithoutALeaseFileIsLost) {
+  EXPECT_EQ(Control(dir_, 1, &clock_, &signals_).AtStepBoundary(), Decision::kLeaseLost);
+}
+
+TEST_F(ControlTest, WhatCannotBeReadLeavesTheLastLeaseInForce) {
+  Lease(clock_.BootNanos() + 5'000'000);
+  Control control(dir_, 1, &clock_, &signals_);
+  ASSERT_EQ(control.AtStepBoundary(), Decision::kContinue);
+  // A folder in its place: there, and no file that could be read.
+  ASSERT_TRUE(RemoveFile(dir_.LeasePath()).ok());
+  ASSERT_TRUE(CreateDirs(dir_.LeasePath()).ok());
+  EXPECT_EQ(control.AtStepBoundary(), Decision::kContinue);
+  clock_.AdvanceMillis(5);
+  EXPECT_EQ(control.AtStepBoundary(), Decision::kHold);
+  // One that never could be read has run out from the start.
+  EXPECT_EQ(Control(dir_, 1, &clock_, &signals_).AtStepBoundary(), Decision::kHold);
+  clock_.AdvanceMillis(limits::kOrphanMs);
+  EXPECT_EQ(control.AtStepBoundary(), Decision::kLeaseLost);
 }
 
 TEST_F(ControlTest, HoldsOnceTheLeaseHasRunOutAndGoesOnWhenItIsExtended) {

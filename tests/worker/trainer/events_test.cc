@@ -45,6 +45,8 @@ TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
       {"DISK_FULL", v1::DISK_FULL, false},
       {"RESUME_NOT_IDENTICAL", v1::RESUME_NOT_IDENTICAL, true},
       {"PLAN_MISMATCH", v1::PLAN_MISMATCH, false},
+      {"INVALID_FIELD", v1::INVALID_FIELD, true},
+      {"INVALID_CHECKPOINT", v1::INVALID_CHECKPOINT, false},
       {"ANYTHING_ELSE", v1::INTERNAL, false},
   };
   for (const auto& c : cases) {

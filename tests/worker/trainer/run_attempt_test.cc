@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <map>
 #include <memory>
 
 #include "base/env.h"
@@ -17,6 +18,7 @@
 #include "tests/worker/attempt/temp_dir.h"
 #include "wire/job_spec.h"
 #include "wire/train_shape_of_spec.h"
+#include "worker/formats/model_source.h"
 
 namespace longhaul::trainer {
 namespace {
@@ -71,6 +73,10 @@ class RunAttemptTest : public ::testing::Test {
     const attempt::AttemptDir dir(temp_.At(name));
     EXPECT_TRUE(dir.Create().ok());
     EXPECT_TRUE(WriteFileAtomic(dir.DatasetPath(), data).ok());
+    v1::LeaseFile lease;
+    lease.set_lease_epoch(spec_.lease_epoch());
+    lease.set_deadline_boot_nanos(clock_.BootNanos() + int64_t{1'000'000'000'000});
+    EXPECT_TRUE(dir.WriteLease(lease).ok());
     v1::JobSpec* spec = spec_.mutable_spec();
     spec->set_model("tiny");
     spec->mutable_dataset()->set_sha256(Sha256Hex(data));
@@ -155,6 +161,11 @@ TEST_F(RunAttemptTest, TrainsToAnAdapterAndTellsAllOfIt) {
   ASSERT_EQ(told.checkpoints.size(), 3u);  // of steps 2, 4 and the final one
   EXPECT_TRUE(told.checkpoints.back().final());
   EXPECT_FALSE(told.checkpoints.front().final());
+  const std::string& made_with = told.checkpoints.front().made_with();
+  for (const std::string& part :
+       {std::string("1 threads"), std::string(ComputeTypeName(ComputeType::kF32)), kernels::ProbeCpu().isa}) {
+    EXPECT_NE(made_with.find(part), std::string::npos) << part << " in " << made_with;
+  }
   for (const std::string& file : told.checkpoints.back().files()) {
     EXPECT_TRUE(FileExists(JoinPath(dir.CheckpointDir(6), file))) << file;
   }
@@ -171,6 +182,27 @@ TEST_F(RunAttemptTest, TrainsToAnAdapterAndTellsAllOfIt) {
   EXPECT_EQ(last->progress().eval_loss(), result.eval_loss_after());
   EXPECT_GT(last->progress().host_bytes_used(), 0);
   EXPECT_GT(last->progress().host_bytes_planned(), 0);
+}
+
+TEST_F(RunAttemptTest, AHeldOutLossIsOfTheStepThatWasEvaluated) {
+  spec_.mutable_spec()->mutable_hyperparameters()->set_eval_every_steps(3);
+  const attempt::AttemptDir dir = Make("a", Chats(40));
+  ASSERT_EQ(Run(dir).reason(), v1::TRAINER_EXIT_SUCCEEDED) << log_;
+  // Of what a step's points say the last counts. The first carries the evaluation before it.
+  std::map<int64_t, v1::TrainingProgress> points;
+  int evaluations = 0;
+  for (const v1::TrainerEvent& event : Read(dir).events) {
+    if (!event.has_progress()) continue;
+    points[event.progress().step()] = event.progress();
+    evaluations += event.progress().has_eval_loss();
+  }
+  EXPECT_EQ(evaluations, 3);
+  ASSERT_EQ(points.size(), 6u);
+  EXPECT_EQ(points[1].eval_step(), 0);
+  EXPECT_TRUE(points[1].has_eval_step());
+  for (const int64_t step : {3, 6}) EXPECT_EQ(points[step].eval_step(), step);
+  for (const int64_t step : {2, 4, 5}) EXPECT_FALSE(points[step].has_eval_loss()) << step;
+  EXPECT_NE(points[3].eval_loss(), points[1].eval_loss());
 }
 
 TEST_F(RunAttemptTest, AResumedRunEndsWithTheSameBytes) {
@@ -199,7 +231,28 @@ TEST_F(RunAttemptTest, ACheckpointOfOtherDataIsRefused) {
   ResumeFrom(whole, 2, other);
   const v1::TrainerExit exit = Run(other);
   EXPECT_EQ(exit.reason(), v1::TRAINER_EXIT_FAILED);
-  EXPECT_EQ(exit.failure(), v1::INTERNAL);
+  EXPECT_EQ(exit.failure(), v1::INVALID_CHECKPOINT);
+}
+
+TEST_F(RunAttemptTest, ARunThatNoCheckpointCouldHoldIsRefusedBeforeItTrains) {
+  v1::Hyperparameters* hyper = spec_.mutable_spec()->mutable_hyperparameters();
+  hyper->clear_max_steps();
+  hyper->set_epochs(limits::kMaxEpochs);
+  hyper->set_packing(false);
+  hyper->set_max_sequence_length(2);
+  hyper->set_train_on_responses_only(false);
+  hyper->set_eval_examples(0);
+  std::string lines;
+  for (int i = 0; i <= limits::kMaxSteps / limits::kMaxEpochs; ++i) lines += "{\"text\":\"a\"}\n";
+  const attempt::AttemptDir dir = Make("a", lines);
+  for (const v1::AttemptKind kind : {v1::ATTEMPT_KIND_VALIDATE, v1::ATTEMPT_KIND_TRAIN}) {
+    spec_.set_kind(kind);
+    const v1::TrainerExit exit = Run(dir);
+    EXPECT_EQ(exit.failure(), v1::INVALID_FIELD) << exit.message();
+    EXPECT_TRUE(exit.user_can_fix());
+    EXPECT_NE(exit.message().find("epochs is 1000"), std::string::npos) << exit.message();
+  }
+  EXPECT_TRUE(Read(dir).steps.empty());
 }
 
 TEST_F(RunAttemptTest, AStopLeavesACheckpointOfItsStep) {
@@ -339,6 +392,31 @@ TEST_F(RunAttemptTest, AMissingOrBrokenModelIsTheModelsFault) {
   EXPECT_EQ(Run(dir).failure(), v1::INVALID_MODEL);
   ASSERT_TRUE(RemoveTree(temp_.At("model")).ok());
   EXPECT_EQ(Run(dir).failure(), v1::INVALID_MODEL);
+}
+
+TEST_F(RunAttemptTest, AModelReplacedSinceItsDigestIsRefusedAndNotCached) {
+  const attempt::AttemptDir dir = Make("a", Chats(40));
+  {
+    const auto model = formats::ModelSource::Open(temp_.At("model"));
+    ASSERT_TRUE(model.ok());
+    spec_.set_model_digest(*model->ComputeDigest());
+    spec_.set_model_fingerprint(*model->Fingerprint());
+  }
+  spec_.set_cache_dir(temp_.At("cache"));
+  WriteTinyModel(temp_.At("model"), /*seed=*/2);
+  for (const v1::AttemptKind kind : {v1::ATTEMPT_KIND_TRAIN, v1::ATTEMPT_KIND_VALIDATE}) {
+    spec_.set_kind(kind);
+    const v1::TrainerExit exit = Run(dir);
+    EXPECT_EQ(exit.failure(), v1::INVALID_MODEL) << exit.message();
+    EXPECT_NE(exit.message().find("changed since the worker started"), std::string::npos) << exit.message();
+  }
+  EXPECT_FALSE(FileExists(temp_.At("cache")));
+  // With the fingerprint of what is there now it trains, and the base is kept.
+  spec_.set_kind(v1::ATTEMPT_KIND_TRAIN);
+  spec_.set_model_fingerprint(*formats::ModelSource::Open(temp_.At("model"))->Fingerprint());
+  const attempt::AttemptDir again = Make("b", Chats(40));
+  EXPECT_EQ(Run(again).reason(), v1::TRAINER_EXIT_SUCCEEDED) << log_;
+  EXPECT_FALSE(ListDir(temp_.At("cache/base")).value().empty());
 }
 
 TEST_F(RunAttemptTest, ABrokenPlanIsOurFault) {
