@@ -8,8 +8,10 @@
 namespace longhaul {
 
 // Device memory outside the arenas where no probe has measured it: the context, code and tables of the libraries'
-// kernels (measured on an H100 with cuDNN 9.14 and cuBLASLt 13.1, rounded up; tests/bench/results/cuda_engine.md).
-inline constexpr int64_t kDefaultContextBytes = int64_t{600} << 20;
+// kernels (measured on an H100 with cuDNN 9.14 and cuBLASLt 13.1: 544 to 556 MiB, rounded up); and what it grows by
+// with the tokens of a micro-batch, there (tests/bench/results/cuda_engine.md).
+inline constexpr int64_t kDefaultContextBytes = int64_t{576} << 20;
+inline constexpr int64_t kContextBytesPerToken = 512;
 
 // UNIMPLEMENTED DEVICE_UNSUPPORTED names what the engine cannot do on this device.
 absl::Status CheckCudaInputs(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts);

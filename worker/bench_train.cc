@@ -89,9 +89,14 @@ class Recorder final : public train::TrainerObserver {
     steps.push_back(progress);
     if (gpu == nullptr) return;
     busy_seconds.push_back(gpu->SecondsBetween(train::CudaOps::kBatchBegun, train::CudaOps::kUpdateDone));
-    if (progress.step + 1 == progress.total_steps) gpu->BeginProfile();
+    if (progress.step + 1 < progress.total_steps) return;
+    // Before the timing, whose events are in device memory, too.
+    used_device_bytes = kernels::CudaUsedBytes(*exec);
+    gpu->BeginProfile();
   }
   kernels::CudaEngine* gpu = nullptr;
+  const kernels::Exec* exec = nullptr;
+  int64_t used_device_bytes = 0;
   std::vector<double> busy_seconds;  // of each step, from its first to its last work on the device
   std::vector<kernels::CudaEngine::Part> parts;
   double profiled_seconds = 0;
@@ -190,7 +195,7 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
     parts[part.name] = {{"seconds", part.seconds}, {"calls", part.calls}};
     timed += part.seconds;
   }
-  const int64_t used = kernels::CudaUsedBytes(trainer.memory().exec());
+  const int64_t used = recorder.used_device_bytes;
   return {{"tokens_per_s", median.tokens_per_second},
           {"best_tokens_per_s", steps.front().tokens_per_second},
           {"step_seconds", median.step_seconds},
@@ -275,7 +280,10 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
       train::Trainer::Create(trainer_options, *weights, &batches, nullptr, &recorder, &control, &clock));
   weights.reset();
   source.reset();  // unmaps the model: its pages are not the engine's
-  if (gpu) recorder.gpu = &static_cast<train::CudaOps&>(trainer->ops()).engine();
+  if (gpu) {
+    recorder.gpu = &static_cast<train::CudaOps&>(trainer->ops()).engine();
+    recorder.exec = &trainer->memory().exec();
+  }
   LH_ASSIGN_OR_RETURN(const train::Outcome outcome, trainer->Run());
   LH_CHECK(outcome == train::Outcome::kFinished);
   return (gpu ? GpuReport : Report)(plan, *trainer, recorder, options.trained);

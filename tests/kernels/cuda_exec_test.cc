@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 
@@ -121,7 +122,7 @@ TEST(CudaArenaTest, MoreThanTheDeviceHasIsRefusedAndForgotten) {
 
 TEST(CudaArenaTest, PinnedMemoryIsHostMemoryThatTheDeviceReads) {
   const auto exec = MakeExec(1);
-  // Odd, and more than one registered piece.
+  // Odd, and more than a driver's call would be given at once.
   const int64_t bytes = (int64_t{1} << 30) + 12'345;
   auto arena = CreatePinnedArena(*exec, bytes, {{"x", 0, bytes}}, 4);
   ASSERT_TRUE(arena.ok()) << arena.status().message();
@@ -140,6 +141,14 @@ TEST(CudaArenaTest, PinnedMemoryIsHostMemoryThatTheDeviceReads) {
   exec->Download(&back, (*device)->Get("y"), 1);
   exec->Synchronize();
   EXPECT_EQ(back, 7);
+  // One copy may lie anywhere in it: a copy from one registration into the next is refused.
+  char* const across = x + (int64_t{1} << 30) - 32;
+  for (int i = 0; i < 64; ++i) across[i] = static_cast<char>(i);
+  exec->Upload((*device)->Get("y"), across, 64);
+  std::array<char, 64> copied{};
+  exec->Download(copied.data(), (*device)->Get("y"), 64);
+  exec->Synchronize();
+  for (int i = 0; i < 64; ++i) EXPECT_EQ(copied[static_cast<size_t>(i)], i);
 }
 
 // Exits with 3 where the failure is a CudaError.
