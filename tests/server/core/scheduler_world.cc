@@ -25,16 +25,22 @@ std::string Dump(const PlanResult& result) {
     text += start.job_id + ">" + start.worker_id + "/" + start.device_id + ":" + Name(start.point) + "\n";
   }
   for (const Preemption& one : result.preemptions) text += one.job_id + "!" + one.for_job_id + "\n";
+  for (const Reservation& kept : result.reservations) {
+    text += kept.job_id + "=" + kept.worker->id + "/" + std::to_string(kept.device) + " " +
+            std::to_string(kept.start_boot_micros) + "\n";
+  }
+  return text + std::to_string(result.waiting) + " " + std::to_string(result.look_again_boot_micros) + "\n";
+}
+
+// And what is told of those who wait.
+std::string DumpAll(const PlanResult& result) {
+  std::string text = Dump(result);
   for (const Wait& wait : result.waits) {
     const Verdict& verdict = result.verdicts.at(static_cast<size_t>(wait.verdict));
     text += std::to_string(wait.create_number) + "?" + Name(verdict.reason) + " " + Describe(verdict) + " @" +
             std::to_string(wait.expected_wall_micros) + " r" + std::to_string(wait.reservation) + "\n";
   }
-  for (const Reservation& kept : result.reservations) {
-    text += kept.job_id + "=" + kept.worker->id + "/" + std::to_string(kept.device) + " " +
-            std::to_string(kept.start_boot_micros) + "\n";
-  }
-  return text + std::to_string(result.look_again_boot_micros);
+  return text;
 }
 
 }  // namespace
@@ -291,9 +297,15 @@ void SchedulerWorld::Pass() {
     for (const auto& [project, share] : shares_) table_->SetShare(project, share);
     promised_.clear();
   }
+  // In either order: neither leaves anything behind for the other.
+  const bool decide_first = Chance(50);
+  std::string decided;
+  if (decide_first) decided = Dump(table_->Decide(now_));
   const PlanResult result = table_->Plan(now_);
+  if (!decide_first) decided = Dump(table_->Decide(now_));
   const Snapshot snapshot = MakeSnapshot();
-  ASSERT_EQ(Dump(result), Dump(Plan(snapshot, now_))) << "kept and fresh tables disagree";
+  ASSERT_EQ(DumpAll(result), DumpAll(Plan(snapshot, now_))) << "kept and fresh tables disagree";
+  ASSERT_EQ(decided, Dump(result)) << "a pass that tells decides something else";
   CheckPass(result);
   Apply(result);
   CheckNow();
