@@ -77,9 +77,10 @@ struct RunningAttempt {
 
 struct WorkerSlot {
   std::shared_ptr<const Worker> worker;
-  bool reachable = false;     // in session and not overdue
-  bool leaving = false;       // shuts down by its own word
-  bool plan_matches = false;  // its plan_version is ours
+  bool reachable = false;          // in session and not overdue
+  bool leaving = false;            // shuts down by its own word
+  bool plan_matches = false;       // its plan_version is ours
+  int64_t host_bytes_missing = 0;  // of its total, taken by others at the moment
   std::vector<RunningAttempt> running;
 };
 

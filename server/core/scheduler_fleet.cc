@@ -143,7 +143,7 @@ void SchedulerTable::LayPools(WorkerState* state, absl::flat_hash_map<std::pair<
 void SchedulerTable::WriteFree(const WorkerState& state) {
   const Worker& worker = *state.slot.worker;
   const size_t w = static_cast<size_t>(state.index);
-  int64_t host_bytes = worker.host_bytes_total;
+  int64_t host_bytes = worker.host_bytes_total - state.slot.host_bytes_missing;
   int64_t disk_bytes = worker.disk_bytes_total;
   int cpu_threads = worker.cpu_threads_total;
   int validations = 0;
@@ -287,9 +287,8 @@ bool SchedulerTable::AnyHolds(const Pool& pool, const Need& need, Verdict* why) 
     const int w = fleet_.device_worker[static_cast<size_t>(device)];
     if (fleet_.takes[static_cast<size_t>(w)] == 0) continue;
     const WorkerState& state = *fleet_.workers[static_cast<size_t>(w)];
-    *why = Because(Reason::kExceedsEveryDevice,
-                   "on device class " + class_name(pool.device_class) + " it " +
-                       TooSmall(need, *state.slot.worker, device - state.first_device));
+    *why = Because(Reason::kExceedsEveryDevice, "on device class " + class_name(pool.device_class) + " it " +
+                                                    TooSmall(need, *state.slot.worker, device - state.first_device));
     break;
   }
   return false;

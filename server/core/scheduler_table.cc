@@ -57,29 +57,29 @@ const char* WhyNotTaking(const WorkerSlot& slot) {
 }
 
 int SchedulerTable::ProjectIndex(const std::string& name) {
-  const auto [at, added] = project_index_.emplace(name, static_cast<int>(projects_.size()));
-  if (added) {
-    Project project;
-    project.name = name;
-    project.quota = QuotaOf(quotas_, name);
-    projects_.push_back(std::move(project));
-  }
-  return at->second;
+  const auto found = project_index_.find(name);
+  if (found != project_index_.end()) return found->second;
+  Project project;
+  project.name = name;
+  project.quota = QuotaOf(quotas_, name);
+  projects_.push_back(std::move(project));
+  return project_index_[name] = static_cast<int>(projects_.size()) - 1;
 }
 
 int SchedulerTable::ClassIndex(const std::string& name) {
-  const auto [at, added] = class_index_.emplace(name, static_cast<int>(class_names_.size()));
-  if (added) {
-    class_names_.push_back(name);
-    laid_ = false;  // arrays by class grow
-  }
-  return at->second;
+  const auto found = class_index_.find(name);
+  if (found != class_index_.end()) return found->second;
+  class_names_.push_back(name);
+  laid_ = false;  // arrays by class grow
+  return class_index_[name] = static_cast<int>(class_names_.size()) - 1;
 }
 
 int SchedulerTable::DigestIndex(const std::string& digest) {
-  const auto [at, added] = digest_index_.emplace(digest, static_cast<int>(digest_index_.size()));
-  if (added) laid_ = false;
-  return at->second;
+  const auto found = digest_index_.find(digest);
+  if (found != digest_index_.end()) return found->second;
+  laid_ = false;
+  const int index = static_cast<int>(digest_index_.size());
+  return digest_index_[digest] = index;
 }
 
 scheduling::GroupKey SchedulerTable::KeyOf(const WaitingJob& waiting) {

@@ -144,6 +144,7 @@ WorkerSlot SchedulerWorld::SlotOf(const std::string& id) const {
   slot.worker = workers_.at(id);
   slot.reachable = !unreachable_.contains(id);
   slot.plan_matches = true;
+  if (const auto missing = missing_.find(id); missing != missing_.end()) slot.host_bytes_missing = missing->second;
   for (const auto& [job_id, running] : running_) {
     if (running.worker == id) slot.running.push_back(running.attempt);
   }
@@ -214,6 +215,13 @@ void SchedulerWorld::EndDue() {
 void SchedulerWorld::Trouble() {
   if (!options_.trouble || !Chance(10)) return;
   const std::string id = "w" + std::to_string(Draw(workers_.size()));
+  if (Chance(30)) {
+    if (missing_.erase(id) == 0) missing_[id] = static_cast<int64_t>(Draw(16)) * kGiB / 2;
+    Note("of " + id + (missing_.contains(id) ? " others take memory" : " nobody takes memory"));
+    Changed(id);
+    promised_.clear();
+    return;
+  }
   if (unreachable_.erase(id) == 0) {
     unreachable_.insert(id);
     // Its attempts are lost.
@@ -319,7 +327,8 @@ int64_t SchedulerWorld::NextEvent(int64_t look_again) const {
   int64_t next = look_again;
   if (arrived_ < jobs_.size()) next = std::min(next, arrivals_[arrived_]);
   for (const auto& [id, running] : running_) next = std::min(next, running.attempt.end_boot_micros);
-  if (next == kNeverMicros && !unreachable_.empty()) next = now_.boot_micros + 60 * kSecond;
+  const bool passes = !unreachable_.empty() || !missing_.empty();
+  if (next == kNeverMicros && passes) next = now_.boot_micros + 60 * kSecond;
   return std::max(next, now_.boot_micros);
 }
 
