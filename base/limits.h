@@ -96,10 +96,17 @@ inline constexpr int64_t kLeaseMs = 60'000;
 inline constexpr int64_t kWorkerLostMs = 90'000;
 inline constexpr int64_t kOrphanMs = 3'600'000;
 inline constexpr int kMaxWorkers = 10'000;
+inline constexpr int64_t kForgetWorkerDays = 30;  // not heard of for so long, with nothing of it left
+inline constexpr int kMaxWorkersForgottenPerSweep = 100;
+// What a worker's host has less of than its attempts explain is taken by others and offered to nobody: beyond the
+// slack, in whole steps, so that not every Sync changes what a pass sees.
+inline constexpr int64_t kHostBytesSlack = int64_t{512} << 20;
+inline constexpr int64_t kHostBytesStep = int64_t{256} << 20;
 inline constexpr int kMaxModelsPerWorker = 1000;
 inline constexpr int kMaxAttemptsPerWorker = 1000;
 inline constexpr int kMaxDevicesPerWorker = 64;
 inline constexpr int kCheckpointsKept = 2;
+inline constexpr int kMaxPlansKept = 1'024;  // estimates, some 2 KiB each
 inline constexpr int kDefaultRetryLimit = 3;
 inline constexpr int kMetricsChunkPoints = 256;
 inline constexpr int64_t kMetricsFlushMs = 2'000;
@@ -110,8 +117,7 @@ inline constexpr int kMaxWarningsPerAttempt = 100;
 inline constexpr int kMaxReportsPerSync = 1000;
 inline constexpr int64_t kMaxReportedCount = int64_t{1} << 53;  // bytes, tokens, examples: what a double still counts
 inline constexpr int64_t kMaxBackoffSeconds = 3600;
-inline constexpr int64_t kStoreRetryMs = 1'000;     // after a failed commit
-inline constexpr int kMaxReasonWritesPerPass = 64;  // waiting jobs whose changed figures one pass persists
+inline constexpr int64_t kStoreRetryMs = 1'000;  // after a failed commit
 // What a validation attempt is counted with: tokenizer, template and the longest line, and the examples of the dataset
 // with a token in every two bytes, eight bytes each (plan_layout.cc).
 inline constexpr int64_t kValidateHostBytes = 512 << 20;
@@ -137,6 +143,11 @@ inline constexpr int64_t kValidateSeconds = 60;         // a validation, in pred
 inline constexpr int64_t kAssumedRunSeconds = 14'400;   // a run whose length nobody can tell
 inline constexpr double kSlowestClassRatio = 4;         // a class slower than the fastest by more is not used
 inline constexpr int64_t kScheduleRefreshMs = 30'000;   // while jobs wait, so that expected starts stay fresh
+// Whoever asks why a job waits is told of the last pass, which costs the dispatcher time by the length of the queue:
+// below the first nobody counts it, above it takes at most one part in so many, and who asks between is told the last.
+inline constexpr int64_t kFreeTellingMs = 1;
+inline constexpr int64_t kTellingRest = 20;
+inline constexpr int64_t kMaxTellingWaitMs = 200;  // a dispatcher that is busy for longer: the last that was told
 inline constexpr int kMaxQuotas = 10'000;
 inline constexpr int kMaxBlockersNamed = 4;  // ends of attempts that an explanation names
 inline constexpr int kMaxExplainedWorkers = 32;

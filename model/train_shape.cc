@@ -84,6 +84,8 @@ int64_t LoraTargetOut(const ModelShape& shape, LoraTarget target) {
   }
 }
 
+ComputeType FastestCompute(const DeviceFacts& facts) { return facts.has_bf16 ? ComputeType::kBF16 : ComputeType::kF32; }
+
 absl::Status ValidateTrainShape(const TrainShape& train) {
   struct Range {
     const char* field;

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/device_facts.h"
 #include "model/model_shape.h"
 #include "nlohmann/json_fwd.hpp"
 
@@ -51,6 +52,9 @@ struct TrainShape {
   int64_t tokens() const { return batch_size * sequence_length; }  // a micro-batch, at most
   int64_t longest() const { return longest_document > 0 ? longest_document : sequence_length; }
 };
+
+// What a job computes in where it leaves that to the device.
+ComputeType FastestCompute(const DeviceFacts& facts);
 
 absl::Status ValidateTrainShape(const TrainShape& train);
 // Elements of all A and B of the adapter.

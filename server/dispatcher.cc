@@ -114,7 +114,30 @@ class Dispatcher::Impl {
   }
 
   std::shared_ptr<const FleetView> fleet() const { return loop_.fleet(); }
-  std::shared_ptr<const WaitTable> waits() const { return loop_.waits(); }
+
+  std::shared_ptr<const WaitTable> Waits() {
+    LH_CHECK(std::this_thread::get_id() != thread_.get_id(), "the dispatcher's own thread would wait for itself");
+    const DispatcherLoop::Told told = loop_.told();
+    if (told.current || clock_->BootNanos() < told.again_boot_nanos) return told.table;
+    // Shared: who asks may have gone.
+    auto answered = std::make_shared<std::promise<void>>();
+    std::future<void> answer = answered->get_future();
+    Post({nullptr,
+          [this, answered](const absl::Status&) {
+            loop_.TellWaits(false);
+            answered->set_value();
+          },
+          [answered] { answered->set_value(); }});
+    answer.wait_for(std::chrono::milliseconds(limits::kMaxTellingWaitMs));
+    return loop_.told().table;
+  }
+
+  DispatcherStats Stats() {
+    return Ask<DispatcherStats>([this](const DispatcherCore& core) {
+      loop_.TellWaits(true);
+      return core.Stats();
+    });
+  }
 
  private:
   void Loop() {
@@ -224,13 +247,13 @@ void Dispatcher::Sync(SyncInput input, std::function<void(absl::StatusOr<SyncRep
 std::vector<WorkerView> Dispatcher::Workers() const {
   return impl_->Ask<std::vector<WorkerView>>([](const DispatcherCore& core) { return core.Workers(); });
 }
-FleetView Dispatcher::Fleet() const {
-  const std::shared_ptr<const FleetView> fleet = impl_->fleet();
-  return fleet == nullptr ? FleetView() : *fleet;
+std::shared_ptr<const FleetView> Dispatcher::Fleet() const {
+  std::shared_ptr<const FleetView> fleet = impl_->fleet();
+  return fleet == nullptr ? std::make_shared<const FleetView>() : fleet;
 }
 std::optional<WaitInfo> Dispatcher::WaitOf(const Job& job) const {
   if (!Waits(job)) return std::nullopt;
-  const auto waits = impl_->waits();
+  const auto waits = impl_->Waits();
   return waits == nullptr ? std::nullopt : waits->Find(job.create_number);
 }
 absl::StatusOr<std::optional<Explanation>> Dispatcher::Explain(const std::string& id) {
@@ -241,8 +264,6 @@ absl::StatusOr<StartForecast> Dispatcher::Forecast(Job job) {
   return impl_->Call<absl::StatusOr<StartForecast>>(
       [&](DispatcherCore& core) { return core.ForecastStart(std::move(job)); });
 }
-DispatcherStats Dispatcher::Stats() const {
-  return impl_->Ask<DispatcherStats>([](const DispatcherCore& core) { return core.Stats(); });
-}
+DispatcherStats Dispatcher::Stats() const { return impl_->Stats(); }
 
 }  // namespace longhaul::server

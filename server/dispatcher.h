@@ -213,11 +213,12 @@ class Dispatcher {
 
   // Copies of committed memory. Any thread but the dispatcher's own (an EventSink's methods must not call them).
   std::vector<WorkerView> Workers() const;
-  FleetView Fleet() const;
+  std::shared_ptr<const FleetView> Fleet() const;  // never null
   DispatcherStats Stats() const;
 
-  // What the last committed pass said of a job that waits; empty where `job`, as the store has it, does not. Any thread
-  // but the dispatcher's own; never blocks.
+  // Why and until when a job waits; empty where `job`, as the store has it, does not, or where nobody was told since it
+  // came (limits::kTellingRest). Any thread but the dispatcher's own, which it asks where there was a pass since it was
+  // last asked, and waits for at most limits::kMaxTellingWaitMs.
   std::optional<WaitInfo> WaitOf(const Job& job) const;
   // The same in full, by a pass of its own, on the dispatcher's thread. Empty where the job does not wait.
   absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id);

@@ -146,6 +146,7 @@ void DispatcherCore::Restore(Undo* undo) {
   }
   for (auto& [id, record] : undo->workers) {
     changed_workers_.insert(id);
+    stirred_workers_.insert(id);
     if (record.has_value()) {
       // That it was heard of stays true, whatever became of what it said: however long the store fails, no worker that
       // goes on calling is lost.
@@ -187,6 +188,7 @@ WorkerRecord& DispatcherCore::TouchWorker(const std::string& id) {
   if (!command_undo_.workers.contains(id)) {
     command_undo_.workers.emplace(id, found == workers_.end() ? std::optional<WorkerRecord>() : found->second);
     changed_workers_.insert(id);
+    stirred_workers_.insert(id);
   }
   return found == workers_.end() ? workers_[id] : found->second;
 }

@@ -48,6 +48,7 @@ struct Hold {
   bool fenced = false;     // its epoch is over: the worker is told to stop it at once
   bool offered = false;    // a StartCommand for it may have reached the worker
   bool confirmed = false;  // the worker has reported it
+  int unlisted = 0;        // Syncs in a row that have not named it since
   std::optional<StopMode> stop;
   int64_t start_sent_in = 0;  // sync_number of the last answer that carried it; 0 = none in this session
   int64_t stop_sent_in = 0;
@@ -76,6 +77,7 @@ struct WorkerRecord {
   int64_t last_sync_boot_nanos = 0;
   int64_t last_sync_wall_micros = 0;
   uint64_t registered = 0;                            // order of OpenSession
+  int64_t host_bytes_available = 0;                   // as it last said; 0 = it did not
   std::map<std::pair<std::string, int>, Hold> holds;  // by job, attempt
   std::vector<AttemptKey> acknowledged;               // for the next answer
   // Let go of since the first Sync of the highest number: an older copy of that Sync may still name them.
@@ -147,6 +149,8 @@ class DispatcherCore {
   std::vector<Effect> TakeEffects() { return std::exchange(committed_effects_, {}); }
 
   // ---- After the commit ----
+  // Workers of whom Urgent or SessionOpen may say something else than when this was last asked.
+  std::set<std::string> TakeStirred() { return std::exchange(stirred_workers_, {}); }
   // A command that this session's answers have not carried yet, or an end to acknowledge.
   bool Urgent(const std::string& worker_id) const;
   // Everything that the worker has to know now; remembers that `sync_number` carried it.
@@ -161,11 +165,12 @@ class DispatcherCore {
   std::vector<WorkerView> Workers() const;
   FleetView Fleet() const;
   DispatcherStats Stats() const;
-  // Why and until when jobs wait, of the last pass. Null before the first one.
-  std::shared_ptr<const WaitTable> waits() const { return waits_; }
+  // Why and until when jobs wait, by a pass that starts nothing: Tick's own passes do not work that out. Outside of a
+  // batch. Stats counts by the last one.
+  std::shared_ptr<const WaitTable> TellWaits();
   absl::StatusOr<std::optional<Explanation>> ExplainWait(const std::string& id);
   absl::StatusOr<StartForecast> ForecastStart(Job job);
-  // Changes when Fleet, and when waits, may have.
+  // Changes when Fleet, and when TellWaits, may have.
   std::pair<uint64_t, uint64_t> ViewVersion() const {
     return {next_registration_, stats_.scheduler_cycle_seconds.count + stats_.failed_commits_total};
   }
@@ -240,7 +245,7 @@ class DispatcherCore {
   absl::Status ApplyStrangeReport(const std::string& worker_id, const AttemptReport& report);
   absl::Status NoteUnlisted(const std::string& worker_id, const std::vector<AttemptReport>& listed, bool new_session,
                             int64_t sync_number);
-  absl::Status UnlistedInNewSession(const std::string& worker_id, const Hold& hold);
+  absl::Status GoneFromWorker(const std::string& worker_id, const Hold& hold);
   absl::Status CheckWorker(const SessionInput& input) const;
   absl::StatusOr<std::set<std::string>> WarningsOf(const Job& job) const;
   absl::StatusOr<std::string> OwnerAfter(const SessionInput& input) const;
@@ -253,6 +258,8 @@ class DispatcherCore {
   void TickDeadlines();
   void TickMetrics();
   void TickKeys();
+  void ForgetWorkers();
+  absl::Status NoteSeen(WorkerRecord* record);
   void Schedule();
   PlanTime Now() const;
   void RefreshFleet();
@@ -263,6 +270,7 @@ class DispatcherCore {
   void RefreshJob(const std::string& id);
   void RefreshWorker(const std::string& id);
   void RefreshShares();
+  static int64_t HostBytesMissing(const WorkerRecord& record);
   WorkerSlot SlotOf(const WorkerRecord& record);
   RunningAttempt RunningOf(const WorkerRecord& record, const Hold& hold);
   double SecondsLeft(JobRecord& record, const Hold& hold);
@@ -317,6 +325,8 @@ class DispatcherCore {
   bool schedule_wanted_ = true;
   int64_t look_again_boot_nanos_ = 0;  // when a pass may find more without a change
   int64_t next_key_sweep_boot_nanos_ = 0;
+  int64_t next_lost_boot_nanos_ = 0;       // no worker is lost before then
+  std::set<std::string> stirred_workers_;  // see TakeStirred
   int64_t retry_boot_nanos_ = 0;           // after a failed commit Tick rests until then
   int64_t recovery_retry_boot_nanos_ = 0;  // after a recovery that could not be finished
   std::set<std::string> metric_jobs_;      // with pending metrics

@@ -90,11 +90,14 @@ absl::StatusOr<Job> DispatcherCore::Create(CreateInput input) {
     job.state = JobState::kValidating;
     job.reason = Reason::kWaitingForValidation;
     job.reason_detail = "waits for a worker to check its dataset";
-    job.sequence = 0;
     record.state_since_boot_nanos = clock_->BootNanos();
+    // The row is written with its first event counted, so that the commit need not write it once more.
+    job.sequence = 1;
     LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutJob(job); }));
+    job.sequence = 0;
     LH_RETURN_IF_ERROR(
         AddEvent(record, EventType::kState, JobState::kValidating, job.reason, "created; " + job.reason_detail, 0));
+    command_undo_.dirty.erase(id);
     if (!job.request_id.empty()) {
       const RequestKey key{job.project, job.request_id, input.body_sha256, id, now};
       LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutRequestKey(key); }));

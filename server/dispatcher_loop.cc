@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/failpoints.h"
+#include "base/limits.h"
 #include "base/status_macros.h"
 
 namespace longhaul::server {
@@ -79,9 +80,19 @@ std::shared_ptr<const FleetView> DispatcherLoop::fleet() const {
   return fleet_;
 }
 
-std::shared_ptr<const WaitTable> DispatcherLoop::waits() const {
+DispatcherLoop::Told DispatcherLoop::told() const {
   std::lock_guard lock(published_mutex_);
-  return waits_;
+  return told_;
+}
+
+void DispatcherLoop::TellWaits(bool at_once) {
+  const int64_t begin = clock_->BootNanos();
+  if (told_.current || (!at_once && begin < told_.again_boot_nanos)) return;
+  std::shared_ptr<const WaitTable> table = core_.TellWaits();
+  const int64_t end = clock_->BootNanos();
+  const int64_t counted = std::max<int64_t>(0, end - begin - limits::kFreeTellingMs * 1'000'000);
+  std::lock_guard lock(published_mutex_);
+  told_ = {std::move(table), true, end + limits::kTellingRest * counted};
 }
 
 void DispatcherLoop::Tell(const Effect& effect) {
@@ -96,7 +107,7 @@ void DispatcherLoop::Tell(const Effect& effect) {
   }
 }
 
-// For Fleet and WaitOf, which every Create and Get ask, when they have changed.
+// For Fleet and WaitOf, which every Create and Get ask, when they may have changed.
 void DispatcherLoop::Publish() {
   const std::pair<uint64_t, uint64_t> version = core_.ViewVersion();
   if (fleet_ != nullptr && version == published_version_) return;
@@ -106,7 +117,7 @@ void DispatcherLoop::Publish() {
   published_version_ = version;
   std::lock_guard lock(published_mutex_);
   fleet_ = std::move(fleet);
-  waits_ = core_.waits();
+  told_.current = false;
 }
 
 // An older Sync of the session is answered now, without commands: those go with the newer one, whose connection is
@@ -118,8 +129,7 @@ void DispatcherLoop::Park(const std::string& worker_id, Parked parked) {
     if (found->second.session_id == parked.session_id && found->second.sync_number > parked.sync_number) {
       return parked.done(core_.MakeLeases(worker_id));
     }
-    Parked older = std::move(found->second);
-    parked_.erase(found);
+    const Parked older = Unpark(found);
     if (older.session_id == parked.session_id) {
       older.done(core_.MakeLeases(worker_id));
     } else {
@@ -127,38 +137,47 @@ void DispatcherLoop::Park(const std::string& worker_id, Parked parked) {
     }
   }
   parked.deadline_boot_nanos = clock_->BootNanos() + core_.hold_ms() * 1'000'000;
+  deadlines_.insert({parked.deadline_boot_nanos, worker_id});
   parked_[worker_id] = std::move(parked);  // AnswerParked looks at it next
 }
 
+DispatcherLoop::Parked DispatcherLoop::Unpark(std::map<std::string, Parked>::iterator at) {
+  Parked parked = std::move(at->second);
+  deadlines_.erase({parked.deadline_boot_nanos, at->first});
+  parked_.erase(at);
+  return parked;
+}
+
+// Those of whom something has changed, and those that are due: not all, of whom there may be thousands.
 void DispatcherLoop::AnswerParked() {
-  for (auto it = parked_.begin(); it != parked_.end();) {
-    const bool open = core_.SessionOpen(it->second.session_id);
-    const bool due = it->second.deadline_boot_nanos <= clock_->BootNanos();
-    if (open && !due && !core_.Urgent(it->first)) {
-      ++it;
-      continue;
-    }
-    Parked parked = std::move(it->second);
-    const std::string worker_id = it->first;
-    it = parked_.erase(it);
-    Failpoint("dispatcher_before_sync").IgnoreError();
-    if (open) {
-      parked.done(core_.MakeReply(worker_id, parked.sync_number));
-    } else {
-      parked.done(SessionClosed());
-    }
+  for (const std::string& worker_id : core_.TakeStirred()) {
+    const auto found = parked_.find(worker_id);
+    if (found == parked_.end()) continue;
+    if (!core_.SessionOpen(found->second.session_id) || core_.Urgent(worker_id)) Answer(worker_id);
+  }
+  const int64_t now = clock_->BootNanos();
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) Answer(std::string(deadlines_.begin()->second));
+}
+
+void DispatcherLoop::Answer(const std::string& worker_id) {
+  const Parked parked = Unpark(parked_.find(worker_id));
+  Failpoint("dispatcher_before_sync").IgnoreError();
+  if (core_.SessionOpen(parked.session_id)) {
+    parked.done(core_.MakeReply(worker_id, parked.sync_number));
+  } else {
+    parked.done(SessionClosed());
   }
 }
 
 int64_t DispatcherLoop::NextTurnBootNanos() const {
-  int64_t next = core_.NextTimerBootNanos();
-  for (const auto& [worker_id, parked] : parked_) next = std::min(next, parked.deadline_boot_nanos);
-  return next;
+  const int64_t next = core_.NextTimerBootNanos();
+  return deadlines_.empty() ? next : std::min(next, deadlines_.begin()->first);
 }
 
 void DispatcherLoop::RefuseParked() {
   for (auto& [worker_id, parked] : parked_) parked.done(Stopping());
   parked_.clear();
+  deadlines_.clear();
 }
 
 }  // namespace longhaul::server

@@ -1,11 +1,12 @@
 // The dispatcher without its thread: what one turn does with the mails of a batch. Dispatcher turns it on its thread;
-// the simulator turns it by hand, on a clock of its own. One thread at a time, but for fleet() and waits().
+// the simulator turns it by hand, on a clock of its own. One thread at a time, but for fleet() and told().
 #pragma once
 
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,7 +42,16 @@ class DispatcherLoop {
   DispatcherCore& core() { return core_; }
   const DispatcherCore& core() const { return core_; }
   std::shared_ptr<const FleetView> fleet() const;
-  std::shared_ptr<const WaitTable> waits() const;
+  // Why and until when jobs wait, as it was last told.
+  struct Told {
+    std::shared_ptr<const WaitTable> table;  // null: never
+    bool current = false;                    // there has been no pass since
+    int64_t again_boot_nanos = 0;            // not to be told anew before then
+  };
+  Told told() const;
+  // Tells anew where a pass has been since; `at_once`: without regard to again_boot_nanos. Between turns, or in
+  // `finish`.
+  void TellWaits(bool at_once);
 
  private:
   struct Parked {
@@ -55,16 +65,19 @@ class DispatcherLoop {
   void Publish();
   void Park(const std::string& worker_id, Parked parked);
   void AnswerParked();
+  void Answer(const std::string& worker_id);
+  Parked Unpark(std::map<std::string, Parked>::iterator at);
 
   DispatcherCore core_;
   const Clock* const clock_;
   EventSink* const sink_;
-  std::map<std::string, Parked> parked_;  // by worker
+  std::map<std::string, Parked> parked_;                 // by worker
+  std::set<std::pair<int64_t, std::string>> deadlines_;  // of parked_: when, worker
   std::pair<uint64_t, uint64_t> published_version_;
 
-  mutable std::mutex published_mutex_;  // guards fleet_ and waits_, which the turning thread alone writes
+  mutable std::mutex published_mutex_;  // guards fleet_ and told_, which the turning thread alone writes
   std::shared_ptr<const FleetView> fleet_;
-  std::shared_ptr<const WaitTable> waits_;
+  Told told_;
 };
 
 }  // namespace longhaul::server

@@ -40,17 +40,28 @@ void DispatcherCore::Tick() {
 // fenced.
 void DispatcherCore::TickWorkers() {
   const int64_t now = clock_->BootNanos();
+  if (now < next_lost_boot_nanos_) return;
+  // Whoever is heard of from now on is lost later than that.
+  next_lost_boot_nanos_ = now + options_.worker_lost_ms * kNanosPerMilli;
   std::vector<std::string> lost;
   for (const auto& [id, record] : workers_) {
-    if (now - record.last_sync_boot_nanos < options_.worker_lost_ms * kNanosPerMilli) continue;
     const bool leases =
         std::any_of(record.holds.begin(), record.holds.end(), [](const auto& entry) { return !entry.second.fenced; });
-    if (record.online || leases) lost.push_back(id);
+    if (!record.online && !leases) continue;
+    const int64_t due = record.last_sync_boot_nanos + options_.worker_lost_ms * kNanosPerMilli;
+    if (due <= now) {
+      lost.push_back(id);
+      next_lost_boot_nanos_ = now;  // again, should the commit fail
+    } else {
+      next_lost_boot_nanos_ = std::min(next_lost_boot_nanos_, due);
+    }
   }
   for (const std::string& id : lost) {
     RunCommand([&]() -> absl::Status {
       WorkerRecord& record = TouchWorker(id);
       record.online = false;
+      record.host_bytes_available = 0;
+      LH_RETURN_IF_ERROR(NoteSeen(&record));
       if (!record.session_id.empty()) SetSession(record.session_id, std::nullopt);
       record.session_id.clear();
       std::vector<std::string> jobs;
@@ -150,17 +161,50 @@ void DispatcherCore::TickKeys() {
   // A day later than the store would allow, because the two look at the clock at different times.
   const int64_t oldest_audit = clock_->WallMicros() - (limits::kAuditKeepDays + 1) * kDayMicros;
   RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteAuditBefore(oldest_audit); }); });
+  ForgetWorkers();
+}
+
+// For ForgetWorkers, also after restarts.
+absl::Status DispatcherCore::NoteSeen(WorkerRecord* record) {
+  if (record->last_sync_wall_micros <= record->worker->seen_wall_micros) return absl::OkStatus();
+  Worker worker = *record->worker;
+  worker.seen_wall_micros = record->last_sync_wall_micros;
+  record->worker = std::make_shared<const Worker>(std::move(worker));
+  return Write([&](StoreTransaction& tx) { return tx.PutWorker(*record->worker); });
+}
+
+// Hosts come and go for ever; their names, models and device classes do not stay for ever. Whoever comes back under the
+// name is a new worker.
+void DispatcherCore::ForgetWorkers() {
+  const int64_t oldest = clock_->WallMicros() - limits::kForgetWorkerDays * kDayMicros;
+  std::vector<std::string> due;
+  for (const auto& [id, record] : workers_) {
+    const int64_t seen = std::max(record.last_sync_wall_micros, record.worker->seen_wall_micros);
+    if (record.online || !record.holds.empty() || seen >= oldest) continue;
+    if (static_cast<int>(due.size()) < limits::kMaxWorkersForgottenPerSweep) due.push_back(id);
+  }
+  for (const std::string& id : due) {
+    RunCommand([&]() -> absl::Status {
+      // Of a database from before it was written down: from now on it counts.
+      if (TouchWorker(id).worker->seen_wall_micros == 0) {
+        TouchWorker(id).last_sync_wall_micros = clock_->WallMicros();
+        return NoteSeen(&TouchWorker(id));
+      }
+      LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.DeleteWorker(id); }));
+      workers_.erase(id);
+      schedule_wanted_ = true;
+      RefreshFleet();
+      ++next_registration_;  // what is published of the fleet changes
+      return absl::OkStatus();
+    });
+  }
 }
 
 int64_t DispatcherCore::NextTimerBootNanos() const {
   const int64_t now = clock_->BootNanos();
   int64_t next = next_key_sweep_boot_nanos_;
   const auto at_most = [&next](int64_t boot_nanos) { next = std::min(next, boot_nanos); };
-  for (const auto& [id, record] : workers_) {
-    const bool leases =
-        std::any_of(record.holds.begin(), record.holds.end(), [](const auto& entry) { return !entry.second.fenced; });
-    if (record.online || leases) at_most(record.last_sync_boot_nanos + options_.worker_lost_ms * kNanosPerMilli);
-  }
+  if (!workers_.empty()) at_most(next_lost_boot_nanos_);
   for (const std::string& id : metric_jobs_) {
     const auto found = jobs_.find(id);
     if (found == jobs_.end() || found->second.pending_metrics.empty()) continue;
@@ -202,7 +246,7 @@ void DispatcherCore::Schedule() {
   RefreshTable();
   RefreshShares();
   const PlanTime now = Now();
-  PlanResult result = table_.Plan(now);
+  const PlanResult result = table_.Decide(now);
   stats_.scheduler_cycle_seconds.Add(static_cast<double>(clock_->BootNanos() - begin) / 1e9);
   for (const Start& start : result.starts) {
     RunCommand([&] { return StartAttempt(start); });
@@ -212,14 +256,13 @@ void DispatcherCore::Schedule() {
   }
   look_again_boot_nanos_ = result.look_again_boot_micros == kNeverMicros ? std::numeric_limits<int64_t>::max()
                                                                          : result.look_again_boot_micros * 1000;
-  if (!result.waits.empty()) {
+  if (result.waiting > 0) {
     // Predictions age: what runs may be slower than it was thought.
     const int64_t refresh = begin + limits::kScheduleRefreshMs * kNanosPerMilli;
     look_again_boot_nanos_ = std::min(look_again_boot_nanos_, refresh);
   }
   // What it started and stopped raises schedule_wanted_ through SetState, yet this pass has seen everything.
   if (broken_.ok()) schedule_wanted_ = false;
-  waits_ = std::make_shared<const WaitTable>(std::move(result));
 }
 
 }  // namespace longhaul::server

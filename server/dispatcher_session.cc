@@ -15,6 +15,8 @@ namespace {
 // An answer with a start may still be on its way when the next Sync or two are sent. A Sync that many numbers later
 // that does not list the attempt shows that the start never arrived.
 constexpr int64_t kSyncsUntilUnheard = 3;
+// An attempt that the worker has named before: no Sync in flight is as old as that.
+constexpr int kSyncsUntilGone = 3;
 
 bool Lists(const std::vector<AttemptReport>& reports, const Hold& hold) {
   return std::any_of(reports.begin(), reports.end(), [&](const AttemptReport& report) {
@@ -115,6 +117,8 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     record.sync_number = 0;
     record.last_sync_boot_nanos = clock_->BootNanos();
     record.last_sync_wall_micros = clock_->WallMicros();
+    worker->seen_wall_micros = record.last_sync_wall_micros;
+    record.host_bytes_available = 0;
     record.registered = next_registration_++;
     record.acknowledged.clear();
     record.gone.clear();
@@ -157,6 +161,8 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
     if (was_suspect || record.leaving != input.leaving) schedule_wanted_ = true;
     record.leaving = input.leaving;
     record.leaving_answered = record.leaving_answered && input.leaving;
+    const int64_t missing_before = HostBytesMissing(record);
+    record.host_bytes_available = std::max<int64_t>(0, input.host_bytes_available);
     for (auto& [key, hold] : record.holds) {
       // Asked again: the answer that carried the command was lost.
       if (hold.start_sent_in == input.sync_number) hold.start_sent_in = 0;
@@ -172,6 +178,7 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
       record.sync_number = input.sync_number;
       LH_RETURN_IF_ERROR(NoteUnlisted(id, input.attempts, false, input.sync_number));
     }
+    if (HostBytesMissing(record) != missing_before) schedule_wanted_ = true;
     return id;
   });
 }
@@ -180,8 +187,9 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
 absl::Status DispatcherCore::NoteUnlisted(const std::string& worker_id, const std::vector<AttemptReport>& listed,
                                           bool new_session, int64_t sync_number) {
   std::vector<Hold> unlisted;
-  for (const auto& [key, hold] : TouchWorker(worker_id).holds) {
-    if (!Lists(listed, hold)) unlisted.push_back(hold);
+  for (auto& [key, hold] : TouchWorker(worker_id).holds) {
+    hold.unlisted = Lists(listed, hold) ? 0 : hold.unlisted + 1;
+    if (hold.unlisted > 0) unlisted.push_back(hold);
   }
   for (const Hold& hold : unlisted) {
     if (hold.fenced) {
@@ -189,13 +197,17 @@ absl::Status DispatcherCore::NoteUnlisted(const std::string& worker_id, const st
       continue;
     }
     if (new_session) {
-      LH_RETURN_IF_ERROR(UnlistedInNewSession(worker_id, hold));
+      LH_RETURN_IF_ERROR(GoneFromWorker(worker_id, hold));
       continue;
     }
     if (hold.confirmed) {
       // Its job has ended, and so has it: a write of it was refused, and its worker let go of it without our word.
       const Job& job = TouchJob(hold.key.job_id).job;
-      if (!HasOpenAttempt(job) || job.attempt.number != hold.key.attempt) EraseHold(hold, worker_id);
+      if (!HasOpenAttempt(job) || job.attempt.number != hold.key.attempt) {
+        EraseHold(hold, worker_id);
+      } else if (hold.unlisted >= kSyncsUntilGone) {
+        LH_RETURN_IF_ERROR(GoneFromWorker(worker_id, hold));
+      }
       continue;
     }
     const bool unheard = hold.start_sent_in == 0 || sync_number >= hold.start_sent_in + kSyncsUntilUnheard;
@@ -207,8 +219,9 @@ absl::Status DispatcherCore::NoteUnlisted(const std::string& worker_id, const st
   return absl::OkStatus();
 }
 
-// A new session lists every attempt that the agent's folder has. One that is not there never arrived, or is gone.
-absl::Status DispatcherCore::UnlistedInNewSession(const std::string& worker_id, const Hold& hold) {
+// A new session lists every attempt that the agent's folder has, and so does every Sync. One that is not there never
+// arrived, or is gone.
+absl::Status DispatcherCore::GoneFromWorker(const std::string& worker_id, const Hold& hold) {
   JobRecord& record = TouchJob(hold.key.job_id);
   Job& job = record.job;
   if (!HasOpenAttempt(job) || job.attempt.number != hold.key.attempt) {
@@ -221,8 +234,8 @@ absl::Status DispatcherCore::UnlistedInNewSession(const std::string& worker_id, 
   }
   const bool never_ran = job.state == JobState::kStarting || job.state == JobState::kValidating;
   if (!never_ran) {
-    LH_RETURN_IF_ERROR(LoseAttempt(
-        record, "worker " + worker_id + " came back without attempt " + std::to_string(hold.key.attempt), true));
+    LH_RETURN_IF_ERROR(
+        LoseAttempt(record, "worker " + worker_id + " is without attempt " + std::to_string(hold.key.attempt), true));
     EraseHold(hold, worker_id);
     return absl::OkStatus();
   }

@@ -82,8 +82,20 @@ WorkerSlot DispatcherCore::SlotOf(const WorkerRecord& record) {
   slot.reachable = record.online && !Suspect(record);
   slot.leaving = record.leaving;
   slot.plan_matches = record.worker->plan_version == kPlanVersion;
+  slot.host_bytes_missing = HostBytesMissing(record);
   for (const auto& [key, hold] : record.holds) slot.running.push_back(RunningOf(record, hold));
   return slot;
+}
+
+// Of what the attempts there are known to use nothing is missing; what they may yet take of their plans is counted as
+// theirs already.
+int64_t DispatcherCore::HostBytesMissing(const WorkerRecord& record) {
+  if (record.host_bytes_available <= 0) return 0;  // not told
+  int64_t expected = record.worker->host_bytes_total;
+  for (const auto& [key, hold] : record.holds) expected -= std::min(hold.host_bytes, hold.host_bytes_peak);
+  const int64_t missing = expected - record.host_bytes_available - limits::kHostBytesSlack;
+  if (missing <= 0) return 0;
+  return (missing + limits::kHostBytesStep - 1) / limits::kHostBytesStep * limits::kHostBytesStep;
 }
 
 RunningAttempt DispatcherCore::RunningOf(const WorkerRecord& record, const Hold& hold) {
@@ -175,13 +187,19 @@ std::shared_ptr<const JobDemands> DispatcherCore::DemandsOf(const PlanRequest& r
   std::shared_ptr<const JobDemands>& shared =
       demands_by_shape_[EncodeShapes(request.model, request.train) + "/" +
                         std::to_string(static_cast<int>(request.share)) + "/" + std::to_string(request.share_bytes) +
-                        "/" + std::to_string(request.total_steps)];
+                        "/" + std::to_string(request.total_steps) + (request.compute_of_device ? "d" : "")];
   if (shared == nullptr) {
     JobDemands demands;
     for (const auto& [device_class, facts] : classes_) demands[device_class] = DemandsOn(planner_, request, facts);
     shared = std::make_shared<const JobDemands>(std::move(demands));
   }
   return shared;
+}
+
+std::shared_ptr<const WaitTable> DispatcherCore::TellWaits() {
+  RefreshTable();
+  waits_ = std::make_shared<const WaitTable>(table_.Plan(Now()));
+  return waits_;
 }
 
 absl::StatusOr<std::optional<Explanation>> DispatcherCore::ExplainWait(const std::string& id) {

@@ -97,6 +97,7 @@ struct Server::Impl {
   std::unique_ptr<CallLimits> call_limits;
   std::unique_ptr<EventHub> hub;
   std::unique_ptr<Dispatcher> dispatcher;
+  PlanMemo plans{&MemoryPlanner()};
   std::unique_ptr<RpcContext> context;
   std::unique_ptr<RpcServer> rpc;
   std::unique_ptr<HttpAccess> http_access;
@@ -134,7 +135,7 @@ struct Server::Impl {
                             const std::optional<ListenAddress>& http_address) {
     context = std::make_unique<RpcContext>(RpcContext{
         Gate(authenticator.get(), call_limits.get(), &request_stats, clock, dispatcher.get()), dispatcher.get(),
-        store.get(), blobs.get(), logs.get(), hub.get(), &MemoryPlanner(), options.transfer_stall_ms});
+        store.get(), blobs.get(), logs.get(), hub.get(), &plans, options.transfer_stall_ms});
     LH_ASSIGN_OR_RETURN(rpc, RpcServer::Start(grpc_address, context.get(), tls.get(), ClientCertificatesOf(options)));
     if (!http_address.has_value()) return absl::OkStatus();
     http_access = std::make_unique<HttpAccess>(authenticator.get(), call_limits.get(), &request_stats);

@@ -22,9 +22,10 @@ class JobTransaction final : public StoreTransaction {
  public:
   JobTransaction(Db* db, Transaction transaction) : db_(db), transaction_(std::move(transaction)) {}
 
-  absl::Status BeginCommand() override { return db_->Exec("SAVEPOINT command"); }
+  absl::Status BeginCommand() override { return RunText("SAVEPOINT command"); }
   absl::Status EndCommand(bool keep) override {
-    return db_->Exec(keep ? "RELEASE command" : "ROLLBACK TO command; RELEASE command");
+    if (!keep) LH_RETURN_IF_ERROR(RunText("ROLLBACK TO command"));
+    return RunText("RELEASE command");
   }
 
   absl::Status PutJob(const Job& job) override;
@@ -39,6 +40,7 @@ class JobTransaction final : public StoreTransaction {
   absl::Status PutRequestKey(const RequestKey& key) override;
   absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) override;
   absl::Status PutWorker(const Worker& worker) override;
+  absl::Status DeleteWorker(const std::string& id) override;
   absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override;
   absl::Status PutBlobProject(const BlobRef& blob, const std::string& project) override;
   absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override;
@@ -50,6 +52,11 @@ class JobTransaction final : public StoreTransaction {
   }
 
  private:
+  // A literal, prepared once.
+  absl::Status RunText(const char* sql) {
+    LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare(sql));
+    return statement.Run();
+  }
   absl::Status PutLabels(const Job& job);
   absl::Status PutRefs(const std::string& job_id, int64_t source, const std::vector<const BlobRef*>& blobs);
   absl::Status WriteChunk(const std::string& job_id, int64_t first_step, const std::vector<MetricPoint>& points);
@@ -254,7 +261,20 @@ absl::Status JobTransaction::PutWorker(const Worker& worker) {
   return statement.BindText(1, worker.id).BindBlob(2, body).Run();
 }
 
+absl::Status JobTransaction::DeleteWorker(const std::string& id) {
+  LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("DELETE FROM workers WHERE id=?1"));
+  return statement.BindText(1, id).Run();
+}
+
 absl::Status JobTransaction::PutBlob(const BlobRef& blob, int64_t wall_micros) {
+  {
+    // Nearly always it is there. Its references are counted only where it is not: a dataset may have thousands.
+    LH_ASSIGN_OR_RETURN(Statement renew, db_->Prepare("UPDATE blobs SET grace_wall_micros=MAX(grace_wall_micros, ?3) "
+                                                      "WHERE sha256=?1 AND size_bytes=?2 RETURNING 1"));
+    renew.BindText(1, blob.sha256).Bind(2, blob.size_bytes).Bind(3, wall_micros);
+    LH_ASSIGN_OR_RETURN(const bool there, renew.Step());
+    if (there) return absl::OkStatus();
+  }
   LH_ASSIGN_OR_RETURN(Statement statement,
                       db_->Prepare("INSERT INTO blobs(sha256, size_bytes, grace_wall_micros, refs) "
                                    "VALUES(?1, ?2, ?3, (SELECT COUNT(*) FROM blob_refs WHERE sha256=?1)) "

@@ -6,11 +6,13 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -47,9 +49,11 @@ class Statement {
 
  private:
   friend class Db;
-  Statement(Db* db, sqlite3_stmt* statement) : db_(db), statement_(statement) {}
+  Statement(Db* db, sqlite3_stmt* statement, std::vector<sqlite3_stmt*>* idle)
+      : db_(db), statement_(statement), idle_(idle) {}
   Db* db_;
   sqlite3_stmt* statement_;
+  std::vector<sqlite3_stmt*>* idle_;  // of its Db: where it goes back to
   int bind_error_ = 0;
 };
 
@@ -65,7 +69,7 @@ class Db {
   // `sql` is a literal: it is the key of the cache.
   absl::StatusOr<Statement> Prepare(const char* sql);
   // Text made at run time, of which there are few different ones (List's filters).
-  absl::StatusOr<Statement> PrepareText(const std::string& sql);
+  absl::StatusOr<Statement> PrepareText(std::string_view sql);
   absl::Status Exec(const char* sql);  // one or more statements without rows
   absl::StatusOr<int64_t> QueryInt(const char* sql);
   // A copy as of this moment, of which writers go on meanwhile; durable where it is OK. REQUIRES: `path` does not
@@ -78,8 +82,14 @@ class Db {
   Db(sqlite3* db, std::string path) : db_(db), path_(std::move(path)) {}
   sqlite3* db_;
   std::string path_;
-  std::multimap<std::string, sqlite3_stmt*, std::less<>> idle_;  // prepared, not in use
-  std::map<sqlite3_stmt*, std::string> sql_of_;
+  struct TextHash {
+    using is_transparent = void;
+    size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
+  };
+  // The prepared statements of one text that are not in use.
+  using Idle = std::vector<sqlite3_stmt*>;
+  std::unordered_map<std::string, Idle, TextHash, std::equal_to<>> idle_;  // never erased: statements point at theirs
+  std::vector<sqlite3_stmt*> all_;
 };
 
 class Transaction {

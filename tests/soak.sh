@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Long runs that CI has no time for. Run by hand; ends with `N passed, N failed`.
-#   bash tests/soak.sh [SECTION ...]     sections: fuzz simulate powercuts mutations (the default: all)
+#   bash tests/soak.sh [SECTION ...]     sections: fuzz simulate powercuts mutations sigstop cancels kills
+#                                        outage request_ids (the default: all)
 #   LONGHAUL_SOAK_SECONDS   time of each timed target (default 600)
 #   LONGHAUL_FUZZ_SEED      first seed (default: from the clock, printed)
 #   LONGHAUL_SOAK_RUNS      seeded runs of the simulator (default 100000)
 #   LONGHAUL_SOAK_CUTS      power cuts (default 1000)
-# simulate and powercuts go on where an earlier run was stopped (build/soak/SECTION.next; remove it to begin again).
+#   LONGHAUL_SOAK_STOPS, LONGHAUL_SOAK_CANCELS, LONGHAUL_SOAK_KILLS, LONGHAUL_SOAK_REQUEST_IDS
+#                           rounds of the section (default 200, 200, 1000, 1000)
+#   LONGHAUL_SOAK_OUTAGE_S  how long the scheduler is away (default 600)
+# simulate, powercuts, sigstop, cancels, kills and request_ids go on where an earlier run was stopped (build/soak/SECTION.next; remove it to begin again).
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -89,6 +93,46 @@ powercuts() {
   note powercuts "$status"
 }
 
+processes() {
+  cmake --preset dev >/dev/null
+  cmake --build --preset dev -j "$(nproc)" --target longhaul_server_main longhaul_worker_main longhaul_train_main longhaul_cli_main
+}
+
+# rounds_in_parts SECTION TOTAL PART COMMAND...: so many rounds, a part at a time, remembering how far it came. A part is
+# the same again with the seed that it prints.
+rounds_in_parts() {
+  local section=$1 total=$2 part=$3 next=build/soak/$1.next done=0 rounds status=0
+  shift 3
+  mkdir -p build/soak
+  [ ! -f "$next" ] || done=$(cat "$next")
+  while [ "$done" -lt "$total" ]; do
+    rounds=$((total - done < part ? total - done : part))
+    echo "$section: rounds $((done + 1)) to $((done + rounds)), LONGHAUL_SOAK_ROUNDS=$rounds LONGHAUL_SOAK_SEED=$((done + 1))"
+    LONGHAUL_SOAK_ROUNDS=$rounds LONGHAUL_SOAK_SEED=$((done + 1)) "$@" || { status=1; break; }
+    done=$((done + rounds))
+    echo "$done" >"$next"
+  done
+  note "$section ($done rounds)" "$status"
+}
+
+sigstop() { processes && rounds_in_parts sigstop "${LONGHAUL_SOAK_STOPS:-200}" 20 bash tests/e2e/run.sh build/dev/bin stopped_past_lease; }
+cancels() { processes && rounds_in_parts cancels "${LONGHAUL_SOAK_CANCELS:-200}" 50 bash tests/e2e/run.sh build/dev/bin cancelled_while_running; }
+kills() { processes && rounds_in_parts kills "${LONGHAUL_SOAK_KILLS:-1000}" 50 bash tests/e2e/run.sh build/dev/bin killed_at_random; }
+
+outage() {
+  local status=0
+  processes
+  LONGHAUL_SOAK_OUTAGE_S=${LONGHAUL_SOAK_OUTAGE_S:-600} bash tests/e2e/run.sh build/dev/bin outage || status=1
+  note outage "$status"
+}
+
+request_ids() {
+  cmake --preset dev >/dev/null
+  cmake --build --preset dev -j "$(nproc)" --target rpc_test
+  rounds_in_parts request_ids "${LONGHAUL_SOAK_REQUEST_IDS:-1000}" 250 \
+    build/dev/bin/rpc_test --gtest_brief=1 --gtest_filter=CreateTest.OneRequestIdFrom64ClientsIsOneJob
+}
+
 mutations() {
   local status=0
   bash tests/mutations.sh || status=1
@@ -96,11 +140,11 @@ mutations() {
 }
 
 sections=("$@")
-[ ${#sections[@]} -gt 0 ] || sections=(fuzz simulate powercuts mutations)
+[ ${#sections[@]} -gt 0 ] || sections=(fuzz simulate powercuts mutations sigstop cancels kills outage request_ids)
 for name in "${sections[@]}"; do
   case $name in
-    fuzz | simulate | powercuts | mutations) "$name" ;;
-    *) echo "soak.sh: no section '$name'; there are: fuzz simulate powercuts mutations" >&2; exit 2 ;;
+    fuzz | simulate | powercuts | mutations | sigstop | cancels | kills | outage | request_ids) "$name" ;;
+    *) echo "soak.sh: no section '$name'; there are: fuzz simulate powercuts mutations sigstop cancels kills outage request_ids" >&2; exit 2 ;;
   esac
 done
 printf '%d passed, %d failed\n' "$passed" "$failed"

@@ -16,7 +16,7 @@ constexpr int64_t kGuessedBytesPerToken = 3;
 absl::StatusOr<ComputeType> ComputeOf(v1::ComputeType type, const DeviceFacts& facts) {
   switch (type) {
     case v1::COMPUTE_TYPE_UNSPECIFIED:
-      return facts.has_bf16 ? ComputeType::kBF16 : ComputeType::kF32;
+      return FastestCompute(facts);
     case v1::COMPUTE_TYPE_F32:
       return ComputeType::kF32;
     case v1::COMPUTE_TYPE_BF16:

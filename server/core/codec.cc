@@ -226,6 +226,7 @@ void Fields(A& a, Job& v) {
   a(45, v.trained_tokens);
   a(46, v.allow_nonidentical_resume);
   a(47, v.preemptions);
+  a(48, v.compute_of_device);
 }
 
 template <class A>
@@ -278,6 +279,7 @@ void Fields(A& a, Worker& v) {
   a(9, v.cpu_threads_total);
   a(10, v.draining);
   a(11, v.owner);
+  a(12, v.seen_wall_micros);
 }
 
 namespace {

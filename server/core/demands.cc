@@ -37,12 +37,12 @@ class MemoryPlannerImpl final : public Planner {
   Demand Evaluate(const PlanRequest& request, const DeviceFacts& facts, PlanPoint point, bool explain) const override {
     Demand demand;
     const PlanBudget budget = BudgetOf(request, facts, point);
-    absl::StatusOr<MemoryPlan> plan = MakePlan(request.model, request.train, facts, budget);
+    absl::StatusOr<MemoryPlan> plan = MakePlan(request.model, TrainOn(request, facts), facts, budget);
     if (!plan.ok()) {
       demand.why = std::string(plan.status().message());
       if (explain) {
-        demand.longest_sequence_length =
-            LongestFittingSequence(request.model, request.train, facts, budget, request.train.sequence_length);
+        demand.longest_sequence_length = LongestFittingSequence(request.model, TrainOn(request, facts), facts, budget,
+                                                                request.train.sequence_length);
       }
       return demand;
     }
@@ -60,7 +60,7 @@ class MemoryPlannerImpl final : public Planner {
   absl::StatusOr<std::string> PlanJson(const PlanRequest& request, const DeviceFacts& facts,
                                        PlanPoint point) const override {
     LH_ASSIGN_OR_RETURN(const MemoryPlan plan,
-                        MakePlan(request.model, request.train, facts, BudgetOf(request, facts, point)));
+                        MakePlan(request.model, TrainOn(request, facts), facts, BudgetOf(request, facts, point)));
     return MemoryPlanToJson(plan);
   }
 };
@@ -68,7 +68,14 @@ class MemoryPlannerImpl final : public Planner {
 }  // namespace
 
 PlanRequest PlanRequestOf(const Job& job) {
-  return {job.model_shape, job.train_shape, job.device_share, job.device_share_bytes, job.total_steps};
+  return {job.model_shape,        job.train_shape, job.device_share,
+          job.device_share_bytes, job.total_steps, job.compute_of_device};
+}
+
+TrainShape TrainOn(const PlanRequest& request, const DeviceFacts& facts) {
+  TrainShape train = request.train;
+  if (request.compute_of_device) train.compute = FastestCompute(facts);
+  return train;
 }
 
 const Planner& MemoryPlanner() {

@@ -27,8 +27,12 @@ struct PlanRequest {
   DeviceShare share = DeviceShare::kWhole;
   int64_t share_bytes = 0;
   int64_t total_steps = 0;  // 0 = not known yet
+  // train.compute is left to the device: on each class FastestCompute of it.
+  bool compute_of_device = false;
 };
 PlanRequest PlanRequestOf(const Job& job);
+// The train shape on a device.
+TrainShape TrainOn(const PlanRequest& request, const DeviceFacts& facts);
 
 // Turns shapes and facts into demands. The real one is MemoryPlanner(); tests and the simulator hand in their own.
 class Planner {

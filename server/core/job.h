@@ -165,7 +165,8 @@ struct Job {
   int64_t create_wall_micros = 0;
   int64_t deadline_wall_micros = 0;  // 0 = none
   bool allow_nonidentical_resume = false;
-  uint64_t create_number = 0;  // total order of creation
+  bool compute_of_device = false;  // what it computes in is left to the device (PlanRequest)
+  uint64_t create_number = 0;      // total order of creation
 
   // Changes.
   TrainShape train_shape;   // from the spec; after validation from the data too
@@ -257,7 +258,8 @@ struct Worker {
   int64_t disk_bytes_total = 0;
   int cpu_threads_total = 0;
   bool draining = false;
-  std::string owner;  // the caller that registers it (Caller::name); "" = none yet
+  std::string owner;             // the caller that registers it (Caller::name); "" = none yet
+  int64_t seen_wall_micros = 0;  // when it was heard of, as far as that was written: sessions opened, leases lost
   // Not persisted.
   bool online = false;
   std::string session_id;

@@ -6,17 +6,36 @@
 
 namespace longhaul::server {
 
+namespace {
+
+void Fill(const Snapshot& snapshot, SchedulerTable* table) {
+  for (const WorkerSlot& slot : snapshot.workers) table->PutWorker(slot);
+  for (const auto& [project, share] : snapshot.shares) table->SetShare(project, share);
+  for (const WaitingJob& waiting : snapshot.waiting) table->PutWaiting(waiting);
+}
+
+}  // namespace
+
 PlanResult SchedulerTable::Plan(PlanTime now) {
   Settle();
-  return SchedulerPass(this, now).Run();
+  return SchedulerPass(this, now, true).Run();
+}
+
+PlanResult SchedulerTable::Decide(PlanTime now) {
+  Settle();
+  return SchedulerPass(this, now, false).Run();
 }
 
 PlanResult Plan(const Snapshot& snapshot, PlanTime now) {
   SchedulerTable table(snapshot.quotas);
-  for (const WorkerSlot& slot : snapshot.workers) table.PutWorker(slot);
-  for (const auto& [project, share] : snapshot.shares) table.SetShare(project, share);
-  for (const WaitingJob& waiting : snapshot.waiting) table.PutWaiting(waiting);
+  Fill(snapshot, &table);
   return table.Plan(now);
+}
+
+PlanResult Decide(const Snapshot& snapshot, PlanTime now) {
+  SchedulerTable table(snapshot.quotas);
+  Fill(snapshot, &table);
+  return table.Decide(now);
 }
 
 std::string Describe(const Verdict& verdict) {

@@ -1,7 +1,8 @@
 // Who runs where, as one pure function over a snapshot: Plan(snapshot, now) -> whom to start, whom to preempt, and for
 // every waiting job why it waits, its place in the queue and when it may start. It decides on values only; the
 // dispatcher commits and acts. SchedulerTable (scheduler_table.h) keeps a snapshot in the form that a pass reads, so
-// that a change costs what has changed; Plan is a table filled at once.
+// that a change costs what has changed; Plan is a table filled at once. Decide decides the same and tells nothing of
+// those who wait, which is most of the work.
 //
 // Order: priority class, the project's dominant share (usage.h), create_number.
 // Start: the fastest device class that the job fits on, there the first device in the order of worker ids. VRAM of the
@@ -48,6 +49,11 @@ struct Need {
   int cpu_threads = 0;
   bool operator==(const Need&) const = default;
 };
+// Whether `free` is enough of everything.
+inline bool Covers(const Need& free, const Need& need) {
+  return need.device_bytes <= free.device_bytes && need.host_bytes <= free.host_bytes &&
+         need.disk_bytes <= free.disk_bytes && need.cpu_threads <= free.cpu_threads;
+}
 inline Need NeedOf(const Demand& demand) {
   return {demand.device_bytes, demand.host_bytes, demand.disk_bytes, demand.cpu_threads};
 }
@@ -71,9 +77,10 @@ struct RunningAttempt {
 
 struct WorkerSlot {
   std::shared_ptr<const Worker> worker;
-  bool reachable = false;     // in session and not overdue
-  bool leaving = false;       // shuts down by its own word
-  bool plan_matches = false;  // its plan_version is ours
+  bool reachable = false;          // in session and not overdue
+  bool leaving = false;            // shuts down by its own word
+  bool plan_matches = false;       // its plan_version is ours
+  int64_t host_bytes_missing = 0;  // of its total, taken by others at the moment
   std::vector<RunningAttempt> running;
 };
 
@@ -147,14 +154,17 @@ struct PlanResult {
   PlanTime time;
   std::vector<Start> starts;            // in the order of the queue
   std::vector<Preemption> preemptions;  // no attempt twice
-  std::vector<Wait> waits;              // in the order of the queue; validating jobs included
-  std::vector<Verdict> verdicts;
   std::vector<Reservation> reservations;
+  int waiting = 0;  // jobs that do not start
+  // Not of Decide.
+  std::vector<Wait> waits;  // in the order of the queue; validating jobs included
+  std::vector<Verdict> verdicts;
   // Without a change of the snapshot nothing else can happen before then: a backoff ends, an attempt has run long
   // enough to be preempted, or this pass did not come to the end of what it could start.
   int64_t look_again_boot_micros = kNeverMicros;
 };
 
 PlanResult Plan(const Snapshot& snapshot, PlanTime now);
+PlanResult Decide(const Snapshot& snapshot, PlanTime now);
 
 }  // namespace longhaul::server

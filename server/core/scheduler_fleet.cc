@@ -20,25 +20,23 @@ namespace {
 
 constexpr std::array<PlanPoint, 3> kSmallestFirst = {PlanPoint::kMinimum, PlanPoint::kBalanced, PlanPoint::kWhole};
 
-ResourceVector VectorOf(const Need& need) {
-  return {static_cast<double>(need.device_bytes), static_cast<double>(need.host_bytes),
-          static_cast<double>(need.disk_bytes), static_cast<double>(need.cpu_threads)};
+void AddWorker(const Worker& worker, int sign, scheduling::ResourceSum* sum) {
+  (*sum)[1] += sign * worker.host_bytes_total;
+  (*sum)[2] += sign * worker.disk_bytes_total;
+  (*sum)[3] += sign * worker.cpu_threads_total;
 }
 
-void AddWorker(const Worker& worker, ResourceVector* sum) {
-  (*sum)[1] += static_cast<double>(worker.host_bytes_total);
-  (*sum)[2] += static_cast<double>(worker.disk_bytes_total);
-  (*sum)[3] += static_cast<double>(worker.cpu_threads_total);
+Need TotalOf(const Worker& worker, size_t device) {
+  return {worker.devices[device].facts.device_bytes, worker.host_bytes_total, worker.disk_bytes_total,
+          worker.cpu_threads_total};
 }
 
-double Fraction(const Need& need, const ResourceVector& capacity) {
-  const ResourceVector wanted = VectorOf(need);
-  double fraction = 0;
-  for (int r = 0; r < kResources; ++r) {
-    if (wanted[r] <= 0) continue;
-    fraction = std::max(fraction, capacity[r] > 0 ? wanted[r] / capacity[r] : 1.0);
-  }
-  return std::min(fraction, 1.0);
+int KindOf(const Need& total, Pool* pool) {
+  const auto found = std::find_if(pool->kinds.begin(), pool->kinds.end(),
+                                  [&](const scheduling::Kind& kind) { return kind.total == total; });
+  if (found != pool->kinds.end()) return static_cast<int>(found - pool->kinds.begin());
+  pool->kinds.push_back({total, 0});
+  return static_cast<int>(pool->kinds.size()) - 1;
 }
 
 Verdict Because(Reason reason, std::string text) {
@@ -51,9 +49,7 @@ Verdict Because(Reason reason, std::string text) {
 }  // namespace
 
 bool EverFits(const Need& need, const Worker& worker, int device) {
-  return need.device_bytes <= worker.devices[static_cast<size_t>(device)].facts.device_bytes &&
-         need.host_bytes <= worker.host_bytes_total && need.disk_bytes <= worker.disk_bytes_total &&
-         need.cpu_threads <= worker.cpu_threads_total;
+  return Covers(TotalOf(worker, static_cast<size_t>(device)), need);
 }
 
 std::string TooSmall(const Need& need, const Worker& worker, int device) {
@@ -75,41 +71,29 @@ std::string TooSmall(const Need& need, const Worker& worker, int device) {
 
 void SchedulerTable::Settle() {
   if (!laid_) Lay();
-  if (!counted_) CountTaking();
 }
 
 void SchedulerTable::Lay() {
   fleet_ = Fleet();
-  fleet_.digests.resize(digest_index_.size());
-  std::map<std::pair<int, int>, int> pool_of;  // by digest, class
+  absl::flat_hash_map<std::pair<int, int>, int> pool_of;  // by digest, class
   for (auto& [id, state] : workers_) {
-    const int w = static_cast<int>(fleet_.workers.size());
-    state.index = w;
+    state.index = static_cast<int>(fleet_.workers.size());
     state.first_device = static_cast<int>(fleet_.device_worker.size());
-    fleet_.workers.push_back(&state);
-    std::vector<int> digests;
+    state.digests.clear();
     for (const ModelEntry& model : state.slot.worker->models) {
       const int digest = DigestIndex(model.digest);
-      if (std::find(digests.begin(), digests.end(), digest) == digests.end()) digests.push_back(digest);
+      const bool seen = std::find(state.digests.begin(), state.digests.end(), digest) != state.digests.end();
+      if (!seen) state.digests.push_back(digest);
     }
     fleet_.digests.resize(digest_index_.size());
-    for (const int digest : digests) fleet_.digests[static_cast<size_t>(digest)].workers.push_back(w);
-    for (const DeviceEntry& device : state.slot.worker->devices) {
-      const int d = static_cast<int>(fleet_.device_worker.size());
-      const int device_class = ClassIndex(device.facts.device_class);
-      fleet_.device_worker.push_back(w);
-      fleet_.device_class.push_back(device_class);
-      for (const int digest : digests) {
-        const auto [at, added] = pool_of.emplace(std::pair(digest, device_class), fleet_.pools.size());
-        if (added) {
-          fleet_.pools.push_back({digest, device_class, {}, 0});
-          fleet_.digests[static_cast<size_t>(digest)].pools.push_back(at->second);
-        }
-        fleet_.pools[static_cast<size_t>(at->second)].devices.push_back(d);
-      }
-    }
+    for (const int digest : state.digests) fleet_.digests[static_cast<size_t>(digest)].workers.push_back(state.index);
+    fleet_.workers.push_back(&state);
+    LayPools(&state, &pool_of);
   }
   const size_t workers = fleet_.workers.size();
+  fleet_.digests.resize(digest_index_.size());
+  fleet_.takes.assign(workers, 0);
+  fleet_.class_capacity.assign(class_names_.size(), {});
   fleet_.first_end_boot_micros.assign(workers, kNeverMicros);
   fleet_.lowest_preemptible.assign(workers, scheduling::kNobody);
   fleet_.free.host_bytes.assign(workers, 0);
@@ -117,15 +101,49 @@ void SchedulerTable::Lay() {
   fleet_.free.cpu_threads.assign(workers, 0);
   fleet_.free.validations.assign(workers, 0);
   fleet_.free.device_bytes.assign(fleet_.device_worker.size(), 0);
-  for (const auto& [id, state] : workers_) WriteFree(state);
+  for (const WorkerState* state : fleet_.workers) {
+    WriteFree(*state);
+    if (WhyNotTaking(state->slot) == nullptr) Count(*state, 1);
+  }
+  for (Pool& pool : fleet_.pools) {
+    pool.most_free.resize((pool.devices.size() + scheduling::kBlockDevices - 1) / scheduling::kBlockDevices);
+    for (size_t block = 0; block < pool.most_free.size(); ++block) WriteBlock(&pool, block);
+  }
   laid_ = true;
-  counted_ = false;
+  ++fleet_version_;
+  ++kinds_version_;
+}
+
+// The worker's devices, each in the pool of its class for every model of the worker.
+void SchedulerTable::LayPools(WorkerState* state, absl::flat_hash_map<std::pair<int, int>, int>* pool_of) {
+  const Worker& worker = *state->slot.worker;
+  state->places.clear();
+  for (size_t i = 0; i < worker.devices.size(); ++i) {
+    const int device = static_cast<int>(fleet_.device_worker.size());
+    const int device_class = ClassIndex(worker.devices[i].facts.device_class);
+    const Need total = TotalOf(worker, i);
+    fleet_.device_worker.push_back(state->index);
+    fleet_.device_class.push_back(device_class);
+    fleet_.device_total.push_back(total);
+    for (const int digest : state->digests) {
+      const auto [at, added] = pool_of->emplace(std::pair(digest, device_class), static_cast<int>(fleet_.pools.size()));
+      if (added) {
+        fleet_.digests[static_cast<size_t>(digest)].pools.push_back(at->second);
+        fleet_.pools.emplace_back();
+        fleet_.pools.back().digest = digest;
+        fleet_.pools.back().device_class = device_class;
+      }
+      Pool& pool = fleet_.pools[static_cast<size_t>(at->second)];
+      state->places.push_back({at->second, static_cast<int>(pool.devices.size()), KindOf(total, &pool)});
+      pool.devices.push_back(device);
+    }
+  }
 }
 
 void SchedulerTable::WriteFree(const WorkerState& state) {
   const Worker& worker = *state.slot.worker;
   const size_t w = static_cast<size_t>(state.index);
-  int64_t host_bytes = worker.host_bytes_total;
+  int64_t host_bytes = worker.host_bytes_total - state.slot.host_bytes_missing;
   int64_t disk_bytes = worker.disk_bytes_total;
   int cpu_threads = worker.cpu_threads_total;
   int validations = 0;
@@ -150,49 +168,63 @@ void SchedulerTable::WriteFree(const WorkerState& state) {
   fleet_.lowest_preemptible[w] = lowest;
   fleet_.first_end_boot_micros[w] =
       state.slot.running.empty() ? kNeverMicros : state.slot.running.front().end_boot_micros;
+  if (!laid_) return;
+  for (const scheduling::Place& place : state.places) {
+    WriteBlock(&fleet_.pools[static_cast<size_t>(place.pool)],
+               static_cast<size_t>(place.index / scheduling::kBlockDevices));
+  }
 }
 
-void SchedulerTable::CountTaking() {
-  const size_t workers = fleet_.workers.size();
-  fleet_.takes.assign(workers, 0);
-  fleet_.class_capacity.assign(class_names_.size(), ResourceVector{});
-  fleet_.capacity = {};
-  fleet_.taking = 0;
-  for (size_t w = 0; w < workers; ++w) {
-    const WorkerState& state = *fleet_.workers[w];
-    if (WhyNotTaking(state.slot) != nullptr) continue;
-    fleet_.takes[w] = 1;
-    ++fleet_.taking;
-    AddWorker(*state.slot.worker, &fleet_.capacity);
-    int last_class = -1;
-    for (size_t d = 0; d < state.slot.worker->devices.size(); ++d) {
-      const double bytes = static_cast<double>(state.slot.worker->devices[d].facts.device_bytes);
-      const int device_class = fleet_.device_class[static_cast<size_t>(state.first_device) + d];
-      ResourceVector& capacity = fleet_.class_capacity[static_cast<size_t>(device_class)];
-      fleet_.capacity[0] += bytes;
-      capacity[0] += bytes;
-      // Devices of one class stand side by side; their worker counts once.
-      if (device_class != last_class) AddWorker(*state.slot.worker, &capacity);
-      last_class = device_class;
-    }
+void SchedulerTable::WriteBlock(Pool* pool, size_t block) {
+  constexpr size_t kSize = scheduling::kBlockDevices;
+  const size_t end = std::min(pool->devices.size(), (block + 1) * kSize);
+  Need most;
+  for (size_t i = block * kSize; i < end; ++i) {
+    const size_t device = static_cast<size_t>(pool->devices[i]);
+    const size_t w = static_cast<size_t>(fleet_.device_worker[device]);
+    most.device_bytes = std::max(most.device_bytes, fleet_.free.device_bytes[device]);
+    most.host_bytes = std::max(most.host_bytes, fleet_.free.host_bytes[w]);
+    most.disk_bytes = std::max(most.disk_bytes, fleet_.free.disk_bytes[w]);
+    most.cpu_threads = std::max(most.cpu_threads, fleet_.free.cpu_threads[w]);
   }
-  for (Pool& pool : fleet_.pools) {
-    pool.taking = static_cast<int>(std::count_if(pool.devices.begin(), pool.devices.end(), [&](int device) {
-      return fleet_.takes[static_cast<size_t>(fleet_.device_worker[static_cast<size_t>(device)])] != 0;
-    }));
-  }
-  for (Digest& digest : fleet_.digests) {
-    digest.taking = static_cast<int>(std::count_if(digest.workers.begin(), digest.workers.end(),
-                                                   [&](int w) { return fleet_.takes[static_cast<size_t>(w)] != 0; }));
-  }
-  ++fleet_version_;
-  counted_ = true;
+  pool->most_free[block] = most;
 }
 
+// A worker begins to take attempts, or does not any more.
+void SchedulerTable::Count(const WorkerState& state, int sign) {
+  const Worker& worker = *state.slot.worker;
+  fleet_.takes[static_cast<size_t>(state.index)] = sign > 0;
+  fleet_.taking += sign;
+  AddWorker(worker, sign, &fleet_.capacity);
+  int last_class = -1;
+  for (size_t d = 0; d < worker.devices.size(); ++d) {
+    const int64_t bytes = worker.devices[d].facts.device_bytes;
+    const int device_class = fleet_.device_class[static_cast<size_t>(state.first_device) + d];
+    scheduling::ResourceSum& capacity = fleet_.class_capacity[static_cast<size_t>(device_class)];
+    fleet_.capacity[0] += sign * bytes;
+    capacity[0] += sign * bytes;
+    // Devices of one class stand side by side; their worker counts once.
+    if (device_class != last_class) AddWorker(worker, sign, &capacity);
+    last_class = device_class;
+  }
+  for (const int digest : state.digests) fleet_.digests[static_cast<size_t>(digest)].taking += sign;
+  for (const scheduling::Place& place : state.places) {
+    Pool& pool = fleet_.pools[static_cast<size_t>(place.pool)];
+    scheduling::Kind& kind = pool.kinds[static_cast<size_t>(place.kind)];
+    pool.taking += sign;
+    kind.taking += sign;
+    if (kind.taking == 0 || (sign > 0 && kind.taking == 1)) ++kinds_version_;
+  }
+}
+
+// What does not depend on single workers stays as it is while the kinds of devices that take attempts do.
 const Group& SchedulerTable::Compile(int index) {
   Group& group = groups_[static_cast<size_t>(index)];
+  const bool of_workers = group.hopeless.reason != Reason::kNone || !group.avoid_worker.empty();
   if (group.compiled_for == fleet_version_) return group;
   group.compiled_for = fleet_version_;
+  if (!of_workers && group.compiled_kinds == kinds_version_) return group;
+  group.compiled_kinds = kinds_version_;
   group.options.clear();
   group.avoid = -1;
   group.hopeless = Verdict();
@@ -231,7 +263,6 @@ void SchedulerTable::CompileOptions(Group* group) {
     const Need need = NeedOf(option.Smallest());
     if (!AnyHolds(fleet_.pools[static_cast<size_t>(option.pool)], need, &group->hopeless)) continue;
     option.step_seconds = option.Smallest().step_seconds;
-    option.fraction = Fraction(need, fleet_.class_capacity[static_cast<size_t>(device_class)]);
     if (option.step_seconds > 0) fastest = std::min(fastest, option.step_seconds);
     group->options.push_back(option);
   }
@@ -248,17 +279,17 @@ void SchedulerTable::CompileOptions(Group* group) {
 // Whether some device of the pool that takes attempts would have room, were it empty; else `why` what is too small.
 // Devices of a class may differ in size.
 bool SchedulerTable::AnyHolds(const Pool& pool, const Need& need, Verdict* why) const {
+  const bool holds = std::any_of(pool.kinds.begin(), pool.kinds.end(), [&](const scheduling::Kind& kind) {
+    return kind.taking > 0 && Covers(kind.total, need);
+  });
+  if (holds || why->reason != Reason::kNone) return holds;
   for (const int device : pool.devices) {
     const int w = fleet_.device_worker[static_cast<size_t>(device)];
     if (fleet_.takes[static_cast<size_t>(w)] == 0) continue;
     const WorkerState& state = *fleet_.workers[static_cast<size_t>(w)];
-    const Worker& worker = *state.slot.worker;
-    const int index = device - state.first_device;
-    if (EverFits(need, worker, index)) return true;
-    if (why->reason == Reason::kNone) {
-      *why = Because(Reason::kExceedsEveryDevice,
-                     "on device class " + class_name(pool.device_class) + " it " + TooSmall(need, worker, index));
-    }
+    *why = Because(Reason::kExceedsEveryDevice, "on device class " + class_name(pool.device_class) + " it " +
+                                                    TooSmall(need, *state.slot.worker, device - state.first_device));
+    break;
   }
   return false;
 }
@@ -323,9 +354,7 @@ void SchedulerTable::CompileAvoid(Group* group) {
     const Need need = NeedOf(option.Smallest());
     for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
       const int w = fleet_.device_worker[static_cast<size_t>(device)];
-      if (!other(w)) continue;
-      const WorkerState& state = *fleet_.workers[static_cast<size_t>(w)];
-      if (!EverFits(need, *state.slot.worker, device - state.first_device)) continue;
+      if (!other(w) || !Covers(fleet_.device_total[static_cast<size_t>(device)], need)) continue;
       group->avoid = avoid;
       return;
     }

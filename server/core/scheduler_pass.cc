@@ -13,14 +13,16 @@ using scheduling::Entry;
 using scheduling::Group;
 using scheduling::Option;
 
-SchedulerPass::SchedulerPass(SchedulerTable* table, PlanTime now)
+SchedulerPass::SchedulerPass(SchedulerTable* table, PlanTime now, bool telling)
     : table_(*table),
       fleet_(table->fleet()),
       now_(now),
+      telling_(telling),
       free_(fleet_.free),
       timeline_(fleet_, free_, now.boot_micros),
       group_states_(table->groups()),
-      pool_states_(fleet_.pools.size()),
+      closed_(table->groups(), 0),
+      misfits_(fleet_.pools.size()),
       projects_(table->projects()),
       reserved_of_(projects_.size()),
       kept_quota_(projects_.size(), -1),
@@ -32,9 +34,9 @@ SchedulerPass::SchedulerPass(SchedulerTable* table, PlanTime now)
 }
 
 PlanResult SchedulerPass::Run() {
-  CountReady();
+  if (telling_) CountBacklog();
   const std::vector<const Bucket*> buckets = OrderedBuckets();
-  result_.waits.reserve(table_.size());
+  if (telling_) result_.waits.reserve(table_.size());
   for (size_t begin = 0; begin < buckets.size();) {
     size_t end = begin + 1;
     const auto share = [&](size_t i) { return projects_[static_cast<size_t>(buckets[i]->project)].share; };
@@ -47,33 +49,23 @@ PlanResult SchedulerPass::Run() {
   if (static_cast<int>(result_.starts.size()) >= limits::kMaxStartsPerPass) {
     result_.look_again_boot_micros = now_.boot_micros;
   }
+  result_.waiting = static_cast<int>(table_.size() - result_.starts.size());
   return std::move(result_);
 }
 
-// Jobs that could start by the clock, by the classes that they could run on; and how busy each class is with what runs.
-void SchedulerPass::CountReady() {
-  std::vector<int> by_group(table_.groups(), 0);
-  for (const Bucket& bucket : table_.buckets()) {
-    for (const Entry& entry : bucket.entries) {
-      by_group[static_cast<size_t>(entry.group)] += entry.not_before_wall_micros <= now_.wall_micros;
-    }
-  }
-  for (size_t g = 0; g < by_group.size(); ++g) {
-    if (by_group[g] == 0) continue;
-    for (const Option& option : table_.Compile(static_cast<int>(g)).options) {
-      ready_[static_cast<size_t>(option.device_class)] += by_group[g];
-    }
-  }
+// How busy each class is with what runs.
+void SchedulerPass::CountBacklog() {
   for (const scheduling::WorkerState* state : fleet_.workers) {
-    for (const RunningAttempt& running : state->slot.running) {
+    for (const scheduling::Release& running : state->releases) {
       if (running.device < 0 || running.end_boot_micros == kNeverMicros) continue;
       const size_t device_class =
           static_cast<size_t>(fleet_.device_class[static_cast<size_t>(state->first_device + running.device)]);
-      const ResourceVector& capacity = fleet_.class_capacity[device_class];
-      double fraction = 0;
-      if (capacity[0] > 0) fraction = static_cast<double>(running.need.device_bytes) / capacity[0];
-      if (capacity[1] > 0) fraction = std::max(fraction, static_cast<double>(running.need.host_bytes) / capacity[1]);
-      if (capacity[3] > 0) fraction = std::max(fraction, static_cast<double>(running.need.cpu_threads) / capacity[3]);
+      const scheduling::ResourceSum& capacity = fleet_.class_capacity[device_class];
+      const auto part = [&](size_t resource, int64_t taken) {
+        return capacity[resource] > 0 ? static_cast<double>(taken) / static_cast<double>(capacity[resource]) : 0.0;
+      };
+      const double fraction = std::max(
+          {part(0, running.need.device_bytes), part(1, running.need.host_bytes), part(3, running.need.cpu_threads)});
       const double left = static_cast<double>(running.end_boot_micros - now_.boot_micros) / 1e6;
       backlog_seconds_[device_class] += std::max(0.0, left) * fraction;
     }
@@ -110,14 +102,28 @@ void SchedulerPass::RunTier(const std::vector<const Bucket*>& tier) {
   for (const Entry* entry : merged) Consider(*entry);
 }
 
+bool SchedulerPass::MayReserve(const GroupState& state) const {
+  return state.reservable && static_cast<int>(result_.reservations.size()) < limits::kMaxReservations;
+}
+
+// Whether nothing that could be decided of the entry is left: true of most of a long queue.
+bool SchedulerPass::Closed(const Entry& entry) {
+  uint8_t& closed = closed_[static_cast<size_t>(entry.group)];
+  if (closed != 0) return true;
+  const GroupState& state = StateOf(entry.group);
+  if (state.refused >= 0 && !MayReserve(state)) closed = 1;
+  return closed != 0;
+}
+
 void SchedulerPass::Consider(const Entry& entry) {
-  const Group& group = table_.Compile(entry.group);
   if (entry.not_before_wall_micros > now_.wall_micros) {
     const int64_t at = now_.boot_micros + (entry.not_before_wall_micros - now_.wall_micros);
     result_.look_again_boot_micros = std::min(result_.look_again_boot_micros, at);
-    AddWait(entry, group, BackoffVerdict(entry.not_before_wall_micros), -1);
+    AddWait(entry, table_.Compile(entry.group), BackoffVerdict(entry.not_before_wall_micros), -1);
     return;
   }
+  if (!telling_ && Closed(entry)) return;
+  const Group& group = table_.Compile(entry.group);
   if (OverQuotaEverywhere(entry, group)) {
     AddWait(entry, group, QuotaVerdict(entry, group), -1);
     return;
@@ -127,8 +133,7 @@ void SchedulerPass::Consider(const Entry& entry) {
     state.refused = AddVerdict(group.hopeless);
     state.reservable = false;
   }
-  const bool may_reserve = state.reservable && static_cast<int>(result_.reservations.size()) < limits::kMaxReservations;
-  if (state.refused >= 0 && !may_reserve) {
+  if (state.refused >= 0 && !MayReserve(state)) {
     AddWait(entry, group, state.refused, -1);
   } else if (static_cast<int>(result_.starts.size()) >= limits::kMaxStartsPerPass) {
     if (behind_starts_verdict_ < 0) {
@@ -146,6 +151,7 @@ void SchedulerPass::ConsiderTrain(const Entry& entry, const Group& group) {
   GroupState& state = StateOf(entry.group);
   int verdict = state.refused;
   if (verdict < 0 && (tried_ >= limits::kMaxSchedulingDepth || looks_ >= limits::kMaxDeviceLooksPerPass)) {
+    closed_[static_cast<size_t>(entry.group)] = 1;
     if (depth_verdict_ < 0) {
       depth_verdict_ =
           TextVerdict(Reason::kBehindHigherPriority, "more kinds of jobs are before it than a pass tries, " +
@@ -188,7 +194,8 @@ void SchedulerPass::ConsiderValidation(const Entry& entry, const Group& group) {
       nearest = {Reason::kWaitingForDisk,  worker, -1, need.disk_bytes, free.disk_bytes,
                  worker->disk_bytes_total, 0,      ""};
     } else if (const int delayed = timeline_.Delayed(w, -1, need, end); delayed >= 0) {
-      nearest = result_.verdicts[static_cast<size_t>(DelayVerdict(delayed))];
+      const int verdict = DelayVerdict(delayed);
+      if (telling_) nearest = result_.verdicts[static_cast<size_t>(verdict)];
     } else {
       ++free_.validations[static_cast<size_t>(w)];
       Take({w, -1}, need, end);
@@ -209,6 +216,7 @@ void SchedulerPass::ConsiderValidation(const Entry& entry, const Group& group) {
 }
 
 void SchedulerPass::AddWait(const Entry& entry, const Group& group, int verdict, int reservation) {
+  if (!telling_) return;
   Wait wait;
   wait.create_number = entry.create_number;
   wait.verdict = verdict;
@@ -234,11 +242,30 @@ int64_t SchedulerPass::Expect(const Entry& entry, const Group& group, int verdic
     start = std::max(start, reserved_until_[device_class]);
   }
   const double seconds = static_cast<double>(DurationMicros(entry, option, option.smallest)) / 1e6;
-  backlog_seconds_[device_class] += seconds * option.fraction;
+  double& fraction = StateOf(entry.group).fraction;
+  if (fraction < 0) fraction = FractionOf(option);
+  backlog_seconds_[device_class] += seconds * fraction;
   return std::max(now_.ToWall(start), entry.not_before_wall_micros);
 }
 
+// Of the class's capacity that one job takes.
+double SchedulerPass::FractionOf(const Option& option) const {
+  const Demand& demand = option.Smallest();
+  const scheduling::ResourceSum wanted = {demand.device_bytes, demand.host_bytes, demand.disk_bytes,
+                                          demand.cpu_threads};
+  const scheduling::ResourceSum& capacity = fleet_.class_capacity[static_cast<size_t>(option.device_class)];
+  double fraction = 0;
+  for (size_t r = 0; r < wanted.size(); ++r) {
+    if (wanted[r] <= 0) continue;
+    fraction = std::max(
+        fraction, capacity[r] > 0 ? static_cast<double>(wanted[r]) / static_cast<double>(capacity[r]) : 1.0);
+  }
+  return std::min(fraction, 1.0);
+}
+
+// Of no meaning where nothing is told; never negative.
 int SchedulerPass::AddVerdict(Verdict verdict) {
+  if (!telling_) return 0;
   result_.verdicts.push_back(std::move(verdict));
   return static_cast<int>(result_.verdicts.size()) - 1;
 }
@@ -251,6 +278,7 @@ int SchedulerPass::TextVerdict(Reason reason, std::string text) {
 }
 
 int SchedulerPass::BackoffVerdict(int64_t until_wall_micros) {
+  if (!telling_) return 0;
   Verdict verdict;
   verdict.reason = Reason::kBackoff;
   verdict.until_wall_micros = until_wall_micros;

@@ -1,4 +1,5 @@
-// One scheduling pass over a table (scheduler.h has the policy). Made, run once, thrown away.
+// One scheduling pass over a table (scheduler.h has the policy). Made, run once, thrown away. What it decides is the
+// same whether it tells of those who wait or not; what is only told is behind `telling_`.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,7 @@ namespace longhaul::server {
 
 class SchedulerPass {
  public:
-  SchedulerPass(SchedulerTable* table, PlanTime now);
+  SchedulerPass(SchedulerTable* table, PlanTime now, bool telling);
   PlanResult Run();
 
  private:
@@ -27,16 +28,14 @@ class SchedulerPass {
     int device = -1;
     int rank = -1;  // how much of the need there is; 0 = the device could not hold it, were it empty
   };
-  struct PoolState {
-    std::vector<Misfit> misfits;
-  };
   struct GroupState {
     int refused = -1;  // verdict: nothing has room for any job of the group in this pass
     // Of a job that fits but would delay a reservation: one that runs as long, or longer, would too.
     int delays = -1;
     double delays_seconds = std::numeric_limits<double>::infinity();
     bool reservable = true;
-    std::vector<int> cursor;  // by option: the devices before it are full for this group
+    int cursors = -1;       // index into cursors_, one an option: the devices before it are full for this group
+    double fraction = -1;   // of the first option's class that one job takes; -1 = not worked out yet
   };
   struct Spot {
     int worker = -1;
@@ -44,14 +43,17 @@ class SchedulerPass {
   };
 
   // ---- The queue (scheduler_pass.cc) ----
-  void CountReady();
+  void CountBacklog();
   std::vector<const scheduling::Bucket*> OrderedBuckets() const;
   void RunTier(const std::vector<const scheduling::Bucket*>& tier);
+  bool MayReserve(const GroupState& state) const;
+  bool Closed(const scheduling::Entry& entry);
   void Consider(const scheduling::Entry& entry);
   void ConsiderTrain(const scheduling::Entry& entry, const scheduling::Group& group);
   void ConsiderValidation(const scheduling::Entry& entry, const scheduling::Group& group);
   void AddWait(const scheduling::Entry& entry, const scheduling::Group& group, int verdict, int reservation);
   int64_t Expect(const scheduling::Entry& entry, const scheduling::Group& group, int verdict, int reservation);
+  double FractionOf(const scheduling::Option& option) const;
   int AddVerdict(Verdict verdict);
   int TextVerdict(Reason reason, std::string text);
   int BackoffVerdict(int64_t until_wall_micros);
@@ -68,9 +70,11 @@ class SchedulerPass {
   int TryStart(const scheduling::Entry& entry, const scheduling::Group& group);
   bool FindSpot(const scheduling::Entry& entry, const scheduling::Group& group, size_t option, Spot* spot,
                 bool* delays);
+  bool HasRoom(const scheduling::Group& group, int device, const Need& need) const;
   const Misfit* KnownMisfit(const scheduling::Option& option, const Need& need) const;
   Misfit Nearest(const scheduling::Option& option, const Need& need, int avoid);
   int ShortVerdict(const scheduling::Group& group);
+  void CountReady();
   void StartAt(const scheduling::Entry& entry, const scheduling::Group& group, const scheduling::Option& option,
                Spot spot);
   PlanPoint PointAt(const scheduling::Entry& entry, const scheduling::Option& option, Spot spot) const;
@@ -82,26 +86,33 @@ class SchedulerPass {
                        const scheduling::Option** chosen);
   bool Preempt(const scheduling::Entry& entry, const scheduling::Group& group, Spot* spot,
                const scheduling::Option** chosen);
-  std::vector<int> VictimsOn(int worker, int device, const Need& need, PriorityClass below);
+  bool FindVictims(int worker, int device, const Need& need, PriorityClass below, int highest);
 
   SchedulerTable& table_;
   const scheduling::Fleet& fleet_;
   const PlanTime now_;
+  const bool telling_;
   scheduling::FreeResources free_;
   Timeline timeline_;
   PlanResult result_;
   std::vector<GroupState> group_states_;
-  std::vector<PoolState> pool_states_;
+  std::vector<uint8_t> closed_;                    // by group: its jobs start nothing and reserve nothing any more
+  std::vector<int> cursors_;
+  std::vector<std::vector<Misfit>> misfits_;       // by pool; told only
   std::vector<scheduling::Project> projects_;      // what they hold, with what this pass has started
   std::vector<std::vector<int>> reserved_of_;      // by project: indices of its reservations
   std::vector<int> kept_quota_;                    // by project: the verdict; -1 = not needed yet
   std::map<std::pair<int, int>, int> over_quota_;  // verdict by project and group
-  std::vector<int> ready_;                         // train jobs that might start now, by class
+  std::vector<int> ready_;                         // train jobs that might start now, by class; see CountReady
   std::vector<std::vector<int>> stopped_;          // by worker: running attempts that this pass preempts
   std::vector<double> backlog_seconds_;            // by class: how long it is busy with what comes before
   std::vector<int64_t> reserved_until_;            // by class: the latest reserved start
+  std::vector<int> candidates_;                    // of FindVictims
+  std::vector<int> victims_;                       // what FindVictims found
+  bool ready_counted_ = false;
   int tried_ = 0;
   int64_t looks_ = 0;
+  int64_t told_looks_ = 0;  // for the sake of verdicts
   int depth_verdict_ = -1;
   int behind_starts_verdict_ = -1;
 };

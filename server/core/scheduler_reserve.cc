@@ -52,9 +52,8 @@ bool SchedulerPass::FindReservation(const Entry& entry, const Group& group, Spot
       ++looks_;
       const int w = fleet_.device_worker[static_cast<size_t>(device)];
       if (fleet_.takes[static_cast<size_t>(w)] == 0 || w == group.avoid || timeline_.FirstEnd(w) >= *start) continue;
-      const WorkerState& state = *fleet_.workers[static_cast<size_t>(w)];
-      if (!EverFits(need, *state.slot.worker, device - state.first_device)) continue;
-      const int64_t at = timeline_.Earliest(w, device, need, duration);
+      if (!Covers(fleet_.device_total[static_cast<size_t>(device)], need)) continue;
+      const int64_t at = timeline_.Earliest(w, device, need, duration, *start);
       if (at >= *start) continue;
       *start = at;
       *spot = {w, device};
@@ -67,26 +66,26 @@ bool SchedulerPass::FindReservation(const Entry& entry, const Group& group, Spot
 // The fewest attempts of the lowest class on one worker whose end makes room; they are told to stop.
 bool SchedulerPass::Preempt(const Entry& entry, const Group& group, Spot* spot, const Option** chosen) {
   std::tuple<int, size_t> best{scheduling::kNobody, 0};  // highest class among the victims, their number
+  constexpr std::tuple<int, size_t> kLeast{static_cast<int>(PriorityClass::kLow), 1};
   std::vector<int> victims;
   for (const Option& option : group.options) {
     const Need need = NeedOf(option.Smallest());
     for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
-      if (++looks_ >= limits::kMaxDeviceLooksPerPass) break;
+      if (best == kLeast || ++looks_ >= limits::kMaxDeviceLooksPerPass) break;
       const int w = fleet_.device_worker[static_cast<size_t>(device)];
-      const WorkerState& state = *fleet_.workers[static_cast<size_t>(w)];
       if (fleet_.lowest_preemptible[static_cast<size_t>(w)] >= static_cast<int>(entry.priority)) continue;
       if (fleet_.takes[static_cast<size_t>(w)] == 0 || w == group.avoid || timeline_.HasReservation(w)) continue;
-      if (!EverFits(need, *state.slot.worker, device - state.first_device)) continue;
-      std::vector<int> found = VictimsOn(w, device, need, entry.priority);
-      if (found.empty()) continue;
+      if (!Covers(fleet_.device_total[static_cast<size_t>(device)], need)) continue;
+      if (!FindVictims(w, device, need, entry.priority, std::get<0>(best))) continue;
+      const std::vector<scheduling::Release>& running = fleet_.workers[static_cast<size_t>(w)]->releases;
       int highest = 0;
-      for (const int i : found) {
-        highest = std::max(highest, static_cast<int>(state.slot.running[static_cast<size_t>(i)].priority));
+      for (const int i : victims_) {
+        highest = std::max(highest, static_cast<int>(running[static_cast<size_t>(i)].priority));
       }
-      const std::tuple<int, size_t> cost{highest, found.size()};
+      const std::tuple<int, size_t> cost{highest, victims_.size()};
       if (cost >= best) continue;
       best = cost;
-      victims = std::move(found);
+      victims = victims_;
       *spot = {w, device};
       *chosen = &option;
     }
@@ -101,57 +100,62 @@ bool SchedulerPass::Preempt(const Entry& entry, const Group& group, Spot* spot, 
   return true;
 }
 
-// Indices of running attempts of lower classes whose end makes room on the device; empty where that is not enough.
-// The lowest class first, in it the one that has run least since it may be preempted.
-std::vector<int> SchedulerPass::VictimsOn(int worker, int device, const Need& need, PriorityClass below) {
+// Sets victims_ to running attempts, by index, of classes below `below` and at most `highest` whose end makes room on
+// the device; false where that is not enough. The lowest class first, in it the one that has run least since it may be
+// preempted.
+bool SchedulerPass::FindVictims(int worker, int device, const Need& need, PriorityClass below, int highest) {
   const WorkerState& state = *fleet_.workers[static_cast<size_t>(worker)];
-  const std::vector<RunningAttempt>& running = state.slot.running;
+  const std::vector<scheduling::Release>& running = state.releases;
   const std::vector<int>& stopped = stopped_[static_cast<size_t>(worker)];
-  std::vector<int> candidates;
+  const int of_worker = device - state.first_device;
+  const auto give = [&](int i, int sign, Need* free) {
+    const scheduling::Release& release = running[static_cast<size_t>(i)];
+    if (release.device == of_worker) free->device_bytes += sign * release.need.device_bytes;
+    free->host_bytes += sign * release.need.host_bytes;
+    free->disk_bytes += sign * release.need.disk_bytes;
+    free->cpu_threads += sign * release.need.cpu_threads;
+  };
+  const Need free_now = timeline_.FreeNow(worker, device);
+  Need free = free_now;
+  candidates_.clear();
+  victims_.clear();
   for (size_t i = 0; i < running.size(); ++i) {
-    const RunningAttempt& attempt = running[i];
-    if (attempt.priority >= below || attempt.preemptible_boot_micros == kNeverMicros) continue;
+    const scheduling::Release& release = running[i];
+    if (release.priority >= below || release.preemptible_boot_micros == kNeverMicros) continue;
     if (std::find(stopped.begin(), stopped.end(), static_cast<int>(i)) != stopped.end()) continue;
-    if (attempt.preemptible_boot_micros <= now_.boot_micros) {
-      candidates.push_back(static_cast<int>(i));
-    } else {
-      result_.look_again_boot_micros = std::min(result_.look_again_boot_micros, attempt.preemptible_boot_micros);
+    if (release.preemptible_boot_micros > now_.boot_micros) {
+      result_.look_again_boot_micros = std::min(result_.look_again_boot_micros, release.preemptible_boot_micros);
+    } else if (static_cast<int>(release.priority) <= highest) {
+      candidates_.push_back(static_cast<int>(i));
+      give(candidates_.back(), 1, &free);
     }
   }
-  std::sort(candidates.begin(), candidates.end(), [&](int a, int b) {
-    const RunningAttempt& x = running[static_cast<size_t>(a)];
-    const RunningAttempt& y = running[static_cast<size_t>(b)];
+  if (!Covers(free, need)) return false;
+  std::sort(candidates_.begin(), candidates_.end(), [&](int a, int b) {
+    const scheduling::Release& x = running[static_cast<size_t>(a)];
+    const scheduling::Release& y = running[static_cast<size_t>(b)];
     if (x.priority != y.priority) return x.priority < y.priority;
     if (x.preemptible_boot_micros != y.preemptible_boot_micros) {
       return x.preemptible_boot_micros > y.preemptible_boot_micros;
     }
-    return x.job_id < y.job_id;
+    return state.slot.running[static_cast<size_t>(a)].job_id < state.slot.running[static_cast<size_t>(b)].job_id;
   });
-  const auto give = [&](int i, int sign, Need* free) {
-    const RunningAttempt& attempt = running[static_cast<size_t>(i)];
-    if (state.first_device + attempt.device == device) free->device_bytes += sign * attempt.need.device_bytes;
-    free->host_bytes += sign * attempt.need.host_bytes;
-    free->disk_bytes += sign * attempt.need.disk_bytes;
-    free->cpu_threads += sign * attempt.need.cpu_threads;
-  };
-  Need free = timeline_.FreeNow(worker, device);
-  std::vector<int> victims;
-  for (const int i : candidates) {
+  free = free_now;
+  for (const int i : candidates_) {
     if (Covers(free, need)) break;
     give(i, 1, &free);
-    victims.push_back(i);
+    victims_.push_back(i);
   }
-  if (!Covers(free, need)) return {};
   // Of a higher class first: whoever is not needed after all goes on.
-  for (size_t i = victims.size(); i-- > 0;) {
-    give(victims[i], -1, &free);
+  for (size_t i = victims_.size(); i-- > 0;) {
+    give(victims_[i], -1, &free);
     if (Covers(free, need)) {
-      victims.erase(victims.begin() + static_cast<int64_t>(i));
+      victims_.erase(victims_.begin() + static_cast<int64_t>(i));
     } else {
-      give(victims[i], 1, &free);
+      give(victims_[i], 1, &free);
     }
   }
-  return victims;
+  return !victims_.empty();
 }
 
 }  // namespace longhaul::server

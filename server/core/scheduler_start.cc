@@ -1,5 +1,6 @@
 // SchedulerPass: where a job can start now, and what is short where it cannot.
 #include <algorithm>
+#include <utility>
 
 #include "base/format.h"
 #include "base/limits.h"
@@ -104,6 +105,7 @@ bool SchedulerPass::OverQuotaEverywhere(const Entry& entry, const Group& group) 
 
 // REQUIRES: OverQuotaEverywhere. What a project holds only grows during a pass, so the first verdict stays.
 int SchedulerPass::QuotaVerdict(const Entry& entry, const Group& group) {
+  if (!telling_) return 0;
   const auto [at, added] = over_quota_.emplace(std::pair(entry.project, entry.group), 0);
   if (!added) return at->second;
   const Project& project = projects_[static_cast<size_t>(entry.project)];
@@ -128,6 +130,7 @@ int SchedulerPass::QuotaVerdict(const Entry& entry, const Group& group) {
 
 // REQUIRES: a reservation of the project.
 int SchedulerPass::KeptQuotaVerdict(int project) {
+  if (!telling_) return 0;
   int& verdict = kept_quota_[static_cast<size_t>(project)];
   if (verdict >= 0) return verdict;
   const size_t index = static_cast<size_t>(reserved_of_[static_cast<size_t>(project)].front());
@@ -140,6 +143,7 @@ int SchedulerPass::KeptQuotaVerdict(int project) {
 }
 
 int SchedulerPass::DelayVerdict(int reservation) {
+  if (!telling_) return 0;
   const Reservation& kept = result_.reservations[static_cast<size_t>(reservation)];
   return TextVerdict(Reason::kBehindHigherPriority, "would delay job " + kept.job_id + ", for which worker " +
                                                         kept.worker->id + " is kept from " +
@@ -152,7 +156,10 @@ int SchedulerPass::TryStart(const Entry& entry, const Group& group) {
       static_cast<double>(DurationMicros(entry, group.options.front(), group.options.front().smallest)) / 1e6;
   if (seconds >= state.delays_seconds) return state.delays;
   ++tried_;
-  state.cursor.resize(group.options.size(), 0);
+  if (state.cursors < 0) {
+    state.cursors = static_cast<int>(cursors_.size());
+    cursors_.resize(cursors_.size() + group.options.size(), 0);
+  }
   bool left_out = false;
   bool none_tried = true;
   bool delays = false;
@@ -181,29 +188,26 @@ int SchedulerPass::TryStart(const Entry& entry, const Group& group) {
 
 // The first device that has room at the smallest point, and keeps room for what is reserved there.
 bool SchedulerPass::FindSpot(const Entry& entry, const Group& group, size_t index, Spot* spot, bool* delays) {
+  constexpr size_t kBlock = scheduling::kBlockDevices;
   const Option& option = group.options[index];
+  const scheduling::Pool& pool = fleet_.pools[static_cast<size_t>(option.pool)];
   GroupState& state = StateOf(entry.group);
   const Need need = NeedOf(option.Smallest());
-  if (KnownMisfit(option, need) != nullptr) return false;
   const int64_t end = now_.boot_micros + DurationMicros(entry, option, option.smallest);
-  const std::vector<int>& devices = fleet_.pools[static_cast<size_t>(option.pool)].devices;
-  int& cursor = state.cursor[index];
+  int& cursor = cursors_[static_cast<size_t>(state.cursors) + index];
   bool full_so_far = true;
   bool delays_here = false;
-  for (size_t i = static_cast<size_t>(cursor); i < devices.size(); ++i) {
+  for (size_t i = static_cast<size_t>(cursor); i < pool.devices.size(); ++i) {
     if (++looks_ >= limits::kMaxDeviceLooksPerPass) return false;
-    const int device = devices[i];
-    const int w = fleet_.device_worker[static_cast<size_t>(device)];
-    const size_t at = static_cast<size_t>(w);
-    const bool room = fleet_.takes[at] != 0 && w != group.avoid &&
-                      need.device_bytes <= free_.device_bytes[static_cast<size_t>(device)] &&
-                      need.host_bytes <= free_.host_bytes[at] && need.disk_bytes <= free_.disk_bytes[at] &&
-                      need.cpu_threads <= free_.cpu_threads[at];
-    if (!room) {
+    const bool block_full = !Covers(pool.most_free[i / kBlock], need);
+    if (block_full || !HasRoom(group, pool.devices[i], need)) {
+      if (block_full) i = std::min(pool.devices.size(), (i / kBlock + 1) * kBlock) - 1;
       if (full_so_far) cursor = static_cast<int>(i) + 1;
       continue;
     }
     full_so_far = false;
+    const int device = pool.devices[i];
+    const int w = fleet_.device_worker[static_cast<size_t>(device)];
     const int delayed = timeline_.Delayed(w, device, need, end);
     if (delayed < 0) {
       *spot = {w, device};
@@ -213,15 +217,21 @@ bool SchedulerPass::FindSpot(const Entry& entry, const Group& group, size_t inde
     delays_here = true;
   }
   *delays = *delays || delays_here;
-  // An avoided worker may have room for others.
-  if (!delays_here && group.avoid < 0) {
-    pool_states_[static_cast<size_t>(option.pool)].misfits.push_back(Nearest(option, need, -1));
-  }
   return false;
 }
 
+// Now, at once.
+bool SchedulerPass::HasRoom(const Group& group, int device, const Need& need) const {
+  const int w = fleet_.device_worker[static_cast<size_t>(device)];
+  const size_t at = static_cast<size_t>(w);
+  return fleet_.takes[at] != 0 && w != group.avoid &&
+         need.device_bytes <= free_.device_bytes[static_cast<size_t>(device)] &&
+         need.host_bytes <= free_.host_bytes[at] && need.disk_bytes <= free_.disk_bytes[at] &&
+         need.cpu_threads <= free_.cpu_threads[at];
+}
+
 const SchedulerPass::Misfit* SchedulerPass::KnownMisfit(const Option& option, const Need& need) const {
-  for (const Misfit& misfit : pool_states_[static_cast<size_t>(option.pool)].misfits) {
+  for (const Misfit& misfit : misfits_[static_cast<size_t>(option.pool)]) {
     if (Covers(need, misfit.need)) return &misfit;
   }
   return nullptr;
@@ -230,36 +240,38 @@ const SchedulerPass::Misfit* SchedulerPass::KnownMisfit(const Option& option, co
 // Where the need comes nearest to a start: the most of its resources are there, then the most of the first short one.
 SchedulerPass::Misfit SchedulerPass::Nearest(const Option& option, const Need& need, int avoid) {
   Misfit best;
+  best.need = need;
   int64_t best_free = 0;
+  if (told_looks_ >= limits::kMaxDeviceLooksPerPass) return best;
   for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
-    ++looks_;
+    ++told_looks_;
     const int w = fleet_.device_worker[static_cast<size_t>(device)];
     if (fleet_.takes[static_cast<size_t>(w)] == 0 || w == avoid) continue;
-    const scheduling::WorkerState& state = *fleet_.workers[static_cast<size_t>(w)];
     const Need free = timeline_.FreeNow(w, device);
     const int first = FirstShort(free, need);
-    const bool ever = EverFits(need, *state.slot.worker, device - state.first_device);
+    const bool ever = Covers(fleet_.device_total[static_cast<size_t>(device)], need);
     const int rank = ever ? first : 0;
     const int64_t amount = Amount(free, first);
     if (rank < best.rank || (rank == best.rank && amount <= best_free)) continue;
     best = {need, w, device, rank};
     best_free = amount;
   }
-  best.need = need;
   return best;
 }
 
 // What is short for the group where it comes nearest to a start.
 int SchedulerPass::ShortVerdict(const Group& group) {
+  if (!telling_) return 0;
   Misfit best;
   Need best_need;
   for (const Option& option : group.options) {
     const Need need = NeedOf(option.Smallest());
     const Misfit* known = group.avoid < 0 ? KnownMisfit(option, need) : nullptr;
     Misfit nearest = known == nullptr ? Nearest(option, need, group.avoid) : *known;
+    // An avoided worker may have room for others.
+    if (known == nullptr && group.avoid < 0) misfits_[static_cast<size_t>(option.pool)].push_back(nearest);
     if (nearest.worker < 0) continue;
-    const scheduling::WorkerState& state = *fleet_.workers[static_cast<size_t>(nearest.worker)];
-    const bool ever = EverFits(need, *state.slot.worker, nearest.device - state.first_device);
+    const bool ever = Covers(fleet_.device_total[static_cast<size_t>(nearest.device)], need);
     nearest.rank = ever ? FirstShort(timeline_.FreeNow(nearest.worker, nearest.device), need) : 0;
     if (nearest.rank <= best.rank) continue;
     best = nearest;
@@ -278,6 +290,24 @@ int SchedulerPass::ShortVerdict(const Group& group) {
   verdict.free = Amount(free, best.rank);
   verdict.total = Amount(TotalOf(*verdict.worker, verdict.device), best.rank);
   return AddVerdict(std::move(verdict));
+}
+
+// Train jobs that could start by the clock, by the classes that they could run on. REQUIRES: nothing has started yet
+// since the pass began, or it has been counted.
+void SchedulerPass::CountReady() {
+  if (std::exchange(ready_counted_, true)) return;
+  std::vector<int> by_group(table_.groups(), 0);
+  for (const scheduling::Bucket& bucket : table_.buckets()) {
+    for (const Entry& entry : bucket.entries) {
+      by_group[static_cast<size_t>(entry.group)] += entry.not_before_wall_micros <= now_.wall_micros;
+    }
+  }
+  for (size_t g = 0; g < by_group.size(); ++g) {
+    if (by_group[g] == 0) continue;
+    for (const Option& option : table_.Compile(static_cast<int>(g)).options) {
+      ready_[static_cast<size_t>(option.device_class)] += by_group[g];
+    }
+  }
 }
 
 // The largest point that fits now. Whole is for a job that has the worker to itself; it stays where a smaller point
@@ -301,6 +331,7 @@ PlanPoint SchedulerPass::PointAt(const Entry& entry, const Option& option, Spot 
 }
 
 void SchedulerPass::StartAt(const Entry& entry, const Group& group, const Option& option, Spot spot) {
+  CountReady();
   const PlanPoint point = PointAt(entry, option, spot);
   const scheduling::WorkerState& state = *fleet_.workers[static_cast<size_t>(spot.worker)];
   Start start;
@@ -322,7 +353,7 @@ void SchedulerPass::StartAt(const Entry& entry, const Group& group, const Option
   project.held.cpu_threads += need.cpu_threads;
   for (const Option& other : group.options) --ready_[static_cast<size_t>(other.device_class)];
   backlog_seconds_[static_cast<size_t>(option.device_class)] +=
-      static_cast<double>(DurationMicros(entry, option, point)) / 1e6 * option.fraction;
+      static_cast<double>(DurationMicros(entry, option, point)) / 1e6 * FractionOf(option);
 }
 
 void SchedulerPass::Take(Spot spot, const Need& need, int64_t end) {

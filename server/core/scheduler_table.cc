@@ -10,6 +10,7 @@ namespace longhaul::server {
 using scheduling::Bucket;
 using scheduling::Entry;
 using scheduling::Group;
+using scheduling::GroupKey;
 using scheduling::Project;
 using scheduling::WorkerState;
 
@@ -43,11 +44,6 @@ std::vector<Entry>::iterator Place(Bucket& bucket, uint64_t create_number) {
                           [](const Entry& entry, uint64_t number) { return entry.create_number < number; });
 }
 
-template <class T>
-void AppendRaw(std::string* out, const T& value) {
-  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
 }  // namespace
 
 const char* WhyNotTaking(const WorkerSlot& slot) {
@@ -61,59 +57,54 @@ const char* WhyNotTaking(const WorkerSlot& slot) {
 }
 
 int SchedulerTable::ProjectIndex(const std::string& name) {
-  const auto [at, added] = project_index_.emplace(name, static_cast<int>(projects_.size()));
-  if (added) {
-    Project project;
-    project.name = name;
-    project.quota = QuotaOf(quotas_, name);
-    projects_.push_back(std::move(project));
-  }
-  return at->second;
+  const auto found = project_index_.find(name);
+  if (found != project_index_.end()) return found->second;
+  Project project;
+  project.name = name;
+  project.quota = QuotaOf(quotas_, name);
+  projects_.push_back(std::move(project));
+  return project_index_[name] = static_cast<int>(projects_.size()) - 1;
 }
 
 int SchedulerTable::ClassIndex(const std::string& name) {
-  const auto [at, added] = class_index_.emplace(name, static_cast<int>(class_names_.size()));
-  if (added) {
-    class_names_.push_back(name);
-    laid_ = false;  // arrays by class grow
-  }
-  return at->second;
+  const auto found = class_index_.find(name);
+  if (found != class_index_.end()) return found->second;
+  class_names_.push_back(name);
+  laid_ = false;  // arrays by class grow
+  return class_index_[name] = static_cast<int>(class_names_.size()) - 1;
 }
 
 int SchedulerTable::DigestIndex(const std::string& digest) {
-  const auto [at, added] = digest_index_.emplace(digest, static_cast<int>(digest_index_.size()));
-  if (added) laid_ = false;
-  return at->second;
+  const auto found = digest_index_.find(digest);
+  if (found != digest_index_.end()) return found->second;
+  laid_ = false;
+  const int index = static_cast<int>(digest_index_.size());
+  return digest_index_[digest] = index;
 }
 
-int SchedulerTable::GroupOf(const WaitingJob& waiting) {
+scheduling::GroupKey SchedulerTable::KeyOf(const WaitingJob& waiting) {
   const Job& job = *waiting.job;
-  Group group;
-  group.digest = DigestIndex(job.model_digest);
-  group.avoid_worker = AvoidedWorker(job);
+  GroupKey key;
+  key.demands = waiting.demands.get();
+  key.digest = DigestIndex(job.model_digest);
+  key.avoid_worker = AvoidedWorker(job);
   if (waiting.demands == nullptr) {
     // It fetches the data and holds them tokenised, as training will.
     const int64_t dataset_bytes = job.train_shape.dataset_bytes;
-    group.validation.host_bytes = limits::kValidateHostBytes + dataset_bytes * limits::kValidateHostBytesPerDatasetByte;
-    group.validation.disk_bytes = limits::kValidateDiskBytes + dataset_bytes;
+    key.validation.host_bytes = limits::kValidateHostBytes + dataset_bytes * limits::kValidateHostBytesPerDatasetByte;
+    key.validation.disk_bytes = limits::kValidateDiskBytes + dataset_bytes;
   } else if (!job.pinned_device_class.empty() && !job.allow_nonidentical_resume) {
     // On another class the trainer would refuse the checkpoint.
-    group.pinned_class = ClassIndex(job.pinned_device_class);
-    group.pinned_point = job.pinned_point;
+    key.pinned_class = ClassIndex(job.pinned_device_class);
+    key.pinned_point = job.pinned_point;
   }
-  AppendRaw(&group.key, waiting.demands.get());
-  AppendRaw(&group.key, group.digest);
-  AppendRaw(&group.key, group.pinned_class);
-  AppendRaw(&group.key, group.pinned_point);
-  AppendRaw(&group.key, group.validation.disk_bytes);
-  group.key += group.avoid_worker;
-  const auto found = group_index_.find(group.key);
+  return key;
+}
+
+int SchedulerTable::GroupOf(const WaitingJob& waiting) {
+  GroupKey key = KeyOf(waiting);
+  const auto found = group_index_.find(key);
   if (found != group_index_.end()) return found->second;
-  group.demands = waiting.demands;
-  group.model = job.model;
-  if (group.demands != nullptr) {
-    for (const auto& [name, demands] : *group.demands) group.classes.emplace_back(ClassIndex(name), &demands);
-  }
   int index = static_cast<int>(groups_.size());
   if (free_groups_.empty()) {
     groups_.emplace_back();
@@ -121,8 +112,19 @@ int SchedulerTable::GroupOf(const WaitingJob& waiting) {
     index = free_groups_.back();
     free_groups_.pop_back();
   }
-  group_index_.emplace(group.key, index);
-  groups_[static_cast<size_t>(index)] = std::move(group);
+  Group& group = groups_[static_cast<size_t>(index)];
+  group.demands = waiting.demands;
+  group.model = waiting.job->model;
+  group.digest = key.digest;
+  group.pinned_class = key.pinned_class;
+  group.pinned_point = key.pinned_point;
+  group.avoid_worker = key.avoid_worker;
+  group.validation = key.validation;
+  if (group.demands != nullptr) {
+    for (const auto& [name, demands] : *group.demands) group.classes.emplace_back(ClassIndex(name), &demands);
+  }
+  group.key = key;
+  group_index_.emplace(std::move(key), index);
   return index;
 }
 
@@ -182,20 +184,23 @@ void SchedulerTable::PutWorker(WorkerSlot slot) {
   std::sort(slot.running.begin(), slot.running.end(), [](const RunningAttempt& a, const RunningAttempt& b) {
     return a.end_boot_micros != b.end_boot_micros ? a.end_boot_micros < b.end_boot_micros : a.job_id < b.job_id;
   });
-  const std::string id = slot.worker->id;
-  const auto [at, added] = workers_.try_emplace(id);
+  const auto [at, added] = workers_.try_emplace(slot.worker->id);
   WorkerState& state = at->second;
   if (!added) CountRunning(state, -1);
   const bool same_inventory = !added && state.slot.worker == slot.worker;
-  const bool same_flags = !added && WhyNotTaking(state.slot) == WhyNotTaking(slot);
+  const char* const why_not_before = added ? nullptr : WhyNotTaking(state.slot);
   state.slot = std::move(slot);
   state.running_projects.clear();
+  state.releases.clear();
   for (const RunningAttempt& running : state.slot.running) {
     state.running_projects.push_back(running.project.empty() ? -1 : ProjectIndex(running.project));
+    const bool there = running.device < static_cast<int>(state.slot.worker->devices.size());
+    state.releases.push_back({running.end_boot_micros, running.preemptible_boot_micros, there ? running.device : -1,
+                              running.priority, running.need});
   }
   CountRunning(state, 1);
   if (!same_inventory) laid_ = false;
-  if (!same_flags) counted_ = false;
+  ChangeFlags(state, why_not_before);
   if (laid_) WriteFree(state);
 }
 
@@ -210,8 +215,18 @@ void SchedulerTable::RemoveWorker(const std::string& id) {
 void SchedulerTable::SetReachable(const std::string& id, bool reachable) {
   const auto found = workers_.find(id);
   if (found == workers_.end() || found->second.slot.reachable == reachable) return;
+  const char* const why_not_before = WhyNotTaking(found->second.slot);
   found->second.slot.reachable = reachable;
-  counted_ = false;
+  ChangeFlags(found->second, why_not_before);
+}
+
+// Of a worker whose flags may have changed.
+void SchedulerTable::ChangeFlags(const WorkerState& state, const char* why_not_before) {
+  const char* const why_not = WhyNotTaking(state.slot);
+  if (!laid_ || why_not == why_not_before) return;
+  ++fleet_version_;
+  if (why_not_before == nullptr) Count(state, -1);
+  if (why_not == nullptr) Count(state, 1);
 }
 
 void SchedulerTable::SetShare(const std::string& project, double share) {
@@ -228,9 +243,11 @@ std::map<std::string, ResourceVector> SchedulerTable::Held() const {
   return held;
 }
 
-const ResourceVector& SchedulerTable::Capacity() {
+ResourceVector SchedulerTable::Capacity() {
   Settle();
-  return fleet_.capacity;
+  ResourceVector capacity{};
+  std::copy(fleet_.capacity.begin(), fleet_.capacity.end(), capacity.begin());
+  return capacity;
 }
 
 }  // namespace longhaul::server

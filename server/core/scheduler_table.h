@@ -12,9 +12,10 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "server/core/scheduler.h"
 #include "server/core/usage.h"
 
@@ -41,12 +42,23 @@ struct Bucket {
   std::vector<Entry> entries;
 };
 
+// Devices of a pool that are equally large, on workers that are.
+struct Kind {
+  Need total;
+  int taking = 0;  // of them, on workers that take attempts
+};
+
+inline constexpr int kBlockDevices = 32;
+
 // The devices of a class on workers that have a model: where the jobs of a shape may run.
 struct Pool {
   int digest = 0;
   int device_class = 0;
   std::vector<int> devices;  // in the order in which they are tried
   int taking = 0;            // of them, on workers that take attempts
+  std::vector<Kind> kinds;
+  // By block of kBlockDevices: more than that is free on none of its devices, so that a pass leaves most blocks out.
+  std::vector<Need> most_free;
 };
 
 struct Digest {
@@ -62,9 +74,24 @@ struct Option {
   std::array<const Demand*, 3> points{};  // by PlanPoint - 1; null = not allowed or does not fit
   PlanPoint smallest = PlanPoint::kNone;
   double step_seconds = 0;  // at the smallest point; 0 = not known
-  double fraction = 0;      // of the class's capacity that one such job takes
 
   const Demand& Smallest() const { return *points[static_cast<size_t>(smallest) - 1]; }
+};
+
+// What makes jobs a group.
+struct GroupKey {
+  const JobDemands* demands = nullptr;
+  int digest = 0;
+  int pinned_class = -1;
+  PlanPoint pinned_point = PlanPoint::kNone;
+  Need validation;
+  std::string avoid_worker;
+  bool operator==(const GroupKey&) const = default;
+  template <class H>
+  friend H AbslHashValue(H h, const GroupKey& key) {
+    return H::combine(std::move(h), key.demands, key.digest, key.pinned_class, static_cast<int>(key.pinned_point),
+                      key.validation.disk_bytes, key.avoid_worker);
+  }
 };
 
 // Jobs that run in the same places and take the same there: same shape (or size of the dataset to validate), model, pin
@@ -79,10 +106,11 @@ struct Group {
   std::string avoid_worker;
   Need validation;  // where demands is null
   int waiting = 0;
-  std::string key;
+  GroupKey key;
 
   // Of the fleet as it is: see SchedulerTable::Compile.
   uint64_t compiled_for = 0;
+  uint64_t compiled_kinds = 0;
   std::vector<Option> options;  // fastest first; empty: `hopeless` says why
   int avoid = -1;               // worker that is skipped
   Verdict hopeless;
@@ -97,12 +125,34 @@ struct Project {
   Need held;
 };
 
+// Of a running attempt what a pass asks of all of them.
+struct Release {
+  int64_t end_boot_micros = 0;
+  int64_t preemptible_boot_micros = kNeverMicros;
+  int device = -1;  // of the worker's; -1 = none
+  PriorityClass priority = PriorityClass::kNormal;
+  Need need;
+};
+
+// A worker's device as a pool has it.
+struct Place {
+  int pool = 0;
+  int index = 0;  // into its devices
+  int kind = 0;   // into its kinds
+};
+
 struct WorkerState {
   WorkerSlot slot;                    // running by predicted end
   std::vector<int> running_projects;  // as slot.running; -1 = none
+  std::vector<Release> releases;      // as slot.running
   int index = 0;
   int first_device = 0;
+  std::vector<Place> places;
+  std::vector<int> digests;
 };
+
+// Of ResourceVector, exactly: what comes and goes again leaves what there was.
+using ResourceSum = std::array<int64_t, kResources>;
 
 // One entry a worker or a device, in the order in which they are tried. A pass works on a copy of the free ones.
 struct FreeResources {
@@ -121,8 +171,9 @@ struct Fleet {
   FreeResources free;
   std::vector<int> device_worker;
   std::vector<int> device_class;
-  std::vector<ResourceVector> class_capacity;  // of devices that take attempts, by class
-  ResourceVector capacity{};                   // of workers that take attempts
+  std::vector<Need> device_total;           // of the device and its worker
+  std::vector<ResourceSum> class_capacity;  // of devices that take attempts, by class
+  ResourceSum capacity{};                   // of workers that take attempts
   std::vector<Pool> pools;
   std::vector<Digest> digests;
   int taking = 0;  // workers
@@ -152,10 +203,11 @@ class SchedulerTable {
   void SetShare(const std::string& project, double share);
 
   PlanResult Plan(PlanTime now);
+  PlanResult Decide(PlanTime now);
 
   // What projects hold, and what workers that take attempts offer together: for the ledger of usage.
   std::map<std::string, ResourceVector> Held() const;
-  const ResourceVector& Capacity();
+  ResourceVector Capacity();
 
   // ---- For the pass and the explanations ----
   // Brings the derived parts up to date; nothing below may be read before.
@@ -177,9 +229,13 @@ class SchedulerTable {
   int DigestIndex(const std::string& digest);
   int GroupOf(const WaitingJob& waiting);
   void CountRunning(const scheduling::WorkerState& state, int sign);
+  scheduling::GroupKey KeyOf(const WaitingJob& waiting);
   void WriteFree(const scheduling::WorkerState& state);
+  void WriteBlock(scheduling::Pool* pool, size_t block);
   void Lay();
-  void CountTaking();
+  void LayPools(scheduling::WorkerState* state, absl::flat_hash_map<std::pair<int, int>, int>* pool_of);
+  void Count(const scheduling::WorkerState& state, int sign);
+  void ChangeFlags(const scheduling::WorkerState& state, const char* why_not_before);
   void CompileOptions(scheduling::Group* group);
   void CompileHopeless(scheduling::Group* group);
   bool AnyHolds(const scheduling::Pool& pool, const Need& need, Verdict* why) const;
@@ -189,19 +245,19 @@ class SchedulerTable {
   std::map<std::string, scheduling::WorkerState> workers_;
   std::vector<scheduling::Bucket> buckets_;
   std::map<std::pair<PriorityClass, int>, int> bucket_index_;
-  std::unordered_map<uint64_t, int> bucket_of_;
+  absl::flat_hash_map<uint64_t, int> bucket_of_;
   std::vector<scheduling::Group> groups_;
   std::vector<int> free_groups_;
-  std::unordered_map<std::string, int> group_index_;
+  absl::flat_hash_map<scheduling::GroupKey, int> group_index_;
   std::vector<scheduling::Project> projects_;
-  std::unordered_map<std::string, int> project_index_;
+  absl::flat_hash_map<std::string, int> project_index_;
   std::vector<std::string> class_names_;
-  std::unordered_map<std::string, int> class_index_;
-  std::unordered_map<std::string, int> digest_index_;
+  absl::flat_hash_map<std::string, int> class_index_;
+  absl::flat_hash_map<std::string, int> digest_index_;
   scheduling::Fleet fleet_;
-  bool laid_ = false;     // the flat arrays are of workers_
-  bool counted_ = false;  // what depends on who takes attempts is of now
-  uint64_t fleet_version_ = 1;
+  bool laid_ = false;           // the flat arrays are of workers_
+  uint64_t fleet_version_ = 1;  // who takes attempts, and why others do not
+  uint64_t kinds_version_ = 1;  // which kinds of devices take attempts
 };
 
 }  // namespace longhaul::server

@@ -31,19 +31,14 @@ int64_t SumEnd(int64_t start, int64_t duration) {
 
 }  // namespace
 
-bool Covers(const Need& free, const Need& need) {
-  return need.device_bytes <= free.device_bytes && need.host_bytes <= free.host_bytes &&
-         need.disk_bytes <= free.disk_bytes && need.cpu_threads <= free.cpu_threads;
-}
-
 Timeline::Timeline(const scheduling::Fleet& fleet, const scheduling::FreeResources& free, int64_t now)
     : fleet_(fleet), free_(free), now_(now), overlay_of_(fleet.workers.size(), -1) {}
 
 int64_t Timeline::Clamp(int64_t end) const { return end > now_ ? end : now_ + kOverdueMicros; }
 
-Timeline::Release Timeline::ReleaseOf(const WorkerState& state, size_t running) const {
-  const RunningAttempt& attempt = state.slot.running[running];
-  return {Clamp(attempt.end_boot_micros), attempt.device < 0 ? -1 : state.first_device + attempt.device, attempt.need};
+Timeline::Return Timeline::ReturnOf(const WorkerState& state, size_t running) const {
+  const scheduling::Release& release = state.releases[running];
+  return {Clamp(release.end_boot_micros), release.device < 0 ? -1 : state.first_device + release.device, release.need};
 }
 
 Timeline::Overlay& Timeline::Touch(int worker) {
@@ -52,14 +47,14 @@ Timeline::Overlay& Timeline::Touch(int worker) {
     index = static_cast<int>(overlays_.size());
     Overlay overlay;
     const WorkerState& state = *fleet_.workers[static_cast<size_t>(worker)];
-    for (size_t i = 0; i < state.slot.running.size(); ++i) overlay.releases.push_back(ReleaseOf(state, i));
+    for (size_t i = 0; i < state.slot.running.size(); ++i) overlay.returns.push_back(ReturnOf(state, i));
     overlays_.push_back(std::move(overlay));
   }
   return overlays_[static_cast<size_t>(index)];
 }
 
 void Timeline::AddStart(int worker, int device, const Need& need, int64_t end) {
-  Touch(worker).releases.push_back({Clamp(end), device, need});
+  Touch(worker).returns.push_back({Clamp(end), device, need});
 }
 
 void Timeline::Reserve(int worker, int device, const Need& need, int64_t start, int64_t end, int reservation) {
@@ -67,7 +62,7 @@ void Timeline::Reserve(int worker, int device, const Need& need, int64_t start, 
 }
 
 void Timeline::Stop(int worker, int running, int64_t end) {
-  Touch(worker).releases[static_cast<size_t>(running)].end = end;
+  Touch(worker).returns[static_cast<size_t>(running)].end = end;
 }
 
 bool Timeline::HasReservation(int worker) const {
@@ -83,7 +78,7 @@ Need Timeline::FreeNow(int worker, int device) const {
 
 Need Timeline::FreeAt(const Overlay& overlay, int worker, int device, int64_t at) const {
   Need free = FreeNow(worker, device);
-  for (const Release& release : overlay.releases) {
+  for (const Return& release : overlay.returns) {
     if (release.end <= at) Add(release.need, device >= 0 && release.device == device, &free);
   }
   for (const Booking& booking : overlay.bookings) {
@@ -122,26 +117,28 @@ int64_t Timeline::FirstEnd(int worker) const {
   return end == kNeverMicros ? end : Clamp(end);
 }
 
-int64_t Timeline::Earliest(int worker, int device, const Need& need, int64_t duration) const {
+int64_t Timeline::Earliest(int worker, int device, const Need& need, int64_t duration, int64_t before) const {
   const int index = overlay_of_[static_cast<size_t>(worker)];
   if (index < 0) {
     Need free = FreeNow(worker, device);
     if (Covers(free, need)) return now_;
     const WorkerState& state = *fleet_.workers[static_cast<size_t>(worker)];
-    for (size_t i = 0; i < state.slot.running.size(); ++i) {
-      const Release release = ReleaseOf(state, i);
-      Add(release.need, device >= 0 && release.device == device, &free);
-      if (Covers(free, need)) return release.end;
+    const int of_worker = device < 0 ? -1 : device - state.first_device;
+    for (const scheduling::Release& release : state.releases) {
+      const int64_t end = Clamp(release.end_boot_micros);
+      if (end >= before) return kNeverMicros;
+      Add(release.need, of_worker >= 0 && release.device == of_worker, &free);
+      if (Covers(free, need)) return end;
     }
     return kNeverMicros;
   }
   const Overlay& overlay = overlays_[static_cast<size_t>(index)];
   std::vector<int64_t> times = {now_};
-  for (const Release& release : overlay.releases) times.push_back(release.end);
+  for (const Return& release : overlay.returns) times.push_back(release.end);
   for (const Booking& booking : overlay.bookings) times.push_back(booking.end);
   std::sort(times.begin(), times.end());
   for (const int64_t at : times) {
-    if (at == kNeverMicros) break;
+    if (at >= before) break;
     if (FitsThroughout(overlay, worker, device, need, at, SumEnd(at, duration))) return at;
   }
   return kNeverMicros;
@@ -153,7 +150,7 @@ std::vector<std::string> Timeline::Blockers(int worker, int device, const Need& 
   std::vector<std::string> blockers;
   for (size_t i = state.slot.running.size(); i-- > 0 && static_cast<int>(blockers.size()) < most;) {
     const RunningAttempt& attempt = state.slot.running[i];
-    const Release release = ReleaseOf(state, i);
+    const Return release = ReturnOf(state, i);
     if (release.end > start) continue;
     // Its end helps where it gives back what is short now.
     const bool helps =

@@ -12,8 +12,6 @@
 
 namespace longhaul::server {
 
-bool Covers(const Need& free, const Need& need);
-
 class Timeline {
  public:
   // `free` is what the pass takes from as it starts attempts.
@@ -29,8 +27,8 @@ class Timeline {
   // The first reservation that an attempt from now until `end` would delay; -1 = none. REQUIRES: it fits now.
   int Delayed(int worker, int device, const Need& need, int64_t end) const;
   // The earliest start of an attempt of `duration` that delays nothing reserved; kNeverMicros where what runs and what
-  // is reserved would have to be more than the worker has.
-  int64_t Earliest(int worker, int device, const Need& need, int64_t duration) const;
+  // is reserved would have to be more than the worker has, or where it is not before `before`.
+  int64_t Earliest(int worker, int device, const Need& need, int64_t duration, int64_t before = kNeverMicros) const;
   // Lower bound of Earliest for a need that does not fit now: the first predicted end on the worker.
   int64_t FirstEnd(int worker) const;
   // Jobs whose ends a start at `start` waits for: the last ones first, at most `most`.
@@ -39,7 +37,7 @@ class Timeline {
   Need FreeNow(int worker, int device) const;
 
  private:
-  struct Release {
+  struct Return {
     int64_t end = 0;
     int device = -1;
     Need need;
@@ -52,13 +50,13 @@ class Timeline {
     int reservation = 0;
   };
   struct Overlay {
-    std::vector<Release> releases;  // the slot's running attempts first, in their order; then what the pass started
+    std::vector<Return> returns;  // the slot's running attempts first, in their order; then what the pass started
     std::vector<Booking> bookings;
   };
 
   Overlay& Touch(int worker);
   int64_t Clamp(int64_t end) const;
-  Release ReleaseOf(const scheduling::WorkerState& state, size_t running) const;
+  Return ReturnOf(const scheduling::WorkerState& state, size_t running) const;
   Need FreeAt(const Overlay& overlay, int worker, int device, int64_t at) const;
   bool FitsThroughout(const Overlay& overlay, int worker, int device, const Need& need, int64_t start,
                       int64_t end) const;

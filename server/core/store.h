@@ -64,6 +64,7 @@ class StoreTransaction {
   // The oldest `most` of those made before `wall_micros`.
   virtual absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) = 0;
   virtual absl::Status PutWorker(const Worker& worker) = 0;
+  virtual absl::Status DeleteWorker(const std::string& id) = 0;                // OK where it is not there
   virtual absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) = 0;  // present, grace renewed
   // The project has shown that it has the bytes. Forgotten with the blob. REQUIRES: PutBlob before.
   virtual absl::Status PutBlobProject(const BlobRef& blob, const std::string& project) = 0;

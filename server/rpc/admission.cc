@@ -53,7 +53,6 @@ void SetParts(const MemoryPlan& plan, const DeviceFacts& facts, v1::Estimate* ou
   out->set_disk_bytes(plan.disk_bytes);
   out->set_cpu_threads(plan.choices.cpu_threads);
   out->set_step_seconds(plan.step_seconds);
-  out->set_total_seconds(plan.step_seconds * static_cast<double>(out->total_steps()));
   out->set_plan_summary(DescribeChoices(plan));
 }
 
@@ -101,6 +100,29 @@ absl::Status FillFitting(const Planner& planner, const PlanRequest& request, con
   LH_ASSIGN_OR_RETURN(const std::string json, planner.PlanJson(request, facts, *point));
   LH_ASSIGN_OR_RETURN(const MemoryPlan plan, MemoryPlanFromJson(json));
   SetParts(plan, facts, out->mutable_estimate());
+  return absl::OkStatus();
+}
+
+// All of it but the number of workers and what follows from the number of steps.
+absl::Status EstimateOn(const Planner& planner, const PlanRequest& request, const DeviceFacts& facts,
+                        int64_t sequence_limit, v1::DeviceClassEstimate* answer) {
+  answer->set_device_class(facts.device_class);
+  answer->mutable_estimate()->set_device_class(facts.device_class);
+  const Demand demand = AdmissionDemand(planner, request, facts);
+  answer->set_fits(demand.fits);
+  answer->set_why(demand.why);
+  answer->set_longest_sequence_length(
+      LongestFittingSequence(request.model, request.train, facts, AdmissionBudget(request, facts), sequence_limit));
+  if (demand.fits) {
+    LH_RETURN_IF_ERROR(FillFitting(planner, request, facts, answer));
+  } else if (absl::StatusOr<MemoryPlan> least = MinimumPlan(request.model, request.train, facts); least.ok()) {
+    SetParts(*least, facts, answer->mutable_estimate());
+  }
+  const int64_t disk_bytes = answer->estimate().disk_bytes();
+  if (answer->fits() && facts.disk_bytes > 0 && disk_bytes > facts.disk_bytes) {
+    answer->set_fits(false);
+    answer->set_why("needs " + FormatBytes(disk_bytes) + " of disk, " + FormatBytes(facts.disk_bytes) + " are there");
+  }
   return absl::OkStatus();
 }
 
@@ -162,33 +184,27 @@ absl::Status CheckCreate(const v1::CreateFineTuneJobRequest& request, const Flee
   return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_FIELD", message, std::move(faults));
 }
 
-absl::StatusOr<ClassPlan> PlanOn(const Planner& planner, const v1::JobSpec& resolved, const v1::DataReport* report,
+absl::StatusOr<ClassPlan> PlanOn(PlanMemo* memo, const v1::JobSpec& resolved, const v1::DataReport* report,
                                  const ModelShape& shape, const FleetView::Class& device_class) {
   const DeviceFacts& facts = device_class.facts;
+  const int64_t total_steps = TotalSteps(resolved, report);
   ClassPlan out;
-  v1::DeviceClassEstimate& answer = out.estimate;
-  answer.set_device_class(facts.device_class);
-  answer.set_workers(device_class.workers);
-  answer.mutable_estimate()->set_device_class(facts.device_class);
-  answer.mutable_estimate()->set_total_steps(TotalSteps(resolved, report));
-
   LH_ASSIGN_OR_RETURN(out.train, wire::TrainShapeOfSpec(resolved, report, facts));
-  const PlanRequest request = RequestOf(resolved, shape, out.train, answer.estimate().total_steps());
-  const Demand demand = AdmissionDemand(planner, request, facts);
-  answer.set_fits(demand.fits);
-  answer.set_why(demand.why);
-  answer.set_longest_sequence_length(
-      LongestFittingSequence(shape, out.train, facts, AdmissionBudget(request, facts), SequenceLimit(resolved, shape)));
-  if (demand.fits) {
-    LH_RETURN_IF_ERROR(FillFitting(planner, request, facts, &answer));
-  } else if (absl::StatusOr<MemoryPlan> least = MinimumPlan(shape, out.train, facts); least.ok()) {
-    SetParts(*least, facts, answer.mutable_estimate());
+  const PlanRequest request = RequestOf(resolved, shape, out.train, total_steps);
+  const int64_t sequence_limit = SequenceLimit(resolved, shape);
+  const std::string key = PlanMemo::KeyOf(request, facts, sequence_limit);
+  std::shared_ptr<const v1::DeviceClassEstimate> known = memo->Find(key);
+  if (known == nullptr) {
+    auto answer = std::make_shared<v1::DeviceClassEstimate>();
+    LH_RETURN_IF_ERROR(EstimateOn(memo->planner(), request, facts, sequence_limit, answer.get()));
+    known = std::move(answer);
+    memo->Put(key, known);
   }
-  const int64_t disk_bytes = answer.estimate().disk_bytes();
-  if (answer.fits() && facts.disk_bytes > 0 && disk_bytes > facts.disk_bytes) {
-    answer.set_fits(false);
-    answer.set_why("needs " + FormatBytes(disk_bytes) + " of disk, " + FormatBytes(facts.disk_bytes) + " are there");
-  }
+  out.estimate = *known;
+  out.estimate.set_workers(device_class.workers);
+  v1::Estimate* const estimate = out.estimate.mutable_estimate();
+  estimate->set_total_steps(total_steps);
+  estimate->set_total_seconds(estimate->step_seconds() * static_cast<double>(total_steps));
   return out;
 }
 

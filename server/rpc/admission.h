@@ -1,5 +1,6 @@
 // Whether a job may enter, and what it would cost: one translation of a spec for Create, validate_only and Estimate, on
-// top of the code that places jobs (server/core/demands.h). Pure: no store, no clock. Thread-safe.
+// top of the code that places jobs (server/core/demands.h). Pure but for what a memo keeps: no store, no clock.
+// Thread-safe.
 #pragma once
 
 #include <optional>
@@ -13,6 +14,7 @@
 #include "server/core/demands.h"
 #include "server/core/job.h"
 #include "server/dispatcher.h"
+#include "server/rpc/plan_memo.h"
 
 namespace longhaul::server {
 
@@ -34,7 +36,7 @@ struct ClassPlan {
   v1::DeviceClassEstimate estimate;
 };
 // REQUIRES: `resolved` is resolved. Errors: INVALID_ARGUMENT where the spec cannot be a train shape.
-absl::StatusOr<ClassPlan> PlanOn(const Planner& planner, const v1::JobSpec& resolved, const v1::DataReport* report,
+absl::StatusOr<ClassPlan> PlanOn(PlanMemo* memo, const v1::JobSpec& resolved, const v1::DataReport* report,
                                  const ModelShape& shape, const FleetView::Class& device_class);
 
 // FAILED_PRECONDITION EXCEEDS_EVERY_DEVICE: per class the bytes needed and there, by part, and the longest sequence.

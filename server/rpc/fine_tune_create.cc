@@ -1,5 +1,6 @@
 #include "server/rpc/fine_tune_create.h"
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -84,7 +85,7 @@ absl::StatusOr<FleetPlan> PlanOnFleet(const RpcContext& context, const FleetView
   FleetPlan out;
   double best_seconds = 0;
   for (const FleetView::Class& device_class : fleet.classes) {
-    LH_ASSIGN_OR_RETURN(ClassPlan plan, PlanOn(*context.planner, resolved, nullptr, shape, device_class));
+    LH_ASSIGN_OR_RETURN(ClassPlan plan, PlanOn(context.plans, resolved, nullptr, shape, device_class));
     const double seconds = plan.estimate.estimate().step_seconds();
     if (plan.estimate.fits() && (!out.train.has_value() || seconds < best_seconds)) {
       out.train = plan.train;
@@ -119,6 +120,7 @@ Job MakeJob(const RpcContext& context, const v1::CreateFineTuneJobRequest& reque
   job.retry_limit = resolved.retry().limit();
   job.backoff_seconds = resolved.retry().backoff_seconds();
   job.allow_nonidentical_resume = resolved.hyperparameters().allow_nonidentical_resume();
+  job.compute_of_device = resolved.hyperparameters().compute_type() == v1::COMPUTE_TYPE_UNSPECIFIED;
   if (resolved.deadline_seconds() > 0) {
     job.deadline_wall_micros = context.gate.clock()->WallMicros() + resolved.deadline_seconds() * 1'000'000;
   }
@@ -168,13 +170,13 @@ absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& calle
     }
   }
 
-  const FleetView fleet = context.dispatcher->Fleet();
-  LH_RETURN_IF_ERROR(CheckCreate(request, fleet));
-  const ModelEntry& model = *FindModel(fleet, request.spec().model());
+  const std::shared_ptr<const FleetView> fleet = context.dispatcher->Fleet();
+  LH_RETURN_IF_ERROR(CheckCreate(request, *fleet));
+  const ModelEntry& model = *FindModel(*fleet, request.spec().model());
   LH_RETURN_IF_ERROR(CheckDatasets(context, caller, request.spec()));
   v1::JobSpec resolved = request.spec();
   wire::ResolveJobSpec(&resolved, model.shape, model.storage);
-  LH_ASSIGN_OR_RETURN(FleetPlan plan, PlanOnFleet(context, fleet, resolved, model.shape));
+  LH_ASSIGN_OR_RETURN(FleetPlan plan, PlanOnFleet(context, *fleet, resolved, model.shape));
   if (!plan.train.has_value()) {
     return ExceedsEveryDevice(plan.classes, resolved.hyperparameters().max_sequence_length());
   }
@@ -185,15 +187,16 @@ absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& calle
   input.body_sha256 = body_sha256;
   if (request.validate_only()) return ShowJob(context, input.job);
   LH_ASSIGN_OR_RETURN(const Job job, context.dispatcher->Create(std::move(input), audit));
-  return ShowJob(context, job);
+  // It has only come: its place in the queue is for Get to work out.
+  return ShowJob(context, job, std::nullopt);
 }
 
 absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context, const Caller& caller,
                                                             const v1::EstimateFineTuneJobRequest& request) {
-  const FleetView fleet = context.dispatcher->Fleet();
+  const std::shared_ptr<const FleetView> fleet = context.dispatcher->Fleet();
   ModelShape shape;
   std::string storage;
-  const ModelEntry* model = FindModel(fleet, request.spec().model());
+  const ModelEntry* model = FindModel(*fleet, request.spec().model());
   if (request.has_model_shape()) {
     LH_ASSIGN_OR_RETURN(shape, wire::FromProto(request.model_shape()));
   } else if (model != nullptr) {
@@ -203,13 +206,13 @@ absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& co
   const bool shape_known = request.has_model_shape() || model != nullptr;
   const wire::JobSpecRules rules{.require_model = !request.has_model_shape(), .require_dataset = false};
   LH_RETURN_IF_ERROR(wire::ValidateJobSpec(request.spec(), shape_known ? &shape : nullptr, rules));
-  if (!shape_known) return UnknownModel(fleet, request.spec().model());
+  if (!shape_known) return UnknownModel(*fleet, request.spec().model());
 
   v1::EstimateFineTuneJobResponse response;
   *response.mutable_resolved_spec() = request.spec();
   wire::ResolveJobSpec(response.mutable_resolved_spec(), shape, storage);
   *response.mutable_model_shape() = wire::ToProto(shape);
-  LH_ASSIGN_OR_RETURN(FleetPlan plan, PlanOnFleet(context, fleet, response.resolved_spec(), shape));
+  LH_ASSIGN_OR_RETURN(FleetPlan plan, PlanOnFleet(context, *fleet, response.resolved_spec(), shape));
   response.set_fits_somewhere(plan.train.has_value());
   if (plan.train.has_value() && model != nullptr) {
     LH_ASSIGN_OR_RETURN(*response.mutable_queue(),
@@ -220,13 +223,17 @@ absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& co
 }
 
 v1::Job ShowJob(const RpcContext& context, const Job& job) {
-  v1::Job out = ToProto(job, context.dispatcher->WaitOf(job));
+  return ShowJob(context, job, context.dispatcher->WaitOf(job));
+}
+
+v1::Job ShowJob(const RpcContext& context, const Job& job, const std::optional<WaitInfo>& wait) {
+  v1::Job out = ToProto(job, wait);
   const v1::DataReport* report = out.has_data_report() ? &out.data_report() : nullptr;
   const std::string& wanted = job.attempt.device_class.empty() ? job.pinned_device_class : job.attempt.device_class;
-  for (const FleetView::Class& device_class : context.dispatcher->Fleet().classes) {
+  const std::shared_ptr<const FleetView> fleet = context.dispatcher->Fleet();
+  for (const FleetView::Class& device_class : fleet->classes) {
     if (!wanted.empty() && device_class.facts.device_class != wanted) continue;
-    absl::StatusOr<ClassPlan> plan =
-        PlanOn(*context.planner, out.resolved_spec(), report, job.model_shape, device_class);
+    absl::StatusOr<ClassPlan> plan = PlanOn(context.plans, out.resolved_spec(), report, job.model_shape, device_class);
     if (!plan.ok()) continue;
     *out.mutable_estimate() = plan->estimate.estimate();
     if (plan->estimate.fits()) break;

@@ -17,5 +17,7 @@ absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& co
 
 // The job with its queue position and its estimate: on the class it runs on, else on the first that it fits on.
 v1::Job ShowJob(const RpcContext& context, const Job& job);
+// The same where it is known what the job waits for.
+v1::Job ShowJob(const RpcContext& context, const Job& job, const std::optional<WaitInfo>& wait);
 
 }  // namespace longhaul::server

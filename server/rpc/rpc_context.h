@@ -3,11 +3,11 @@
 #pragma once
 
 #include "base/limits.h"
-#include "server/core/demands.h"
 #include "server/core/store.h"
 #include "server/dispatcher.h"
 #include "server/rpc/event_hub.h"
 #include "server/rpc/gate.h"
+#include "server/rpc/plan_memo.h"
 #include "storage/blob_store.h"
 #include "storage/log_store.h"
 
@@ -20,7 +20,7 @@ struct RpcContext {
   storage::BlobStore* blobs = nullptr;
   storage::LogStore* logs = nullptr;
   EventHub* hub = nullptr;
-  const Planner* planner = nullptr;
+  PlanMemo* plans = nullptr;
   int64_t transfer_stall_ms = limits::kTransferStallMs;
 };
 

@@ -42,10 +42,11 @@ struct BenchServer {
     return at == std::string::npos ? 0 : std::stod(page.substr(at + name.size() + 2));
   }
 
-  void Upload(const std::string& bytes) {
+  void Upload(const std::string& bytes) { UploadTo(stubs->blobs.get(), bytes); }
+  static void UploadTo(v1::BlobService::Stub* blobs, const std::string& bytes) {
     grpc::ClientContext context;
     v1::WriteBlobResponse response;
-    const auto writer = stubs->blobs->Write(&context, &response);
+    const auto writer = blobs->Write(&context, &response);
     v1::WriteBlobRequest request;
     request.mutable_blob()->set_sha256(Sha256Hex(bytes));
     request.mutable_blob()->set_size_bytes(static_cast<int64_t>(bytes.size()));

@@ -1,5 +1,5 @@
 // How long a scheduling pass takes: full, from a snapshot of values, and incremental, a change and the pass after it on
-// a table that is kept. A fleet that is full and a long queue of many shapes, projects and classes, by a seed.
+// a table that is kept; and how long it takes to tell everybody who waits why, where in the queue and until when. A fleet that is full and a long queue of many shapes, projects and classes, by a seed.
 //   scheduler_bench [--jobs N] [--workers N] [--rounds N] [--shapes N] [--seed N]
 // Prints one line a case: p50, p99 and the worst of the rounds, in milliseconds.
 #include <algorithm>
@@ -47,7 +47,8 @@ class Bench {
   void Run() {
     std::printf("%d queued jobs of %d shapes, %d workers of %d devices, %zu running\n", options_.jobs, options_.shapes,
                 options_.workers, kDevices, RunningCount());
-    Measure("full pass from a snapshot", options_.rounds, [&] { return Plan(snapshot_, Tick()).waits.size(); });
+    Measure("full pass from a snapshot", options_.rounds, [&] { return Waiting(Decide(snapshot_, Tick())); });
+    Measure("the same, and what all are told", options_.rounds, [&] { return Waiting(Plan(snapshot_, Tick())); });
     SchedulerTable table;
     for (const WorkerSlot& slot : snapshot_.workers) table.PutWorker(slot);
     for (const auto& [project, share] : snapshot_.shares) table.SetShare(project, share);
@@ -73,6 +74,7 @@ class Bench {
       lost = !lost;
       return Timed([&] { table.SetReachable(snapshot_.workers.front().worker->id, !lost); }, &table);
     });
+    Measure("what all who wait are told", options_.rounds, [&] { return Waiting(table.Plan(Tick())); });
   }
 
  private:
@@ -189,9 +191,9 @@ class Bench {
   size_t Timed(Change change, SchedulerTable* table) {
     begin_nanos_ = clock_.BootNanos();
     change();
-    const PlanResult result = table->Plan(Tick());
+    const PlanResult result = table->Decide(Tick());
     nanos_ = clock_.BootNanos() - begin_nanos_;
-    return result.waits.size();
+    return Waiting(result);
   }
 
   size_t EndAndStart(SchedulerTable* table) {
@@ -203,7 +205,7 @@ class Bench {
     const WorkerSlot told = *slot;
     begin_nanos_ = clock_.BootNanos();
     table->PutWorker(told);
-    const PlanResult result = table->Plan(Tick());
+    const PlanResult result = table->Decide(Tick());
     nanos_ = clock_.BootNanos() - begin_nanos_;
     for (const Start& start : result.starts) {
       const Job& job = jobs_[std::stoul(start.job_id.substr(6)) - 1];
@@ -212,8 +214,10 @@ class Bench {
       table->PutWorker(SlotOf(start.worker_id));
       table->PutWaiting(MakeWaiting());
     }
-    return result.waits.size();
+    return Waiting(result);
   }
+
+  static size_t Waiting(const PlanResult& result) { return static_cast<size_t>(result.waiting); }
 
   template <class F>
   void Measure(const char* name, int rounds, F one) {

@@ -14,11 +14,12 @@ import cases_durable
 import cases_faults
 import cases_jobs
 import cases_ops
+import cases_rounds
 import cases_security
 from harness import MODEL, Cluster, Failure, Skip
 
 CASES = (cases_jobs.CASES + cases_control.CASES + cases_faults.CASES + cases_durable.CASES + cases_ops.CASES +
-         cases_security.CASES)
+         cases_security.CASES + cases_rounds.CASES)
 LOG_TAIL_LINES = 15
 
 

@@ -34,15 +34,15 @@ def check_in(part, text, what):
     check(part in text, "%s lacks %r; it is:\n%s" % (what, part, text))
 
 
-def wait_for(what, predicate, alive=None):
+def wait_for(what, predicate, alive=None, guard_s=GUARD_S):
     """Until predicate() gives something true, which is returned. `alive` is a process that must not end meanwhile."""
-    end = time.monotonic() + GUARD_S
+    end = time.monotonic() + guard_s
     while True:
         result = predicate()
         if result:
             return result
         check(alive is None or alive.poll() is None, "%s: the process ended first" % what)
-        check(time.monotonic() < end, "%s: nothing after %d s" % (what, GUARD_S))
+        check(time.monotonic() < end, "%s: nothing after %d s" % (what, guard_s))
         time.sleep(POLL_S)
 
 
@@ -68,6 +68,14 @@ class Trainer:
     def signal(self, number):
         check(self.alive(), "trainer %d has ended already" % self.pid)
         os.kill(self.pid, number)
+
+    def kill(self):
+        """-9, where it has not ended by itself."""
+        if self.alive():
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def __eq__(self, other):
         return (self.pid, self.ticks) == (other.pid, other.ticks)
@@ -193,23 +201,28 @@ class Cluster:
     def job(self, job_id):
         return json.loads(self.cli("get", job_id, "-o", "json", code=0).stdout)
 
-    def jobs(self):
-        return json.loads(self.cli("list", "-o", "json", code=0).stdout)["jobs"]
+    def jobs(self, *flags):
+        return json.loads(self.cli("list", "-o", "json", *flags, code=0).stdout)["jobs"]
 
     def wait(self, job_id, code):
         return self.cli("wait", job_id, "--timeout", str(GUARD_S - 10), code=code)
 
-    def trainer(self, worker="worker"):
-        """The one live trainer of a worker."""
-        def find():
-            found = []
-            for path in glob.glob(os.path.join(self.path(worker), "**", "pid"), recursive=True):
+    def trainers(self, worker="worker"):
+        """The live trainers of a worker."""
+        found = []
+        for path in glob.glob(os.path.join(self.path(worker), "**", "pid"), recursive=True):
+            try:
                 with open(path, encoding="utf-8") as file:
                     fields = file.read().split()
-                if len(fields) == 2:
-                    found.append(Trainer(int(fields[0]), int(fields[1])))
-            return [trainer for trainer in found if trainer.alive()]
-        live = wait_for("a trainer's pid file", find)
+            except FileNotFoundError:  # its attempt has just been cleared away
+                continue
+            if len(fields) == 2:
+                found.append(Trainer(int(fields[0]), int(fields[1])))
+        return [trainer for trainer in found if trainer.alive()]
+
+    def trainer(self, worker="worker"):
+        """The one live trainer of a worker."""
+        live = wait_for("a trainer's pid file", lambda: self.trainers(worker))
         check(len(live) == 1, "%d trainers are alive; expected one" % len(live))
         return live[0]
 

@@ -124,6 +124,11 @@ class FakeTransaction final : public StoreTransaction {
     Own().workers[worker.id] = std::make_shared<const Worker>(std::move(kept));
     return absl::OkStatus();
   }
+  absl::Status DeleteWorker(const std::string& id) override {
+    LH_RETURN_IF_ERROR(Fails());
+    Own().workers.erase(id);
+    return absl::OkStatus();
+  }
   absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override {
     LH_RETURN_IF_ERROR(Fails());
     auto& entry = Own().blobs[blob.sha256];

@@ -334,6 +334,8 @@ TEST_P(StoreContractTest, LiveJobsAndWorkers) {
   const auto workers = store().ListWorkers();
   ASSERT_EQ(workers->size(), 1u);
   EXPECT_TRUE((*workers)[0].draining);
+  for (int i = 0; i < 2; ++i) Write([&](StoreTransaction& tx) { return tx.DeleteWorker("w"); });
+  EXPECT_THAT(*store().ListWorkers(), IsEmpty());
 }
 
 TEST_P(StoreContractTest, OnlyUnreferencedBlobsPastTheirGraceAreDropped) {

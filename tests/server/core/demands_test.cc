@@ -56,6 +56,27 @@ TEST(DemandsTest, PointsAreOrderedAndEqualThePlan) {
   EXPECT_LE(At(demands, PlanPoint::kBalanced).host_bytes, At(demands, PlanPoint::kWhole).host_bytes);
 }
 
+// A class computes in what is fastest there, whatever class was the fastest when the job was made.
+TEST(DemandsTest, AComputeTypeThatIsLeftToTheDeviceIsThatOfEachClass) {
+  PlanRequest request = TinyRequest();
+  request.train.compute = ComputeType::kBF16;
+  const DeviceFacts plain = Cpu(8 * kGiB);
+  DeviceFacts fast = plain;
+  fast.device_class = "cpu-avx512_bf16-2t";
+  fast.isa = "avx512_bf16";
+  fast.has_bf16 = true;
+  EXPECT_FALSE(At(DemandsOn(MemoryPlanner(), request, plain), PlanPoint::kMinimum).fits) << "as it was asked for";
+  request.compute_of_device = true;
+  const auto computes_in = [&](const DeviceFacts& facts) {
+    const auto json = MemoryPlanner().PlanJson(request, facts, PlanPoint::kMinimum);
+    EXPECT_TRUE(json.ok()) << json.status();
+    return MemoryPlanFromJson(*json)->train.compute;
+  };
+  EXPECT_TRUE(At(DemandsOn(MemoryPlanner(), request, plain), PlanPoint::kMinimum).fits);
+  EXPECT_EQ(computes_in(plain), ComputeType::kF32);
+  EXPECT_EQ(computes_in(fast), ComputeType::kBF16);
+}
+
 TEST(DemandsTest, ShareChoosesThePoints) {
   PlanRequest request = TinyRequest();
   const DeviceFacts facts = Cpu(8 * kGiB);

@@ -25,16 +25,22 @@ std::string Dump(const PlanResult& result) {
     text += start.job_id + ">" + start.worker_id + "/" + start.device_id + ":" + Name(start.point) + "\n";
   }
   for (const Preemption& one : result.preemptions) text += one.job_id + "!" + one.for_job_id + "\n";
+  for (const Reservation& kept : result.reservations) {
+    text += kept.job_id + "=" + kept.worker->id + "/" + std::to_string(kept.device) + " " +
+            std::to_string(kept.start_boot_micros) + "\n";
+  }
+  return text + std::to_string(result.waiting) + " " + std::to_string(result.look_again_boot_micros) + "\n";
+}
+
+// And what is told of those who wait.
+std::string DumpAll(const PlanResult& result) {
+  std::string text = Dump(result);
   for (const Wait& wait : result.waits) {
     const Verdict& verdict = result.verdicts.at(static_cast<size_t>(wait.verdict));
     text += std::to_string(wait.create_number) + "?" + Name(verdict.reason) + " " + Describe(verdict) + " @" +
             std::to_string(wait.expected_wall_micros) + " r" + std::to_string(wait.reservation) + "\n";
   }
-  for (const Reservation& kept : result.reservations) {
-    text += kept.job_id + "=" + kept.worker->id + "/" + std::to_string(kept.device) + " " +
-            std::to_string(kept.start_boot_micros) + "\n";
-  }
-  return text + std::to_string(result.look_again_boot_micros);
+  return text;
 }
 
 }  // namespace
@@ -138,6 +144,7 @@ WorkerSlot SchedulerWorld::SlotOf(const std::string& id) const {
   slot.worker = workers_.at(id);
   slot.reachable = !unreachable_.contains(id);
   slot.plan_matches = true;
+  if (const auto missing = missing_.find(id); missing != missing_.end()) slot.host_bytes_missing = missing->second;
   for (const auto& [job_id, running] : running_) {
     if (running.worker == id) slot.running.push_back(running.attempt);
   }
@@ -208,6 +215,13 @@ void SchedulerWorld::EndDue() {
 void SchedulerWorld::Trouble() {
   if (!options_.trouble || !Chance(10)) return;
   const std::string id = "w" + std::to_string(Draw(workers_.size()));
+  if (Chance(30)) {
+    if (missing_.erase(id) == 0) missing_[id] = static_cast<int64_t>(Draw(16)) * kGiB / 2;
+    Note("of " + id + (missing_.contains(id) ? " others take memory" : " nobody takes memory"));
+    Changed(id);
+    promised_.clear();
+    return;
+  }
   if (unreachable_.erase(id) == 0) {
     unreachable_.insert(id);
     // Its attempts are lost.
@@ -291,9 +305,15 @@ void SchedulerWorld::Pass() {
     for (const auto& [project, share] : shares_) table_->SetShare(project, share);
     promised_.clear();
   }
+  // In either order: neither leaves anything behind for the other.
+  const bool decide_first = Chance(50);
+  std::string decided;
+  if (decide_first) decided = Dump(table_->Decide(now_));
   const PlanResult result = table_->Plan(now_);
+  if (!decide_first) decided = Dump(table_->Decide(now_));
   const Snapshot snapshot = MakeSnapshot();
-  ASSERT_EQ(Dump(result), Dump(Plan(snapshot, now_))) << "kept and fresh tables disagree";
+  ASSERT_EQ(DumpAll(result), DumpAll(Plan(snapshot, now_))) << "kept and fresh tables disagree";
+  ASSERT_EQ(decided, Dump(result)) << "a pass that tells decides something else";
   CheckPass(result);
   Apply(result);
   CheckNow();
@@ -307,7 +327,8 @@ int64_t SchedulerWorld::NextEvent(int64_t look_again) const {
   int64_t next = look_again;
   if (arrived_ < jobs_.size()) next = std::min(next, arrivals_[arrived_]);
   for (const auto& [id, running] : running_) next = std::min(next, running.attempt.end_boot_micros);
-  if (next == kNeverMicros && !unreachable_.empty()) next = now_.boot_micros + 60 * kSecond;
+  const bool passes = !unreachable_.empty() || !missing_.empty();
+  if (next == kNeverMicros && passes) next = now_.boot_micros + 60 * kSecond;
   return std::max(next, now_.boot_micros);
 }
 

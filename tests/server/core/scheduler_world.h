@@ -82,6 +82,7 @@ class SchedulerWorld {
   PlanTime now_{1'700'000'000'000'000, 1'000'000'000};
   std::map<std::string, std::shared_ptr<const Worker>> workers_;
   std::set<std::string> unreachable_;
+  std::map<std::string, int64_t> missing_;  // of workers' host memory, taken by others
   std::vector<std::shared_ptr<const JobDemands>> shapes_;
   std::deque<Job> jobs_;
   std::vector<int64_t> arrivals_;

@@ -158,6 +158,7 @@ void SchedulerWorld::CheckRefusals(const PlanResult& result) {
       if (unreachable_.contains(id) || !HasModel(*worker, job.model_digest)) continue;
       if (failed && job.attempt.worker_id == id) continue;
       Sum base;
+      if (const auto missing = missing_.find(id); missing != missing_.end()) base.host_bytes = missing->second;
       for (const auto& [job_id, running] : running_) {
         if (running.worker == id) base.Add(running.attempt.device, running.attempt.need);
       }

@@ -59,7 +59,7 @@ class CoreHarness {
     EXPECT_TRUE(job.ok()) << job.status();
     return job.ok() ? job->id : "";
   }
-  // As the API shows it: what a waiting job waits for is the last pass's word.
+  // As the API shows it: what a waiting job waits for is not in the store.
   Job Get(const std::string& id) {
     absl::StatusOr<Job> job = store.GetJob(id);
     EXPECT_TRUE(job.ok()) << job.status();
@@ -71,8 +71,8 @@ class CoreHarness {
     return *job;
   }
   std::optional<WaitInfo> WaitOf(const Job& job) const {
-    if (!Waits(job) || core->waits() == nullptr) return std::nullopt;
-    return core->waits()->Find(job.create_number);
+    if (!Waits(job)) return std::nullopt;
+    return core->TellWaits()->Find(job.create_number);
   }
   int Position(const std::string& id) {
     const std::optional<WaitInfo> wait = WaitOf(Get(id));
@@ -95,6 +95,7 @@ class CoreHarness {
   }
   absl::StatusOr<SyncReply> SyncNumbered(const std::string& session, int64_t number,
                                          std::vector<AttemptReport> attempts = {}) {
+    attempts.insert(attempts.end(), others.begin(), others.end());
     const absl::StatusOr<std::string> worker = Do(core->Sync({session, number, std::move(attempts), 0, 0}));
     if (!worker.ok()) return worker.status();
     return core->MakeReply(*worker, number);
@@ -202,6 +203,7 @@ class CoreHarness {
   std::unique_ptr<DispatcherCore> core;
   std::vector<Effect> effects;
   int64_t sync_number = 0;
+  std::vector<AttemptReport> others;  // what every Sync names beside what it is about
 
  private:
   void Collect() {

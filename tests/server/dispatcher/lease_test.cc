@@ -323,5 +323,65 @@ TEST_F(LeaseTest, ASuspectWorkerGetsNothingNew) {
   EXPECT_EQ(Sync(session)->starts.size(), 1u) << "heard of again: placed at once";
 }
 
+// A Sync names every attempt that the worker has. One that it has named and names no more is gone, whatever became of
+// it: its job goes on elsewhere, its memory is offered again.
+TEST_F(LeaseTest, AnAttemptThatItsWorkerNamesNoMoreIsLost) {
+  const std::string session = Open(TestWorker("w1", int64_t{8} << 30, 1));
+  std::string id;
+  const AttemptKey key = RunningJob(session, &id);
+  ASSERT_TRUE(CommitCheckpoint(session, key, 20).ok());
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(Sync(session).ok());
+    EXPECT_EQ(State(id), JobState::kRunning) << "an answer may have crossed it";
+  }
+  ASSERT_TRUE(Sync(session, {Running(key)}).ok()) << "named again";
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(State(id), JobState::kRunning);
+    ASSERT_TRUE(Sync(session).ok());
+  }
+  EXPECT_EQ(State(id), JobState::kQueued);
+  EXPECT_EQ(Get(id).attempt.outcome, AttemptOutcome::kLost);
+  EXPECT_GT(Get(id).lease_epoch, key.lease_epoch) << "fenced";
+  EXPECT_EQ(Get(id).failed_attempts, 1);
+  EXPECT_TRUE(core->workers().at("w1").holds.empty());
+  Advance(10'001);
+  const auto again = StartOf(*Sync(session), id);
+  ASSERT_TRUE(again.has_value()) << Get(id).reason_detail;
+}
+
+// Many workers come once: neither memory nor the store keeps them for ever.
+TEST_F(LeaseTest, AWorkerNotHeardOfForMonthsIsForgotten) {
+  constexpr int64_t kDayMs = int64_t{24} * 3'600'000;
+  const std::string two = Open(TestWorker("w2"));
+  std::string id;
+  RunningJob(two, &id);
+  Open(TestWorker("w1"));
+  Advance(91'000);
+  Advance((limits::kForgetWorkerDays - 1) * kDayMs);
+  EXPECT_EQ(store.ListWorkers()->size(), 2u);
+  Advance(kDayMs);
+  EXPECT_FALSE(core->workers().contains("w1"));
+  EXPECT_TRUE(core->workers().contains("w2")) << "what it may still run keeps it";
+  ASSERT_EQ(store.ListWorkers()->size(), 1u);
+  EXPECT_EQ(store.ListWorkers()->front().id, "w2");
+  Open(TestWorker("w1"));  // a new one of that name
+  EXPECT_EQ(store.ListWorkers()->size(), 2u);
+  // The days before a restart count.
+  Advance(91'000);
+  Advance((limits::kForgetWorkerDays - 1) * kDayMs);
+  Restart();
+  EXPECT_TRUE(core->workers().contains("w1"));
+  Advance(kDayMs);
+  EXPECT_FALSE(core->workers().contains("w1"));
+  // One that goes on calling stays.
+  const std::string session = Open(TestWorker("w3"));
+  for (int day = 0; day < 2 * limits::kForgetWorkerDays; ++day) {
+    Advance(kDayMs);
+    Sync(session).IgnoreError();
+    Open(TestWorker("w3"));
+  }
+  EXPECT_TRUE(core->workers().contains("w3"));
+}
+
 }  // namespace
 }  // namespace longhaul::server

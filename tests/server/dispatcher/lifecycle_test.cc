@@ -114,8 +114,8 @@ TEST_F(LifecycleTest, TwoJobsSideBySideWhenBothFit) {
   const std::string session = Open(TestWorker("w1", int64_t{8} << 30, 2));
   std::string a;
   std::string b;
-  RunningJob(session, &a, 1);
-  RunningJob(session, &b, 1);
+  others.push_back(Running(RunningJob(session, &a, 1)));
+  others.push_back(Running(RunningJob(session, &b, 1)));
   EXPECT_EQ(State(a), JobState::kRunning);
   EXPECT_EQ(State(b), JobState::kRunning);
   const std::string c = Create(1);
@@ -130,6 +130,7 @@ TEST_F(LifecycleTest, TwoJobsSideBySideWhenBothFit) {
   const AttemptKey key{a, first.attempt.number, first.lease_epoch};
   ASSERT_TRUE(CommitArtifact(session, key).ok());
   EXPECT_EQ(State(c), JobState::kQueued) << "not before the first trainer is gone";
+  others.erase(others.begin());
   const auto reply = Sync(session, {Report(key, AttemptPhase::kEnded, ExitReason::kSucceeded)});
   EXPECT_TRUE(StartOf(*reply, c).has_value());
 }

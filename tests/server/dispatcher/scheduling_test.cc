@@ -267,7 +267,7 @@ TEST_F(SchedulingTest, AForecastCountsTheQueueAndChangesNothing) {
   EXPECT_EQ(forecast.wait.expected_wall_micros, 0) << "nobody can tell";
   EXPECT_TRUE(Settle().ok());
   EXPECT_EQ(core->jobs().size(), 1u);
-  EXPECT_TRUE(core->waits()->result().waits.empty());
+  EXPECT_TRUE(core->TellWaits()->result().waits.empty());
 }
 
 TEST_F(SchedulingTest, TheProjectThatHasUsedLessGoesFirstAlsoAfterARestart) {
@@ -363,6 +363,48 @@ TEST_F(SchedulingTest, AFailedCommitTakesAPreemptionBack) {
   Advance(1'001);
   EXPECT_EQ(State(low), JobState::kPausing);
   EXPECT_EQ(Get(low).preemptions, 1);
+}
+
+// What others have taken of a host since its worker started is offered to nobody; what its own attempts use is counted
+// once.
+TEST_F(SchedulingTest, HostMemoryThatOthersTookIsNotOffered) {
+  constexpr int64_t kGiB = int64_t{1} << 30;
+  const std::string session = Open(TestWorker("w1", 8 * kGiB, 4));
+  const auto create = [&] {
+    Job job = TestJob(blobs.Add("dataset"));
+    job.train_shape.sequence_length = 2 * kGiB / 1024;  // FakePlanner: 2 GiB
+    job.device_share = DeviceShare::kFit;
+    return Do(core->Create({job, "body"}))->id;
+  };
+  const auto validated = [&](const AttemptKey& key) {
+    AttemptReport report = Validated(key);
+    report.report_longest_tokens = 2 * kGiB / 1024;
+    return report;
+  };
+  const auto sync_with = [&](int64_t available, std::vector<AttemptReport> attempts) {
+    EXPECT_TRUE(Do(core->Sync({session, ++sync_number, std::move(attempts), available, 0})).ok());
+    return core->MakeReply("w1", sync_number);
+  };
+  const std::string first = create();
+  std::optional<AttemptKey> key = StartOf(sync_with(8 * kGiB, {}), first);
+  ASSERT_TRUE(key.has_value());
+  key = StartOf(sync_with(8 * kGiB, {validated(*key)}), first);
+  ASSERT_TRUE(key.has_value()) << Get(first).reason_detail;
+  AttemptReport report = Running(*key);
+  report.host_bytes_peak = 2 * kGiB;
+  const int64_t left = 6 * kGiB;
+  sync_with(left, {report});
+  const std::string next = create();
+  const std::optional<AttemptKey> validation = StartOf(sync_with(left, {report}), next);
+  ASSERT_TRUE(validation.has_value());
+  // Somebody else takes most of what is left.
+  SyncReply reply = sync_with(kGiB, {report, validated(*validation)});
+  EXPECT_FALSE(StartOf(reply, next).has_value());
+  EXPECT_EQ(Get(next).reason, Reason::kWaitingForHostRam) << Get(next).reason_detail;
+  EXPECT_FALSE(StartOf(sync_with(kGiB, {report}), next).has_value());
+  // And gives it back: the Sync that says so starts the job, beside the one that runs, whose memory is counted once.
+  reply = sync_with(left, {report});
+  EXPECT_TRUE(StartOf(reply, next).has_value()) << Get(next).reason_detail;
 }
 
 }  // namespace

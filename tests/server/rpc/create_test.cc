@@ -1,5 +1,8 @@
+#include <barrier>
+#include <cstdlib>
 #include <set>
 #include <thread>
+#include <vector>
 
 #include "base/limits.h"
 #include "tests/server/rpc/rpc_test_support.h"
@@ -270,6 +273,79 @@ TEST_F(CreateTest, UnknownJobsAreNotFound) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(DetailsOf(status).reason, "JOB_NOT_FOUND");
   EXPECT_NE(status.error_message().find("ftjob-nothere"), std::string::npos);
+}
+
+// What is remembered of a plan is what the same plan says anew; the steps and the workers are those of the request.
+TEST_F(CreateTest, EstimatesThatAreRememberedAreThoseThatAreMade) {
+  v1::EstimateFineTuneJobRequest request;
+  *request.mutable_spec() = GoodRequest().spec();
+  const auto ask = [&](int64_t max_steps, int64_t length) {
+    request.mutable_spec()->mutable_hyperparameters()->set_max_steps(max_steps);
+    request.mutable_spec()->mutable_hyperparameters()->set_max_sequence_length(length);
+    v1::EstimateFineTuneJobResponse response;
+    EXPECT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::EstimateFineTuneJob, request, &response).ok());
+    EXPECT_EQ(response.classes_size(), 1);
+    return response.classes(0);
+  };
+  const v1::DeviceClassEstimate first = ask(10, 64);
+  const v1::DeviceClassEstimate longer = ask(10, 128);
+  const v1::DeviceClassEstimate again = ask(10, 64);
+  EXPECT_EQ(again.SerializeAsString(), first.SerializeAsString());
+  EXPECT_GT(longer.estimate().host_bytes(), first.estimate().host_bytes());
+  const v1::DeviceClassEstimate more = ask(30, 64);
+  EXPECT_EQ(more.estimate().total_steps(), 30);
+  EXPECT_DOUBLE_EQ(more.estimate().total_seconds(), 3 * first.estimate().total_seconds());
+  EXPECT_EQ(more.estimate().host_bytes(), first.estimate().host_bytes());
+}
+
+// However they come together, over connections of their own. LONGHAUL_SOAK_ROUNDS: the long form.
+TEST_F(CreateTest, OneRequestIdFrom64ClientsIsOneJob) {
+  constexpr int kClients = 64;
+  const char* const asked = std::getenv("LONGHAUL_SOAK_ROUNDS");
+  const int rounds = asked == nullptr ? 3 : std::atoi(asked);
+  ASSERT_GE(rounds, 1);
+  std::vector<std::string> ids(kClients);
+  std::barrier together(kClients + 1);
+  std::vector<std::jthread> clients;
+  for (int i = 0; i < kClients; ++i) {
+    clients.emplace_back([&, i] {
+      grpc::ChannelArguments arguments;
+      arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+      const auto stub = v1::FineTuneService::NewStub(grpc::CreateCustomChannel(
+          "127.0.0.1:" + std::to_string(server_->grpc_port()), grpc::InsecureChannelCredentials(), arguments));
+      for (int round = 0; round < rounds; ++round) {
+        v1::CreateFineTuneJobRequest request = GoodRequest();
+        request.set_request_id("round-" + std::to_string(round));
+        together.arrive_and_wait();
+        v1::Job job;
+        const grpc::Status status = Call(*stub, &v1::FineTuneService::Stub::CreateFineTuneJob, request, &job);
+        ids[static_cast<size_t>(i)] = status.ok() ? job.id() : status.error_message();
+        together.arrive_and_wait();
+      }
+    });
+  }
+  std::set<std::string> jobs;
+  for (int round = 0; round < rounds; ++round) {
+    together.arrive_and_wait();
+    together.arrive_and_wait();
+    const std::set<std::string> answered(ids.begin(), ids.end());
+    EXPECT_EQ(answered.size(), 1u) << *answered.begin() << " and " << *answered.rbegin();
+    EXPECT_TRUE(jobs.insert(*answered.begin()).second) << "an earlier round's job";
+    v1::CancelFineTuneJobRequest cancel;
+    cancel.set_id(*answered.begin());
+    v1::Job job;
+    EXPECT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::CancelFineTuneJob, cancel, &job).ok());
+  }
+  clients.clear();
+  int count = 0;
+  v1::ListFineTuneJobsRequest list;
+  do {
+    v1::ListFineTuneJobsResponse page;
+    ASSERT_TRUE(Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, list, &page).ok());
+    count += page.jobs_size();
+    list.set_page_token(page.next_page_token());
+  } while (!list.page_token().empty());
+  EXPECT_EQ(count, rounds);
 }
 
 }  // namespace

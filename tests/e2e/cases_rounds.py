@@ -1,0 +1,172 @@
+"""The same disturbance many times over, with real processes: a short form in every run of the tests, the long ones in
+tests/soak.sh.
+
+LONGHAUL_SOAK_ROUNDS is how often, LONGHAUL_SOAK_SEED where the draws begin, LONGHAUL_SOAK_OUTAGE_S how long an outage is.
+"""
+
+import json
+import os
+import random
+import signal
+import time
+
+from harness import Watch, check, wait_for, write_chat
+from cases_control import train_attempts, worker_of
+from cases_faults import FLAGS, begin, finish
+from cases_jobs import ENDLESS_STEPS
+
+LEASES = ["--lease-ms", "3000", "--worker-lost-ms", "4000", "--sync-hold-ms", "1000"]
+CANCELLED_WITHIN_S = 10
+MOST_FAILURES = 100
+
+
+def rounds(short):
+    return int(os.environ.get("LONGHAUL_SOAK_ROUNDS", short))
+
+
+def draws():
+    return random.Random(int(os.environ.get("LONGHAUL_SOAK_SEED", "1")))
+
+
+def checkpoints(cluster, job_id):
+    answer = json.loads(cluster.cli("checkpoints", job_id, "-o", "json", code=0).stdout)
+    return {(int(c["attempt"]), int(c["step"])) for c in answer["checkpoints"]}
+
+
+def stopped_past_lease(cluster):
+    """Agent and trainer of a worker stand still until another worker has its job; awake again they write what they had.
+    Nothing of it is taken: every checkpoint that comes from then on is of the newer attempt."""
+    cluster.start_server(*LEASES)
+    data = write_chat(cluster.path("train.jsonl"))
+    agents = {name: cluster.start_worker(name=name) for name in ("one", "two")}
+    draw = draws()
+    for _ in range(rounds(1)):
+        job_id = cluster.submit(data, *FLAGS, steps=ENDLESS_STEPS)
+        watch = Watch(cluster, job_id)
+        watch.until_step(draw.randrange(5, 40))
+        attempt = cluster.job(job_id)["attempt"]
+        agent, trainer = agents[attempt["worker_id"]], cluster.trainer(attempt["worker_id"])
+        # The trainer alone holds at its own lease; both asleep know nothing of it when they wake up.
+        both = draw.random() < 0.5
+        agent.send_signal(signal.SIGSTOP)
+        if both:
+            trainer.signal(signal.SIGSTOP)
+        watch.until_state("RECOVERING")
+        watch.until_state("RUNNING")
+        newer = cluster.job(job_id)["attempt"]
+        check(newer["worker_id"] != attempt["worker_id"], "the worker that stands still got the job again")
+        before = checkpoints(cluster, job_id)
+        if both:
+            trainer.signal(signal.SIGCONT)
+        agent.send_signal(signal.SIGCONT)
+        wait_for("the fenced trainer's end", lambda: not trainer.alive())
+        stale = {c for c in checkpoints(cluster, job_id) - before if c[0] != newer["number"]}
+        check(not stale, "checkpoints of attempt %d were taken after attempt %d had begun: %s" % (
+            attempt["number"], newer["number"], sorted(stale)))
+        cluster.cli("cancel", job_id, code=0)
+        watch.to_end()
+        numbers = [a["number"] for a in train_attempts(cluster, job_id) if a["outcome"] == "ATTEMPT_OUTCOME_LOST"]
+        check(attempt["number"] in numbers, "attempt %d is not counted as lost" % attempt["number"])
+
+
+def cancelled_while_running(cluster):
+    """The trainer is gone and its memory back within seconds of a cancel."""
+    cluster.start_server()
+    data = write_chat(cluster.path("train.jsonl"))
+    cluster.start_worker()
+    draw = draws()
+    longest = 0.0
+    for _ in range(rounds(2)):
+        job_id = cluster.submit(data, *FLAGS, steps=ENDLESS_STEPS)
+        watch = Watch(cluster, job_id)
+        watch.until_step(draw.randrange(1, 30))
+        trainer = cluster.trainer()
+        begun = time.monotonic()
+        cluster.cli("cancel", job_id, code=0)
+        wait_for("the trainer's end", lambda: not trainer.alive())
+        wait_for("its memory", lambda: worker_of(cluster, "worker")["host_bytes_reserved"] == "0")
+        took = time.monotonic() - begun
+        longest = max(longest, took)
+        check(took < CANCELLED_WITHIN_S, "it took %.1f s until the trainer and its memory were gone" % took)
+        check(watch.to_end() == 5, "the watch did not end with CANCELLED")
+    print("  slowest cancel %.2f s" % longest)
+
+
+class Killings:
+    """Scheduler, agents and trainers, one of them killed -9 in every cycle, while short jobs come and end."""
+
+    def __init__(self, cluster):
+        self.cluster, self.draw = cluster, draws()
+        self.data = write_chat(cluster.path("train.jsonl"))
+        cluster.start_server(*LEASES)
+        self.agents = {name: cluster.start_worker(name=name) for name in ("one", "two")}
+        self.expected = self.adapter(self.submit("undisturbed"))
+        self.acknowledged = {}  # request id -> job id
+
+    def submit(self, request_id):
+        return self.cluster.submit(self.data, *FLAGS, "--retry-limit", str(MOST_FAILURES), "--request-id", request_id)
+
+    def adapter(self, job_id):
+        self.cluster.wait(job_id, 0)
+        return self.cluster.adapter_digest(job_id)
+
+    def create(self, number):
+        request_id = "cycle-%d" % number
+        self.acknowledged[request_id] = self.submit(request_id)
+
+    def kill_one(self):
+        victim = self.draw.choice(["scheduler", "agent", "trainer"])
+        if victim == "scheduler":
+            self.cluster.kill(self.cluster.server)
+            self.cluster.start_server(*LEASES)
+        elif victim == "agent":
+            name = self.draw.choice(sorted(self.agents))
+            self.cluster.kill(self.agents[name])
+            self.agents[name] = self.cluster.start_worker(name=name)
+        else:
+            trainers = [t for name in self.agents for t in self.cluster.trainers(name)]
+            if trainers:
+                self.draw.choice(trainers).kill()
+        return victim
+
+    def live(self):
+        ended = {"SUCCEEDED", "FAILED", "CANCELLED"}
+        return [job for job in self.cluster.jobs() if job["state"] not in ended]
+
+
+def killed_at_random(cluster):
+    """Nothing that was acknowledged is lost or made twice, and every job ends with the very bytes of an undisturbed run."""
+    killings = Killings(cluster)
+    victims = {}
+    for number in range(rounds(4)):
+        if len(killings.live()) < 3:
+            killings.create(number)
+        wait_for("something that runs", lambda: any(j["state"] == "RUNNING" for j in killings.live()) or not killings.live())
+        victim = killings.kill_one()
+        victims[victim] = victims.get(victim, 0) + 1
+    for request_id, job_id in killings.acknowledged.items():
+        check(killings.adapter(job_id) == killings.expected, "the adapter of %s differs" % job_id)
+        check(killings.submit(request_id) == job_id, "request id %s made another job than %s" % (request_id, job_id))
+    check(len(cluster.jobs("--limit", "100000")) == len(killings.acknowledged) + 1, "there are jobs that nobody made")
+    print("  %d jobs; killed: %s" % (len(killings.acknowledged), victims))
+
+
+def outage(cluster):
+    """The scheduler is away for longer than any lease: the trainer holds, is taken up again, and nothing counts as a
+    failure."""
+    seconds = int(os.environ.get("LONGHAUL_SOAK_OUTAGE_S", "5"))
+    _, job_id, watch, trainer, expected = begin(cluster, *LEASES)
+    before = cluster.job(job_id)["attempt"]
+    cluster.kill(cluster.server)
+    end = time.monotonic() + seconds
+    wait_for("the end of the outage", lambda: time.monotonic() >= end, guard_s=seconds + 60)
+    check(trainer.alive(), "the trainer did not outlive the outage")
+    cluster.start_server(*LEASES)
+    finish(cluster, job_id, watch, expected)
+    after = cluster.job(job_id)
+    check(after["attempt"]["number"] == before["number"], "a new attempt was made for a healthy trainer")
+    check(after["attempt"]["lease_epoch"] == before["lease_epoch"], "the lease epoch changed")
+    check(after["failed_attempts"] == 0, "an outage counts as a failure")
+
+
+CASES = [stopped_past_lease, cancelled_while_running, killed_at_random, outage]
