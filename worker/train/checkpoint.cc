@@ -109,13 +109,12 @@ absl::Status ReadArray(const formats::SafetensorsSet& file, const std::string& p
 absl::Status Replace(const std::string& partial, const std::string& folder) {
   const std::string replaced = folder + ".replaced";
   const bool replaces = FileExists(folder);
-  if (replaces) {
-    LH_RETURN_IF_ERROR(RemoveTree(replaced));
-    LH_RETURN_IF_ERROR(RenameFile(folder, replaced));
-  }
-  const absl::Status renamed = RenameFile(partial, folder);
-  if (!renamed.ok() && replaces) RenameFile(replaced, folder).IgnoreError();
-  LH_RETURN_IF_ERROR(renamed);
+  if (replaces) LH_RETURN_IF_ERROR(RemoveTree(replaced));
+  absl::Status status = replaces ? RenameFile(folder, replaced) : absl::OkStatus();
+  if (status.ok()) status = RenameFile(partial, folder);
+  // A rename that was made and not synced has failed, too.
+  if (!status.ok() && replaces && !FileExists(folder)) RenameFile(replaced, folder).IgnoreError();
+  LH_RETURN_IF_ERROR(status);
   return RemoveTree(replaced);
 }
 
