@@ -110,6 +110,9 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const ChannelOptions&
                      "a token goes to another machine over TLS only: give --tls-ca FILE (or --tls, where a public "
                      "authority signs the scheduler's certificate)");
   }
+  // gRPC's own second would be waited out by every stream that a restarted scheduler has dropped.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, static_cast<int>(limits::kMinBackoffMs));
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, static_cast<int>(limits::kMaxBackoffMs));
   // gRPC would ask the http_proxy of the environment for this very machine, too.
   if (IsLocal(options.address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
