@@ -40,8 +40,11 @@ StepFlops CountFlops(const MemoryPlan& plan, double trained_fraction) {
 double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
   if (facts.gemm_flops <= 0) return 0;
   const StepFlops flops = CountFlops(plan);
-  double rate = facts.gemm_flops * static_cast<double>(plan.choices.cpu_threads) /
-                static_cast<double>(std::max(1, facts.cpu_threads));
+  double rate = facts.gemm_flops;
+  // A GPU's rate is its own, however many threads feed it.
+  if (plan.device == DeviceKind::kCpu) {
+    rate *= static_cast<double>(plan.choices.cpu_threads) / static_cast<double>(std::max(1, facts.cpu_threads));
+  }
   // The probe measures the faster type; f32 on a bf16 device runs at about half of it (BUILD.md).
   if (facts.has_bf16 && plan.train.compute == ComputeType::kF32) rate /= 2;
   const double seconds = (flops.linear + flops.head + flops.recompute) / (rate * kLinearEfficiency) +

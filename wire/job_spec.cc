@@ -71,7 +71,6 @@ void ResolveJobSpec(v1::JobSpec* spec, const ModelShape& shape, const std::strin
     const bool gguf = model_storage.rfind("gguf", 0) == 0;
     hyper->set_base_storage(gguf ? v1::BASE_STORAGE_AS_STORED : v1::BASE_STORAGE_NF4);
   }
-  if (!hyper->has_deterministic()) hyper->set_deterministic(true);
   if (!hyper->has_allow_nonidentical_resume()) hyper->set_allow_nonidentical_resume(false);
   v1::Resources* resources = spec->mutable_resources();
   if (resources->device_share() == v1::DEVICE_SHARE_UNSPECIFIED) resources->set_device_share(v1::DEVICE_SHARE_WHOLE);

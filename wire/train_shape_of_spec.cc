@@ -37,6 +37,7 @@ absl::StatusOr<TrainShape> TrainShapeOfSpec(const v1::JobSpec& resolved, const v
   train.lora_rank = hyper.lora_rank();
   const std::vector<std::string> targets(hyper.target_modules().begin(), hyper.target_modules().end());
   LH_ASSIGN_OR_RETURN(train.lora_targets, LoraTargetsFromNames(targets));
+  train.deterministic = hyper.deterministic();
   train.lora_dropout = hyper.lora_dropout() > 0;
   train.batch_size = hyper.batch_size();
   train.sequence_length = hyper.max_sequence_length();

@@ -117,6 +117,7 @@ absl::Status Run(const Flags& flags) {
   wanted.model_dirs = flags.models;
   wanted.state_dir = flags.state_dir;
   wanted.cpu_threads = flags.cpu_threads;
+  wanted.trainer_path = options.trainer_path;
   if (!flags.host_bytes.empty()) {
     LH_ASSIGN_OR_RETURN(wanted.host_bytes, ParseBytes(flags.host_bytes));
   }
@@ -127,6 +128,11 @@ absl::Status Run(const Flags& flags) {
   if (inventory.proto.models_size() == 0) LogLine("no models under --models; this worker gets no jobs");
   for (const v1::Model& model : inventory.proto.models()) {
     LogLine("model " + model.name() + " (" + model.storage() + ", " + FormatBytes(model.size_bytes()) + ")");
+  }
+  for (const v1::Device& device : inventory.proto.devices()) {
+    if (device.facts().kind() != v1::DEVICE_KIND_CUDA) continue;
+    LogLine("offers GPU " + device.id() + ", class " + device.facts().device_class() + ", " +
+            FormatBytes(device.facts().device_bytes()));
   }
   LogLine("offers " + FormatBytes(inventory.proto.host_bytes_total()) + " of RAM and " +
           std::to_string(inventory.proto.cpu_threads_total()) + " CPU threads");

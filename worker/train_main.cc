@@ -1,5 +1,6 @@
 // longhaul-train: one attempt, one process. `longhaul-train DIR` runs the attempt directory that an agent has made;
-// `longhaul-train --job job.yaml --out DIR` makes one by itself. Exit codes: worker/attempt/exit_codes.h.
+// `longhaul-train --job job.yaml --out DIR` makes one by itself. `longhaul-train --devices list` tells the agent of
+// this machine's GPUs. Exit codes: worker/attempt/exit_codes.h.
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -12,11 +13,14 @@
 #include "base/format.h"
 #include "base/process.h"
 #include "base/status_macros.h"
+#include "kernels/cuda_error.h"
+#include "wire/device_probe.h"
 #include "wire/job_file.h"
 #include "worker/attempt/attempt_dir.h"
 #include "worker/attempt/exit_codes.h"
 #include "worker/trainer/events.h"
 #include "worker/trainer/local_job.h"
+#include "worker/trainer/probe_devices.h"
 #include "worker/trainer/run_attempt.h"
 #include "worker/trainer/signals.h"
 
@@ -29,6 +33,7 @@ struct Flags {
   LocalJobOptions local;
   std::string job_file;
   std::string host_bytes;
+  std::string devices;  // "", "list" or "measure"
 };
 
 void LogLine(const std::string& line) {
@@ -47,6 +52,8 @@ v1::TrainerExit RunAndCatch(const AttemptContext& context) {
   } catch (const std::bad_alloc&) {
     return ExitOfError(
         MakeError(absl::StatusCode::kResourceExhausted, "HOST_OOM", "an allocation outside the plan failed"));
+  } catch (const kernels::CudaError& error) {
+    return ExitOfError(CudaFailure(error, "after the last step"));
   } catch (const std::exception& error) {
     return ExitOfError(MakeError(absl::StatusCode::kInternal, "INTERNAL", std::string("exception: ") + error.what()));
   }
@@ -115,6 +122,11 @@ int RunLocal(const Flags& flags, AttemptContext context) {
   return code;
 }
 
+int PrintDevices(bool measure) {
+  std::printf("%s\n", wire::DeviceProbeToJson(ProbeDevices(measure)).c_str());
+  return attempt::kExitSucceeded;
+}
+
 int Main(int argc, char** argv) {
   SignalInbox signals;  // before any thread
   const RealClock clock;
@@ -129,11 +141,19 @@ int Main(int argc, char** argv) {
   app.add_option("--data", flags.local.dataset, "JSONL to train on")->needs(out);
   app.add_option("--eval-data", flags.local.eval_dataset, "JSONL held out")->needs(out);
   app.add_option("--host-bytes", flags.host_bytes, "RAM to plan for (\"8GiB\"); by default what is free")->needs(out);
+  app.add_option("--device", flags.local.device, "cpu, cuda (the first GPU), or a GPU's UUID")
+      ->needs(out)
+      ->capture_default_str();
+  app.add_option("--devices", flags.devices, "Print this machine's GPUs as JSON; measure: with their speed")
+      ->check(CLI::IsMember({"list", "measure"}))
+      ->excludes(dir)
+      ->excludes(out);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? attempt::kExitSucceeded : attempt::kExitUsage;
   }
+  if (!flags.devices.empty()) return PrintDevices(flags.devices == "measure");
   AttemptContext context{attempt::AttemptDir(flags.dir), {}, {}, &clock, &signals, nullptr, LogLine, false};
   if (!flags.local.out_dir.empty()) return RunLocal(flags, std::move(context));
   if (!flags.dir.empty()) return RunAttemptDir(flags, std::move(context));

@@ -2,20 +2,32 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "kernels/cuda/cuda_engine.h"
+#include "kernels/cuda/device_rates.h"
 
 namespace longhaul::kernels {
+namespace {
+
+absl::Status NoCuda() {
+  return MakeError(absl::StatusCode::kUnavailable, "NO_CUDA",
+                   "this build of Longhaul has no CUDA support; run on the CPU, or build where the CUDA toolkit is "
+                   "installed");
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<CudaEngine>> CudaEngine::Create(const Exec&, const CudaEngineMemory&,
                                                                const CudaEngineShapes&, std::vector<CudaLinear>,
                                                                const void*) {
-  return MakeError(absl::StatusCode::kUnavailable, "NO_CUDA",
-                   "this build of Longhaul has no CUDA support; run on the CPU, or build where the CUDA toolkit is "
-                   "installed");
+  return NoCuda();
 }
 
 int64_t CudaUsedBytes(const Exec&) {
   LH_CHECK(false, "there is no CUDA Exec in a build without CUDA");
   return 0;
 }
+
+absl::StatusOr<std::string> CudaLibraries() { return NoCuda(); }
+
+absl::StatusOr<CudaRates> MeasureCudaRates(const Exec&) { return NoCuda(); }
 
 }  // namespace longhaul::kernels

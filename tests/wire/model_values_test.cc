@@ -100,18 +100,21 @@ TEST(TrainShapeOfSpecTest, TakesTheSpecTheReportAndTheDevice) {
   EXPECT_EQ(before->dataset_bytes, 3300);
   EXPECT_EQ(before->dataset_tokens, 1100);
   EXPECT_EQ(before->cpu_threads, 0);
+  EXPECT_FALSE(before->deterministic) << "a GPU is slower for it, and nobody has asked";
 
   v1::DataReport report;
   report.set_tokens(777);
   report.set_longest_tokens(100);
   facts.has_bf16 = true;
   spec.mutable_resources()->set_cpu_threads(2);
+  spec.mutable_hyperparameters()->set_deterministic(true);
   const auto after = TrainShapeOfSpec(spec, &report, facts);
   ASSERT_TRUE(after.ok()) << after.status();
   EXPECT_EQ(after->compute, ComputeType::kBF16);
   EXPECT_EQ(after->longest(), 100);
   EXPECT_EQ(after->dataset_tokens, 777);
   EXPECT_EQ(after->cpu_threads, 2);
+  EXPECT_TRUE(after->deterministic);
   spec.mutable_hyperparameters()->set_compute_type(v1::COMPUTE_TYPE_F32);
   EXPECT_EQ(TrainShapeOfSpec(spec, &report, facts)->compute, ComputeType::kF32);
   spec.mutable_hyperparameters()->set_compute_type(v1::COMPUTE_TYPE_FP8);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 #include <utility>
 
 #include "base/env.h"
@@ -14,8 +13,11 @@
 #include "kernels/exec.h"
 #include "model/device_facts.h"
 #include "nlohmann/json.hpp"
+#include "wire/device_probe.h"
 #include "wire/model_values.h"
+#include "worker/agent/gpu_inventory.h"
 #include "worker/agent/host_memory.h"
+#include "worker/agent/state_cache.h"
 #include "worker/data/tokenizer.h"
 #include "worker/formats/model_source.h"
 
@@ -24,41 +26,6 @@ namespace {
 
 using Log = std::function<void(const std::string&)>;
 using Cancelled = std::function<bool()>;
-
-// A small file of JSON in the state folder: forgotten where it cannot be read, for everything in it can be found again.
-class Cache {
- public:
-  explicit Cache(std::string path) : path_(std::move(path)) {
-    const auto text = ReadFile(path_, limits::kMaxJsonFileBytes);
-    if (text.ok()) values_ = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
-    if (!values_.is_object()) values_ = nlohmann::json::object();
-  }
-  const nlohmann::json* Find(const std::string& key) {
-    used_.insert(key);
-    const auto found = values_.find(key);
-    return found == values_.end() ? nullptr : &*found;
-  }
-  void Put(const std::string& key, nlohmann::json value) {
-    used_.insert(key);
-    values_[key] = std::move(value);
-    changed_ = true;
-  }
-  // Only what was asked for this time.
-  absl::Status Save() {
-    if (!changed_ && used_.size() == values_.size()) return absl::OkStatus();
-    nlohmann::json kept = nlohmann::json::object();
-    for (const std::string& key : used_) {
-      if (values_.contains(key)) kept[key] = values_[key];
-    }
-    return WriteFileAtomic(path_, kept.dump(1));
-  }
-
- private:
-  std::string path_;
-  nlohmann::json values_;
-  std::set<std::string> used_;
-  bool changed_ = false;
-};
 
 bool EndsWith(const std::string& text, const std::string& end) {
   return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
@@ -111,7 +78,8 @@ struct Described {
   std::string fingerprint;
 };
 
-absl::StatusOr<Described> Describe(const std::string& path, Cache* cache, const Log& log, const Cancelled& cancelled) {
+absl::StatusOr<Described> Describe(const std::string& path, StateCache* cache, const Log& log,
+                                   const Cancelled& cancelled) {
   LH_ASSIGN_OR_RETURN(const formats::ModelSource source, formats::ModelSource::Open(path));
   LH_ASSIGN_OR_RETURN(const std::string fingerprint, source.Fingerprint());
   auto tokenizer = source.gguf() != nullptr ? data::Tokenizer::FromGguf(*source.gguf())
@@ -142,7 +110,7 @@ absl::StatusOr<Described> Describe(const std::string& path, Cache* cache, const 
 
 absl::Status AddModels(const InventoryOptions& options, const Log& log, const Cancelled& cancelled,
                        Inventory* inventory) {
-  Cache cache(JoinPath(options.state_dir, "models.json"));
+  StateCache cache(JoinPath(options.state_dir, "models.json"));
   std::map<std::string, std::string> path_of_name;
   for (const std::string& dir : options.model_dirs) {
     LH_ASSIGN_OR_RETURN(const std::vector<std::string> paths, FindModels(dir));
@@ -172,7 +140,7 @@ absl::Status AddModels(const InventoryOptions& options, const Log& log, const Ca
 }
 
 double MeasuredFlops(const InventoryOptions& options, const kernels::CpuFacts& cpu, int threads, const Log& log) {
-  Cache cache(JoinPath(options.state_dir, "device.json"));
+  StateCache cache(JoinPath(options.state_dir, "device.json"));
   const std::string key = cpu.model_name + "|" + cpu.isa + "|" + cpu.gemm_library + "|" + std::to_string(threads);
   if (const auto* cached = cache.Find(key); cached != nullptr && cached->is_number() && cached->get<double>() > 0) {
     return cached->get<double>();
@@ -189,11 +157,7 @@ double MeasuredFlops(const InventoryOptions& options, const kernels::CpuFacts& c
 // A class is what has the same plans and gives the same bits: instruction set, threads and RAM, and, as a short hash,
 // the processor and the GEMM library, whose blocking follows its caches.
 std::string CpuDeviceClass(const kernels::CpuFacts& cpu, int threads, int64_t host_bytes) {
-  constexpr int64_t kMiB = int64_t{1} << 20;
-  const bool whole_gib = host_bytes % (1024 * kMiB) == 0;
-  const std::string ram =
-      whole_gib ? std::to_string(host_bytes / (1024 * kMiB)) + "g" : std::to_string(host_bytes / kMiB) + "m";
-  return "cpu-" + cpu.isa + "-" + std::to_string(threads) + "t-" + ram + "-" +
+  return "cpu-" + cpu.isa + "-" + std::to_string(threads) + "t-" + wire::ClassBytes(host_bytes) + "-" +
          Sha256Hex(cpu.model_name + "\n" + cpu.gemm_library).substr(0, 6);
 }
 
@@ -242,6 +206,7 @@ absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const L
   // What is wrong with the flags is said before anything is measured or read.
   for (const std::string& dir : options.model_dirs) LH_RETURN_IF_ERROR(FindModels(dir).status());
   LH_RETURN_IF_ERROR(AddCpu(options, log, &inventory));
+  LH_RETURN_IF_ERROR(AddGpus(options, log, cancelled, &inventory.proto));
   LH_RETURN_IF_ERROR(AddModels(options, log, cancelled, &inventory));
   return inventory;
 }

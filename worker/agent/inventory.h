@@ -1,8 +1,8 @@
 // What this machine offers: its devices and the models under the given folders.
 //
-// A model's content digest and a CPU's measured speed are kept in files of the state folder, so that only what has
+// A model's content digest and a device's measured speed are kept in files of the state folder, so that only what has
 // changed is read again: a digest belongs to ModelSource::Fingerprint, a speed to (CPU model,
-// threads, ISA).
+// threads, ISA) or (GPU, driver, libraries).
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,9 @@ namespace longhaul::agent {
 struct InventoryOptions {
   std::vector<std::string> model_dirs;
   std::string state_dir;
-  int64_t host_bytes = 0;  // 0 = what other programs leave, less a reserve (host_memory.h)
-  int cpu_threads = 0;     // 0 = all that the affinity mask allows
+  int64_t host_bytes = 0;    // 0 = what other programs leave, less a reserve (host_memory.h)
+  int cpu_threads = 0;       // 0 = all that the affinity mask allows
+  std::string trainer_path;  // longhaul-train, which is asked for the GPUs; "" = none are looked for
 };
 
 struct Inventory {

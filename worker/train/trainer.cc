@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/cuda_engine.h"
 #include "nlohmann/json.hpp"
 
 namespace longhaul::train {
@@ -103,7 +104,8 @@ absl::Status Trainer::Load(const WeightSource& weights) {
   identity_.run_signature = RunSignature(options_, state_.total_steps);
   if (!options_.resume_from.empty()) LH_RETURN_IF_ERROR(Resume());
   ops_->AdapterChanged();
-  observer_->OnStarted({options_.plan.arena_bytes, state_.total_steps, state_.step, SecondsSince(begin)});
+  observer_->OnStarted({options_.plan.arena_bytes, options_.plan.device_arena_bytes, state_.total_steps, state_.step,
+                        SecondsSince(begin)});
   return absl::OkStatus();
 }
 
@@ -236,6 +238,7 @@ absl::StatusOr<bool> Trainer::Step() {
   progress.tokens_per_second = progress.step_seconds > 0 ? static_cast<double>(step.tokens) / progress.step_seconds : 0;
   progress.trained_tokens = state_.trained_tokens;
   progress.skipped_updates = state_.skipped_updates;
+  if (options_.plan.device == DeviceKind::kCuda) progress.device_bytes_used = kernels::CudaUsedBytes(*exec_);
   observer_->OnProgress(progress);
   LH_RETURN_IF_ERROR(Failpoint("trainer_after_step"));
   return true;

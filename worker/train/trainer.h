@@ -31,7 +31,8 @@
 namespace longhaul::train {
 
 struct TrainStarted {
-  int64_t arena_bytes = 0;
+  int64_t arena_bytes = 0;         // of host memory; pinned on CUDA
+  int64_t device_arena_bytes = 0;  // 0 on a CPU device
   int64_t total_steps = 0;
   int64_t first_step = 0;  // 0, or where the resume begins
   double load_seconds = 0;
@@ -52,6 +53,7 @@ struct TrainProgress {
   double update_seconds = 0;
   int64_t trained_tokens = 0;  // of the job so far
   int64_t skipped_updates = 0;
+  int64_t device_bytes_used = 0;  // of all processes on the device; 0 on a CPU device
 };
 
 struct CheckpointInfo {

@@ -27,7 +27,12 @@ Failure FailureOf(const absl::Status& status) {
   if (reason == "PLAN_MISMATCH") return {v1::PLAN_MISMATCH, false};
   if (reason == "HOST_OOM") return {v1::HOST_OOM, false};
   if (reason == "DEVICE_OOM") return {v1::DEVICE_OOM, false};
-  if (reason == "DEVICE_FAULT") return {v1::DEVICE_FAULT, false};
+  // Another attempt may meet another device, or this one once somebody has looked after it.
+  for (const char* fault :
+       {"DEVICE_FAULT", "NO_CUDA", "NO_CUDA_DEVICE", "NO_CUDA_KERNELS", "CUDA_DRIVER_TOO_OLD", "CUDA_DEVICE_TOO_OLD",
+        "CUDA_LIBRARY_MISSING", "CUBLASLT_UNAVAILABLE", "CUDNN_UNAVAILABLE"}) {
+    if (reason == fault) return {v1::DEVICE_FAULT, false};
+  }
   if (reason == "DISK_FULL") return {v1::DISK_FULL, false};
   return {v1::INTERNAL, false};
 }
@@ -68,6 +73,13 @@ v1::TrainerExit ExitOfError(const absl::Status& status) {
   exit.set_message(attempt::CutUtf8(std::string_view(status.message().data(), status.message().size()),
                                     limits::kMaxTrainerMessageBytes));
   return exit;
+}
+
+absl::Status CudaFailure(const kernels::CudaError& error, const std::string& when) {
+  constexpr int kCudaErrorMemoryAllocation = 2;
+  const bool oom = error.code() == kCudaErrorMemoryAllocation;
+  return MakeError(oom ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable,
+                   oom ? "DEVICE_OOM" : "DEVICE_FAULT", when + ", " + error.what());
 }
 
 v1::TrainerExit ExitOf(v1::TrainerExitReason reason, const std::string& message) {

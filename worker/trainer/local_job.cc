@@ -9,9 +9,11 @@
 #include "base/status_macros.h"
 #include "kernels/exec.h"
 #include "model/memory_plan.h"
+#include "wire/device_probe.h"
 #include "wire/job_spec.h"
 #include "wire/train_shape_of_spec.h"
 #include "worker/attempt/attempt_dir.h"
+#include "worker/trainer/probe_devices.h"
 
 namespace longhaul::trainer {
 namespace {
@@ -24,7 +26,7 @@ absl::StatusOr<std::string> NameFile(const std::string& path, v1::Dataset* datas
   return path;
 }
 
-DeviceFacts ThisMachine(const LocalJobOptions& options) {
+DeviceFacts ThisCpu(const LocalJobOptions& options) {
   const kernels::CpuFacts cpu = kernels::ProbeCpu();
   DeviceFacts facts;
   facts.cpu_threads = HostCpuThreads();
@@ -34,6 +36,24 @@ DeviceFacts ThisMachine(const LocalJobOptions& options) {
   facts.host_bytes = options.host_bytes > 0 ? options.host_bytes : HostMemAvailableBytes();
   facts.disk_bytes = DiskFreeBytes(options.out_dir).value_or(0);
   return facts;
+}
+
+// The GPU that the options name, with what is free of it.
+absl::StatusOr<DeviceFacts> ThisGpu(const LocalJobOptions& options, std::string* device_id) {
+  const wire::DeviceProbe probe = ProbeDevices(/*measure=*/false);
+  const auto unusable = [](const std::string& why) {
+    return MakeError(absl::StatusCode::kUnavailable, "NO_CUDA_DEVICE", "--device: " + why);
+  };
+  for (const wire::ProbedGpu& gpu : probe.gpus) {
+    if (options.device != "cuda" && options.device != gpu.id) continue;
+    if (!gpu.problem.empty()) return unusable(gpu.problem);
+    *device_id = gpu.id;
+    const DeviceFacts cpu = ThisCpu(options);
+    return wire::FactsOfGpu(gpu, gpu.memory_bytes - wire::GpuBytesOfOthers(gpu),
+                            {cpu.host_bytes, cpu.disk_bytes, cpu.cpu_threads});
+  }
+  if (!probe.problem.empty()) return unusable(probe.problem);
+  return unusable("there is no GPU \"" + options.device + "\"; `longhaul-train --devices list` names them");
 }
 
 std::string StorageOf(const formats::ModelSource& model) { return model.gguf() != nullptr ? "gguf" : "safetensors"; }
@@ -81,11 +101,16 @@ absl::StatusOr<LocalJob> PrepareLocalJob(const LocalJobOptions& options,
   }
   LH_ASSIGN_OR_RETURN(const Inputs inputs, LoadInputs(spec, job.paths));
   LH_RETURN_IF_ERROR(CheckReport(inputs.report, spec));
-  const DeviceFacts facts = ThisMachine(options);
+  DeviceFacts facts = ThisCpu(options);
+  if (options.device != "cpu") {
+    LH_ASSIGN_OR_RETURN(facts, ThisGpu(options, job.spec.mutable_device_id()));
+  }
   LH_ASSIGN_OR_RETURN(const TrainShape shape, wire::TrainShapeOfSpec(spec, &inputs.report, facts));
   LH_ASSIGN_OR_RETURN(const MemoryPlan plan, MakePlan(inputs.model.shape(), shape, facts, PlanBudget()));
   log(FormatCount(inputs.report.examples()) + " examples, " + FormatCount(inputs.report.tokens()) +
-      " tokens; plan: " + FormatBytes(plan.host_bytes_total) + ", " + DescribeChoices(plan));
+      " tokens; plan: " + FormatBytes(plan.host_bytes_total) +
+      (plan.device_bytes_total > 0 ? " and " + FormatBytes(plan.device_bytes_total) + " of the GPU" : "") + ", " +
+      DescribeChoices(plan));
   job.spec.set_job_id("local");
   job.spec.set_attempt(1);
   job.spec.set_kind(v1::ATTEMPT_KIND_TRAIN);

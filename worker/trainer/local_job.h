@@ -18,7 +18,8 @@ struct LocalJobOptions {
   std::string model;    // path; "" = spec.model is one
   std::string dataset;  // "" = spec.dataset.file_name
   std::string eval_dataset;
-  int64_t host_bytes = 0;  // 0 = what is available now
+  int64_t host_bytes = 0;      // 0 = what is available now
+  std::string device = "cpu";  // or "cuda", the first GPU; or a GPU's UUID
 };
 
 struct LocalJob {

@@ -12,9 +12,11 @@
 #include "base/format.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "kernels/cuda_error.h"
 #include "model/memory_plan.h"
 #include "worker/train/trainer.h"
 #include "worker/trainer/batches.h"
+#include "worker/trainer/probe_devices.h"
 #include "worker/trainer/run_watch.h"
 
 namespace longhaul::trainer {
@@ -112,6 +114,9 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
   options.hyper = HyperOfSpec(spec.spec());
   // As many processors as threads: whoever started us gave us these alone (the agent does).
   options.pin_threads = HostCpuThreads() == options.plan.choices.cpu_threads;
+  if (options.plan.device == DeviceKind::kCuda) {
+    LH_ASSIGN_OR_RETURN(options.cuda_device, CudaDeviceOfId(spec.device_id()));
+  }
   options.checkpoint_root = context.dir.CheckpointsDir();
   if (spec.has_resume_from()) options.resume_from = context.dir.ResumeDir();
   if (!spec.cache_dir().empty()) options.base_cache_folder = JoinPath(spec.cache_dir(), "base");
@@ -120,6 +125,24 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
   // The agent removes them once the store has them; before that none may go.
   if (!context.alone) options.checkpoints_kept = std::numeric_limits<int>::max();
   return options;
+}
+
+// A context is of no use after a CUDA call that failed: the attempt ends, with the step that it was in.
+absl::StatusOr<train::Outcome> RunEngine(const train::TrainerOptions& options, const AttemptContext& context,
+                                         formats::ModelSource source, DatasetBatches* train, DatasetBatches* eval,
+                                         RunWatch* watch, std::unique_ptr<train::Trainer>* trainer) {
+  try {
+    {
+      // The base is in the arena afterwards; the pages of its file are not part of the plan and go.
+      const formats::ModelSource model = std::move(source);
+      const train::ModelWeightSource weights(model, context.spec.model_fingerprint());
+      LH_ASSIGN_OR_RETURN(*trainer, train::Trainer::Create(options, weights, train, eval, watch, watch, context.clock));
+    }
+    return (*trainer)->Run();
+  } catch (const kernels::CudaError& error) {
+    return CudaFailure(
+        error, *trainer == nullptr ? "while the model was loaded" : "in step " + std::to_string(watch->step() + 1));
+  }
 }
 
 absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
@@ -135,14 +158,8 @@ absl::StatusOr<v1::TrainerExit> Train(const AttemptContext& context) {
   RunWatch watch(context, options.plan);
   if (const auto exit = watch.StoppedBefore(); exit.has_value()) return *exit;
   std::unique_ptr<train::Trainer> trainer;
-  {
-    // The base is in the arena afterwards; the pages of its file are not part of the plan and go.
-    const formats::ModelSource model = std::move(inputs.model);
-    const train::ModelWeightSource weights(model, context.spec.model_fingerprint());
-    LH_ASSIGN_OR_RETURN(trainer, train::Trainer::Create(options, weights, &train_batches, eval_batches.get(), &watch,
-                                                        &watch, context.clock));
-  }
-  const absl::StatusOr<train::Outcome> outcome = trainer->Run();
+  const absl::StatusOr<train::Outcome> outcome =
+      RunEngine(options, context, std::move(inputs.model), &train_batches, eval_batches.get(), &watch, &trainer);
   // What the watch has seen explains a run that ended early.
   LH_RETURN_IF_ERROR(watch.status());
   if (!outcome.ok()) return outcome.status();

@@ -41,16 +41,18 @@ void RunWatch::OnStarted(const train::TrainStarted& started) {
   v1::TrainerEvent event;
   v1::TrainerStarted* out = event.mutable_started();
   out->set_host_bytes_arena(started.arena_bytes);
+  out->set_device_bytes_arena(started.device_arena_bytes);
   out->set_total_steps(started.total_steps);
   out->set_first_step(started.first_step);
   out->set_load_seconds(started.load_seconds);
   context_.events->Add(event);
   last_.set_step(started.first_step);
   last_.set_total_steps(started.total_steps);
-  context_.log("loaded in " + FormatDuration(started.load_seconds) + ", arena " + FormatBytes(started.arena_bytes) +
-               ", " +
-               (started.first_step > 0 ? "resumes after step " + std::to_string(started.first_step) + " of " : "") +
-               std::to_string(started.total_steps) + " steps");
+  context_.log(
+      "loaded in " + FormatDuration(started.load_seconds) + ", arena " + FormatBytes(started.arena_bytes) +
+      (started.device_arena_bytes > 0 ? " and " + FormatBytes(started.device_arena_bytes) + " of the GPU" : "") + ", " +
+      (started.first_step > 0 ? "resumes after step " + std::to_string(started.first_step) + " of " : "") +
+      std::to_string(started.total_steps) + " steps");
 }
 
 void RunWatch::Tell(v1::TrainingProgress point) {
@@ -88,6 +90,7 @@ void RunWatch::OnProgress(const train::TrainProgress& progress) {
     untold_eval_.reset();
   }
   point.set_skipped_updates(progress.skipped_updates);
+  point.set_device_bytes_used(progress.device_bytes_used);
   Tell(std::move(point));
   context_.log(ProgressLine(last_));
   if (!context_.alone) Keep(attempt::RotateStderrIfLarge(context_.dir, limits::kMaxStderrLogBytes / 2));

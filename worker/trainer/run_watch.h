@@ -36,6 +36,8 @@ class RunWatch final : public train::TrainerObserver, public train::TrainerContr
 
   // Asked to stop before the engine was made.
   std::optional<v1::TrainerExit> StoppedBefore();
+  // The last update that was told of.
+  int64_t step() const { return last_.step(); }
   // Why the engine was cancelled: a signal, or a lost lease.
   v1::TrainerExit CancelledExit() const;
   // The first failure of an event's write or of a failpoint; the run is cancelled because of it.

@@ -119,5 +119,73 @@ TEST(DemandsTest, AskedThreadsAreTheDemand) {
   EXPECT_EQ(AdmissionDemand(MemoryPlanner(), request, Cpu(8 * kGiB)).cpu_threads, 1);
 }
 
+DeviceFacts Gpu(int64_t device_bytes) {
+  DeviceFacts facts = Cpu(32 * kGiB);
+  facts.device_class = "NVIDIA-H100";
+  facts.kind = DeviceKind::kCuda;
+  facts.isa = "sm_90";
+  facts.has_bf16 = true;
+  facts.device_bytes = device_bytes;
+  facts.cpu_threads = 8;
+  facts.gemm_flops = 7e14;
+  return facts;
+}
+
+TEST(DemandsTest, AGpuIsReservedWithItsHostMemory) {
+  PlanRequest request = TinyRequest();
+  request.compute_of_device = true;
+  const DeviceFacts facts = Gpu(2 * kGiB);
+  const ClassDemands demands = DemandsOn(MemoryPlanner(), request, facts);
+  for (const PlanPoint point : {PlanPoint::kMinimum, PlanPoint::kBalanced, PlanPoint::kWhole}) {
+    const Demand& demand = At(demands, point);
+    ASSERT_TRUE(demand.fits) << Name(point) << " " << demand.why;
+    EXPECT_GT(demand.step_seconds, 0);
+    EXPECT_LE(demand.device_bytes, 2 * kGiB);
+    const auto json = MemoryPlanner().PlanJson(request, facts, point);
+    ASSERT_TRUE(json.ok()) << json.status();
+    const auto plan = MemoryPlanFromJson(*json);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(plan->device, DeviceKind::kCuda);
+    EXPECT_EQ(plan->train.compute, ComputeType::kBF16);
+    EXPECT_EQ(plan->device_bytes_total, demand.device_bytes);
+    EXPECT_EQ(plan->host_bytes_total, demand.host_bytes);
+  }
+  EXPECT_LE(At(demands, PlanPoint::kMinimum).device_bytes, At(demands, PlanPoint::kBalanced).device_bytes);
+  EXPECT_LE(At(demands, PlanPoint::kBalanced).device_bytes, At(demands, PlanPoint::kWhole).device_bytes);
+  EXPECT_GE(At(demands, PlanPoint::kMinimum).step_seconds, At(demands, PlanPoint::kWhole).step_seconds);
+}
+
+TEST(DemandsTest, AShareInBytesIsOfTheGpusMemory) {
+  PlanRequest request = TinyRequest();
+  request.train.compute = ComputeType::kBF16;
+  request.share = DeviceShare::kBytes;
+  request.share_bytes = kGiB;
+  const Demand demand = AdmissionDemand(MemoryPlanner(), request, Gpu(80 * kGiB));
+  ASSERT_TRUE(demand.fits) << demand.why;
+  EXPECT_LE(demand.device_bytes, kGiB);
+}
+
+TEST(DemandsTest, WhatAGpuCannotDoNamesItsClass) {
+  PlanRequest request = TinyRequest();
+  const Demand f32 = AdmissionDemand(MemoryPlanner(), request, Gpu(80 * kGiB));
+  EXPECT_FALSE(f32.fits);
+  EXPECT_NE(f32.why.find("\"NVIDIA-H100\": compute type f32"), std::string::npos) << f32.why;
+  EXPECT_TRUE(AdmissionDemand(MemoryPlanner(), request, Cpu(8 * kGiB)).fits) << "the CPU has it";
+  request.train.compute = ComputeType::kBF16;
+  request.train.lora_dropout = true;
+  const Demand dropout = AdmissionDemand(MemoryPlanner(), request, Gpu(80 * kGiB));
+  EXPECT_FALSE(dropout.fits);
+  EXPECT_NE(dropout.why.find("\"NVIDIA-H100\": lora_dropout"), std::string::npos) << dropout.why;
+}
+
+// What feeds a GPU does not make it slower.
+TEST(DemandsTest, AGpusSpeedIsItsOwn) {
+  PlanRequest request = TinyRequest();
+  request.train.compute = ComputeType::kBF16;
+  const double eight = AdmissionDemand(MemoryPlanner(), request, Gpu(80 * kGiB)).step_seconds;
+  request.train.cpu_threads = 1;
+  EXPECT_DOUBLE_EQ(AdmissionDemand(MemoryPlanner(), request, Gpu(80 * kGiB)).step_seconds, eight);
+}
+
 }  // namespace
 }  // namespace longhaul::server

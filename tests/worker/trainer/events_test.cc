@@ -47,6 +47,9 @@ TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
       {"PLAN_MISMATCH", v1::PLAN_MISMATCH, false},
       {"INVALID_FIELD", v1::INVALID_FIELD, true},
       {"INVALID_CHECKPOINT", v1::INVALID_CHECKPOINT, false},
+      {"DEVICE_OOM", v1::DEVICE_OOM, false},
+      {"NO_CUDA_DEVICE", v1::DEVICE_FAULT, false},
+      {"CUDA_LIBRARY_MISSING", v1::DEVICE_FAULT, false},
       {"ANYTHING_ELSE", v1::INTERNAL, false},
   };
   for (const auto& c : cases) {
@@ -56,6 +59,16 @@ TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
     EXPECT_EQ(exit.user_can_fix(), c.user_can_fix) << c.reason;
     EXPECT_EQ(exit.message(), "what happened");
   }
+}
+
+TEST(ExitOfErrorTest, ACudaErrorNamesItsOpAndStep) {
+  const kernels::CudaError fault("RmsNorm", "cudaLaunchKernel", 700, "an illegal memory access was encountered");
+  const v1::TrainerExit exit = ExitOfError(CudaFailure(fault, "in step 7"));
+  EXPECT_EQ(exit.failure(), v1::DEVICE_FAULT);
+  EXPECT_EQ(exit.message(), std::string("in step 7, ") + fault.what());
+  EXPECT_NE(exit.message().find("RmsNorm"), std::string::npos);
+  const kernels::CudaError oom("DeviceBuffer", "cudaMalloc", 2, "out of memory");
+  EXPECT_EQ(ExitOfError(CudaFailure(oom, "in step 1")).failure(), v1::DEVICE_OOM);
 }
 
 TEST(ExitCodeTest, AreTheDocumentedOnes) {

@@ -61,5 +61,12 @@ TEST_F(LocalJobTest, SaysWhatIsWrong) {
   EXPECT_NE(Prepare().status().message().find("--model"), absl::string_view::npos);
 }
 
+TEST_F(LocalJobTest, AGpuThatIsNotThereIsSaidBeforeAnythingRuns) {
+  options_.device = "GPU-that-nobody-has";
+  const absl::Status status = Prepare().status();
+  EXPECT_EQ(ErrorReason(status), "NO_CUDA_DEVICE") << status;
+  EXPECT_NE(status.message().find("--device"), absl::string_view::npos) << status;
+}
+
 }  // namespace
 }  // namespace longhaul::trainer

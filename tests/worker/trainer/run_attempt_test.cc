@@ -427,5 +427,27 @@ TEST_F(RunAttemptTest, ABrokenPlanIsOurFault) {
   EXPECT_NE(exit.message().find("memory plan"), std::string::npos) << exit.message();
 }
 
+// The plan decides what it runs on and the spec names the device: the CPU does not stand in for a GPU that is gone.
+TEST_F(RunAttemptTest, AGpuThatIsNotThereIsTheDevicesFault) {
+  const attempt::AttemptDir dir = Make("a", Chats(40));
+  DeviceFacts gpu;
+  gpu.kind = DeviceKind::kCuda;
+  gpu.isa = "sm_90";
+  gpu.has_bf16 = true;
+  gpu.device_bytes = int64_t{80} << 30;
+  gpu.host_bytes = int64_t{8} << 30;
+  spec_.mutable_spec()->mutable_hyperparameters()->set_compute_type(v1::COMPUTE_TYPE_UNSPECIFIED);
+  const auto train = wire::TrainShapeOfSpec(spec_.spec(), nullptr, gpu);
+  ASSERT_TRUE(train.ok()) << train.status();
+  const auto plan = MakePlan(TinyModelShape(), *train, gpu, PlanBudget());
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  spec_.set_memory_plan_json(MemoryPlanToJson(*plan));
+  spec_.set_device_id("GPU-that-is-gone");
+  const v1::TrainerExit exit = Run(dir);
+  EXPECT_EQ(exit.reason(), v1::TRAINER_EXIT_FAILED);
+  EXPECT_EQ(exit.failure(), v1::DEVICE_FAULT) << exit.message();
+  EXPECT_TRUE(Read(dir).steps.empty());
+}
+
 }  // namespace
 }  // namespace longhaul::trainer
