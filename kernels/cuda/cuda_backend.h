@@ -41,8 +41,8 @@ absl::StatusOr<std::vector<CudaDeviceFacts>> CudaDevices();
 absl::StatusOr<std::unique_ptr<Arena>> CreateDeviceArena(const Exec& exec, int64_t bytes,
                                                          std::vector<ArenaRegion> regions);
 // Pinned host memory that the device copies from and to at full rate: huge pages where the machine has them, touched by
-// `threads` threads, then registered whole, so that any copy within it is one call. RESOURCE_EXHAUSTED, reason HOST_OOM,
-// where mapping or pinning fails (a memlock limit counts).
+// `threads` threads, then registered whole, so that any copy within it is one call. RESOURCE_EXHAUSTED, reason
+// HOST_OOM, where mapping or pinning fails (a memlock limit counts).
 absl::StatusOr<std::unique_ptr<Arena>> CreatePinnedArena(const Exec& exec, int64_t bytes,
                                                          std::vector<ArenaRegion> regions, int threads);
 

@@ -257,8 +257,8 @@ double SchedulerPass::FractionOf(const Option& option) const {
   double fraction = 0;
   for (size_t r = 0; r < wanted.size(); ++r) {
     if (wanted[r] <= 0) continue;
-    fraction = std::max(
-        fraction, capacity[r] > 0 ? static_cast<double>(wanted[r]) / static_cast<double>(capacity[r]) : 1.0);
+    fraction =
+        std::max(fraction, capacity[r] > 0 ? static_cast<double>(wanted[r]) / static_cast<double>(capacity[r]) : 1.0);
   }
   return std::min(fraction, 1.0);
 }

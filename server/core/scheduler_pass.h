@@ -34,8 +34,8 @@ class SchedulerPass {
     int delays = -1;
     double delays_seconds = std::numeric_limits<double>::infinity();
     bool reservable = true;
-    int cursors = -1;       // index into cursors_, one an option: the devices before it are full for this group
-    double fraction = -1;   // of the first option's class that one job takes; -1 = not worked out yet
+    int cursors = -1;      // index into cursors_, one an option: the devices before it are full for this group
+    double fraction = -1;  // of the first option's class that one job takes; -1 = not worked out yet
   };
   struct Spot {
     int worker = -1;
@@ -96,7 +96,7 @@ class SchedulerPass {
   Timeline timeline_;
   PlanResult result_;
   std::vector<GroupState> group_states_;
-  std::vector<uint8_t> closed_;                    // by group: its jobs start nothing and reserve nothing any more
+  std::vector<uint8_t> closed_;  // by group: its jobs start nothing and reserve nothing any more
   std::vector<int> cursors_;
   std::vector<std::vector<Misfit>> misfits_;       // by pool; told only
   std::vector<scheduling::Project> projects_;      // what they hold, with what this pass has started

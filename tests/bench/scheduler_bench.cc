@@ -1,5 +1,6 @@
 // How long a scheduling pass takes: full, from a snapshot of values, and incremental, a change and the pass after it on
-// a table that is kept; and how long it takes to tell everybody who waits why, where in the queue and until when. A fleet that is full and a long queue of many shapes, projects and classes, by a seed.
+// a table that is kept; and how long it takes to tell everybody who waits why, where in the queue and until when. A
+// fleet that is full and a long queue of many shapes, projects and classes, by a seed.
 //   scheduler_bench [--jobs N] [--workers N] [--rounds N] [--shapes N] [--seed N]
 // Prints one line a case: p50, p99 and the worst of the rounds, in milliseconds.
 #include <algorithm>
