@@ -112,7 +112,7 @@ class RequestsFuzzTest : public ::testing::Test {
     wire::ResolveJobSpec(&spec, shape, storage);
     std::vector<v1::DeviceClassEstimate> estimates;
     for (const FleetView::Class& device_class : fleet_.classes) {
-      absl::StatusOr<ClassPlan> plan = PlanOn(MemoryPlanner(), spec, nullptr, shape, device_class);
+      absl::StatusOr<ClassPlan> plan = PlanOn(&plans_, spec, nullptr, shape, device_class);
       if (!plan.ok()) return plan.status();
       if (plan->estimate.fits()) {
         EXPECT_GT(plan->estimate.estimate().host_bytes() + plan->estimate.estimate().device_bytes(), 0);
@@ -126,6 +126,7 @@ class RequestsFuzzTest : public ::testing::Test {
   }
 
   const FleetView fleet_ = SmallFleet();
+  PlanMemo plans_{&MemoryPlanner()};
   int accepted_ = 0;
   int refused_ = 0;
 };
