@@ -207,7 +207,7 @@ TEST(ResolveJobSpecTest, FillsEveryDefaultOnce) {
   ResolveJobSpec(&spec, shape, "gguf:Q4_1");
   const auto& h = spec.hyperparameters();
   // Every field of the message is there, but those that mean "not given": the other of two, or what a device answers.
-  const std::set<std::string> open = {"warmup_steps", "max_steps", "compute_type"};
+  const std::set<std::string> open = {"warmup_steps", "max_steps", "compute_type", "deterministic"};
   for (int i = 0; i < h.GetDescriptor()->field_count(); ++i) {
     const auto* field = h.GetDescriptor()->field(i);
     const bool set =
