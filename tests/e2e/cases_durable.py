@@ -29,7 +29,7 @@ def backup_and_restore(cluster):
     check_in("in order", maintain(cluster, "scheduler", "check", "--hash-blobs", code=0), "the check")
     check_in("2 jobs", maintain(cluster, "scheduler", "backup", cluster.path("backup"), code=0), "the backup")
     again = maintain(cluster, "scheduler", "backup", cluster.path("backup"), code=0)
-    check("0 there already" not in again, "the second backup copied everything once more: " + again)
+    check(" 0 there already" not in again, "the second backup copied everything once more: " + again)
     third = cluster.submit(data)
     cluster.cli("get", third, code=0)
 
