@@ -21,10 +21,10 @@ struct GemmOperands {
   const void* a = nullptr;
   const void* b = nullptr;
   void* c = nullptr;  // no element of it may be one of a or b
-  // Where the shape accumulates: what the product is added to, laid out as c; null: c itself.
-  const void* added_to = nullptr;
   const float* a_scale = nullptr;
   const float* b_scale = nullptr;
+  // Where the shape accumulates: what the product is added to, laid out as c; null: c itself.
+  const void* added_to = nullptr;
 };
 
 struct GemmWorkspace {
