@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "model/plan_parts.h"
 namespace longhaul {
 namespace {
 
@@ -116,37 +117,11 @@ void AddLoss(const MemoryPlan& plan, RegionBuilder* b) {
          kPhaseLoss);
 }
 
-int64_t SumOf(const std::vector<PlanRegion>& regions, std::initializer_list<const char*> prefixes) {
-  int64_t bytes = 0;
-  for (const PlanRegion& region : regions) {
-    if (region.space != PlanSpace::kDevice) continue;
-    for (const char* prefix : prefixes) {
-      if (region.name.rfind(prefix, 0) == 0) bytes += region.bytes;
-    }
-  }
-  return bytes;
-}
-
-// As for a CPU plan: what persists counts in full, what overlays is shared out in the order of the list.
 void FillParts(MemoryPlan* plan) {
-  const auto& r = plan->regions;
-  plan->parts.clear();
-  int64_t left = plan->device_arena_bytes;
-  const auto take = [&](const char* name, int64_t bytes) {
-    const int64_t part = std::min(left, bytes);
-    left -= part;
-    if (part > 0) plan->parts.push_back({name, part});
-  };
-  take("weights", SumOf(r, {"weights.", "weight.buffer", "rope"}));
-  take("adapters", SumOf(r, {"adapter.master", "adapter.grad"}));
-  take("optimizer", SumOf(r, {"adapter.m1", "adapter.m2"}));
-  take("checkpoints", SumOf(r, {"stream"}));
-  take("activations", SumOf(r, {"kept", "slot."}));
-  take("loss_tile", SumOf(r, {"loss."}));
-  take("workspace", left);
+  FillArenaParts(PlanSpace::kDevice, plan->device_arena_bytes, plan);
   plan->parts.push_back({"context", plan->context_bytes});
   plan->device_bytes_total = plan->device_arena_bytes + plan->context_bytes;
-  plan->host_bytes_total = plan->arena_bytes + plan->train.dataset_tokens * 8 + plan->runtime_host_bytes;
+  plan->host_bytes_total = plan->arena_bytes + DatasetHostBytes(plan->train) + plan->runtime_host_bytes;
 }
 
 }  // namespace

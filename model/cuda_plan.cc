@@ -1,7 +1,6 @@
 #include "model/cuda_plan.h"
 
 #include <algorithm>
-#include <functional>
 #include <iterator>
 #include <utility>
 #include <vector>
@@ -9,6 +8,7 @@
 #include "base/error.h"
 #include "model/cost_model.h"
 #include "model/cuda_layout.h"
+#include "model/plan_search.h"
 
 namespace longhaul {
 namespace {
@@ -28,19 +28,6 @@ absl::Status Unsupported(const DeviceFacts& facts, const std::string& what) {
 int64_t LossTileRows(const MemoryPlan& plan, int64_t bytes) {
   const int64_t rows = bytes / (RoundUp(plan.shape.vocab, 64) * 2) / kCudaRowUnit * kCudaRowUnit;
   return std::min(PlannedRows(plan), std::clamp(rows, kCudaRowUnit, kMostLossTileRows));
-}
-
-// The largest value up to `most` that fits; at least `least`, which does.
-int64_t MostThatFits(int64_t least, int64_t most, const std::function<bool(int64_t)>& fits) {
-  while (least < most) {
-    const int64_t middle = least + (most - least + 1) / 2;
-    if (fits(middle)) {
-      least = middle;
-    } else {
-      most = middle - 1;
-    }
-  }
-  return least;
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "model/cost_model.h"
 #include "model/cuda_plan.h"
 #include "model/plan_layout.h"
+#include "model/plan_search.h"
 
 namespace longhaul {
 namespace {
@@ -81,17 +82,7 @@ void KeepMostLayers(int64_t most, int64_t available, MemoryPlan* plan) {
   };
   // Keeping all saves the recompute slot, so it may fit where one less does not.
   if (most == plan->shape.layers && fits(most)) return;
-  int64_t low = 0;
-  int64_t high = std::min(most, plan->shape.layers - 1);
-  while (low < high) {
-    const int64_t middle = (low + high + 1) / 2;
-    if (fits(middle)) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  fits(low);
+  fits(MostThatFits(0, std::min(most, plan->shape.layers - 1), fits));
 }
 
 int64_t Available(const DeviceFacts& facts, const PlanBudget& budget) {
@@ -179,17 +170,7 @@ int64_t LongestFittingSequence(const ModelShape& shape, const TrainShape& train,
     const absl::StatusOr<MemoryPlan> plan = MinimumPlan(shape, longer, facts);
     return plan.ok() && CheckFits(*plan, facts, budget).ok();
   };
-  int64_t low = 0;
-  int64_t high = limit;
-  while (low < high) {
-    const int64_t middle = low + (high - low + 1) / 2;
-    if (fits(middle)) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
+  return MostThatFits(0, limit, fits);
 }
 
 std::string DescribeShortage(const MemoryPlan& plan, int64_t available_bytes) {

@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "model/cuda_layout.h"
+#include "model/plan_parts.h"
 #include "model/region_builder.h"
 
 namespace longhaul {
@@ -110,35 +111,9 @@ void AddLoss(const MemoryPlan& plan, RegionBuilder* b) {
   b->Add("loss.scratch", PlanGemmScratchBytes(plan.train, rows, s.vocab, s.hidden), kPhaseLoss);
 }
 
-int64_t SumOf(const std::vector<PlanRegion>& regions, std::initializer_list<const char*> prefixes) {
-  int64_t bytes = 0;
-  for (const PlanRegion& region : regions) {
-    for (const char* prefix : prefixes) {
-      if (region.name.rfind(prefix, 0) == 0) bytes += region.bytes;
-    }
-  }
-  return bytes;
-}
-
-// Parts for people. Persistent regions count in full; what overlays is shared out in the order of the list.
 void FillParts(MemoryPlan* plan) {
-  const auto& r = plan->regions;
-  plan->parts.clear();
-  int64_t left = plan->arena_bytes;
-  const auto take = [&](const char* name, int64_t bytes) {
-    const int64_t part = std::min(left, bytes);
-    left -= part;
-    if (part > 0) plan->parts.push_back({name, part});
-  };
-  take("weights", SumOf(r, {"weights.", "rope"}));
-  take("adapters", SumOf(r, {"adapter.master", "adapter.grad"}));
-  take("optimizer", SumOf(r, {"adapter.m1", "adapter.m2"}));
-  take("checkpoints", SumOf(r, {"stream"}));
-  take("activations", SumOf(r, {"kept", "slot.", "kv_cache"}));
-  take("loss_tile", SumOf(r, {"loss."}));
-  take("workspace", left);
-  const int64_t dataset = plan->train.dataset_tokens * 8;  // i32 id, mask byte, and what short examples add each
-  if (dataset > 0) plan->parts.push_back({"dataset", dataset});
+  FillArenaParts(PlanSpace::kHost, plan->arena_bytes, plan);
+  if (const int64_t dataset = DatasetHostBytes(plan->train); dataset > 0) plan->parts.push_back({"dataset", dataset});
   plan->parts.push_back({"runtime", plan->runtime_host_bytes});
   plan->host_bytes_total = 0;
   for (const PlanPart& part : plan->parts) plan->host_bytes_total += part.bytes;
