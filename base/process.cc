@@ -26,7 +26,7 @@
 namespace longhaul {
 namespace {
 
-constexpr int64_t kMaxProcFileBytes = 1 << 16;
+constexpr int64_t kMaxOwnProcFileBytes = 1 << 16;
 constexpr int kErrorFd = 3;  // where the child keeps its end of the error pipe
 
 // What the child reports when it cannot become the program.
@@ -196,7 +196,7 @@ struct ProcStat {
 
 std::optional<ProcStat> ReadProcStat(pid_t pid) {
   if (pid <= 0) return std::nullopt;
-  const absl::StatusOr<std::string> text = ReadFile("/proc/" + std::to_string(pid) + "/stat", kMaxProcFileBytes);
+  const absl::StatusOr<std::string> text = ReadFile("/proc/" + std::to_string(pid) + "/stat", kMaxOwnProcFileBytes);
   if (!text.ok()) return std::nullopt;
   // "pid (name) state ppid ...": the name may hold spaces and parentheses, so count from the last ')'.
   const size_t name_end = text->rfind(')');
@@ -325,7 +325,7 @@ namespace {
 
 // A line of /proc/<pid>/status in kB; 0 where it lacks.
 int64_t StatusBytes(pid_t pid, std::string_view key) {
-  const absl::StatusOr<std::string> text = ReadFile("/proc/" + std::to_string(pid) + "/status", kMaxProcFileBytes);
+  const absl::StatusOr<std::string> text = ReadFile("/proc/" + std::to_string(pid) + "/status", kMaxOwnProcFileBytes);
   if (!text.ok()) return 0;
   size_t at = text->find(key);
   if (at == std::string::npos) return 0;  // a zombie has no memory

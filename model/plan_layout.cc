@@ -54,7 +54,7 @@ void AddSlot(const MemoryPlan& plan, RegionBuilder* b) {
   }
 }
 
-void AddTiles(const MemoryPlan& plan, RegionBuilder* b) {
+void AddHostTiles(const MemoryPlan& plan, RegionBuilder* b) {
   const ModelShape& s = plan.shape;
   const TrainShape& t = plan.train;
   const int64_t elt = plan.element_bytes();
@@ -98,7 +98,7 @@ void AddBackward(const MemoryPlan& plan, RegionBuilder* b) {
          kPhaseBackwardAttention);
 }
 
-void AddLoss(const MemoryPlan& plan, RegionBuilder* b) {
+void AddHostLoss(const MemoryPlan& plan, RegionBuilder* b) {
   const ModelShape& s = plan.shape;
   const int64_t elt = plan.element_bytes();
   const int64_t rows = plan.choices.loss_tile_rows;
@@ -111,7 +111,7 @@ void AddLoss(const MemoryPlan& plan, RegionBuilder* b) {
   b->Add("loss.scratch", PlanGemmScratchBytes(plan.train, rows, s.vocab, s.hidden), kPhaseLoss);
 }
 
-void FillParts(MemoryPlan* plan) {
+void FillHostParts(MemoryPlan* plan) {
   FillArenaParts(PlanSpace::kHost, plan->arena_bytes, plan);
   if (const int64_t dataset = DatasetHostBytes(plan->train); dataset > 0) plan->parts.push_back({"dataset", dataset});
   plan->parts.push_back({"runtime", plan->runtime_host_bytes});
@@ -303,7 +303,7 @@ void LayOutPlan(MemoryPlan* plan) {
   RegionBuilder b(PlanSpace::kHost, kPlanAlignBytes);
   AddWeights(*plan, &b);
   b.Add("adapter.master", adapter, kAlways);
-  AddTiles(*plan, &b);
+  AddHostTiles(*plan, &b);
   if (plan->choices.keep_all_layers < s.layers) AddSlot(*plan, &b);
   if (plan->kind == PlanKind::kTrain) {
     b.Add("adapter.grad", adapter, kAlways);
@@ -312,15 +312,15 @@ void LayOutPlan(MemoryPlan* plan) {
     b.Add("stream", (s.layers + 1) * RoundUp(t.tokens() * s.hidden * elt, kPlanAlignBytes), kStep);
     b.Add("kept", plan->choices.keep_all_layers * KeptLayerBytes(s, t), kStep);
     AddBackward(*plan, &b);
-    AddLoss(*plan, &b);
+    AddHostLoss(*plan, &b);
   } else {
     b.Add("stream", 2 * RoundUp(t.tokens() * s.hidden * elt, kPlanAlignBytes), kForward | kPhaseLoss);
     b.Add("kv_cache", s.layers * t.tokens() * 2 * s.kv_dim() * elt, kAlways);
     b.Add("scores", t.tokens() * (s.heads / s.kv_heads) * elt, kPhaseForwardAttention);
-    AddLoss(*plan, &b);
+    AddHostLoss(*plan, &b);
   }
   plan->regions = b.Pack(&plan->arena_bytes);
-  FillParts(plan);
+  FillHostParts(plan);
   plan->disk_bytes = TrainingDiskBytes(t, adapter);
 }
 

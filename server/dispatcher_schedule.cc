@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "server/core/codec.h"
 #include "server/dispatcher_command.h"
 #include "server/dispatcher_core.h"
@@ -12,7 +13,6 @@
 namespace longhaul::server {
 namespace {
 
-constexpr int64_t kNanosPerMilli = 1'000'000;
 constexpr int64_t kKeySweepNanos = int64_t{60} * 1'000'000'000;  // kMaxKeysSweptPerCommit each
 constexpr int64_t kDayMicros = int64_t{24} * 3600 * 1'000'000;
 
@@ -42,13 +42,13 @@ void DispatcherCore::TickWorkers() {
   const int64_t now = clock_->BootNanos();
   if (now < next_lost_boot_nanos_) return;
   // Whoever is heard of from now on is lost later than that.
-  next_lost_boot_nanos_ = now + options_.worker_lost_ms * kNanosPerMilli;
+  next_lost_boot_nanos_ = now + options_.worker_lost_ms * kNanosPerMs;
   std::vector<std::string> lost;
   for (const auto& [id, record] : workers_) {
     const bool leases =
         std::any_of(record.holds.begin(), record.holds.end(), [](const auto& entry) { return !entry.second.fenced; });
     if (!record.online && !leases) continue;
-    const int64_t due = record.last_sync_boot_nanos + options_.worker_lost_ms * kNanosPerMilli;
+    const int64_t due = record.last_sync_boot_nanos + options_.worker_lost_ms * kNanosPerMs;
     if (due <= now) {
       lost.push_back(id);
       next_lost_boot_nanos_ = now;  // again, should the commit fail
@@ -108,7 +108,7 @@ void DispatcherCore::TickRecoveries() {
     // Something could not be read: tried again in a moment.
     if (jobs_.at(id).job.state == JobState::kRecovering) {
       recovering_.insert(id);
-      recovery_retry_boot_nanos_ = clock_->BootNanos() + limits::kStoreRetryMs * kNanosPerMilli;
+      recovery_retry_boot_nanos_ = clock_->BootNanos() + limits::kStoreRetryMs * kNanosPerMs;
     }
   }
 }
@@ -142,7 +142,7 @@ void DispatcherCore::TickMetrics() {
       it = metric_jobs_.erase(it);
       continue;
     }
-    if (now - found->second.pending_since_boot_nanos >= limits::kMetricsFlushMs * kNanosPerMilli) due.push_back(*it);
+    if (now - found->second.pending_since_boot_nanos >= limits::kMetricsFlushMs * kNanosPerMs) due.push_back(*it);
     ++it;
   }
   for (const std::string& id : due) {
@@ -208,7 +208,7 @@ int64_t DispatcherCore::NextTimerBootNanos() const {
   for (const std::string& id : metric_jobs_) {
     const auto found = jobs_.find(id);
     if (found == jobs_.end() || found->second.pending_metrics.empty()) continue;
-    at_most(found->second.pending_since_boot_nanos + limits::kMetricsFlushMs * kNanosPerMilli);
+    at_most(found->second.pending_since_boot_nanos + limits::kMetricsFlushMs * kNanosPerMs);
   }
   if (!deadlines_.empty()) at_most(now + (deadlines_.begin()->first - clock_->WallMicros()) * 1000);
   at_most(look_again_boot_nanos_);
@@ -258,7 +258,7 @@ void DispatcherCore::Schedule() {
                                                                          : result.look_again_boot_micros * 1000;
   if (result.waiting > 0) {
     // Predictions age: what runs may be slower than it was thought.
-    const int64_t refresh = begin + limits::kScheduleRefreshMs * kNanosPerMilli;
+    const int64_t refresh = begin + limits::kScheduleRefreshMs * kNanosPerMs;
     look_again_boot_nanos_ = std::min(look_again_boot_nanos_, refresh);
   }
   // What it started and stopped raises schedule_wanted_ through SetState, yet this pass has seen everything.

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/limits.h"
+#include "base/units.h"
 #include "model/cuda_plan.h"
 #include "model/json_fields.h"
 #include "nlohmann/json.hpp"
@@ -115,7 +116,6 @@ DeviceFacts FactsOfGpu(const ProbedGpu& gpu, int64_t device_bytes, const GpuHost
 }
 
 std::string ClassBytes(int64_t bytes) {
-  constexpr int64_t kMiB = int64_t{1} << 20;
   return bytes % (1024 * kMiB) == 0 ? std::to_string(bytes / (1024 * kMiB)) + "g" : std::to_string(bytes / kMiB) + "m";
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "clients/cli/client.h"
 #include "clients/cli/exit_codes.h"
 #include "clients/cli/render.h"
@@ -27,6 +28,10 @@ struct Context {
   Client& client() { return *client_; }
   bool structured() const { return output == OutputFormat::kJson || output == OutputFormat::kYaml; }
 };
+
+// A command that takes a job's id alone: `name` JOB calls `run`.
+void AddIdCommand(CLI::App& app, Context& context, const std::string& name, const std::string& help,
+                  absl::StatusOr<ExitCode> (*run)(Context&, const std::string&));
 
 void AddSubmitCommand(CLI::App& app, Context& context);
 void AddEstimateCommand(CLI::App& app, Context& context);

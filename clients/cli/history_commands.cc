@@ -100,14 +100,6 @@ absl::StatusOr<ExitCode> Metrics(Context& context, const std::string& text, int6
   return kOk;
 }
 
-void AddIdCommand(CLI::App& app, Context& context, const std::string& name, const std::string& help,
-                  absl::StatusOr<ExitCode> (*run)(Context&, const std::string&)) {
-  CLI::App* command = app.add_subcommand(name, help);
-  const auto id = std::make_shared<std::string>();
-  command->add_option("job", *id, "id, or its beginning")->required();
-  command->callback([&context, id, run] { context.action = [&context, id, run] { return run(context, *id); }; });
-}
-
 }  // namespace
 
 void AddHistoryCommands(CLI::App& app, Context& context) {

@@ -133,6 +133,8 @@ void AddListCommand(CLI::App& app, Context& context) {
   command->callback([&context, options] { context.action = [&context, options] { return List(context, *options); }; });
 }
 
+}  // namespace
+
 void AddIdCommand(CLI::App& app, Context& context, const std::string& name, const std::string& help,
                   absl::StatusOr<ExitCode> (*run)(Context&, const std::string&)) {
   CLI::App* command = app.add_subcommand(name, help);
@@ -140,8 +142,6 @@ void AddIdCommand(CLI::App& app, Context& context, const std::string& name, cons
   command->add_option("job", *id, "id, or its beginning")->required();
   command->callback([&context, id, run] { context.action = [&context, id, run] { return run(context, *id); }; });
 }
-
-}  // namespace
 
 void AddJobCommands(CLI::App& app, Context& context) {
   AddListCommand(app, context);

@@ -4,13 +4,13 @@
 
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 
 namespace longhaul::cli {
 namespace {
 
 constexpr int64_t kFirstBackoffMs = 100;
 constexpr int64_t kMaxBackoffMs = 3'000;
-constexpr int64_t kNanosPerMs = 1'000'000;
 
 class Watcher {
  public:

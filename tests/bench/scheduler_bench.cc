@@ -15,13 +15,13 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/random.h"
+#include "base/units.h"
 #include "server/core/scheduler.h"
 #include "server/core/scheduler_table.h"
 
 namespace longhaul::server {
 namespace {
 
-constexpr int64_t kGiB = int64_t{1} << 30;
 constexpr int64_t kSecond = 1'000'000;
 constexpr int kProjects = 20;
 constexpr int kDevices = 4;

@@ -1,12 +1,11 @@
 #include "kernels/arena.h"
 
 #include "base/error.h"
+#include "base/units.h"
 #include "tests/kernels/test_support.h"
 
 namespace longhaul::kernels {
 namespace {
-
-constexpr int64_t kMiB = int64_t{1} << 20;
 
 TEST(ArenaTest, CarvesRegionsByName) {
   auto arena = Arena::CreateHost(4096, {{"x", 0, 1024}, {"y", 1024, 3072}, {"overlay", 512, 64}});

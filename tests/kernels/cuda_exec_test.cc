@@ -7,13 +7,12 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "tests/kernels/test_support.h"
 
 namespace longhaul::kernels {
 namespace {
-
-constexpr int64_t kMiB = int64_t{1} << 20;
 
 TEST(CudaExecTest, FactsNameTheDevice) {
   const auto devices = CudaDevices();

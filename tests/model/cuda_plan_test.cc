@@ -6,14 +6,13 @@
 #include <random>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "model/cuda_layout.h"
 #include "model/memory_plan.h"
 #include "tests/model/shapes.h"
 
 namespace longhaul {
 namespace {
-
-constexpr int64_t kGiB = int64_t{1} << 30;
 
 DeviceFacts Gpu(int64_t device_bytes, const std::string& isa = "sm_90") {
   DeviceFacts facts;

@@ -25,7 +25,7 @@ TrainShape TwoTimes512() {
   return train;
 }
 
-void ExpectSound(const MemoryPlan& plan) {
+void ExpectSoundOnHost(const MemoryPlan& plan) {
   std::set<std::string> names;
   int64_t end = 0;
   for (size_t i = 0; i < plan.regions.size(); ++i) {
@@ -68,7 +68,7 @@ TEST(CheckpointBytes, ReproducesThePublishedFigures) {
 TEST(MemoryPlan, SmolLm2FitsItsBudgets) {
   const auto f32 = MakePlan(SmolLm2Shape(), TwoTimes512(), SmallCpu(), {});
   ASSERT_TRUE(f32.ok()) << f32.status();
-  ExpectSound(*f32);
+  ExpectSoundOnHost(*f32);
   EXPECT_EQ(f32->choices.keep_all_layers, 30);
   EXPECT_LE(f32->host_bytes_total, int64_t{2200} << 20);
   const auto bf16 = [] {
@@ -77,7 +77,7 @@ TEST(MemoryPlan, SmolLm2FitsItsBudgets) {
     return MakePlan(SmolLm2Shape(), train, Bf16Cpu(), {int64_t{1200} << 20, 0, PlanShare::kWhole});
   }();
   ASSERT_TRUE(bf16.ok()) << bf16.status();
-  ExpectSound(*bf16);
+  ExpectSoundOnHost(*bf16);
   EXPECT_LE(bf16->host_bytes_total, int64_t{1200} << 20);
   EXPECT_TRUE(bf16->choices.packed_weights);
 }
@@ -153,7 +153,7 @@ TEST(MemoryPlan, RandomShapesAreSoundAndTightlyPacked) {
     const PlanShare share = static_cast<PlanShare>(draw(0, 2));
     const auto plan = MakePlan(shape, train, facts, {0, 0, share});
     ASSERT_TRUE(plan.ok()) << plan.status();
-    ExpectSound(*plan);
+    ExpectSoundOnHost(*plan);
     EXPECT_LE(static_cast<double>(plan->arena_bytes), 1.02 * static_cast<double>(LowerBound(*plan)) + 65536.0) << i;
     const auto again = MemoryPlanFromJson(MemoryPlanToJson(*plan));
     ASSERT_TRUE(again.ok()) << again.status();
@@ -232,7 +232,7 @@ TEST(MemoryPlan, GenerationNeedsNoTrainingRegions) {
   train.lora_targets = 0;
   const auto plan = MakeGeneratePlan(SmolLm2Shape(), train, SmallCpu());
   ASSERT_TRUE(plan.ok()) << plan.status();
-  ExpectSound(*plan);
+  ExpectSoundOnHost(*plan);
   for (const PlanRegion& region : plan->regions) {
     EXPECT_TRUE(region.name.rfind("adapter", 0) != 0 && region.name.rfind("d_", 0) != 0) << region.name;
   }

@@ -3,11 +3,10 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/units.h"
 
 namespace longhaul::wire {
 namespace {
-
-constexpr int64_t kGiB = int64_t{1} << 30;
 
 ProbedGpu H100() {
   ProbedGpu gpu;

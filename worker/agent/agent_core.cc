@@ -10,13 +10,13 @@
 #include "base/limits.h"
 #include "base/process.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "model/memory_plan.h"
 #include "worker/attempt/attempt_dir.h"
 
 namespace longhaul::agent {
 namespace {
 
-constexpr int64_t kNanosPerMs = 1'000'000;
 constexpr int64_t kLongestWaitMs = 1'000;
 constexpr const char* kAttemptsDir = "/attempts";
 constexpr int64_t kRequestSlackBytes = 256 << 10;

@@ -7,6 +7,7 @@
 
 #include "base/env.h"
 #include "base/limits.h"
+#include "base/units.h"
 #include "worker/agent/attempt_runner.h"
 #include "worker/agent/oom_watch.h"
 #include "worker/attempt/exit_codes.h"
@@ -14,7 +15,6 @@
 namespace longhaul::agent {
 namespace {
 
-constexpr int64_t kNanosPerMs = 1'000'000;
 // A live process is looked at this often: its end without an Exit event wakes nobody.
 constexpr int64_t kLookMs = 100;
 // Who holds the folder's lock writes its pid right after it has it: this is plenty, also on a loaded machine.

@@ -12,6 +12,7 @@
 #include "base/limits.h"
 #include "base/process.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "model/memory_plan.h"
 #include "worker/agent/attempt_tasks.h"
 #include "worker/agent/oom_watch.h"
@@ -21,7 +22,6 @@
 namespace longhaul::agent {
 namespace {
 
-constexpr int64_t kNanosPerMs = 1'000'000;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 // A lease is written again once it is extended by this much: Syncs may come twenty milliseconds apart.
 constexpr int64_t kLeaseWriteMs = 500;

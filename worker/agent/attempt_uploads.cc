@@ -9,6 +9,7 @@
 #include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "worker/agent/attempt_runner.h"
 #include "worker/agent/attempt_tasks.h"
 #include "worker/agent/transfers.h"
@@ -17,7 +18,6 @@
 namespace longhaul::agent {
 namespace {
 
-constexpr int64_t kNanosPerMs = 1'000'000;
 // A log line is with the scheduler this long after it is written, at the latest.
 constexpr int64_t kLogEveryMs = 200;
 constexpr int64_t kLogChunkBytes = 256 << 10;

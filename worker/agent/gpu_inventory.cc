@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "base/process.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "wire/device_probe.h"
 #include "wire/model_values.h"
 #include "worker/agent/inventory.h"
@@ -25,7 +26,6 @@ namespace {
 using Log = std::function<void(const std::string&)>;
 using Cancelled = std::function<bool()>;
 
-constexpr int64_t kGiB = int64_t{1} << 30;
 constexpr int kLookMs = 20;
 constexpr int64_t kProbeMs = 60'000;
 constexpr int64_t kLeastGpuBytes = 2 * kGiB;  // with less a GPU is not offered

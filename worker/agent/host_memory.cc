@@ -4,13 +4,13 @@
 
 #include "base/env.h"
 #include "base/process.h"
+#include "base/units.h"
 #include "worker/attempt/attempt_dir.h"
 
 namespace longhaul::agent {
 namespace {
 
 constexpr int64_t kReserveBytes = int64_t{1} << 30;
-constexpr int64_t kGiB = int64_t{1} << 30;
 constexpr int64_t kSmallStepBytes = int64_t{256} << 20;
 constexpr int64_t kSmallMachineBytes = 8 * kGiB;
 

@@ -7,11 +7,11 @@
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/limits.h"
+#include "base/units.h"
 
 namespace longhaul::agent {
 namespace {
 
-constexpr int64_t kNanosPerMs = 1'000'000;
 // What an answer may take beyond the hold time before the connection is taken for dead.
 constexpr int64_t kAnswerSlackMs = 10'000;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();

@@ -13,10 +13,6 @@
 namespace longhaul::data {
 namespace {
 
-absl::Status Invalid(const TokenizerSource& source, const std::string& what) {
-  return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_MODEL", source.name + ": tokenizer: " + what);
-}
-
 // Length-prefixed fields, so that no two sources serialise alike.
 class Digester {
  public:
@@ -63,15 +59,16 @@ std::string DigestOf(const TokenizerSource& source) {
 
 absl::Status CheckSource(const TokenizerSource& source, int32_t vocab_size) {
   if (vocab_size <= 0 || vocab_size > limits::kMaxVocabSize) {
-    return Invalid(source, "vocabulary of " + std::to_string(vocab_size) + " ids; must be 1 to " +
-                               std::to_string(limits::kMaxVocabSize));
+    return InvalidTokenizer(source, "vocabulary of " + std::to_string(vocab_size) + " ids; must be 1 to " +
+                                        std::to_string(limits::kMaxVocabSize));
   }
   for (size_t id = 0; id < source.tokens.size(); ++id) {
-    if (!IsValidUtf8(source.tokens[id])) return Invalid(source, "token " + std::to_string(id) + " is not UTF-8");
+    if (!IsValidUtf8(source.tokens[id]))
+      return InvalidTokenizer(source, "token " + std::to_string(id) + " is not UTF-8");
   }
   for (const AddedToken& token : source.added) {
     if (!IsValidUtf8(token.content)) {
-      return Invalid(source, "added token " + std::to_string(token.id) + " is not UTF-8");
+      return InvalidTokenizer(source, "added token " + std::to_string(token.id) + " is not UTF-8");
     }
   }
   auto known = [&](int32_t id) {
@@ -85,18 +82,23 @@ absl::Status CheckSource(const TokenizerSource& source, int32_t vocab_size) {
   };
   for (const auto& [what, id] : named) {
     if (id != -1 && !known(id)) {
-      return Invalid(source, std::string(what) + " id " + std::to_string(id) + " is not in the vocabulary");
+      return InvalidTokenizer(source, std::string(what) + " id " + std::to_string(id) + " is not in the vocabulary");
     }
   }
   for (const auto* ids : {&source.prefix_ids, &source.suffix_ids}) {
     for (int32_t id : *ids) {
-      if (!known(id)) return Invalid(source, "post-processor id " + std::to_string(id) + " is not in the vocabulary");
+      if (!known(id))
+        return InvalidTokenizer(source, "post-processor id " + std::to_string(id) + " is not in the vocabulary");
     }
   }
   return absl::OkStatus();
 }
 
 }  // namespace
+
+absl::Status InvalidTokenizer(const TokenizerSource& source, const std::string& what) {
+  return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_MODEL", source.name + ": tokenizer: " + what);
+}
 
 // Where tokens of plain text go. Offsets in words are added to `base`; `map` leads from normalised text to the source.
 struct Tokenizer::PlainSink {
@@ -114,8 +116,8 @@ absl::StatusOr<Tokenizer> Tokenizer::Create(const TokenizerSource& source) {
   int64_t vocab_size = static_cast<int64_t>(source.tokens.size());
   for (const AddedToken& token : source.added) {
     if (token.id < 0 || token.id >= limits::kMaxVocabSize) {
-      return Invalid(source, "added token id " + std::to_string(token.id) + "; must be below " +
-                                 std::to_string(limits::kMaxVocabSize));
+      return InvalidTokenizer(source, "added token id " + std::to_string(token.id) + "; must be below " +
+                                          std::to_string(limits::kMaxVocabSize));
     }
     vocab_size = std::max<int64_t>(vocab_size, token.id + 1);
   }

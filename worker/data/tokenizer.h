@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/data/added_tokens.h"
 #include "worker/data/bpe.h"
@@ -43,6 +44,9 @@ struct TokenizerSource {
   std::string chat_template;       // "" = none
   std::string tool_chat_template;  // the one named tool_use, "" = none
 };
+
+// INVALID_ARGUMENT, reason INVALID_MODEL: "<name>: tokenizer: <what>".
+absl::Status InvalidTokenizer(const TokenizerSource& source, const std::string& what);
 
 // The metadata of a GGUF. The views are the file's. Errors as Tokenizer::FromGguf.
 absl::StatusOr<TokenizerSource> TokenizerSourceFromGguf(const formats::GgufFile& file);

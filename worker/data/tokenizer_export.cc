@@ -13,10 +13,6 @@
 namespace longhaul::data {
 namespace {
 
-absl::Status Invalid(const TokenizerSource& source, const std::string& what) {
-  return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_MODEL", source.name + ": tokenizer: " + what);
-}
-
 // The text of an id: an added token's own, else the vocabulary's.
 std::string TextOf(const TokenizerSource& source, int32_t id) {
   for (const AddedToken& token : source.added) {
@@ -33,8 +29,9 @@ absl::StatusOr<Json> VocabularyJson(const TokenizerSource& source) {
   for (size_t id = 0; id < source.tokens.size(); ++id) {
     const std::string_view text = source.tokens[id];
     if (text.empty()) continue;
-    if (!IsValidUtf8(text)) return Invalid(source, "token " + std::to_string(id) + " is not UTF-8");
-    if (!seen.insert(text).second) return Invalid(source, "token " + std::to_string(id) + " has an earlier one's text");
+    if (!IsValidUtf8(text)) return InvalidTokenizer(source, "token " + std::to_string(id) + " is not UTF-8");
+    if (!seen.insert(text).second)
+      return InvalidTokenizer(source, "token " + std::to_string(id) + " has an earlier one's text");
     entries.emplace_back(std::string(text), id);
   }
   return vocab;
@@ -104,7 +101,7 @@ absl::StatusOr<Json> ModelJson(const TokenizerSource& source) {
   Json merges = Json::array();
   for (const auto& [left, right] : source.merges) {
     if (!IsValidUtf8(left) || !IsValidUtf8(right)) {
-      return Invalid(source, "merge " + std::to_string(merges.size()) + " is not UTF-8");
+      return InvalidTokenizer(source, "merge " + std::to_string(merges.size()) + " is not UTF-8");
     }
     merges.push_back(Json::array({std::string(left), std::string(right)}));
   }

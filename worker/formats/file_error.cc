@@ -28,4 +28,10 @@ std::string Printable(std::string_view text, size_t max_bytes) {
   return out;
 }
 
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  std::string out = "[";
+  for (size_t i = 0; i < shape.size(); ++i) out += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return out + "]";
+}
+
 }  // namespace longhaul::formats

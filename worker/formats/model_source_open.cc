@@ -24,12 +24,6 @@ std::vector<int64_t> DimsOf(const ExpectedTensor& expected) {
   return {expected.rows, expected.cols};
 }
 
-std::string ShapeText(const std::vector<int64_t>& dims) {
-  std::string text = "[";
-  for (size_t i = 0; i < dims.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(dims[i]);
-  return text + "]";
-}
-
 absl::Status CheckDims(const std::string& file, const std::string& name, const std::vector<int64_t>& found,
                        const ExpectedTensor& expected) {
   if (found == DimsOf(expected)) return absl::OkStatus();

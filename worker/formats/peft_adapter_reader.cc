@@ -69,12 +69,6 @@ std::optional<ParsedKey> ParseKey(const std::string& key) {
   return std::nullopt;
 }
 
-std::string ShapeText(const std::vector<int64_t>& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) out += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  return out + "]";
-}
-
 absl::Status LoadHalf(const TensorView& view, int64_t rows, int64_t cols, std::vector<float>* out) {
   const SafetensorsEntry& entry = *view.entry;
   const std::string shown = "tensor \"" + Printable(entry.name) + "\" is ";

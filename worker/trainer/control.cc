@@ -1,11 +1,11 @@
 #include "worker/trainer/control.h"
 
 #include "base/limits.h"
+#include "base/units.h"
 
 namespace longhaul::trainer {
 namespace {
 
-constexpr int64_t kNanosPerMs = 1'000'000;
 // An agent that comes back extends the lease; so long may its trainer go on waiting after that.
 constexpr int64_t kHoldPollMs = 200;
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "base/units.h"
 #include "kernels/cuda/cce_kernels.h"
 #include "kernels/cuda/cuda_exec.h"
 #include "kernels/cuda/cut_cross_entropy.h"
@@ -15,7 +16,6 @@ namespace longhaul::kernels::cuda {
 namespace {
 
 constexpr int64_t kRows = 16384, kHidden = 4096, kVocab = 128256;
-constexpr int64_t kMiB = 1 << 20;
 
 template <typename T>
 T Need(absl::StatusOr<T> value) {

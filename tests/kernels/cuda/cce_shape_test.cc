@@ -3,11 +3,10 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/units.h"
 
 namespace longhaul::kernels::cuda {
 namespace {
-
-constexpr int64_t kMiB = 1 << 20;
 
 TEST(CceShapeTest, TwoPassesOfLlamaStayWithinTheirFigures) {
   // 512 rows of 128,256 bf16 logits: 125.25 MiB; the second product splits k four ways in f32.

@@ -10,7 +10,7 @@
 namespace longhaul::server {
 namespace {
 
-constexpr int64_t kNow = 1'700'000'000'000'000;
+constexpr int64_t kWallNow = 1'700'000'000'000'000;
 
 TokenRecord RecordOf(const NewToken& token) {
   TokenRecord record;
@@ -65,16 +65,16 @@ TEST(TokenTest, OnlyWholeTokensHaveAnId) {
 TEST(TokenTest, EveryVerdict) {
   const NewToken token = MakeToken();
   TokenRecord record = RecordOf(token);
-  EXPECT_EQ(CheckToken(&record, token.text, kNow), TokenVerdict::kValid);
-  EXPECT_EQ(CheckToken(nullptr, token.text, kNow), TokenVerdict::kUnknown);
+  EXPECT_EQ(CheckToken(&record, token.text, kWallNow), TokenVerdict::kValid);
+  EXPECT_EQ(CheckToken(nullptr, token.text, kWallNow), TokenVerdict::kUnknown);
   // The id is public: with another secret it opens nothing.
-  EXPECT_EQ(CheckToken(&record, "lht_" + token.id + MakeToken().text.substr(16), kNow), TokenVerdict::kWrong);
-  EXPECT_EQ(CheckToken(&record, token.text_sha256, kNow), TokenVerdict::kWrong) << "the stored hash is no token";
-  record.expire_wall_micros = kNow + 1;
-  EXPECT_EQ(CheckToken(&record, token.text, kNow), TokenVerdict::kValid);
-  EXPECT_EQ(CheckToken(&record, token.text, kNow + 1), TokenVerdict::kExpired);
-  record.revoke_wall_micros = kNow - 5;
-  EXPECT_EQ(CheckToken(&record, token.text, kNow), TokenVerdict::kRevoked);
+  EXPECT_EQ(CheckToken(&record, "lht_" + token.id + MakeToken().text.substr(16), kWallNow), TokenVerdict::kWrong);
+  EXPECT_EQ(CheckToken(&record, token.text_sha256, kWallNow), TokenVerdict::kWrong) << "the stored hash is no token";
+  record.expire_wall_micros = kWallNow + 1;
+  EXPECT_EQ(CheckToken(&record, token.text, kWallNow), TokenVerdict::kValid);
+  EXPECT_EQ(CheckToken(&record, token.text, kWallNow + 1), TokenVerdict::kExpired);
+  record.revoke_wall_micros = kWallNow - 5;
+  EXPECT_EQ(CheckToken(&record, token.text, kWallNow), TokenVerdict::kRevoked);
 }
 
 TEST(TokenTest, ARecordIsCheckedBeforeItIsMade) {
@@ -122,12 +122,12 @@ TEST(CallerTest, ProjectsNeedTheRight) {
 TEST(AuditTest, OutcomesAreCutToTheLimit) {
   AuditRecord record;
   record.target = std::string(10'000, 'x');
-  SetOutcome(MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "there is no job"), kNow, &record);
+  SetOutcome(MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "there is no job"), kWallNow, &record);
   EXPECT_EQ(record.code, "NOT_FOUND");
   EXPECT_EQ(record.reason, "JOB_NOT_FOUND");
-  EXPECT_EQ(record.wall_micros, kNow);
+  EXPECT_EQ(record.wall_micros, kWallNow);
   EXPECT_EQ(record.target.size(), static_cast<size_t>(limits::kMaxAuditFieldBytes));
-  SetOutcome(absl::OkStatus(), kNow, &record);
+  SetOutcome(absl::OkStatus(), kWallNow, &record);
   EXPECT_EQ(record.code, "OK");
   EXPECT_EQ(record.reason, "");
 }

@@ -1,6 +1,7 @@
 // On the real memory plan: the demand that the scheduler reserves is what the plan sent to the trainer says.
 #include "server/core/demands.h"
 
+#include "base/units.h"
 #include "gtest/gtest.h"
 #include "model/memory_plan.h"
 
@@ -33,8 +34,6 @@ DeviceFacts Cpu(int64_t host_bytes) {
   facts.gemm_flops = 1e11;
   return facts;
 }
-
-constexpr int64_t kGiB = int64_t{1} << 30;
 
 TEST(DemandsTest, PointsAreOrderedAndEqualThePlan) {
   const PlanRequest request = TinyRequest();

@@ -1,12 +1,11 @@
 #include "server/core/quota.h"
 
 #include "base/error.h"
+#include "base/units.h"
 #include "gtest/gtest.h"
 
 namespace longhaul::server {
 namespace {
-
-constexpr int64_t kGiB = int64_t{1} << 30;
 
 TEST(QuotaTest, Parses) {
   Quotas quotas;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/units.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/core/scheduler.h"
@@ -14,7 +15,6 @@
 
 namespace longhaul::server {
 
-inline constexpr int64_t kGiB = int64_t{1} << 30;
 inline constexpr int64_t kSecond = 1'000'000;
 inline constexpr PlanTime kNow{1'700'000'000 * kSecond, 1'000 * kSecond};
 

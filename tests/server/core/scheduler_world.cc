@@ -3,13 +3,12 @@
 #include <algorithm>
 
 #include "base/limits.h"
+#include "base/units.h"
 #include "gtest/gtest.h"
 
 namespace longhaul::server {
 namespace {
 
-constexpr int64_t kSecond = 1'000'000;
-constexpr int64_t kGiB = int64_t{1} << 30;
 constexpr size_t kTraceLines = 20;
 constexpr int kClasses = 3;
 const char* const kProjects[] = {"ants", "bees", "cats"};
@@ -55,7 +54,7 @@ SchedulerWorld::SchedulerWorld(uint64_t seed, WorldOptions options) : seed_(seed
 }
 
 void SchedulerWorld::Note(const std::string& line) {
-  trace_.push_back(std::to_string(now_.boot_micros / kSecond) + ": " + line);
+  trace_.push_back(std::to_string(now_.boot_micros / kMicrosPerSecond) + ": " + line);
   if (trace_.size() > kTraceLines) trace_.pop_front();
 }
 
@@ -125,7 +124,7 @@ void SchedulerWorld::MakeJobs() {
     jobs_.push_back(job);
     shape_of_.push_back(static_cast<int>(Draw(shapes_.size())));
     arrivals_.push_back(at);
-    if (Chance(60)) at += static_cast<int64_t>(Draw(400)) * kSecond;
+    if (Chance(60)) at += static_cast<int64_t>(Draw(400)) * kMicrosPerSecond;
   }
 }
 
@@ -203,7 +202,7 @@ void SchedulerWorld::EndDue() {
       Requeue(&job, was);
     } else if (options_.trouble && Chance(15)) {
       job.attempt.outcome = AttemptOutcome::kFailed;
-      job.not_before_wall_micros = now_.wall_micros + static_cast<int64_t>(Draw(100)) * kSecond;
+      job.not_before_wall_micros = now_.wall_micros + static_cast<int64_t>(Draw(100)) * kMicrosPerSecond;
       Requeue(&job, was);
       Note(id + " fails on " + was.worker);
       continue;
@@ -250,7 +249,7 @@ void SchedulerWorld::Apply(const PlanResult& result) {
   for (const Preemption& one : result.preemptions) {
     Running& victim = running_.at(one.job_id);
     victim.stopping = true;
-    victim.attempt.end_boot_micros = now_.boot_micros + limits::kStopSeconds * kSecond;
+    victim.attempt.end_boot_micros = now_.boot_micros + limits::kStopSeconds * kMicrosPerSecond;
     victim.attempt.preemptible_boot_micros = kNeverMicros;
     ++jobs_[NumberOf(one.job_id) - 1].preemptions;
     ++preemptions_;
@@ -328,7 +327,7 @@ int64_t SchedulerWorld::NextEvent(int64_t look_again) const {
   if (arrived_ < jobs_.size()) next = std::min(next, arrivals_[arrived_]);
   for (const auto& [id, running] : running_) next = std::min(next, running.attempt.end_boot_micros);
   const bool passes = !unreachable_.empty() || !missing_.empty();
-  if (next == kNeverMicros && passes) next = now_.boot_micros + 60 * kSecond;
+  if (next == kNeverMicros && passes) next = now_.boot_micros + 60 * kMicrosPerSecond;
   return std::max(next, now_.boot_micros);
 }
 

@@ -1,5 +1,6 @@
 // The scheduler behind the dispatcher: preemption, shares, quotas, shutting workers, what waiting jobs are told.
 #include "base/limits.h"
+#include "base/units.h"
 #include "tests/server/dispatcher/core_harness.h"
 
 namespace longhaul::server {
@@ -368,7 +369,6 @@ TEST_F(SchedulingTest, AFailedCommitTakesAPreemptionBack) {
 // What others have taken of a host since its worker started is offered to nobody; what its own attempts use is counted
 // once.
 TEST_F(SchedulingTest, HostMemoryThatOthersTookIsNotOffered) {
-  constexpr int64_t kGiB = int64_t{1} << 30;
   const std::string session = Open(TestWorker("w1", 8 * kGiB, 4));
   const auto create = [&] {
     Job job = TestJob(blobs.Add("dataset"));

@@ -4,7 +4,7 @@
 namespace longhaul::server {
 namespace {
 
-constexpr char kData[] = "{\"text\":\"of red\"}\n";
+constexpr char kUploaded[] = "{\"text\":\"of red\"}\n";
 
 class ProjectsTest : public SecureRpcTest {
  protected:
@@ -16,8 +16,8 @@ class ProjectsTest : public SecureRpcTest {
     fleet_.emplace(As(MakeTokenOf("fleet", "worker", "*")));
     agent_.emplace(&*fleet_);
     ASSERT_TRUE(agent_->Open().ok());
-    ASSERT_TRUE(UploadAs(*red_, kData).ok());
-    job_ = CreateAs(*red_, RequestFor(kData));
+    ASSERT_TRUE(UploadAs(*red_, kUploaded).ok());
+    job_ = CreateAs(*red_, RequestFor(kUploaded));
     ASSERT_NE(job_.id(), "");
   }
   void TearDown() override {
@@ -167,7 +167,7 @@ TEST_F(ProjectsTest, ListsShowTheCallersProject) {
 }
 
 TEST_F(ProjectsTest, NobodyCreatesInAnotherProject) {
-  v1::CreateFineTuneJobRequest request = RequestFor(kData);
+  v1::CreateFineTuneJobRequest request = RequestFor(kUploaded);
   request.set_project("red");
   v1::Job job;
   const grpc::Status status = Call(*blue_->jobs, &v1::FineTuneService::Stub::CreateFineTuneJob, request, &job);
@@ -177,26 +177,26 @@ TEST_F(ProjectsTest, NobodyCreatesInAnotherProject) {
 }
 
 TEST_F(ProjectsTest, RequestIdsAreTheProjectsOwn) {
-  v1::CreateFineTuneJobRequest request = RequestFor(kData);
+  v1::CreateFineTuneJobRequest request = RequestFor(kUploaded);
   request.set_request_id("same");
   const std::string first = CreateAs(*red_, request).id();
-  ASSERT_TRUE(UploadAs(*blue_, kData).ok());
+  ASSERT_TRUE(UploadAs(*blue_, kUploaded).ok());
   const std::string second = CreateAs(*blue_, request).id();
   EXPECT_NE(first, second);
   EXPECT_EQ(CreateAs(*red_, request).id(), first);
 }
 
 TEST_F(ProjectsTest, KnowingAHashIsNotHavingTheBytes) {
-  EXPECT_FALSE(Missing(*red_, kData));
-  EXPECT_TRUE(Missing(*blue_, kData));
+  EXPECT_FALSE(Missing(*red_, kUploaded));
+  EXPECT_TRUE(Missing(*blue_, kUploaded));
   std::string bytes;
-  EXPECT_EQ(DetailsOf(ReadBlob(*blue_, kData, &bytes)).reason, "BLOB_NOT_FOUND");
+  EXPECT_EQ(DetailsOf(ReadBlob(*blue_, kUploaded, &bytes)).reason, "BLOB_NOT_FOUND");
   EXPECT_EQ(bytes, "");
-  EXPECT_TRUE(ReadBlob(*red_, kData, &bytes).ok());
-  EXPECT_EQ(bytes, kData);
+  EXPECT_TRUE(ReadBlob(*red_, kUploaded, &bytes).ok());
+  EXPECT_EQ(bytes, kUploaded);
 
   v1::QueryWriteStatusRequest query;
-  *query.mutable_blob() = NameOf(kData);
+  *query.mutable_blob() = NameOf(kUploaded);
   v1::QueryWriteStatusResponse there;
   ASSERT_TRUE(Call(*blue_->blobs, &v1::BlobService::Stub::QueryWriteStatus, query, &there).ok());
   EXPECT_EQ(there.committed_bytes(), 0);
@@ -205,12 +205,12 @@ TEST_F(ProjectsTest, KnowingAHashIsNotHavingTheBytes) {
   // Training on it would give it away, too.
   v1::Job job;
   const grpc::Status created =
-      Call(*blue_->jobs, &v1::FineTuneService::Stub::CreateFineTuneJob, RequestFor(kData), &job);
+      Call(*blue_->jobs, &v1::FineTuneService::Stub::CreateFineTuneJob, RequestFor(kUploaded), &job);
   EXPECT_EQ(DetailsOf(created).reason, "DATASET_NOT_UPLOADED");
 }
 
 TEST_F(ProjectsTest, WhoHasTheBytesShowsThemAndNothingLess) {
-  const std::string data = kData;
+  const std::string data = kUploaded;
   const std::string other(data.size(), 'x');
   v1::WriteBlobResponse response;
   EXPECT_EQ(DetailsOf(Write(*blue_, {Chunk(data, 0, "", true)}, &response)).reason, "BLOB_HASH_MISMATCH");
@@ -219,15 +219,15 @@ TEST_F(ProjectsTest, WhoHasTheBytesShowsThemAndNothingLess) {
   EXPECT_EQ(DetailsOf(Write(*blue_, {Chunk(data, 5, data.substr(5), true)}, &response)).reason, "BLOB_OFFSET");
   ASSERT_TRUE(Write(*blue_, {Chunk(data, 0, data.substr(0, 5), false)}, &response).ok()) << "it may end early";
   EXPECT_EQ(response.committed_bytes(), 0);
-  EXPECT_TRUE(Missing(*blue_, kData));
+  EXPECT_TRUE(Missing(*blue_, kUploaded));
   ASSERT_TRUE(
       Write(*blue_, {Chunk(data, 0, data.substr(0, 5), false), Chunk(data, 5, data.substr(5), true)}, &response).ok());
   EXPECT_EQ(response.committed_bytes(), static_cast<int64_t>(data.size()));
-  EXPECT_FALSE(Missing(*blue_, kData));
-  EXPECT_NE(CreateAs(*blue_, RequestFor(kData)).id(), "");
+  EXPECT_FALSE(Missing(*blue_, kUploaded));
+  EXPECT_NE(CreateAs(*blue_, RequestFor(kUploaded)).id(), "");
   std::string bytes;
-  EXPECT_TRUE(ReadBlob(*red_, kData, &bytes).ok()) << "the blob itself is as it was";
-  EXPECT_EQ(bytes, kData);
+  EXPECT_TRUE(ReadBlob(*red_, kUploaded, &bytes).ok()) << "the blob itself is as it was";
+  EXPECT_EQ(bytes, kUploaded);
 }
 
 TEST_F(ProjectsTest, UnfinishedUploadsAreTheProjectsOwn) {

@@ -10,6 +10,7 @@
 
 #include "base/env.h"
 #include "base/process.h"
+#include "base/units.h"
 #include "tests/worker/attempt/temp_dir.h"
 #include "wire/device_probe.h"
 #include "wire/model_values.h"
@@ -18,8 +19,6 @@
 
 namespace longhaul::agent {
 namespace {
-
-constexpr int64_t kGiB = int64_t{1} << 30;
 
 class GpuInventoryTest : public ::testing::Test {
  protected:

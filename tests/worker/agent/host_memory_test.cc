@@ -7,14 +7,12 @@
 
 #include "base/env.h"
 #include "base/process.h"
+#include "base/units.h"
 #include "tests/worker/attempt/temp_dir.h"
 #include "worker/attempt/attempt_dir.h"
 
 namespace longhaul::agent {
 namespace {
-
-constexpr int64_t kMiB = int64_t{1} << 20;
-constexpr int64_t kGiB = int64_t{1} << 30;
 
 TEST(HostMemoryTest, PlannableIsTheSameOnMachinesOfAKind) {
   EXPECT_EQ(PlannableHostBytes(64 * kGiB - 3 * kMiB), 62 * kGiB);

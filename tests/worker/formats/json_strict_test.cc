@@ -10,31 +10,31 @@ namespace {
 
 using testing::HasSubstr;
 
-std::string ErrorOf(std::string_view text) {
+std::string StrictErrorOf(std::string_view text) {
   const auto parsed = ParseJsonStrict(text, "conf.json");
   return parsed.ok() ? "OK" : std::string(parsed.status().message());
 }
 
 TEST(JsonStrictTest, ReadsWhatJsonAllows) {
-  EXPECT_EQ(ErrorOf("{\"a\": [1, {\"a\": null}], \"b\": \"\xc3\xa9\"}"), "OK");
-  EXPECT_EQ(ErrorOf(" [] \n"), "OK");
+  EXPECT_EQ(StrictErrorOf("{\"a\": [1, {\"a\": null}], \"b\": \"\xc3\xa9\"}"), "OK");
+  EXPECT_EQ(StrictErrorOf(" [] \n"), "OK");
 }
 
 TEST(JsonStrictTest, RefusesTheRestAndNamesTheFile) {
-  EXPECT_THAT(ErrorOf("{\"a\": 1, \"a\": 2}"), HasSubstr("conf.json: has the key \"a\" twice"));
-  EXPECT_THAT(ErrorOf("[{\"b\": {\"k\": 1, \"k\": 1}}]"), HasSubstr("\"k\" twice"));
-  EXPECT_THAT(ErrorOf(std::string(65, '[') + std::string(65, ']')), HasSubstr("deeper than 64"));
-  EXPECT_EQ(ErrorOf(std::string(64, '[') + std::string(64, ']')), "OK");
-  EXPECT_THAT(ErrorOf(std::string("{}\0{}", 5)), HasSubstr("byte 2 is NUL"));
-  EXPECT_THAT(ErrorOf("\xef\xbb\xbf{}"), HasSubstr("byte-order mark"));
-  EXPECT_THAT(ErrorOf("{} x"), HasSubstr("not valid JSON"));
-  EXPECT_THAT(ErrorOf("[\"\xff\"]"), HasSubstr("not valid JSON"));
-  EXPECT_THAT(ErrorOf(""), HasSubstr("not valid JSON"));
-  EXPECT_THAT(ErrorOf("[1e999]"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(StrictErrorOf("{\"a\": 1, \"a\": 2}"), HasSubstr("conf.json: has the key \"a\" twice"));
+  EXPECT_THAT(StrictErrorOf("[{\"b\": {\"k\": 1, \"k\": 1}}]"), HasSubstr("\"k\" twice"));
+  EXPECT_THAT(StrictErrorOf(std::string(65, '[') + std::string(65, ']')), HasSubstr("deeper than 64"));
+  EXPECT_EQ(StrictErrorOf(std::string(64, '[') + std::string(64, ']')), "OK");
+  EXPECT_THAT(StrictErrorOf(std::string("{}\0{}", 5)), HasSubstr("byte 2 is NUL"));
+  EXPECT_THAT(StrictErrorOf("\xef\xbb\xbf{}"), HasSubstr("byte-order mark"));
+  EXPECT_THAT(StrictErrorOf("{} x"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(StrictErrorOf("[\"\xff\"]"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(StrictErrorOf(""), HasSubstr("not valid JSON"));
+  EXPECT_THAT(StrictErrorOf("[1e999]"), HasSubstr("not valid JSON"));
 }
 
 TEST(JsonStrictTest, AMillionBracketsAreRefusedWithoutRecursion) {
-  EXPECT_THAT(ErrorOf(std::string(1'000'000, '[')), HasSubstr("deeper than 64"));
+  EXPECT_THAT(StrictErrorOf(std::string(1'000'000, '[')), HasSubstr("deeper than 64"));
 }
 
 // Expected: Python's repr of the same doubles.

@@ -11,6 +11,7 @@
 #include "base/disk_seam.h"
 #include "base/env.h"
 #include "base/limits.h"
+#include "base/units.h"
 #include "tests/worker/train/rig.h"
 
 namespace longhaul::train {
@@ -200,7 +201,6 @@ TEST_F(BaseCacheTest, AUseIsSeenInTheFilesTime) {
 }
 
 TEST(BasesToEvictTest, TheLongestUnusedGoAndOnlyWhereThatHelps) {
-  constexpr int64_t kGiB = int64_t{1} << 30;
   constexpr int64_t kRoomy = int64_t{1000} * kGiB;
   const auto names = [](const std::optional<std::vector<CachedBase>>& bases) {
     std::string all;

@@ -11,8 +11,6 @@ namespace longhaul::data::jinja {
 namespace {
 
 bool IsNameStart(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
-
 // How Python's str.isspace sees the character at `at`; 0 = no space, else its bytes.
 size_t SpaceAt(std::string_view text, size_t at) {
   const CodePoint c = DecodeAt(text, at);

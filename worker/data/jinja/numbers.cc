@@ -14,8 +14,6 @@
 namespace longhaul::data::jinja {
 namespace {
 
-bool IsDigit(char c) { return c >= '0' && c <= '9'; }
-
 absl::Status Overflow() { return TemplateError("an integer is out of the range of 64 bits"); }
 
 // Without the space around it, digits of other scripts as ASCII ones, letters lower. None where something else is no

@@ -11,6 +11,7 @@
 
 namespace longhaul::data::jinja {
 
+inline bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 bool IsPythonSpace(char32_t value);  // str.isspace
 bool IsPythonWord(char32_t value);   // \w of Python's re: letters, numbers, underscore; no marks
 // Without `chars`: Python whitespace. With: any of these characters.
