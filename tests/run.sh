@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The test command: installs what it needs, checks the tree, builds everything once, runs every test that needs no GPU,
-# with real processes where it takes them. Prints the time of each phase.
-#   bash tests/run.sh [PHASE ...]     phases: deps tree build unit e2e (the default), and by name: asan tsan
+# with real processes where it takes them, and again under the sanitizers what they can see. Prints the time of each
+# phase.
+#   bash tests/run.sh [PHASE ...]     phases: deps tree build unit e2e asan tsan; all of them by default
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -49,7 +50,7 @@ asan() { sanitizer asan 'core|parser'; }
 tsan() { TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/tests/tsan.supp" sanitizer tsan 'threads'; }
 
 phases=("$@")
-[ ${#phases[@]} -gt 0 ] || phases=(deps tree build unit e2e)
+[ ${#phases[@]} -gt 0 ] || phases=(deps tree build unit e2e asan tsan)
 for name in "${phases[@]}"; do
   case $name in
     deps | build) phase "$name" "$name" || break ;;
