@@ -14,6 +14,8 @@ struct OpTable {
   decltype(&Gemm) gemm = nullptr;
   decltype(&FrozenForward) frozen_forward = nullptr;
   decltype(&FrozenBackward) frozen_backward = nullptr;
+  decltype(&LoraForward) lora_forward = nullptr;
+  decltype(&LoraBackward) lora_backward = nullptr;
   decltype(&RmsNorm) rms_norm = nullptr;
   decltype(&AddRmsNorm) add_rms_norm = nullptr;
   decltype(&RmsNormBackward) rms_norm_backward = nullptr;

@@ -98,6 +98,19 @@ void CheckNf4(const Nf4Weight& w) {
   }
 }
 
+// `t`: u or v, over rows of `x`.
+void CheckLora(const Exec& exec, const FrozenWeight& w, const LoraFactors& lora, const Tensor& x, const Tensor& t) {
+  LH_CHECK(IsActivation(exec, x) && (w.packed ? x.dtype == DType::kF32 : x.dtype == w.dtype));
+  LH_CHECK(lora.rank > 0 && lora.count > 0 && lora.count <= kMaxLoraParts);
+  LH_CHECK(SameType(lora.a, x) && lora.a.rows == lora.count * lora.rank && lora.a.cols == w.in);
+  LH_CHECK(SameType(t, x) && t.rows == x.rows && t.cols == lora.a.rows);
+  for (int64_t i = 0; i < lora.count; ++i) {
+    const LoraFactors::Part& part = lora.parts[i];
+    LH_CHECK(SameType(part.b, x) && part.b.cols == lora.rank && part.out_begin >= 0);
+    LH_CHECK(part.out_begin + part.b.rows <= w.out);
+  }
+}
+
 }  // namespace
 
 void Gemm(const Exec& exec, bool transpose_a, bool transpose_b, double alpha, const Tensor& a, const Tensor& b,
@@ -121,6 +134,21 @@ void FrozenBackward(const Exec& exec, const Tensor& dy, const FrozenWeight& w, d
   LH_CHECK(dy.rows == dx.rows && dy.cols == w.out && dx.cols == w.in && SameType(dy, dx) && (beta == 0 || beta == 1));
   LH_CHECK(w.packed ? dy.dtype == DType::kF32 : dy.dtype == w.dtype);
   Body(exec.ops().frozen_backward)(exec, dy, w, beta, dx, scratch);
+}
+
+void LoraForward(const Exec& exec, const Tensor& x, const FrozenWeight& w, const LoraFactors& lora, double beta,
+                 const Tensor& y, const Tensor& u, void* scratch) {
+  CheckLora(exec, w, lora, x, u);
+  LH_CHECK(x.cols == w.in && (beta == 0 || beta == 1));
+  LH_CHECK(y.data == nullptr || (SameType(x, y) && y.rows == x.rows && y.cols == w.out));
+  Body(exec.ops().lora_forward)(exec, x, w, lora, beta, y, u, scratch);
+}
+
+void LoraBackward(const Exec& exec, const Tensor& dy, const FrozenWeight& w, const LoraFactors& lora, const Tensor& dx,
+                  const Tensor& v, void* scratch) {
+  CheckLora(exec, w, lora, dy, v);
+  LH_CHECK(dy.cols == w.out && (dx.data == nullptr || (SameType(dx, dy) && dx.rows == dy.rows && dx.cols == w.in)));
+  Body(exec.ops().lora_backward)(exec, dy, w, lora, dx, v, scratch);
 }
 
 void RmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, double eps, const Tensor& y, const Tensor& rstd) {

@@ -56,6 +56,31 @@ void FrozenBackward(const Exec& exec, const Tensor& dy, const FrozenWeight& w, d
 // Scratch for either direction over at most `rows` rows: bf16 RoundUp(rows, 64) * max(out, in) * 2, f32 0.
 int64_t FrozenGemmScratchBytes(GemmType type, int64_t rows, int64_t out, int64_t in);
 
+// ---- LoRA on a frozen product, CPU (kernels/cpu/lora.cc); CUDA folds in a way of its own (cuda/engine_linears.h) ----
+
+inline constexpr int64_t kMaxLoraParts = 3;  // q, k and v share an input
+
+// Parts that share the input of one frozen W: their A's one below the other, each B over a range of W's rows.
+struct LoraFactors {
+  double scale = 1;  // s
+  int64_t rank = 0;
+  int64_t count = 0;
+  Tensor a;  // [count * rank, in]
+  struct Part {
+    Tensor b;               // [part's out, rank]
+    int64_t out_begin = 0;  // first of the columns of y
+  } parts[kMaxLoraParts];
+};
+
+// u = x A^T; y = beta * y + x W^T + s u_i B_i^T per part. x [n, in], y [n, out], u [n, count * rank]; y's data may be
+// null: u alone. Types and `scratch` as FrozenForward's; where W is packed in bf16, so are A, B and s u for their
+// products, and a row of u has the same bits with and without y.
+void LoraForward(const Exec& exec, const Tensor& x, const FrozenWeight& w, const LoraFactors& lora, double beta,
+                 const Tensor& y, const Tensor& u, void* scratch);
+// v_i = s dy_i B_i; dx = dy W + v A. dy [n, out], dx [n, in], v [n, count * rank]; dx's data may be null: v alone.
+void LoraBackward(const Exec& exec, const Tensor& dy, const FrozenWeight& w, const LoraFactors& lora, const Tensor& dx,
+                  const Tensor& v, void* scratch);
+
 // ---- Normalisation, positions, activation (norm, rope, activation, elementwise) ----
 
 // y = x * w / sqrt(mean(x^2) + eps), per row. x,y [rows, cols]; w [1, cols], of x's type or Stat; rstd [rows, 1] Stat

@@ -45,6 +45,17 @@ struct PackedKey {
   bool accumulate = false;  // adds to the output
   auto operator<=>(const PackedKey&) const = default;
 };
+// A matmul of `rows` x k times a plain k x n (or its transpose), in bf16 into f32, between columns of wider rows.
+struct FactorKey {
+  int64_t rows = 0;
+  int64_t k = 0;
+  int64_t n = 0;
+  int64_t source_stride = 0;
+  int64_t destination_stride = 0;
+  bool transposed = false;
+  bool accumulate = false;
+  auto operator<=>(const FactorKey&) const = default;
+};
 struct PackedPrimitive {
   dnnl::memory::desc weights;
   dnnl::matmul matmul;
@@ -67,8 +78,10 @@ struct CpuExec {
   dnnl::engine engine;
   std::vector<Thread> threads;
   std::map<PackedKey, std::unique_ptr<PackedPrimitive>> packed;
-  GrowingBuffer sums;       // doubles: per row (loss), per chunk (sum of squares)
-  GrowingBuffer doc_order;  // int64: documents, longest first
+  std::map<FactorKey, std::unique_ptr<PackedPrimitive>> factors;
+  GrowingBuffer rounded_factors;  // bf16
+  GrowingBuffer sums;             // doubles: per row (loss), per chunk (sum of squares)
+  GrowingBuffer doc_order;        // int64: documents, longest first
 };
 
 namespace cpu {

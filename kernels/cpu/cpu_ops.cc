@@ -44,6 +44,8 @@ const OpTable& Ops() {
       .gemm = GemmOfType,
       .frozen_forward = FrozenForward,
       .frozen_backward = FrozenBackward,
+      .lora_forward = LoraForward,
+      .lora_backward = LoraBackward,
       .rms_norm = RmsNorm,
       .add_rms_norm = AddRmsNorm,
       .rms_norm_backward = RmsNormBackward,

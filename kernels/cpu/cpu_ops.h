@@ -19,6 +19,8 @@ void SerialGemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_
 // The bodies of ops.h, each of the signature that it has there.
 decltype(kernels::FrozenForward) FrozenForward;
 decltype(kernels::FrozenBackward) FrozenBackward;
+decltype(kernels::LoraForward) LoraForward;
+decltype(kernels::LoraBackward) LoraBackward;
 decltype(kernels::RmsNorm) RmsNorm;
 decltype(kernels::AddRmsNorm) AddRmsNorm;
 decltype(kernels::RmsNormBackward) RmsNormBackward;

@@ -48,34 +48,30 @@ class OneThread {
 
 memory::desc PlainDesc(int64_t rows, int64_t cols, Type type) { return memory::desc({rows, cols}, type, Tag::ab); }
 
-dnnl::matmul::primitive_desc Describe(const dnnl::engine& engine, const PackedKey& key, const memory::desc& weights) {
-  const Type operand = key.bf16 ? Type::bf16 : Type::f32;
-  const dnnl::matmul::desc operation(PlainDesc(key.rows, key.k, operand), weights,
-                                     PlainDesc(key.rows, key.n, Type::f32));
+dnnl::primitive_attr Attributes(bool accumulate) {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  if (key.accumulate) {
+  if (accumulate) {
     dnnl::post_ops sum;
     sum.append_sum(1.0f);
     attributes.set_post_ops(sum);
   }
-  return dnnl::matmul::primitive_desc(operation, attributes, engine);
+  return attributes;
+}
+
+dnnl::matmul::primitive_desc Describe(const dnnl::engine& engine, const PackedKey& key, const memory::desc& weights) {
+  const Type operand = key.bf16 ? Type::bf16 : Type::f32;
+  const dnnl::matmul::desc operation(PlainDesc(key.rows, key.k, operand), weights,
+                                     PlainDesc(key.rows, key.n, Type::f32));
+  return dnnl::matmul::primitive_desc(operation, Attributes(key.accumulate), engine);
 }
 
 memory::desc AnyWeights(const PackedKey& key) {
   return memory::desc({key.k, key.n}, key.bf16 ? Type::bf16 : Type::f32, Tag::any);
 }
 
-const PackedPrimitive& Find(CpuExec& state, const PackedKey& key) {
-  const auto found = state.packed.find(key);
-  if (found != state.packed.end()) return *found->second;
-  // The layout is the one chosen for big blocks without accumulation; every other primitive of the shape reads it.
-  const PackedKey first{kBigBlock, key.k, key.n, key.bf16, false};
-  const memory::desc weights = key == first ? AnyWeights(key) : Find(state, first).weights;
-
+std::unique_ptr<PackedPrimitive> Make(CpuExec& state, const dnnl::matmul::primitive_desc& described) {
   auto entry = std::make_unique<PackedPrimitive>();
-  const OneThread one_thread;
-  const dnnl::matmul::primitive_desc described = Describe(state.engine, key, weights);  // throws for what it cannot do
   entry->weights = described.weights_desc();
   entry->matmul = dnnl::matmul(described);
   for (CpuExec::Thread& thread : state.threads) {
@@ -85,27 +81,51 @@ const PackedPrimitive& Find(CpuExec& state, const PackedKey& key) {
                               memory(described.dst_desc(), state.engine, nullptr),
                               memory(described.scratchpad_desc(), state.engine, nullptr)});
   }
-  return *state.packed.emplace(key, std::move(entry)).first->second;
+  return entry;
 }
 
-void Run(const PackedPrimitive& primitive, const dnnl::stream& stream, size_t thread, const void* source, void* weights,
-         float* destination, void* scratchpad) {
-  const PackedPrimitive::Arguments& held = primitive.threads[thread];
+const PackedPrimitive& Find(CpuExec& state, const PackedKey& key) {
+  const auto found = state.packed.find(key);
+  if (found != state.packed.end()) return *found->second;
+  // The layout is the one chosen for big blocks without accumulation; every other primitive of the shape reads it.
+  const PackedKey first{kBigBlock, key.k, key.n, key.bf16, false};
+  const memory::desc weights = key == first ? AnyWeights(key) : Find(state, first).weights;
+  const OneThread one_thread;
+  const dnnl::matmul::primitive_desc described = Describe(state.engine, key, weights);  // throws for what it cannot do
+  return *state.packed.emplace(key, Make(state, described)).first->second;
+}
+
+const PackedPrimitive& FindFactor(CpuExec& state, const FactorKey& key) {
+  const auto found = state.factors.find(key);
+  if (found != state.factors.end()) return *found->second;
+  const memory::desc source({key.rows, key.k}, Type::bf16, memory::dims{key.source_stride, 1});
+  const memory::desc weights({key.k, key.n}, Type::bf16, key.transposed ? Tag::ba : Tag::ab);
+  const memory::desc destination({key.rows, key.n}, Type::f32, memory::dims{key.destination_stride, 1});
+  const OneThread one_thread;
+  const dnnl::matmul::primitive_desc described(dnnl::matmul::desc(source, weights, destination),
+                                               Attributes(key.accumulate), state.engine);
+  return *state.factors.emplace(key, Make(state, described)).first->second;
+}
+
+// One of our threads and what it has of its own.
+struct Worker {
+  CpuExec::Thread& own;
+  size_t number;
+};
+
+void Run(const PackedPrimitive& primitive, const Worker& worker, const void* source, const void* weights,
+         float* destination) {
+  const PackedPrimitive::Arguments& held = primitive.threads[worker.number];
   held.source.set_data_handle(const_cast<void*>(source));
-  held.weights.set_data_handle(weights);
+  held.weights.set_data_handle(const_cast<void*>(weights));
   held.destination.set_data_handle(destination);
-  held.scratchpad.set_data_handle(scratchpad);
+  held.scratchpad.set_data_handle(worker.own.scratchpad.as<void>());
   const dnnl_exec_arg_t arguments[] = {{DNNL_ARG_SRC, held.source.get()},
                                        {DNNL_ARG_WEIGHTS, held.weights.get()},
                                        {DNNL_ARG_DST, held.destination.get()},
                                        {DNNL_ARG_SCRATCHPAD, held.scratchpad.get()}};
-  const dnnl_status_t status = dnnl_primitive_execute(primitive.matmul.get(), stream.get(), 4, arguments);
+  const dnnl_status_t status = dnnl_primitive_execute(primitive.matmul.get(), worker.own.stream.get(), 4, arguments);
   LH_CHECK(status == dnnl_success, "dnnl_primitive_execute: " + std::to_string(status));
-}
-
-LONGHAUL_SIMD void RoundRow(const float* x, uint16_t* y, int64_t n) {
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) y[i] = ToBf16(x[i]);
 }
 
 // Which rows a task works on, and with which size of block.
@@ -172,6 +192,64 @@ void CopyRows(const float* from, int64_t from_stride, float* to, int64_t to_stri
   }
 }
 
+// The primitives of a fold's factors, by size of block.
+struct FoldPrimitives {
+  const PackedPrimitive* in[kBlockSizes][kMaxLoraParts];
+  const PackedPrimitive* out[kBlockSizes][kMaxLoraParts];
+};
+
+FoldPrimitives FindFold(CpuExec& state, const LowRankFold& fold, int64_t x_cols, int64_t y_cols) {
+  FoldPrimitives found{};
+  for (int size = 0; size < kBlockSizes; ++size) {
+    for (int64_t i = 0; i < fold.in_count; ++i) {
+      const SmallFactor& f = fold.in[i];
+      found.in[size][i] =
+          &FindFactor(state, FactorKey{kBlockRows[size], f.k, f.n, x_cols, fold.t.cols, f.transposed, false});
+    }
+    for (int64_t i = 0; y_cols > 0 && i < fold.out_count; ++i) {
+      const SmallFactor& f = fold.out[i];
+      found.out[size][i] =
+          &FindFactor(state, FactorKey{kBlockRows[size], f.k, f.n, fold.t.cols, y_cols, f.transposed, true});
+    }
+  }
+  return found;
+}
+
+// A block of t in f32, and rounded.
+int64_t FoldStagingBytes(const LowRankFold& fold) {
+  return kBigBlock * fold.t.cols * static_cast<int64_t>(sizeof(float) + sizeof(uint16_t));
+}
+
+void ScaleValues(float* x, double scale, int64_t n) {
+  if (scale == 1) return;
+  for (int64_t i = 0; i < n; ++i) x[i] *= static_cast<float>(scale);
+}
+
+// The block's rows of t: into `staging`, and those that are no padding into fold.t.
+void FoldIn(const LowRankFold& fold, const FoldPrimitives& primitives, const Block& block, const void* source,
+            const Worker& worker, float* staging) {
+  const int64_t cols = fold.t.cols;
+  for (int64_t i = 0; i < fold.in_count; ++i) {
+    const SmallFactor& f = fold.in[i];
+    Run(*primitives.in[block.size][i], worker, static_cast<const uint16_t*>(source) + f.from, f.values, staging + f.to);
+  }
+  ScaleValues(staging, fold.t_scale, block.padded_rows * cols);
+  CopyRows(staging, cols, fold.t.as<float>() + block.row * fold.t.stride, fold.t.stride, block.rows, cols);
+}
+
+// Adds what the block of t gives to the block of y. REQUIRES: FoldIn of the block before; `staging` is overwritten.
+void FoldOut(const LowRankFold& fold, const FoldPrimitives& primitives, const Block& block, const Worker& worker,
+             float* staging, float* y) {
+  const int64_t values = block.padded_rows * fold.t.cols;
+  auto* const rounded = reinterpret_cast<uint16_t*>(staging + kBigBlock * fold.t.cols);
+  ScaleValues(staging, fold.y_scale, values);
+  RoundRow(staging, rounded, values);
+  for (int64_t i = 0; i < fold.out_count; ++i) {
+    const SmallFactor& f = fold.out[i];
+    Run(*primitives.out[block.size][i], worker, rounded + f.from, f.values, y + f.to);
+  }
+}
+
 const memory::desc& BlocksDesc(CpuExec& state, int64_t k, int64_t n, bool bf16) {
   return Find(state, {kBigBlock, k, n, bf16, false}).weights;
 }
@@ -184,6 +262,11 @@ bool LibraryPacksF32() {
 }
 
 }  // namespace
+
+LONGHAUL_SIMD void RoundRow(const float* x, uint16_t* y, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = ToBf16(x[i]);
+}
 
 int64_t LibraryBytes(const Exec& exec, int64_t k, int64_t n, bool bf16) {
   const auto bytes = static_cast<int64_t>(BlocksDesc(exec.cpu(), k, n, bf16).get_size());
@@ -204,15 +287,20 @@ void PackLibrary(const Exec& exec, const Tensor& rows, bool backward, bool bf16,
 }
 
 void LibraryGemm(const Exec& exec, const Tensor& x, void* blocks, bool bf16, double beta, const Tensor& y,
-                 void* scratch) {
+                 void* scratch, const LowRankFold* fold) {
+  LH_CHECK(fold == nullptr || bf16);
   CpuExec& state = exec.cpu();
   const bool accumulate = beta != 0;
-  const PackedPrimitive* primitives[kBlockSizes];
-  for (int i = 0; i < kBlockSizes; ++i) {
+  const bool has_y = y.data != nullptr;
+  const int64_t y_cols = has_y ? y.cols : 0;
+  const PackedPrimitive* primitives[kBlockSizes] = {};
+  for (int i = 0; has_y && i < kBlockSizes; ++i) {
     primitives[i] = &Find(state, {kBlockRows[i], x.cols, y.cols, bf16, accumulate});
   }
+  const FoldPrimitives folded = fold != nullptr ? FindFold(state, *fold, x.cols, y_cols) : FoldPrimitives{};
+  const int64_t staged_bytes = kBigBlock * (x.cols + y_cols) * static_cast<int64_t>(sizeof(float));
   for (CpuExec::Thread& thread : state.threads) {
-    thread.staging.Reserve(kBigBlock * (x.cols + y.cols) * static_cast<int64_t>(sizeof(float)));
+    thread.staging.Reserve(staged_bytes + (fold != nullptr ? FoldStagingBytes(*fold) : 0));
   }
 
   const BlockCut cut(x.rows, x.cols, exec.threads());
@@ -221,15 +309,20 @@ void LibraryGemm(const Exec& exec, const Tensor& x, void* blocks, bool bf16, dou
     CpuExec::Thread& own = state.threads[static_cast<size_t>(thread)];
     float* const source_staging = own.staging.as<float>();
     float* const result_staging = source_staging + kBigBlock * x.cols;
+    float* const t_staging = result_staging + kBigBlock * y_cols;
     const void* const source = StageSource(x, block, bf16, source_staging, scratch);
+    const Worker worker{own, static_cast<size_t>(thread)};
+    if (fold != nullptr) FoldIn(*fold, folded, block, source, worker, t_staging);
+    if (!has_y) return;
     float* const result = y.as<float>() + block.row * y.stride;
     const bool direct = y.contiguous() && block.rows == block.padded_rows;
     if (!direct && accumulate) {
       CopyRows(result, y.stride, result_staging, y.cols, block.rows, y.cols);
       std::fill(result_staging + block.rows * y.cols, result_staging + block.padded_rows * y.cols, 0.0f);
     }
-    Run(*primitives[block.size], own.stream, static_cast<size_t>(thread), source, blocks,
-        direct ? result : result_staging, own.scratchpad.as<void>());
+    float* const target = direct ? result : result_staging;
+    Run(*primitives[block.size], worker, source, blocks, target);
+    if (fold != nullptr) FoldOut(*fold, folded, block, worker, t_staging, target);
     if (!direct) CopyRows(result_staging, y.cols, result, y.stride, block.rows, y.cols);
   });
 }

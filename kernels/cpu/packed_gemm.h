@@ -35,8 +35,28 @@ void PanelGemm(const Exec& exec, const Tensor& x, const float* panels, double be
 // wide and at most 64 deep: that is the formula of the memory plan, and a layout that exceeds it is a CHECK.
 int64_t LibraryBytes(const Exec& exec, int64_t k, int64_t n, bool bf16);
 void PackLibrary(const Exec& exec, const Tensor& rows, bool backward, bool bf16, void* blocks);
-// bf16: x is rounded into scratch (FrozenGemmScratchBytes).
+// y = x rounded to bf16, nearest even.
+void RoundRow(const float* x, uint16_t* y, int64_t n);
+
+// A small matrix beside the weight: k x n, or n x k to be transposed; dense bf16.
+struct SmallFactor {
+  const uint16_t* values = nullptr;
+  bool transposed = false;
+  int64_t k = 0, n = 0;
+  int64_t from = 0;  // first column of what it multiplies
+  int64_t to = 0;    // first column of the result
+};
+// What a LoRA adds to a product: t = t_scale * x [in factors], and y += y_scale * t [out factors]. Done in the block of
+// rows at hand, so that x is rounded once and y is still in the cache.
+struct LowRankFold {
+  Tensor t;  // [rows, columns] f32, written
+  double t_scale = 1, y_scale = 1;
+  int64_t in_count = 0, out_count = 0;
+  SmallFactor in[kMaxLoraParts], out[kMaxLoraParts];
+};
+// bf16: x is rounded into scratch (FrozenGemmScratchBytes). `fold`: null or, with bf16 alone, as above; y's data may be
+// null then, where only t is wanted.
 void LibraryGemm(const Exec& exec, const Tensor& x, void* blocks, bool bf16, double beta, const Tensor& y,
-                 void* scratch);
+                 void* scratch, const LowRankFold* fold = nullptr);
 
 }  // namespace longhaul::kernels::cpu

@@ -1,5 +1,6 @@
-// FrozenForward and FrozenBackward over the plain and the packed layouts. The packed f32 path runs on every CPU: where
-// the library wants no layout of its own, it packs into the plain one. bf16 runs where the CPU has it.
+// FrozenForward, FrozenBackward, LoraForward and LoraBackward over the plain and the packed layouts. The packed f32
+// path runs on every CPU: where the library wants no layout of its own, it packs into the plain one. bf16 runs where
+// the CPU has it.
 #include <algorithm>
 #include <tuple>
 
@@ -202,6 +203,153 @@ TEST(FrozenGemmTest, HasTheSameBitsForAnyThreadCountAndStride) {
     }
     for (const Buffer& result : results) {
       EXPECT_TRUE(result.bytes() == results[0].bytes()) << "layout " << static_cast<int>(layout);
+    }
+  }
+}
+
+// An adapter over the rows of a weight: `count` parts, the last columns of y without one.
+struct Adapter {
+  Adapter(DType dtype, int64_t out, int64_t in, int64_t rank, int64_t count)
+      : a(Buffer::Random(dtype, count * rank, in, 11, 3)) {
+    factors.scale = 1.5;
+    factors.rank = rank;
+    factors.count = count;
+    factors.a = a.view();
+    const int64_t part = out / (count + 1);
+    for (int64_t i = 0; i < count; ++i) b.push_back(Buffer::Random(dtype, part, rank, 12 + static_cast<uint64_t>(i)));
+    for (int64_t i = 0; i < count; ++i) factors.parts[i] = {b[static_cast<size_t>(i)].view(), i * part};
+  }
+  // Entry (row, column) of the stacked A, or of what B adds over all rows of W: zero where no part is.
+  double A(int64_t i, int64_t j) const { return a(i, j); }
+  double B(int64_t row, int64_t column) const {
+    const int64_t i = column / factors.rank;
+    const Buffer& own = b[static_cast<size_t>(i)];
+    const int64_t at = row - factors.parts[i].out_begin;
+    return at >= 0 && at < own.view().rows ? own(at, column % factors.rank) : 0;
+  }
+
+  Buffer a;
+  std::vector<Buffer> b;
+  LoraFactors factors;
+};
+
+void MultiplyWithLora(const Exec& exec, const Weight& weight, const Adapter& adapter, bool backward, const Tensor& from,
+                      double beta, const Tensor& to, const Tensor& t) {
+  std::vector<uint8_t> scratch(
+      static_cast<size_t>(FrozenGemmScratchBytes(exec.gemm_type(), from.rows, weight.frozen.out, weight.frozen.in)));
+  if (backward) {
+    LoraBackward(exec, from, weight.frozen, adapter.factors, to, t, scratch.data());
+  } else {
+    LoraForward(exec, from, weight.frozen, adapter.factors, beta, to, t, scratch.data());
+  }
+}
+
+void CheckLora(Layout layout, int threads, int64_t rows, int64_t out, int64_t in, int64_t count, bool backward,
+               double beta, int64_t gap) {
+  constexpr int64_t kRank = 5;
+  const auto exec = ExecFor(layout, threads);
+  const Weight weight(*exec, layout, out, in);
+  const DType dtype = weight.values.dtype();
+  const Adapter adapter(dtype, out, in, kRank, count);
+  const int64_t from_cols = backward ? out : in, to_cols = backward ? in : out;
+  const Buffer x = Buffer::Random(dtype, rows, from_cols, 8, gap);
+  const Buffer before = Buffer::Random(dtype, rows, to_cols, 9, gap);
+  Buffer y = beta == 0 ? Buffer(dtype, rows, to_cols, gap) : before, t(dtype, rows, count * kRank, gap);
+  MultiplyWithLora(*exec, weight, adapter, backward, x.view(), beta, y.view(), t.view());
+
+  const double s = adapter.factors.scale;
+  // t by its definition, and the sum of magnitudes.
+  std::vector<double> t_values, t_magnitudes;
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t c = 0; c < count * kRank; ++c) {
+      double total = 0, magnitudes = 0;
+      for (int64_t k = 0; k < from_cols; ++k) {
+        const double product = (backward ? s * adapter.B(k, c) : adapter.A(c, k)) * x(i, k);
+        total += product;
+        magnitudes += std::abs(product);
+      }
+      t_values.push_back(total);
+      t_magnitudes.push_back(magnitudes);
+    }
+  }
+  const auto low = [&](int64_t i, int64_t c, bool absolute) {
+    return (absolute ? t_magnitudes : t_values)[static_cast<size_t>(i * count * kRank + c)];
+  };
+  const auto sum = [&](int64_t i, int64_t j, bool absolute) {
+    double total = 0;
+    for (int64_t k = 0; k < from_cols; ++k) {
+      const double product = x(i, k) * (backward ? weight.values(k, j) : weight.values(j, k));
+      total += absolute ? std::abs(product) : product;
+    }
+    for (int64_t c = 0; c < count * kRank; ++c) {
+      const double factor = backward ? adapter.A(c, j) : s * adapter.B(j, c);
+      total += low(i, c, absolute) * (absolute ? std::abs(factor) : factor);
+    }
+    return total;
+  };
+  // One rounding more than a product has for t, and for y those of t, of its own rounding and of the sum of both. bf16
+  // rounds both factors of each product, 2^-8 each: two products in a chain make four.
+  const double t_error = static_cast<double>(from_cols + 2) * Epsilon(dtype) + (weight.bf16 ? 0x1p-7 : 0);
+  const double y_error =
+      static_cast<double>(from_cols + count * kRank + 6) * Epsilon(dtype) + (weight.bf16 ? 0x1p-6 : 0);
+  const std::string what = "layout " + std::to_string(static_cast<int>(layout)) + (backward ? " backward" : " forward");
+  ExpectNear(
+      t, [&](int64_t i, int64_t c) { return low(i, c, false); },
+      [&](int64_t i, int64_t c) { return t_error * low(i, c, true); }, what + ", low rank");
+  ExpectNear(
+      y, [&](int64_t i, int64_t j) { return sum(i, j, false) + (beta == 0 ? 0 : before(i, j)); },
+      [&](int64_t i, int64_t j) { return y_error * (sum(i, j, true) + std::abs(beta * before(i, j))); }, what);
+}
+
+TEST(LoraGemmTest, EqualsTheDefinition) {
+  for (const Layout layout : Layouts()) {
+    if (layout == Layout::kLibraryF32) continue;  // the same code as kPackedF32
+    for (const bool backward : {false, true}) {
+      for (const double beta : {0.0, 1.0}) {
+        if (backward && beta != 0) continue;
+        for (const int64_t gap : {0, 5}) {
+          CheckLora(layout, 2, 150, 96, 64, 3, backward, beta, gap);
+          CheckLora(layout, 1, 67, 97, 33, 1, backward, beta, gap);
+          CheckLora(layout, 2, 300, 130, 65, 2, backward, beta, gap);
+          CheckLora(layout, 2, 3, 8, 8, 3, backward, beta, gap);
+        }
+      }
+    }
+  }
+}
+
+// Recomputation, and u alone where y is not wanted, must give the bits of the first time.
+TEST(LoraGemmTest, HasTheSameBitsHoweverRowsAreCutThreadsAndWithoutY) {
+  constexpr int64_t kRows = 300, kRank = 16, kParts = 2;
+  constexpr int64_t kShapes[][2] = {{192, 576}, {1536, 96}, {4608, 64}};
+  for (const Layout layout : Layouts()) {
+    if (layout == Layout::kLibraryF32) continue;
+    const auto exec = ExecFor(layout, 2), exec1 = ExecFor(layout, 1);
+    for (const auto& [out, in] : kShapes) {
+      const Weight weight(*exec, layout, out, in);
+      const DType dtype = weight.values.dtype();
+      const Adapter adapter(dtype, out, in, kRank, kParts);
+      for (const bool backward : {false, true}) {
+        const Buffer x = Buffer::Random(dtype, kRows, backward ? out : in, 8);
+        Buffer y(dtype, kRows, backward ? in : out), t(dtype, kRows, kParts * kRank);
+        MultiplyWithLora(*exec, weight, adapter, backward, x.view(), 0, y.view(), t.view());
+        const std::string what = "layout " + std::to_string(static_cast<int>(layout)) + " backward " +
+                                 std::to_string(backward) + " " + std::to_string(out) + " x " + std::to_string(in);
+        Buffer y1(dtype, kRows, backward ? in : out), t1(dtype, kRows, kParts * kRank);
+        MultiplyWithLora(*exec1, weight, adapter, backward, x.view(), 0, y1.view(), t1.view());
+        EXPECT_TRUE(y1.bytes() == y.bytes() && t1.bytes() == t.bytes()) << what << ", one thread";
+        Buffer alone(dtype, kRows, kParts * kRank);
+        MultiplyWithLora(*exec, weight, adapter, backward, x.view(), 0, {}, alone.view());
+        EXPECT_TRUE(alone.bytes() == t.bytes()) << what << ", without y";
+        for (const int64_t cut : {1, 17, 24, 64, 100, 172, 299}) {
+          Buffer parts(dtype, kRows, backward ? in : out), t_parts(dtype, kRows, kParts * kRank);
+          for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, cut}, {cut, kRows}}) {
+            MultiplyWithLora(*exec, weight, adapter, backward, x.view().Rows(begin, end), 0,
+                             parts.view().Rows(begin, end), t_parts.view().Rows(begin, end));
+          }
+          EXPECT_TRUE(parts.bytes() == y.bytes() && t_parts.bytes() == t.bytes()) << what << " cut at " << cut;
+        }
+      }
     }
   }
 }

@@ -49,11 +49,21 @@ Tensor CpuOps::V(const LoraGroup& lora, int64_t rows) const {
   return kernels::MakeTensor(v_, memory_.dtype(), rows, lora.count * lora.rank);
 }
 
+kernels::LoraFactors CpuOps::Factors(const LoraGroup& lora) const {
+  kernels::LoraFactors factors;
+  factors.scale = lora_scale_;
+  factors.rank = lora.rank;
+  factors.count = lora.count;
+  factors.a = lora.a;
+  for (int64_t i = 0; i < lora.count; ++i) factors.parts[i] = {lora.members[i].b, lora.members[i].out_begin};
+  return factors;
+}
+
 void CpuOps::Input(const QloraLinear& linear, const Tensor& x, int64_t first_row, const Tensor& u) {
   const LoraGroup& lora = *linear.lora;
   if (lora.count == 0) return;
   if (dropout_ == 0) {
-    Gemm(exec_, false, true, 1, x, lora.a, 0, u);
+    kernels::LoraForward(exec_, x, linear.w, Factors(lora), 0, {}, u, gemm_scratch_);
     return;
   }
   for (int64_t i = 0; i < lora.count; ++i) {
@@ -66,8 +76,13 @@ void CpuOps::Input(const QloraLinear& linear, const Tensor& x, int64_t first_row
 void CpuOps::Forward(const QloraLinear& linear, const Tensor& x, int64_t first_row, const Tensor& residual,
                      const Tensor& y, const Tensor& u) {
   const LoraGroup& lora = *linear.lora;
-  if (residual.data != nullptr) kernels::Copy(exec_, residual, y);
-  kernels::FrozenForward(exec_, x, linear.w, residual.data != nullptr ? 1 : 0, y, gemm_scratch_);
+  const double beta = residual.data != nullptr ? 1 : 0;
+  if (beta != 0) kernels::Copy(exec_, residual, y);
+  if (lora.count > 0 && dropout_ == 0) {
+    kernels::LoraForward(exec_, x, linear.w, Factors(lora), beta, y, u, gemm_scratch_);
+    return;
+  }
+  kernels::FrozenForward(exec_, x, linear.w, beta, y, gemm_scratch_);
   Input(linear, x, first_row, u);
   for (int64_t i = 0; i < lora.count; ++i) {
     const LoraGroup::Member& member = lora.members[i];
@@ -78,21 +93,22 @@ void CpuOps::Forward(const QloraLinear& linear, const Tensor& x, int64_t first_r
 
 void CpuOps::BackwardInput(const QloraLinear& linear, const Tensor& dy, int64_t first_row, const Tensor& dx) {
   const LoraGroup& lora = *linear.lora;
+  if (lora.count > 0 && dropout_ == 0) {
+    kernels::LoraBackward(exec_, dy, linear.w, Factors(lora), dx, V(lora, dy.rows), gemm_scratch_);
+    return;
+  }
   if (dx.data != nullptr) kernels::FrozenBackward(exec_, dy, linear.w, 0, dx, gemm_scratch_);
-  if (lora.count == 0) return;
-  const Tensor v = V(lora, dy.rows);
+  // With dropout each target has an input of its own, and the gradient of that input passes the same mask.
   for (int64_t i = 0; i < lora.count; ++i) {
     const LoraGroup::Member& member = lora.members[i];
-    const Tensor v_i = v.Cols(i * lora.rank, (i + 1) * lora.rank);
+    const Tensor v_i = V(lora, dy.rows).Cols(i * lora.rank, (i + 1) * lora.rank);
     Gemm(exec_, false, false, lora_scale_, dy.Cols(member.out_begin, member.out_begin + member.out), member.b, 0, v_i);
-    if (dropout_ == 0 || dx.data == nullptr) continue;
-    // The gradient of the branch's input passes the same mask.
+    if (dx.data == nullptr) continue;
     const Tensor masked = dropout_tile_.Rows(0, dx.rows).Cols(0, dx.cols);
     Gemm(exec_, false, false, 1, v_i, lora.a.Rows(i * lora.rank, (i + 1) * lora.rank), 0, masked);
     kernels::Dropout(exec_, masked, TargetKey(linear, member), first_row, dropout_, masked);
     kernels::Add(exec_, masked, dx);
   }
-  if (dropout_ == 0 && dx.data != nullptr) Gemm(exec_, false, false, 1, v, lora.a, 1, dx);
 }
 
 void CpuOps::Gradients(const QloraLinear& linear, const Tensor& dy, const Tensor& x, int64_t first_row,

@@ -1,5 +1,5 @@
-// EngineOps on the CPU: frozen weights through FrozenForward and FrozenBackward, LoRA as products of its own (with
-// dropout masked per module, as PEFT does), attention by the op, logits in the plan's loss tile.
+// EngineOps on the CPU: frozen weights with their LoRA through LoraForward and LoraBackward, or LoRA as products of its
+// own (with dropout masked per module, as PEFT does), attention by the op, logits in the plan's loss tile.
 #pragma once
 
 #include "worker/train/engine_ops.h"
@@ -34,6 +34,7 @@ class CpuOps final : public EngineOps {
 
  private:
   uint64_t TargetKey(const QloraLinear& linear, const LoraGroup::Member& member) const;
+  kernels::LoraFactors Factors(const LoraGroup& lora) const;
   // The input that `member`'s A sees.
   kernels::Tensor Masked(const QloraLinear& linear, const LoraGroup::Member& member, const kernels::Tensor& x,
                          int64_t first_row) const;
