@@ -55,6 +55,17 @@ int64_t PaddedLoraRank(const TrainShape& train);
 kernels::cuda::LoraFold PlanFold(const ModelShape& shape, const TrainShape& train, FusedLinear linear);
 int64_t CachedLayerBytes(const ModelShape& shape, const TrainShape& train);
 
+// With grouped_attention: what one of the attention_calls takes of a token's q, and of its k or v.
+struct GroupColumns {
+  int64_t q = 0;
+  int64_t kv = 0;
+  int64_t all() const { return q + 2 * kv; }
+};
+GroupColumns GroupColumnsOf(const MemoryPlan& plan);
+// The rows of q, k and v's linear for one call, and where they lie behind o's weight in "weight.attention".
+kernels::cuda::LoraFold PlanGroupFold(const MemoryPlan& plan);
+int64_t GroupWeightOffset(const MemoryPlan& plan);
+
 RowStrides CudaStrides(const MemoryPlan& plan);
 ActField CudaField(const MemoryPlan& plan, Act act);
 int64_t CudaFieldBytes(const MemoryPlan& plan, Act act, int64_t rows);

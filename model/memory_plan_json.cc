@@ -51,6 +51,10 @@ absl::Status ReadChoices(const json& object, const MemoryPlan& plan, PlanChoices
     fields.Int("attention_calls", 1, plan.shape.kv_heads, &choices->attention_calls);
     fields.Bool("host_checkpoints", &choices->host_checkpoints);
     fields.Bool("host_embedding", &choices->host_embedding);
+    fields.Bool("grouped_attention", &choices->grouped_attention);
+    fields.Bool("host_attention", &choices->host_attention);
+    fields.Bool("host_head", &choices->host_head);
+    fields.Bool("host_optimizer", &choices->host_optimizer);
   }
   return fields.status();
 }
@@ -84,6 +88,13 @@ absl::Status CheckLayout(const MemoryPlan& plan) {
     facts.isa = plan.choices.isa;
     LH_RETURN_IF_ERROR(CheckCudaInputs(plan.shape, plan.train, facts));
     if (plan.shape.kv_heads % plan.choices.attention_calls != 0) return Invalid("cuts a group of heads");
+    if (plan.choices.grouped_attention && plan.choices.keep_all_layers > 0) {
+      return Invalid("keeps whole layers that it makes in groups of heads");
+    }
+    if (plan.choices.host_attention && !plan.choices.grouped_attention) {
+      return Invalid("keeps attention in host memory without groups of heads");
+    }
+    if (plan.choices.host_head && plan.shape.tied_embeddings) return Invalid("keeps the embedding's head from it");
     if (plan.train.base == BaseWeights::kAsStored && plan.choices.cached_layers < plan.shape.layers) {
       return Invalid("has layers without weights");
     }
@@ -150,6 +161,10 @@ std::string MemoryPlanToJson(const MemoryPlan& plan) {
     object["choices"]["attention_calls"] = c.attention_calls;
     object["choices"]["host_checkpoints"] = c.host_checkpoints;
     object["choices"]["host_embedding"] = c.host_embedding;
+    object["choices"]["grouped_attention"] = c.grouped_attention;
+    object["choices"]["host_attention"] = c.host_attention;
+    object["choices"]["host_head"] = c.host_head;
+    object["choices"]["host_optimizer"] = c.host_optimizer;
   }
   return object.dump(-1, ' ', false, json::error_handler_t::replace);
 }
