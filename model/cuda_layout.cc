@@ -70,26 +70,26 @@ void AddGroupedAttention(const MemoryPlan& plan, RegionBuilder* b) {
   const ModelShape& s = plan.shape;
   const PlanChoices& c = plan.choices;
   const int64_t n = PlannedRows(plan), rows = c.token_tile_rows;
-  const GroupColumns group = GroupColumnsOf(plan);
+  const HeadGroups group = HeadGroupsOf(plan);
   // Attention's output, of which the backward pass makes q's gradient in place, call by call.
   if (c.host_attention || c.keep_attention_layers < s.layers) {
     b->Add("slot.o", CudaFieldBytes(plan, Act::kO, n), kForward | kBackward);
     b->Add("slot.lse", CudaFieldBytes(plan, Act::kLse, n), kForward | kBackward);
   }
   b->Add("slot.u_qkv", CudaFieldBytes(plan, Act::kUQkv, n), kAttention);
-  b->Add("group.q", n * group.q * 2, kAttention);
-  b->Add("group.k", n * group.kv * 2, kAttention);
-  b->Add("group.v", n * group.kv * 2, kAttention);
+  b->Add("group.q", n * group.q_cols * 2, kAttention);
+  b->Add("group.k", n * group.kv_cols * 2, kAttention);
+  b->Add("group.v", n * group.kv_cols * 2, kAttention);
   if (s.qk_norm) {
-    b->Add("group.raw", n * (group.q + group.kv) * 2, kAttention);
-    b->Add("group.rstd_q", n * (s.heads / c.attention_calls) * 4, kAttention);
-    b->Add("group.rstd_k", n * (s.kv_heads / c.attention_calls) * 4, kAttention);
+    b->Add("group.raw", n * (group.q_cols + group.kv_cols) * 2, kAttention);
+    b->Add("group.rstd_q", n * group.heads * 4, kAttention);
+    b->Add("group.rstd_k", n * group.kv_heads * 4, kAttention);
   }
-  b->Add("group.d_o", n * group.q * 2, kPhaseBackwardAttention);
-  b->Add("group.d_k", n * group.kv * 2, kPhaseBackwardAttention);
-  b->Add("group.d_v", n * group.kv * 2, kPhaseBackwardAttention);
+  b->Add("group.d_o", n * group.call_cols() * 2, kPhaseBackwardAttention);
+  b->Add("group.d_k", n * group.kv_cols * 2, kPhaseBackwardAttention);
+  b->Add("group.d_v", n * group.kv_cols * 2, kPhaseBackwardAttention);
   b->Add("d_kv", n * 2 * s.kv_dim() * 2, kPhaseBackwardAttention);
-  b->Add("group.tile", rows * group.all() * 2, kAttention);
+  b->Add("group.tile", rows * group.cols() * 2, kAttention);
   b->Add("tile.d_qkv", rows * CudaStrides(plan).d_qkv * 2, kPhaseBackwardAttention);
   b->Add("tile.rstd1", CudaFieldBytes(plan, Act::kRstd1, rows), kPhaseBackwardAttention);
   for (Act act : {Act::kXMid, Act::kRstd2, Act::kUO}) {
@@ -240,13 +240,25 @@ int64_t CachedLayerBytes(const ModelShape& shape, const TrainShape& train) {
   return bytes;
 }
 
-GroupColumns GroupColumnsOf(const MemoryPlan& plan) {
-  const int64_t calls = plan.choices.attention_calls;
-  return {.q = plan.shape.q_dim() / calls, .kv = plan.shape.kv_dim() / calls};
+HeadGroups HeadGroupsOf(const MemoryPlan& plan) {
+  const ModelShape& s = plan.shape;
+  HeadGroups groups;
+  groups.count = std::min(plan.choices.attention_calls, s.kv_heads);
+  groups.calls_each = plan.choices.attention_calls / groups.count;
+  groups.heads = s.heads / groups.count;
+  groups.kv_heads = s.kv_heads / groups.count;
+  groups.q_cols = groups.heads * s.head_dim;
+  groups.kv_cols = groups.kv_heads * s.head_dim;
+  return groups;
+}
+
+bool CanCutHeads(const ModelShape& s, int64_t calls, bool grouped) {
+  if (calls <= s.kv_heads) return s.kv_heads % calls == 0;
+  return grouped && calls % s.kv_heads == 0 && s.heads % calls == 0;
 }
 
 LoraFold PlanGroupFold(const MemoryPlan& plan) {
-  return kernels::cuda::MakeLoraFold(GroupColumnsOf(plan).all(), plan.shape.hidden,
+  return kernels::cuda::MakeLoraFold(HeadGroupsOf(plan).cols(), plan.shape.hidden,
                                      PlanFold(plan.shape, plan.train, FusedLinear::kQkv).rank);
 }
 
@@ -315,11 +327,16 @@ bool HasDenseAttention(const MemoryPlan& plan) {
   return plan.train.sequence_length % kCudaRowUnit == 0 && plan.train.longest() == plan.train.sequence_length;
 }
 
+// Calls that cut a group of heads have its key head each.
+static int64_t CallKvHeads(const MemoryPlan& plan) {
+  return std::max<int64_t>(1, plan.shape.kv_heads / plan.choices.attention_calls);
+}
+
 kernels::cuda::SdpaShape PlanDenseAttention(const MemoryPlan& plan) {
   const ModelShape& s = plan.shape;
   const int64_t calls = plan.choices.attention_calls;
   kernels::cuda::SdpaShape shape = kernels::cuda::DenseSdpa(plan.train.batch_size, plan.train.sequence_length,
-                                                            s.heads / calls, s.kv_heads / calls, s.head_dim);
+                                                            s.heads / calls, CallKvHeads(plan), s.head_dim);
   if (!plan.choices.grouped_attention) {
     shape = kernels::cuda::WithOneQkvBuffer(shape, CudaStrides(plan).d_qkv);
     shape.d_o_stride = s.q_dim();
@@ -335,7 +352,7 @@ kernels::cuda::SdpaShape PlanPackedAttention(const MemoryPlan& plan) {
   const int64_t n = PlannedRows(plan);
   const int64_t longest = std::min(n, RoundUp(plan.train.longest(), kCudaRowUnit));
   kernels::cuda::SdpaShape shape =
-      kernels::cuda::RaggedSdpa(plan.choices.documents, longest, n, s.heads / calls, s.kv_heads / calls, s.head_dim);
+      kernels::cuda::RaggedSdpa(plan.choices.documents, longest, n, s.heads / calls, CallKvHeads(plan), s.head_dim);
   // Keys, values and their gradients have rows of their own: the library's workspace costs by their stride.
   if (!plan.choices.grouped_attention) {
     shape.q_stride = shape.dq_stride = CudaStrides(plan).d_qkv;

@@ -55,14 +55,25 @@ int64_t PaddedLoraRank(const TrainShape& train);
 kernels::cuda::LoraFold PlanFold(const ModelShape& shape, const TrainShape& train, FusedLinear linear);
 int64_t CachedLayerBytes(const ModelShape& shape, const TrainShape& train);
 
-// With grouped_attention: what one of the attention_calls takes of a token's q, and of its k or v.
-struct GroupColumns {
-  int64_t q = 0;
-  int64_t kv = 0;
-  int64_t all() const { return q + 2 * kv; }
+// With grouped_attention: heads whose q, k and v are there at once, and what attention takes of them a call. At most a
+// group a key head; where there are more calls than that, each takes some query heads of a group.
+struct HeadGroups {
+  int64_t count = 1;
+  int64_t calls_each = 1;
+  // Of one group.
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t q_cols = 0;
+  int64_t kv_cols = 0;
+  int64_t cols() const { return q_cols + 2 * kv_cols; }
+  // Of one call.
+  int64_t call_heads() const { return heads / calls_each; }
+  int64_t call_cols() const { return q_cols / calls_each; }
 };
-GroupColumns GroupColumnsOf(const MemoryPlan& plan);
-// The rows of q, k and v's linear for one call, and where they lie behind o's weight in "weight.attention".
+HeadGroups HeadGroupsOf(const MemoryPlan& plan);
+// Whether heads can be cut into so many calls.
+bool CanCutHeads(const ModelShape& shape, int64_t calls, bool grouped);
+// The rows of q, k and v's linear for one group, and where they lie behind o's weight in "weight.attention".
 kernels::cuda::LoraFold PlanGroupFold(const MemoryPlan& plan);
 int64_t GroupWeightOffset(const MemoryPlan& plan);
 

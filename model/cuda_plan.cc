@@ -92,6 +92,7 @@ MemoryPlan SmallestWhole(const ModelShape& shape, const TrainShape& train, const
 MemoryPlan SmallestGrouped(MemoryPlan plan, const DeviceFacts& facts) {
   PlanChoices& c = plan.choices;
   c.grouped_attention = c.host_optimizer = c.host_checkpoints = true;
+  c.attention_calls = plan.shape.heads;
   c.host_embedding = c.host_head = !plan.shape.tied_embeddings;
   LayOutPlan(&plan);
   if (!FitsHost(plan, facts)) {
@@ -182,8 +183,8 @@ double Cost(const MemoryPlan& plan) {
 void ChooseTiles(Chooser* chooser) {
   const MemoryPlan& plan = chooser->plan();
   std::vector<int64_t> calls, tiles, loss_tiles;
-  for (int64_t c = 1; c <= plan.shape.kv_heads; ++c) {
-    if (plan.shape.kv_heads % c == 0) calls.push_back(c);
+  for (int64_t c = 1; c <= plan.choices.attention_calls; ++c) {
+    if (CanCutHeads(plan.shape, c, plan.choices.grouped_attention)) calls.push_back(c);
   }
   for (const int64_t rows : kTileRows) tiles.push_back(std::min(PlannedRows(plan), rows));
   for (const int64_t bytes : kLossTileBytes) loss_tiles.push_back(LossTileRows(plan, bytes));

@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "model/cuda_layout.h"
 #include "model/cuda_plan.h"
 #include "model/json_fields.h"
 #include "model/memory_plan.h"
@@ -48,7 +49,7 @@ absl::Status ReadChoices(const json& object, const MemoryPlan& plan, PlanChoices
     fields.Int("documents", 1, limits::kMaxSdpaBatch, &choices->documents);
     fields.Int("keep_attention_layers", 0, plan.shape.layers - choices->keep_all_layers,
                &choices->keep_attention_layers);
-    fields.Int("attention_calls", 1, plan.shape.kv_heads, &choices->attention_calls);
+    fields.Int("attention_calls", 1, plan.shape.heads, &choices->attention_calls);
     fields.Bool("host_checkpoints", &choices->host_checkpoints);
     fields.Bool("host_embedding", &choices->host_embedding);
     fields.Bool("grouped_attention", &choices->grouped_attention);
@@ -87,7 +88,9 @@ absl::Status CheckLayout(const MemoryPlan& plan) {
     facts.device_class = "of the plan";
     facts.isa = plan.choices.isa;
     LH_RETURN_IF_ERROR(CheckCudaInputs(plan.shape, plan.train, facts));
-    if (plan.shape.kv_heads % plan.choices.attention_calls != 0) return Invalid("cuts a group of heads");
+    if (!CanCutHeads(plan.shape, plan.choices.attention_calls, plan.choices.grouped_attention)) {
+      return Invalid("cuts a group of heads");
+    }
     if (plan.choices.grouped_attention && plan.choices.keep_all_layers > 0) {
       return Invalid("keeps whole layers that it makes in groups of heads");
     }

@@ -76,7 +76,7 @@ class Engine final : public CudaEngine {
     attention_->Backward(d_o, q, k, v, o, lse, dq, dk, dv);
   }
 
-  void BeginGroup(size_t qkv, int64_t call) override { groups_->Begin(qkv, call); }
+  void BeginGroup(size_t qkv, int64_t group) override { groups_->Begin(qkv, group); }
   void ForwardGroup(size_t qkv, const Tensor& x, const Tensor& u, bool has_u, const Tensor& y) override {
     groups_->Forward(qkv, x, u, has_u, y);
   }

@@ -55,7 +55,7 @@ struct CudaEngineMemory {
   Block document_offsets;  // i64
   Block packed_kv;         // k, v, dk and dv of packed documents, of one call; empty where they lie alone already
   Block loss;
-  // Empty, or for heads in groups: o's weight and, `group_offset` bytes on, the rows of q, k and v for one call.
+  // Empty, or for heads in groups: o's weight and, `group_offset` bytes on, the rows of q, k and v for one group.
   Block attention_weight;
   int64_t group_offset = 0;
 };
@@ -66,6 +66,7 @@ struct CudaEngineShapes {
   std::optional<cuda::SdpaShape> dense;  // micro-batches of equal full sequences
   cuda::SdpaShape packed;                // any others; by our own kernels where it is deterministic
   cuda::CceShape loss;                   // its rows are those of a call
+  int64_t head_groups = 1;               // heads in groups: how many, each of attention_calls / head_groups calls
 };
 
 // Work that was captured once and starts as one.
@@ -137,11 +138,12 @@ class CudaEngine {
   // Waits, returns the parts since BeginProfile and stops timing.
   virtual std::vector<Part> EndProfile() = 0;
 
-  // ---- Heads in groups: q, k, v and their gradients exist for one call of attention at a time ----
+  // ---- Heads in groups: q, k, v and their gradients exist for some heads at a time ----
 
-  // The rows of linear `qkv` for call `call` into their place, until the next BeginGroup or BackwardInput of `qkv`.
-  virtual void BeginGroup(size_t qkv, int64_t call) = 0;
-  // y [rows, that call's q, k and v] = x times them. u as in Forward; where `has_u` it is read instead.
+  // The rows of linear `qkv` for heads of `group` into their place, until the next BeginGroup or BackwardInput of
+  // `qkv`.
+  virtual void BeginGroup(size_t qkv, int64_t group) = 0;
+  // y [rows, that group's q, k and v] = x times them. u as in Forward; where `has_u` it is read instead.
   virtual void ForwardGroup(size_t qkv, const Tensor& x, const Tensor& u, bool has_u, const Tensor& y) = 0;
   // o's weight into its place, until the next BackwardInput of linear q, k, v.
   virtual void BeginOutputGradient(size_t o) = 0;

@@ -30,9 +30,9 @@ EngineGroups::EngineGroups(const Exec& exec, LtGemm* gemm, StreamProfile* profil
       profile_(profile),
       linears_(linears),
       workspace_{memory.gemm.data, memory.gemm.bytes},
-      q_rows_(shapes.packed.heads * shapes.packed.head_dim),
+      groups_(shapes.head_groups),
+      q_rows_(shapes.attention_calls / shapes.head_groups * shapes.packed.heads * shapes.packed.head_dim),
       kv_rows_(shapes.packed.kv_heads * shapes.packed.head_dim),
-      calls_(shapes.attention_calls),
       output_buffer_(memory.attention_weight.data),
       group_weight_(static_cast<char*>(memory.attention_weight.data) + memory.group_offset) {}
 
@@ -64,15 +64,15 @@ void EngineGroups::PlaceRows(size_t linear, int64_t first, int64_t rows, int64_t
                      to + fold.sb_offset() * kBf16Bytes, nullptr);
 }
 
-void EngineGroups::Begin(size_t qkv, int64_t call) {
-  LH_CHECK(call >= 0 && call < calls_);
+void EngineGroups::Begin(size_t qkv, int64_t group) {
+  LH_CHECK(group >= 0 && group < groups_);
   const StreamProfile::Scope scope(profile_, "dequantise");
   const FrozenLinear& frozen = linears_->frozen(qkv);
   const LoraFold& fold = frozen.fold;
-  LH_CHECK(fold.out == calls_ * (q_rows_ + 2 * kv_rows_));
-  PlaceRows(qkv, call * q_rows_, q_rows_, 0);
-  PlaceRows(qkv, calls_ * q_rows_ + call * kv_rows_, kv_rows_, q_rows_);
-  PlaceRows(qkv, calls_ * (q_rows_ + kv_rows_) + call * kv_rows_, kv_rows_, q_rows_ + kv_rows_);
+  LH_CHECK(fold.out == groups_ * (q_rows_ + 2 * kv_rows_));
+  PlaceRows(qkv, group * q_rows_, q_rows_, 0);
+  PlaceRows(qkv, groups_ * q_rows_ + group * kv_rows_, kv_rows_, q_rows_);
+  PlaceRows(qkv, groups_ * (q_rows_ + kv_rows_) + group * kv_rows_, kv_rows_, q_rows_ + kv_rows_);
   if (fold.rank == 0) return;
   char* const a = group_weight_ + GroupFold(qkv).a_offset() * kBf16Bytes;
   if (frozen.cache != nullptr) {

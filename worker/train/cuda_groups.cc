@@ -33,7 +33,9 @@ CudaGroups::CudaGroups(const EngineMemory& memory, kernels::CudaEngine* engine) 
   fetched_.resize(static_cast<size_t>((n + tile_rows_ - 1) / tile_rows_), false);
 }
 
-void CudaGroups::BeginCall(int64_t layer, int64_t call) { engine_.BeginGroup(Index(layer, FusedLinear::kQkv), call); }
+void CudaGroups::BeginGroup(int64_t layer, int64_t group) {
+  engine_.BeginGroup(Index(layer, FusedLinear::kQkv), group);
+}
 
 void CudaGroups::Project(int64_t layer, const Tensor& h, const Tensor& u, bool has_u, const Tensor& qkv) {
   engine_.ForwardGroup(Index(layer, FusedLinear::kQkv), h, u, has_u, qkv);

@@ -15,7 +15,7 @@ class CudaGroups final : public GroupedOps {
   // Both outlive it.
   CudaGroups(const EngineMemory& memory, kernels::CudaEngine* engine);
 
-  void BeginCall(int64_t layer, int64_t call) override;
+  void BeginGroup(int64_t layer, int64_t group) override;
   void Project(int64_t layer, const kernels::Tensor& h, const kernels::Tensor& u, bool has_u,
                const kernels::Tensor& qkv) override;
   void BeginBackward(int64_t layer) override;

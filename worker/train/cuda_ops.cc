@@ -64,6 +64,7 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
                                 .group_offset = GroupWeightOffset(plan)};
   kernels::CudaEngineShapes shapes;
   shapes.attention_calls = plan.choices.attention_calls;
+  shapes.head_groups = plan.choices.grouped_attention ? HeadGroupsOf(plan).count : 1;
   shapes.packed = PlanPackedAttention(plan);
   shapes.loss = PlanLoss(plan, LossRows(plan));
   if (HasDenseAttention(plan)) shapes.dense = PlanDenseAttention(plan);

@@ -133,19 +133,19 @@ bool Decoder::Forward(const TokenBatch& batch, const KeepGoing& keep_going) {
   for (int64_t layer = 0; layer < plan().shape.layers; ++layer) {
     if (!keep_going()) return false;
     ops_.StreamWritten(layer);
-    if (groups_.ops != nullptr) {
+    if (groups_ != nullptr) {
       ForwardGrouped(batch, layer);
       continue;
     }
     ops_.BeginStream(layer + 1, /*written=*/true);
     ForwardLayer(batch, layer, {});
   }
-  if (groups_.ops != nullptr) groups_.ops->EndForward();
+  if (groups_ != nullptr) groups_->EndForward();
   return true;
 }
 
 bool Decoder::Backward(const TokenBatch& batch, const KeepGoing& keep_going) {
-  if (groups_.ops != nullptr) return BackwardInGroups(batch, keep_going);
+  if (groups_ != nullptr) return BackwardInGroups(batch, keep_going);
   for (int64_t layer = plan().shape.layers - 1; layer >= 0; --layer) {
     if (!keep_going()) return false;
     ops_.BeginStream(layer, /*written=*/false);

@@ -10,7 +10,7 @@
 // Layers below keep_all_layers keep every activation; the others share one slot, which the backward pass fills again
 // from x_l by the same calls on the same tiles: the same bits; where the plan keeps attention's output, all but
 // attention. With heads in groups (grouped_attention) no layer keeps all: q, k, v and their gradients exist for one
-// attention call's heads at a time, and whatever is done token by token for a tile (grouped_half.cc). One code for
+// group of heads at a time, and whatever is done token by token for a tile (grouped_half.cc). One code for
 // every backend: where a backend has its own way, EngineOps has it; where its buffers have other strides, the plan says
 // so (model/plan_layout.h). Not thread-safe: one micro-batch at a time. Batches are as EngineOps::Bring returns them.
 #pragma once
@@ -19,6 +19,7 @@
 
 #include "kernels/exec.h"
 #include "kernels/tensor.h"
+#include "model/cuda_layout.h"
 #include "model/plan_layout.h"
 #include "worker/train/adapter.h"
 #include "worker/train/engine_ops.h"
@@ -101,10 +102,16 @@ class Decoder {
   void BackwardGrouped(const TokenBatch& batch, int64_t layer);
   // Attention's output of all calls.
   void AttendGrouped(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
-  // q, k and v of one call, of all rows, to the group's buffers.
-  void ProjectGroup(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t call);
+  // q, k and v of one group, of all rows, to its buffers.
+  void ProjectGroup(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t group);
+  void NormAndRotateGroup(const TokenBatch& batch, int64_t layer);
   // Their gradients: q's over attention's output, k's and v's to theirs.
-  void BackwardGroup(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t call);
+  void BackwardGroup(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t group);
+  // Of one call's q, from its rotated form to that of the product, over `o`; of the group's k.
+  void BackwardCallQ(const TokenBatch& batch, int64_t layer, int64_t call, const kernels::Tensor& o);
+  void BackwardGroupK(const TokenBatch& batch, int64_t layer, const kernels::Tensor& dk);
+  kernels::Tensor CallQ(int64_t call, int64_t rows) const;
+  kernels::Tensor CallRstd(int64_t call, int64_t rows) const;
   void BackwardGroupedQkvTile(int64_t layer, const LayerActs& acts, int64_t begin, int64_t end);
   // mlp_half.cc
   // What the MLP half of a tile starts from and fills.
@@ -148,23 +155,23 @@ class Decoder {
     void* d_qkv;           // [tokens, q + 2 kv]
     void* scores;          // [heads / kv_heads, tokens]; to generate
   } buffers_ = {};
-  // Of one call's heads: q and kv are its columns. Null where there are no groups.
+  // Of one group's heads (HeadGroups); call by call where it has several. Null where there are no groups.
   struct GroupBuffers {
-    GroupedOps* ops;
-    int64_t calls, heads, kv_heads, q_cols, kv_cols;
-    void* q;           // [tokens, q]; then its gradient
-    void* k;           // [tokens, kv]
-    void* v;           // [tokens, kv]
-    void* raw;         // [tokens, q + kv] before q/k norm
-    void* rstd_q;      // [tokens, heads]
-    void* rstd_k;      // [tokens, kv_heads]
-    void* d_o;         // [tokens, q]
-    void* d_k;         // [tokens, kv]
-    void* d_v;         // [tokens, kv]
-    void* d_kv;        // [tokens, 2 kv of all calls]
-    void* tile_qkv;    // [tile rows, q + 2 kv]
-    void* tile_d_qkv;  // [tile rows, q + 2 kv of all calls]
-  } groups_ = {};
+    void* q;       // [calls][tokens, call columns]; then its gradient
+    void* k;       // [tokens, kv]
+    void* v;       // [tokens, kv]
+    void* raw;     // [tokens, q + kv] before q/k norm
+    void* rstd_q;  // [calls][tokens, call heads]
+    void* rstd_k;  // [tokens, kv heads]
+    void* d_o;     // [tokens, call columns]
+    void* d_k;     // [tokens, kv]
+    void* d_v;     // [tokens, kv]
+    void* d_kv;    // [tokens, 2 kv of all groups]
+    void* tile;    // [tile rows, q + 2 kv]
+    void* d_tile;  // [tile rows, q + 2 kv of all groups]
+  } group_ = {};
+  HeadGroups heads_;
+  GroupedOps* groups_ = nullptr;  // null: no heads in groups
 };
 
 }  // namespace longhaul::train

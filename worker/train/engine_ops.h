@@ -76,7 +76,7 @@ class EngineOps {
                                  const kernels::Tensor& v, const kernels::Tensor& o, const kernels::Tensor& lse,
                                  const kernels::Tensor& dq, const kernels::Tensor& dk, const kernels::Tensor& dv) = 0;
 
-  // Attention a call's heads at a time; null where the plan has no such.
+  // Attention a group of heads at a time; null where the plan has no such.
   virtual GroupedOps* grouped() { return nullptr; }
 
   // The head to where HeadLoss reads it, before the first of a micro-batch.

@@ -1,4 +1,4 @@
-// What the decoder asks of a backend where a plan has attention a call's heads at a time (grouped_attention): their
+// What the decoder asks of a backend where a plan has attention a group of heads at a time (grouped_attention): their
 // linears, their attention, and where layers' inputs and attention's outputs wait. CUDA: cuda_groups.{h,cc}; a CPU plan
 // has none. Not thread-safe.
 #pragma once
@@ -13,11 +13,11 @@ class GroupedOps {
  public:
   virtual ~GroupedOps() = default;
 
-  // The weights of q, k and v for call `call` of a layer.
-  virtual void BeginCall(int64_t layer, int64_t call) = 0;
-  // qkv [rows, the call's q, k and v] = h times them, LoRA included, before norms and rotation. h's rows have room for
+  // The weights of q, k and v for a group of a layer.
+  virtual void BeginGroup(int64_t layer, int64_t group) = 0;
+  // qkv [rows, the group's q, k and v] = h times them, LoRA included, before norms and rotation. h's rows have room for
   // u; u [rows, columns of its field] (null data where there is no LoRA) is written, or where has_u read. REQUIRES:
-  // BeginCall of the layer was the last.
+  // BeginGroup of the layer was the last.
   virtual void Project(int64_t layer, const kernels::Tensor& h, const kernels::Tensor& u, bool has_u,
                        const kernels::Tensor& qkv) = 0;
   // The weight of o for OutputGradient. Waits for the layer's statistics of attention, where they were fetched.

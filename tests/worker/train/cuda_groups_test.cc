@@ -1,6 +1,7 @@
-// Attention a call's heads at a time (the plan's grouped_attention) on CUDA: the CPU's gradients, the same bits
+// Attention a group of heads at a time (the plan's grouped_attention) on CUDA: the CPU's gradients, the same bits
 // wherever things wait, nothing read that the plan lets others write over. Tolerances: cuda_step.h; the products are
-// cut by heads here, which adds no rounding: dq, dk and dv meet in one product over all of them.
+// cut by heads here, which adds no rounding: dq, dk and dv meet in one product over all of them. Where calls cut a
+// group, its dk and dv are sums of calls', rounded once more for each.
 #include <gtest/gtest.h>
 
 #include "tests/worker/train/cuda_step.h"
@@ -19,7 +20,7 @@ TEST(CudaGroups, StepIsTheCpusForEveryPlaceThatThingsWaitIn) {
     for (const CudaTweaks& tweaks :
          {Grouped(2, 0, 0, false, false), Grouped(1, 0, 100, false, false), Grouped(2, 0, 128, true, false),
           Grouped(2, 2, 64, false, false), Grouped(2, 1, 128, true, true), Grouped(2, 2, 100, true, true, 1),
-          Grouped(1, 2, 0, false, true, 2)}) {
+          Grouped(1, 2, 0, false, true, 2), Grouped(4, 1, 100, true, true)}) {
       SCOPED_TRACE((qwen3 ? "qwen3 calls " : "llama calls ") + std::to_string(tweaks.attention_calls) + " keep " +
                    std::to_string(tweaks.keep_attention_layers) + " tile " + std::to_string(tweaks.token_tile_rows) +
                    " host " + std::to_string(tweaks.host) + std::to_string(tweaks.host_attention));
@@ -30,7 +31,7 @@ TEST(CudaGroups, StepIsTheCpusForEveryPlaceThatThingsWaitIn) {
 
 TEST(CudaGroups, StepIsTheCpusForPackedDocuments) {
   for (bool host : {false, true}) {
-    CompareStep(CudaPlan(CudaTinyShape(true), CudaTinyTrain(2, 128), Grouped(2, 1, 100, host, host)),
+    CompareStep(CudaPlan(CudaTinyShape(true), CudaTinyTrain(2, 128), Grouped(host ? 4 : 2, 1, 100, host, host)),
                 {100, 57, 3, 60, 1});
     CompareStep(CudaPlan(CudaTinyShape(false, 128), CudaTinyTrain(1, 200), Grouped(2, 2, 64, host, host)), {77, 123});
   }
