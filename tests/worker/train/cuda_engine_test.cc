@@ -183,6 +183,17 @@ class CudaTrainer : public testing::Test, public TrainerObserver {
     return {master, master + adapter.params()};
   }
 
+  void ExpectSameResumed(const CudaTweaks& tweaks) {
+    TrainShape train = CudaTinyTrain(1, 128);
+    train.accumulation_steps = 2;
+    train.deterministic = true;
+    const MemoryPlan plan = CudaPlan(CudaTinyShape(), train, tweaks);
+    const std::vector<float> whole = Run(plan, "");
+    ASSERT_GE(checkpoints_.size(), 1u);
+    const std::vector<float> resumed = Run(plan, checkpoints_.front());
+    EXPECT_EQ(whole, resumed);
+  }
+
   RealClock clock_;
   std::string folder_;
   std::unique_ptr<FixedBatches> batches_;
@@ -205,15 +216,10 @@ TEST_F(CudaTrainer, LearnsAsTheCpuDoes) {
   for (size_t i = 0; i < cuda.size(); ++i) EXPECT_NEAR(cuda[i], losses_[i], 0.01 * losses_[i]) << i;
 }
 
-TEST_F(CudaTrainer, ResumeIsBitIdenticalWhenDeterministic) {
-  TrainShape train = CudaTinyTrain(1, 128);
-  train.accumulation_steps = 2;
-  train.deterministic = true;
-  const MemoryPlan plan = CudaPlan(CudaTinyShape(), train);
-  const std::vector<float> whole = Run(plan, "");
-  ASSERT_GE(checkpoints_.size(), 1u);
-  const std::vector<float> resumed = Run(plan, checkpoints_.front());
-  EXPECT_EQ(whole, resumed);
+TEST_F(CudaTrainer, ResumeIsBitIdenticalWhenDeterministic) { ExpectSameResumed({}); }
+
+TEST_F(CudaTrainer, ResumeIsBitIdenticalWithHeadsInGroupsAndMomentsOnTheHost) {
+  ExpectSameResumed({0, 1, 64, 0, 1, true, 2, true, true});
 }
 
 }  // namespace
