@@ -180,12 +180,18 @@ void AddLoss(const MemoryPlan& plan, RegionBuilder* b) {
 
 void FillParts(MemoryPlan* plan) {
   FillArenaParts(PlanSpace::kDevice, plan->device_arena_bytes, plan);
-  plan->parts.push_back({"context", plan->context_bytes});
-  plan->device_bytes_total = plan->device_arena_bytes + plan->context_bytes;
+  const int64_t outside = plan->context_bytes + PinnedTableBytes(plan->arena_bytes);
+  plan->parts.push_back({"context", outside});
+  plan->device_bytes_total = plan->device_arena_bytes + outside;
   plan->host_bytes_total = plan->arena_bytes + DatasetHostBytes(plan->train) + plan->runtime_host_bytes;
 }
 
 }  // namespace
+
+int64_t PinnedTableBytes(int64_t pinned_bytes) {
+  constexpr int64_t kPageBytes = 4096, kEntryBytes = 8;
+  return RoundUp(pinned_bytes, kPageBytes) / kPageBytes * kEntryBytes;
+}
 
 int ComputeCapabilityOf(const std::string& isa) {
   int value = 0;

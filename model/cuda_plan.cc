@@ -74,8 +74,7 @@ MemoryPlan SmallestWhole(const ModelShape& shape, const TrainShape& train, const
   // Without 4-bit codes bf16 is all there is.
   plan.choices.cached_layers = train.base == BaseWeights::kAsStored ? shape.layers : 0;
   plan.runtime_host_bytes = RuntimeHostBytes(facts, shape.vocab);
-  plan.context_bytes =
-      (facts.context_bytes > 0 ? facts.context_bytes : kDefaultContextBytes) + train.tokens() * kContextBytesPerToken;
+  plan.context_bytes = facts.context_bytes > 0 ? facts.context_bytes : kDefaultContextBytes;
   plan.choices.attention_calls = shape.kv_heads;
   plan.choices.host_checkpoints = true;
   plan.choices.host_embedding = !shape.tied_embeddings;

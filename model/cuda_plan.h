@@ -8,10 +8,9 @@
 namespace longhaul {
 
 // Device memory outside the arenas where no probe has measured it: the context, code and tables of the libraries'
-// kernels (measured on an H100 with cuDNN 9.14 and cuBLASLt 13.1: 544 to 556 MiB, rounded up); and what it grows by
-// with the tokens of a micro-batch, there (tests/bench/results/cuda_engine.md).
-inline constexpr int64_t kDefaultContextBytes = int64_t{576} << 20;
-inline constexpr int64_t kContextBytesPerToken = 512;
+// kernels (measured on an H100 and an H200 with cuDNN 9.14 and cuBLASLt 13.1: 544 MiB, rounded up). The device's tables
+// of pinned pages come on top (PinnedTableBytes).
+inline constexpr int64_t kDefaultContextBytes = int64_t{560} << 20;
 
 // UNIMPLEMENTED DEVICE_UNSUPPORTED names what the engine cannot do on this device.
 absl::Status CheckCudaInputs(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts);

@@ -95,10 +95,10 @@ struct MemoryPlan {
   std::vector<PlanRegion> regions;
   int64_t arena_bytes = 0;         // of host memory; pinned on CUDA
   int64_t device_arena_bytes = 0;  // 0 on a CPU device
-  int64_t context_bytes = 0;       // device memory outside the arena: context, kernels, libraries
+  int64_t context_bytes = 0;       // device memory outside the arena, tables of pinned pages aside: kernels, libraries
   int64_t runtime_host_bytes = 0;
   int64_t host_bytes_total = 0;    // arena + dataset + runtime
-  int64_t device_bytes_total = 0;  // device arena + context; 0 on a CPU device
+  int64_t device_bytes_total = 0;  // device arena, context and tables of pinned pages; 0 on a CPU device
   int64_t disk_bytes = 0;          // dataset, local checkpoints, artifact, log
   double step_seconds = 0;         // predicted, one update; 0 where the device was not measured
   std::vector<PlanPart> parts;     // of host_bytes_total (CUDA: device_bytes_total), in bytes that add up to it

@@ -63,7 +63,8 @@ void ExpectSound(const MemoryPlan& plan) {
   }
   EXPECT_EQ(ends[0], plan.device_arena_bytes);
   EXPECT_EQ(ends[1], plan.arena_bytes);
-  EXPECT_EQ(plan.device_bytes_total, plan.device_arena_bytes + plan.context_bytes);
+  EXPECT_EQ(plan.device_bytes_total,
+            plan.device_arena_bytes + plan.context_bytes + (plan.arena_bytes + 4095) / 4096 * 8);
   int64_t parts = 0;
   for (const PlanPart& part : plan.parts) parts += part.bytes;
   EXPECT_EQ(parts, plan.device_bytes_total);
