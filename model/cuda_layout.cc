@@ -258,6 +258,8 @@ HeadGroups HeadGroupsOf(const MemoryPlan& plan) {
   return groups;
 }
 
+bool CanGroupHeads(const TrainShape& train) { return train.compute == ComputeType::kBF16 && !train.lora_dropout; }
+
 bool CanCutHeads(const ModelShape& s, int64_t calls, bool grouped) {
   if (calls <= s.kv_heads) return s.kv_heads % calls == 0;
   return grouped && calls % s.kv_heads == 0 && s.heads % calls == 0;

@@ -71,6 +71,8 @@ struct HeadGroups {
   int64_t call_cols() const { return q_cols / calls_each; }
 };
 HeadGroups HeadGroupsOf(const MemoryPlan& plan);
+// Whether a training can go a group of heads at a time: products in bf16, and the same input for q, k and v's adapters.
+bool CanGroupHeads(const TrainShape& train);
 // Whether heads can be cut into so many calls.
 bool CanCutHeads(const ModelShape& shape, int64_t calls, bool grouped);
 // The rows of q, k and v's linear for one group, and where they lie behind o's weight in "weight.attention".

@@ -108,6 +108,7 @@ MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, con
   // Shapes beyond reason are refused before they are laid out (memory_plan.cc).
   if (ApproximateBytes(whole) > kMaxPlanBytes) return whole;
   LayOutPlan(&whole);
+  if (!CanGroupHeads(train)) return whole;
   MemoryPlan grouped = SmallestGrouped(whole, facts);
   return grouped.device_bytes_total < whole.device_bytes_total ? grouped : whole;
 }
@@ -247,6 +248,7 @@ MemoryPlan MakeCudaPlan(const ModelShape& shape, const TrainShape& train, const 
   const int64_t most = budget.share == PlanShare::kWhole ? shape.layers : shape.layers / 2;
   const MemoryPlan smallest = SmallestWhole(shape, train, facts);
   Chooser whole(smallest, device_bytes, host_bytes);
+  if (!CanGroupHeads(train)) return FastestWhole(std::move(whole), most);
   Chooser grouped(SmallestGrouped(smallest, facts), device_bytes, host_bytes);
   const bool whole_fits = whole.Fits(), grouped_fits = grouped.Fits();
   if (!grouped_fits) return FastestWhole(std::move(whole), most);

@@ -91,8 +91,8 @@ absl::Status CheckLayout(const MemoryPlan& plan) {
     if (!CanCutHeads(plan.shape, plan.choices.attention_calls, plan.choices.grouped_attention)) {
       return Invalid("cuts a group of heads");
     }
-    if (plan.choices.grouped_attention && plan.choices.keep_all_layers > 0) {
-      return Invalid("keeps whole layers that it makes in groups of heads");
+    if (plan.choices.grouped_attention && (plan.choices.keep_all_layers > 0 || !CanGroupHeads(plan.train))) {
+      return Invalid("makes layers in groups of heads that it keeps whole or cannot cut");
     }
     if (plan.choices.host_attention && !plan.choices.grouped_attention) {
       return Invalid("keeps attention in host memory without groups of heads");
