@@ -9,6 +9,16 @@ namespace {
 
 using kernels::cuda::LoraFold;
 
+// The phases of a layer's two halves.
+constexpr uint32_t kAttention = kPhaseForwardAttention | kPhaseRecompute | kPhaseBackwardAttention;
+constexpr uint32_t kMlp = kPhaseForwardMlp | kPhaseBackwardMlp;
+
+// With heads in groups: all of q, k and v's weight; or o's, and behind it the rows of a call.
+int64_t AttentionWeightBytes(const MemoryPlan& plan) {
+  return std::max(PlanFold(plan.shape, plan.train, FusedLinear::kQkv).weight_bytes(),
+                  GroupWeightOffset(plan) + PlanGroupFold(plan).weight_bytes());
+}
+
 // Rows of the fused linears' largest buffer of dequantised values.
 int64_t LargestFoldBytes(const MemoryPlan& plan) {
   int64_t most = 0;
@@ -34,13 +44,20 @@ void AddWeights(const MemoryPlan& plan, RegionBuilder* b, RegionBuilder* pinned)
   const int64_t cached = plan.choices.cached_layers;
   b->Add("weights.nf4", (s.layers - cached) * quantised, kAlways);
   b->Add("weights.cache", cached * CachedLayerBytes(s, plan.train), kAlways);
-  b->Add("weights.head", s.vocab * s.hidden * 2, kAlways);
+  b->Add("weights.head", s.vocab * s.hidden * 2, plan.choices.host_head ? kPhaseLoss : kAlways);
+  if (plan.choices.host_head) pinned->Add("weights.head.host", s.vocab * s.hidden * 2, kAlways);
   if (!s.tied_embeddings) {
     (plan.choices.host_embedding ? pinned : b)->Add("weights.embedding", s.vocab * s.hidden * 2, kAlways);
   }
   b->Add("weights.norms", (s.hidden * (2 * s.layers + 1) + (s.qk_norm ? 2 * s.head_dim * s.layers : 0)) * 4, kAlways);
   b->Add("rope", plan.train.longest() * s.head_dim * 4, kAlways);
-  if (cached < s.layers) b->Add("weight.buffer", LargestFoldBytes(plan), kForward | kBackward);
+  if (!plan.choices.grouped_attention) {
+    if (cached < s.layers) b->Add("weight.buffer", LargestFoldBytes(plan), kForward | kBackward);
+  } else {
+    // The largest are the MLP's: while attention has its buffers, they need not be there.
+    if (cached < s.layers) b->Add("weight.buffer", LargestFoldBytes(plan), kMlp);
+    b->Add("weight.attention", AttentionWeightBytes(plan), kAttention);
+  }
   // A linear's values on their way: f32 rows, the scales of the largest part, its 4-bit form where only bf16 stays.
   const int64_t widest = std::max({s.hidden, s.q_dim(), s.intermediate});
   b->Add("load.rows", std::max(kCudaLoadRowsBytes, kNf4Block * widest * 4), kPhaseLoad);
@@ -48,7 +65,40 @@ void AddWeights(const MemoryPlan& plan, RegionBuilder* b, RegionBuilder* pinned)
   if (cached > 0 && plan.train.base == BaseWeights::kNf4) b->Add("load.nf4", largest, kPhaseLoad);
 }
 
+// With heads in groups: what is there for the whole sequence, for one call of it, and for a tile.
+void AddGroupedAttention(const MemoryPlan& plan, RegionBuilder* b) {
+  const ModelShape& s = plan.shape;
+  const PlanChoices& c = plan.choices;
+  const int64_t n = PlannedRows(plan), rows = c.token_tile_rows;
+  const HeadGroups group = HeadGroupsOf(plan);
+  // Attention's output, of which the backward pass makes q's gradient in place, call by call.
+  if (c.host_attention || c.keep_attention_layers < s.layers) {
+    b->Add("slot.o", CudaFieldBytes(plan, Act::kO, n), kForward | kBackward);
+    b->Add("slot.lse", CudaFieldBytes(plan, Act::kLse, n), kForward | kBackward);
+  }
+  b->Add("slot.u_qkv", CudaFieldBytes(plan, Act::kUQkv, n), kAttention);
+  b->Add("group.q", n * group.q_cols * 2, kAttention);
+  b->Add("group.k", n * group.kv_cols * 2, kAttention);
+  b->Add("group.v", n * group.kv_cols * 2, kAttention);
+  if (s.qk_norm) {
+    b->Add("group.raw", n * (group.q_cols + group.kv_cols) * 2, kAttention);
+    b->Add("group.rstd_q", n * group.heads * 4, kAttention);
+    b->Add("group.rstd_k", n * group.kv_heads * 4, kAttention);
+  }
+  b->Add("group.d_o", n * group.call_cols() * 2, kPhaseBackwardAttention);
+  b->Add("group.d_k", n * group.kv_cols * 2, kPhaseBackwardAttention);
+  b->Add("group.d_v", n * group.kv_cols * 2, kPhaseBackwardAttention);
+  b->Add("d_kv", n * 2 * s.kv_dim() * 2, kPhaseBackwardAttention);
+  b->Add("group.tile", rows * group.cols() * 2, kAttention);
+  b->Add("tile.d_qkv", rows * CudaStrides(plan).d_qkv * 2, kPhaseBackwardAttention);
+  b->Add("tile.rstd1", CudaFieldBytes(plan, Act::kRstd1, rows), kPhaseBackwardAttention);
+  for (Act act : {Act::kXMid, Act::kRstd2, Act::kUO}) {
+    b->Add(std::string("tile.") + ActName(act), CudaFieldBytes(plan, act, rows), kMlp);
+  }
+}
+
 void AddAttentionHalf(const MemoryPlan& plan, RegionBuilder* b) {
+  if (plan.choices.grouped_attention) return AddGroupedAttention(plan, b);
   const int64_t n = PlannedRows(plan);
   if (plan.choices.keep_all_layers == plan.shape.layers) return;
   for (int i = 0; i < kFirstMlpAct; ++i) {
@@ -75,10 +125,11 @@ void AddTiles(const MemoryPlan& plan, RegionBuilder* b) {
   b->Add("tile.d_act", rows * s.intermediate * 2, kPhaseBackwardMlp);
   b->Add("tile.d_h", rows * s.hidden * 2, kPhaseBackwardMlp | kPhaseBackwardAttention);
   b->Add("d_x", n * strides.d_x * 2, kPhaseLoss | kBackward);
-  b->Add("d_o", n * s.q_dim() * 2, kPhaseBackwardAttention);
-  b->Add("d_qkv", n * strides.d_qkv * 2, kPhaseBackwardAttention);
-  b->Add("attention.kv", 4 * n * s.kv_dim() / plan.choices.attention_calls * 2,
-         kPhaseForwardAttention | kPhaseRecompute | kPhaseBackwardAttention);
+  if (!plan.choices.grouped_attention) {
+    b->Add("d_o", n * s.q_dim() * 2, kPhaseBackwardAttention);
+    b->Add("d_qkv", n * strides.d_qkv * 2, kPhaseBackwardAttention);
+    b->Add("attention.kv", 4 * n * s.kv_dim() / plan.choices.attention_calls * 2, kAttention);
+  }
   b->Add("gemm.workspace", kCudaGemmWorkspaceBytes, kForward | kBackward);
 
   const kernels::cuda::SdpaDevice device = PlanSdpaDevice(plan);
@@ -93,6 +144,16 @@ void AddTiles(const MemoryPlan& plan, RegionBuilder* b) {
   b->Add("attention.backward", std::max(most(kernels::cuda::SdpaBackwardWorkspaceBytes), reference),
          kPhaseBackwardAttention);
   b->Add("attention.index", kernels::cuda::SdpaIndexBytes(PlanPackedAttention(plan)), kStep);
+}
+
+void AddAdapter(const MemoryPlan& plan, RegionBuilder* device, RegionBuilder* pinned) {
+  const int64_t bytes = AdapterParams(plan.shape, plan.train) * 4;
+  const bool away = plan.choices.host_optimizer;
+  device->Add("adapter.master", bytes, kAlways);
+  device->Add("adapter.grad", bytes, kAlways);
+  for (const char* moment : {"adapter.m1", "adapter.m2"}) (away ? pinned : device)->Add(moment, bytes, kAlways);
+  // What is on the device, to and from files: masters, moments.
+  pinned->Add("adapter.host", (away ? 1 : 3) * RoundUp(bytes, kCudaAlignBytes), kAlways);
 }
 
 void AddBatch(const MemoryPlan& plan, RegionBuilder* device, RegionBuilder* pinned) {
@@ -119,12 +180,18 @@ void AddLoss(const MemoryPlan& plan, RegionBuilder* b) {
 
 void FillParts(MemoryPlan* plan) {
   FillArenaParts(PlanSpace::kDevice, plan->device_arena_bytes, plan);
-  plan->parts.push_back({"context", plan->context_bytes});
-  plan->device_bytes_total = plan->device_arena_bytes + plan->context_bytes;
+  const int64_t outside = plan->context_bytes + PinnedTableBytes(plan->arena_bytes);
+  plan->parts.push_back({"context", outside});
+  plan->device_bytes_total = plan->device_arena_bytes + outside;
   plan->host_bytes_total = plan->arena_bytes + DatasetHostBytes(plan->train) + plan->runtime_host_bytes;
 }
 
 }  // namespace
+
+int64_t PinnedTableBytes(int64_t pinned_bytes) {
+  constexpr int64_t kPageBytes = 4096, kEntryBytes = 8;
+  return RoundUp(pinned_bytes, kPageBytes) / kPageBytes * kEntryBytes;
+}
 
 int ComputeCapabilityOf(const std::string& isa) {
   int value = 0;
@@ -177,6 +244,34 @@ int64_t CachedLayerBytes(const ModelShape& shape, const TrainShape& train) {
     bytes += RoundUp(PlanFold(shape, train, static_cast<FusedLinear>(i)).weight_bytes(), kCudaAlignBytes);
   }
   return bytes;
+}
+
+HeadGroups HeadGroupsOf(const MemoryPlan& plan) {
+  const ModelShape& s = plan.shape;
+  HeadGroups groups;
+  groups.count = std::min(plan.choices.attention_calls, s.kv_heads);
+  groups.calls_each = plan.choices.attention_calls / groups.count;
+  groups.heads = s.heads / groups.count;
+  groups.kv_heads = s.kv_heads / groups.count;
+  groups.q_cols = groups.heads * s.head_dim;
+  groups.kv_cols = groups.kv_heads * s.head_dim;
+  return groups;
+}
+
+bool CanGroupHeads(const TrainShape& train) { return train.compute == ComputeType::kBF16 && !train.lora_dropout; }
+
+bool CanCutHeads(const ModelShape& s, int64_t calls, bool grouped) {
+  if (calls <= s.kv_heads) return s.kv_heads % calls == 0;
+  return grouped && calls % s.kv_heads == 0 && s.heads % calls == 0;
+}
+
+LoraFold PlanGroupFold(const MemoryPlan& plan) {
+  return kernels::cuda::MakeLoraFold(HeadGroupsOf(plan).cols(), plan.shape.hidden,
+                                     PlanFold(plan.shape, plan.train, FusedLinear::kQkv).rank);
+}
+
+int64_t GroupWeightOffset(const MemoryPlan& plan) {
+  return RoundUp(PlanFold(plan.shape, plan.train, FusedLinear::kO).weight_bytes(), kCudaAlignBytes);
 }
 
 RowStrides CudaStrides(const MemoryPlan& plan) {
@@ -240,15 +335,21 @@ bool HasDenseAttention(const MemoryPlan& plan) {
   return plan.train.sequence_length % kCudaRowUnit == 0 && plan.train.longest() == plan.train.sequence_length;
 }
 
+// Calls that cut a group of heads have its key head each.
+static int64_t CallKvHeads(const MemoryPlan& plan) {
+  return std::max<int64_t>(1, plan.shape.kv_heads / plan.choices.attention_calls);
+}
+
 kernels::cuda::SdpaShape PlanDenseAttention(const MemoryPlan& plan) {
   const ModelShape& s = plan.shape;
   const int64_t calls = plan.choices.attention_calls;
-  kernels::cuda::SdpaShape shape =
-      kernels::cuda::WithOneQkvBuffer(kernels::cuda::DenseSdpa(plan.train.batch_size, plan.train.sequence_length,
-                                                               s.heads / calls, s.kv_heads / calls, s.head_dim),
-                                      CudaStrides(plan).d_qkv);
+  kernels::cuda::SdpaShape shape = kernels::cuda::DenseSdpa(plan.train.batch_size, plan.train.sequence_length,
+                                                            s.heads / calls, CallKvHeads(plan), s.head_dim);
+  if (!plan.choices.grouped_attention) {
+    shape = kernels::cuda::WithOneQkvBuffer(shape, CudaStrides(plan).d_qkv);
+    shape.d_o_stride = s.q_dim();
+  }
   shape.o_stride = CudaField(plan, Act::kO).stride;
-  shape.d_o_stride = s.q_dim();
   shape.deterministic = plan.train.deterministic;
   return shape;
 }
@@ -259,11 +360,13 @@ kernels::cuda::SdpaShape PlanPackedAttention(const MemoryPlan& plan) {
   const int64_t n = PlannedRows(plan);
   const int64_t longest = std::min(n, RoundUp(plan.train.longest(), kCudaRowUnit));
   kernels::cuda::SdpaShape shape =
-      kernels::cuda::RaggedSdpa(plan.choices.documents, longest, n, s.heads / calls, s.kv_heads / calls, s.head_dim);
+      kernels::cuda::RaggedSdpa(plan.choices.documents, longest, n, s.heads / calls, CallKvHeads(plan), s.head_dim);
   // Keys, values and their gradients have rows of their own: the library's workspace costs by their stride.
-  shape.q_stride = shape.dq_stride = CudaStrides(plan).d_qkv;
+  if (!plan.choices.grouped_attention) {
+    shape.q_stride = shape.dq_stride = CudaStrides(plan).d_qkv;
+    shape.d_o_stride = s.q_dim();
+  }
   shape.o_stride = CudaField(plan, Act::kO).stride;
-  shape.d_o_stride = s.q_dim();
   shape.deterministic = plan.train.deterministic;
   return shape;
 }
@@ -277,18 +380,19 @@ kernels::cuda::CceShape PlanLoss(const MemoryPlan& plan, int64_t rows) {
 }
 
 void LayOutCudaPlan(MemoryPlan* plan) {
-  const int64_t adapter = AdapterParams(plan->shape, plan->train) * 4;
   RegionBuilder device(PlanSpace::kDevice, kCudaAlignBytes);
   RegionBuilder pinned(PlanSpace::kPinned, kCudaAlignBytes);
   AddWeights(*plan, &device, &pinned);
-  for (const char* array : {"adapter.master", "adapter.grad", "adapter.m1", "adapter.m2"}) {
-    device.Add(array, adapter, kAlways);
-  }
-  pinned.Add("adapter.host", 3 * RoundUp(adapter, kCudaAlignBytes), kAlways);  // masters, moments: to and from files
+  AddAdapter(*plan, &device, &pinned);
   device.Add("stream", StreamCount(*plan) * StreamBytes(*plan), kStep);
   if (plan->choices.host_checkpoints) pinned.Add("stream.host", plan->shape.layers * StreamBytes(*plan), kStep);
   device.Add("kept", plan->choices.keep_all_layers * KeptBytes(*plan), kStep);
-  device.Add("kept_attention", plan->choices.keep_attention_layers * KeptAttentionBytes(*plan), kStep);
+  const int64_t kept_attention = plan->choices.keep_attention_layers * KeptAttentionBytes(*plan);
+  if (plan->choices.host_attention) {
+    pinned.Add("kept_attention.host", kept_attention, kStep);
+  } else {
+    device.Add("kept_attention", kept_attention, kStep);
+  }
   AddAttentionHalf(*plan, &device);
   AddTiles(*plan, &device);
   AddBatch(*plan, &device, &pinned);
@@ -296,7 +400,7 @@ void LayOutCudaPlan(MemoryPlan* plan) {
   plan->regions = device.Pack(&plan->device_arena_bytes);
   for (PlanRegion& region : pinned.Pack(&plan->arena_bytes)) plan->regions.push_back(std::move(region));
   FillParts(plan);
-  plan->disk_bytes = TrainingDiskBytes(plan->train, adapter);
+  plan->disk_bytes = TrainingDiskBytes(plan->train, AdapterParams(plan->shape, plan->train) * 4);
 }
 
 }  // namespace longhaul

@@ -55,6 +55,30 @@ int64_t PaddedLoraRank(const TrainShape& train);
 kernels::cuda::LoraFold PlanFold(const ModelShape& shape, const TrainShape& train, FusedLinear linear);
 int64_t CachedLayerBytes(const ModelShape& shape, const TrainShape& train);
 
+// With grouped_attention: heads whose q, k and v are there at once, and what attention takes of them a call. At most a
+// group a key head; where there are more calls than that, each takes some query heads of a group.
+struct HeadGroups {
+  int64_t count = 1;
+  int64_t calls_each = 1;
+  // Of one group.
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t q_cols = 0;
+  int64_t kv_cols = 0;
+  int64_t cols() const { return q_cols + 2 * kv_cols; }
+  // Of one call.
+  int64_t call_heads() const { return heads / calls_each; }
+  int64_t call_cols() const { return q_cols / calls_each; }
+};
+HeadGroups HeadGroupsOf(const MemoryPlan& plan);
+// Whether a training can go a group of heads at a time: products in bf16, and the same input for q, k and v's adapters.
+bool CanGroupHeads(const TrainShape& train);
+// Whether heads can be cut into so many calls.
+bool CanCutHeads(const ModelShape& shape, int64_t calls, bool grouped);
+// The rows of q, k and v's linear for one group, and where they lie behind o's weight in "weight.attention".
+kernels::cuda::LoraFold PlanGroupFold(const MemoryPlan& plan);
+int64_t GroupWeightOffset(const MemoryPlan& plan);
+
 RowStrides CudaStrides(const MemoryPlan& plan);
 ActField CudaField(const MemoryPlan& plan, Act act);
 int64_t CudaFieldBytes(const MemoryPlan& plan, Act act, int64_t rows);
@@ -66,6 +90,9 @@ kernels::cuda::SdpaShape PlanDenseAttention(const MemoryPlan& plan);
 kernels::cuda::SdpaShape PlanPackedAttention(const MemoryPlan& plan);
 kernels::cuda::SdpaDevice PlanSdpaDevice(const MemoryPlan& plan);
 kernels::cuda::CceShape PlanLoss(const MemoryPlan& plan, int64_t rows);
+
+// What the device's tables of pinned memory take: 8 bytes for each page of 4 KiB (measured: 2.8 to 112 GiB).
+int64_t PinnedTableBytes(int64_t pinned_bytes);
 
 // LayOutPlan of a CUDA plan.
 void LayOutCudaPlan(MemoryPlan* plan);

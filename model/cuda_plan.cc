@@ -57,7 +57,12 @@ absl::Status CheckCudaInputs(const ModelShape& shape, const TrainShape& train, c
   return absl::OkStatus();
 }
 
-MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
+namespace {
+
+bool FitsHost(const MemoryPlan& plan, const DeviceFacts& facts) { return plan.host_bytes_total <= facts.host_bytes; }
+
+// The smallest plan whose attention sees all heads of a layer at once.
+MemoryPlan SmallestWhole(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
   MemoryPlan plan;
   plan.device = DeviceKind::kCuda;
   plan.shape = shape;
@@ -69,18 +74,43 @@ MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, con
   // Without 4-bit codes bf16 is all there is.
   plan.choices.cached_layers = train.base == BaseWeights::kAsStored ? shape.layers : 0;
   plan.runtime_host_bytes = RuntimeHostBytes(facts, shape.vocab);
-  plan.context_bytes =
-      (facts.context_bytes > 0 ? facts.context_bytes : kDefaultContextBytes) + train.tokens() * kContextBytesPerToken;
+  plan.context_bytes = facts.context_bytes > 0 ? facts.context_bytes : kDefaultContextBytes;
   plan.choices.attention_calls = shape.kv_heads;
   plan.choices.host_checkpoints = true;
   plan.choices.host_embedding = !shape.tied_embeddings;
   plan.choices.token_tile_rows = std::min(PlannedRows(plan), *std::rbegin(kTileRows));
   plan.choices.loss_tile_rows = LossTileRows(plan, *std::rbegin(kLossTileBytes));
   LayOutPlan(&plan);
-  if (plan.host_bytes_total > facts.host_bytes) {
+  if (!FitsHost(plan, facts)) {
     plan.choices.host_checkpoints = plan.choices.host_embedding = false;
   }
   return plan;
+}
+
+// The smallest with heads in groups.
+MemoryPlan SmallestGrouped(MemoryPlan plan, const DeviceFacts& facts) {
+  PlanChoices& c = plan.choices;
+  c.grouped_attention = c.host_optimizer = c.host_checkpoints = true;
+  c.attention_calls = plan.shape.heads;
+  c.host_embedding = c.host_head = !plan.shape.tied_embeddings;
+  LayOutPlan(&plan);
+  if (!FitsHost(plan, facts)) {
+    c.host_optimizer = c.host_checkpoints = c.host_embedding = c.host_head = false;
+    LayOutPlan(&plan);
+  }
+  return plan;
+}
+
+}  // namespace
+
+MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
+  MemoryPlan whole = SmallestWhole(shape, train, facts);
+  // Shapes beyond reason are refused before they are laid out (memory_plan.cc).
+  if (ApproximateBytes(whole) > kMaxPlanBytes) return whole;
+  LayOutPlan(&whole);
+  if (!CanGroupHeads(train)) return whole;
+  MemoryPlan grouped = SmallestGrouped(whole, facts);
+  return grouped.device_bytes_total < whole.device_bytes_total ? grouped : whole;
 }
 
 namespace {
@@ -112,11 +142,10 @@ class Chooser {
 
 // The first `most` layers keep everything, as far as they fit, and those after them attention's output; or all keep
 // attention's output first. Short documents gain by the one, long ones by the other.
-MemoryPlan KeepMost(const Chooser& from, int64_t most) {
-  Chooser all = from;
-  all.Most(&PlanChoices::keep_all_layers, most);
-  all.Most(&PlanChoices::keep_attention_layers, most - all.choices().keep_all_layers);
-  Chooser attention = from;
+void KeepMost(int64_t most, Chooser* chooser) {
+  Chooser attention = *chooser;
+  chooser->Most(&PlanChoices::keep_all_layers, most);
+  chooser->Most(&PlanChoices::keep_attention_layers, most - chooser->choices().keep_all_layers);
   attention.Most(&PlanChoices::keep_attention_layers, most);
   const int64_t kept = attention.choices().keep_attention_layers;
   attention.choices().keep_all_layers = MostThatFits(0, kept, [&](int64_t k) {
@@ -126,7 +155,7 @@ MemoryPlan KeepMost(const Chooser& from, int64_t most) {
   });
   attention.choices().keep_attention_layers = kept - attention.choices().keep_all_layers;
   attention.Fits();
-  return CountFlops(attention.plan()).recompute < CountFlops(all.plan()).recompute ? attention.plan() : all.plan();
+  if (CountFlops(attention.plan()).recompute < CountFlops(chooser->plan()).recompute) *chooser = std::move(attention);
 }
 
 // Sets the choice to the first of `values` that fits; the last one does already.
@@ -142,35 +171,38 @@ void FirstThatFits(int64_t PlanChoices::*choice, const Values& values, Chooser* 
 }
 
 // Floating-point operations that a plan does beyond the least, and what it waits for counted as such: checkpoints that
-// leave cost up to 2% of a step, an embedding read from the host half a percent.
+// leave cost up to 2% of a step, an embedding read from the host half a percent, heads in groups 3% (norms once a group
+// and narrow products).
 double Cost(const MemoryPlan& plan) {
   const StepFlops flops = CountFlops(plan);
   const double useful = flops.total() - flops.recompute;
   return flops.recompute + (plan.choices.host_checkpoints ? 0.02 * useful : 0) +
-         (plan.choices.host_embedding ? 0.005 * useful : 0);
+         (plan.choices.host_embedding ? 0.005 * useful : 0) + (plan.choices.grouped_attention ? 0.03 * useful : 0);
 }
 
-}  // namespace
-
-MemoryPlan MakeCudaPlan(MemoryPlan minimum, const DeviceFacts& facts, const PlanBudget& budget) {
-  const int64_t device_bytes = AvailableDeviceBytes(facts, budget);
-  const int64_t host_bytes = budget.host_bytes > 0 ? budget.host_bytes : facts.host_bytes;
-  const int64_t layers = minimum.shape.layers, n = PlannedRows(minimum);
-  const int64_t most = budget.share == PlanShare::kWhole ? layers : layers / 2;
-  Chooser chooser(std::move(minimum), device_bytes, host_bytes);
-  chooser.Fits();
+void ChooseTiles(Chooser* chooser) {
+  const MemoryPlan& plan = chooser->plan();
   std::vector<int64_t> calls, tiles, loss_tiles;
-  for (int64_t c = 1; c <= chooser.plan().shape.kv_heads; ++c) {
-    if (chooser.plan().shape.kv_heads % c == 0) calls.push_back(c);
+  for (int64_t c = 1; c <= plan.choices.attention_calls; ++c) {
+    if (CanCutHeads(plan.shape, c, plan.choices.grouped_attention)) calls.push_back(c);
   }
-  for (const int64_t rows : kTileRows) tiles.push_back(std::min(n, rows));
-  for (const int64_t bytes : kLossTileBytes) loss_tiles.push_back(LossTileRows(chooser.plan(), bytes));
-  FirstThatFits(&PlanChoices::token_tile_rows, tiles, &chooser);
-  FirstThatFits(&PlanChoices::attention_calls, calls, &chooser);
-  FirstThatFits(&PlanChoices::loss_tile_rows, loss_tiles, &chooser);
+  for (const int64_t rows : kTileRows) tiles.push_back(std::min(PlannedRows(plan), rows));
+  for (const int64_t bytes : kLossTileBytes) loss_tiles.push_back(LossTileRows(plan, bytes));
+  FirstThatFits(&PlanChoices::token_tile_rows, tiles, chooser);
+  FirstThatFits(&PlanChoices::attention_calls, calls, chooser);
+  FirstThatFits(&PlanChoices::loss_tile_rows, loss_tiles, chooser);
+}
 
+void CacheMost(int64_t most, Chooser* chooser) {
+  if (chooser->plan().train.base == BaseWeights::kNf4) chooser->Most(&PlanChoices::cached_layers, most);
+  chooser->Fits();
+}
+
+MemoryPlan FastestWhole(Chooser chooser, int64_t most) {
+  chooser.Fits();
+  ChooseTiles(&chooser);
   // What had left the device comes back where the memory buys no more elsewhere.
-  MemoryPlan best;
+  Chooser best = chooser;
   bool found = false;
   for (const bool checkpoints : {false, true}) {
     for (const bool embedding : {false, true}) {
@@ -179,16 +211,51 @@ MemoryPlan MakeCudaPlan(MemoryPlan minimum, const DeviceFacts& facts, const Plan
       away.choices().host_checkpoints = checkpoints;
       away.choices().host_embedding = embedding;
       if (!away.Fits()) continue;
-      MemoryPlan plan = KeepMost(away, most);
-      if (found && Cost(plan) >= Cost(best)) continue;
-      best = std::move(plan);
+      KeepMost(most, &away);
+      if (found && Cost(away.plan()) >= Cost(best.plan())) continue;
+      best = std::move(away);
       found = true;
     }
   }
-  Chooser kept(found ? std::move(best) : chooser.plan(), device_bytes, host_bytes);
-  if (kept.plan().train.base == BaseWeights::kNf4) kept.Most(&PlanChoices::cached_layers, most);
-  kept.Fits();
-  return kept.plan();
+  CacheMost(most, &best);
+  return best.plan();
+}
+
+// Host memory is what this is short of last: there as many layers as fit keep attention's output, and what the smallest
+// plan had put there comes back while it fits.
+MemoryPlan FastestGrouped(Chooser chooser, int64_t most) {
+  chooser.Fits();
+  ChooseTiles(&chooser);
+  chooser.choices().host_attention = true;
+  chooser.Most(&PlanChoices::keep_attention_layers, most);
+  if (chooser.choices().keep_attention_layers == 0) chooser.choices().host_attention = false;
+  for (bool PlanChoices::*away : {&PlanChoices::host_optimizer, &PlanChoices::host_head, &PlanChoices::host_embedding,
+                                  &PlanChoices::host_checkpoints}) {
+    Chooser back = chooser;
+    back.choices().*away = false;
+    if (back.Fits()) chooser = std::move(back);
+  }
+  CacheMost(most, &chooser);
+  return chooser.plan();
+}
+
+}  // namespace
+
+MemoryPlan MakeCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
+                        const PlanBudget& budget) {
+  const int64_t device_bytes = AvailableDeviceBytes(facts, budget);
+  const int64_t host_bytes = budget.host_bytes > 0 ? budget.host_bytes : facts.host_bytes;
+  const int64_t most = budget.share == PlanShare::kWhole ? shape.layers : shape.layers / 2;
+  const MemoryPlan smallest = SmallestWhole(shape, train, facts);
+  Chooser whole(smallest, device_bytes, host_bytes);
+  if (!CanGroupHeads(train)) return FastestWhole(std::move(whole), most);
+  Chooser grouped(SmallestGrouped(smallest, facts), device_bytes, host_bytes);
+  const bool whole_fits = whole.Fits(), grouped_fits = grouped.Fits();
+  if (!grouped_fits) return FastestWhole(std::move(whole), most);
+  if (!whole_fits) return FastestGrouped(std::move(grouped), most);
+  MemoryPlan plan = FastestWhole(std::move(whole), most);
+  MemoryPlan other = FastestGrouped(std::move(grouped), most);
+  return Cost(other) < Cost(plan) ? other : plan;
 }
 
 }  // namespace longhaul

@@ -8,20 +8,23 @@
 namespace longhaul {
 
 // Device memory outside the arenas where no probe has measured it: the context, code and tables of the libraries'
-// kernels (measured on an H100 with cuDNN 9.14 and cuBLASLt 13.1: 544 to 556 MiB, rounded up); and what it grows by
-// with the tokens of a micro-batch, there (tests/bench/results/cuda_engine.md).
-inline constexpr int64_t kDefaultContextBytes = int64_t{576} << 20;
-inline constexpr int64_t kContextBytesPerToken = 512;
+// kernels (measured on an H100 and an H200 with cuDNN 9.14 and cuBLASLt 13.1: 544 MiB, rounded up). The device's tables
+// of pinned pages come on top (PinnedTableBytes).
+inline constexpr int64_t kDefaultContextBytes = int64_t{560} << 20;
 
 // UNIMPLEMENTED DEVICE_UNSUPPORTED names what the engine cannot do on this device.
 absl::Status CheckCudaInputs(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts);
 
-// The smallest plan. REQUIRES: CheckCudaInputs passed.
+// The smallest plan: with attention over all heads at once, or where that takes more (long contexts) with heads in
+// groups. REQUIRES: CheckCudaInputs passed.
 MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts);
 
 // The fastest one within the budget, of which the smallest must fit. In this order memory buys speed: what had left the
-// device comes back, tiles grow, layers recompute less or nothing, layers need not be dequantised.
-MemoryPlan MakeCudaPlan(MemoryPlan minimum, const DeviceFacts& facts, const PlanBudget& budget);
+// device comes back, tiles grow, layers recompute less or nothing, layers need not be dequantised. Heads go in groups
+// where that is faster: all at once the memory is short, or layers would make attention again that in groups they keep
+// in host memory.
+MemoryPlan MakeCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
+                        const PlanBudget& budget);
 
 int64_t AvailableDeviceBytes(const DeviceFacts& facts, const PlanBudget& budget);
 

@@ -127,7 +127,7 @@ absl::StatusOr<MemoryPlan> MakePlan(const ModelShape& shape, const TrainShape& t
   LH_RETURN_IF_ERROR(CheckFits(minimum, facts, budget));
   if (budget.share == PlanShare::kMinimum) return minimum;
   if (facts.kind == DeviceKind::kCuda) {
-    MemoryPlan fastest = MakeCudaPlan(std::move(minimum), facts, budget);
+    MemoryPlan fastest = MakeCudaPlan(shape, train, budgeted, budget);
     fastest.step_seconds = PredictStepSeconds(fastest, facts);
     return fastest;
   }
@@ -191,7 +191,9 @@ std::string DescribeChoices(const MemoryPlan& plan) {
            " layers, attention of " + std::to_string(c.keep_attention_layers) + ", " + std::to_string(c.cached_layers) +
            " in bf16, " + (c.attention_calls > 1 ? std::to_string(c.attention_calls) + " attention calls, " : "") +
            (c.host_checkpoints ? "checkpoints on the host, " : "") +
-           (c.host_embedding ? "embedding on the host, " : "") + "token tiles of " + std::to_string(c.token_tile_rows) +
+           (c.host_embedding ? "embedding on the host, " : "") + (c.grouped_attention ? "heads in groups, " : "") +
+           (c.host_attention ? "attention on the host, " : "") + (c.host_head ? "head on the host, " : "") +
+           (c.host_optimizer ? "moments on the host, " : "") + "token tiles of " + std::to_string(c.token_tile_rows) +
            ", loss tiles of " + std::to_string(c.loss_tile_rows) + ", " + c.isa;
   }
   return "keeps " + std::to_string(c.keep_all_layers) + " of " + std::to_string(plan.shape.layers) +
@@ -210,6 +212,8 @@ std::string PlanSignature(const MemoryPlan& plan, const std::string& gemm_librar
   text += "; token tile " + std::to_string(c.token_tile_rows) + "; loss tile " + std::to_string(c.loss_tile_rows);
   text += "; threads " + std::to_string(c.cpu_threads) + "; isa " + c.isa;
   text += std::string("; weights ") + (c.packed_weights ? "packed" : "plain") + "; gemm " + gemm_library;
+  // Other products, of other shapes.
+  if (c.grouped_attention) text += "; heads in " + std::to_string(c.attention_calls) + " groups";
   return Sha256Hex(text);
 }
 

@@ -21,7 +21,7 @@
 namespace longhaul {
 
 // Changes whenever the same inputs give other regions or other bits; a worker of another version gets no new attempts.
-inline constexpr int kPlanVersion = 2;
+inline constexpr int kPlanVersion = 3;
 
 enum class PlanKind { kTrain, kGenerate };
 
@@ -73,6 +73,10 @@ struct PlanChoices {
   int64_t attention_calls = 1;        // the heads are cut into so many calls, whole groups each
   bool host_checkpoints = false;      // layers' inputs wait in pinned memory for the backward pass
   bool host_embedding = false;        // the table lies in pinned memory and is read from there
+  bool grouped_attention = false;     // q, k, v and their gradients exist for a group of heads at a time
+  bool host_attention = false;        // what keep_attention_layers keep waits in pinned memory
+  bool host_head = false;             // lm_head lies in pinned memory and comes for the loss
+  bool host_optimizer = false;        // the moments lie in pinned memory and are updated there
   bool operator==(const PlanChoices&) const = default;
 };
 
@@ -91,10 +95,10 @@ struct MemoryPlan {
   std::vector<PlanRegion> regions;
   int64_t arena_bytes = 0;         // of host memory; pinned on CUDA
   int64_t device_arena_bytes = 0;  // 0 on a CPU device
-  int64_t context_bytes = 0;       // device memory outside the arena: context, kernels, libraries
+  int64_t context_bytes = 0;       // device memory outside the arena, tables of pinned pages aside: kernels, libraries
   int64_t runtime_host_bytes = 0;
   int64_t host_bytes_total = 0;    // arena + dataset + runtime
-  int64_t device_bytes_total = 0;  // device arena + context; 0 on a CPU device
+  int64_t device_bytes_total = 0;  // device arena, context and tables of pinned pages; 0 on a CPU device
   int64_t disk_bytes = 0;          // dataset, local checkpoints, artifact, log
   double step_seconds = 0;         // predicted, one update; 0 where the device was not measured
   std::vector<PlanPart> parts;     // of host_bytes_total (CUDA: device_bytes_total), in bytes that add up to it

@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "model/cuda_layout.h"
 #include "model/cuda_plan.h"
 #include "model/json_fields.h"
 #include "model/memory_plan.h"
@@ -48,9 +49,13 @@ absl::Status ReadChoices(const json& object, const MemoryPlan& plan, PlanChoices
     fields.Int("documents", 1, limits::kMaxSdpaBatch, &choices->documents);
     fields.Int("keep_attention_layers", 0, plan.shape.layers - choices->keep_all_layers,
                &choices->keep_attention_layers);
-    fields.Int("attention_calls", 1, plan.shape.kv_heads, &choices->attention_calls);
+    fields.Int("attention_calls", 1, plan.shape.heads, &choices->attention_calls);
     fields.Bool("host_checkpoints", &choices->host_checkpoints);
     fields.Bool("host_embedding", &choices->host_embedding);
+    fields.Bool("grouped_attention", &choices->grouped_attention);
+    fields.Bool("host_attention", &choices->host_attention);
+    fields.Bool("host_head", &choices->host_head);
+    fields.Bool("host_optimizer", &choices->host_optimizer);
   }
   return fields.status();
 }
@@ -83,7 +88,16 @@ absl::Status CheckLayout(const MemoryPlan& plan) {
     facts.device_class = "of the plan";
     facts.isa = plan.choices.isa;
     LH_RETURN_IF_ERROR(CheckCudaInputs(plan.shape, plan.train, facts));
-    if (plan.shape.kv_heads % plan.choices.attention_calls != 0) return Invalid("cuts a group of heads");
+    if (!CanCutHeads(plan.shape, plan.choices.attention_calls, plan.choices.grouped_attention)) {
+      return Invalid("cuts a group of heads");
+    }
+    if (plan.choices.grouped_attention && (plan.choices.keep_all_layers > 0 || !CanGroupHeads(plan.train))) {
+      return Invalid("makes layers in groups of heads that it keeps whole or cannot cut");
+    }
+    if (plan.choices.host_attention && !plan.choices.grouped_attention) {
+      return Invalid("keeps attention in host memory without groups of heads");
+    }
+    if (plan.choices.host_head && plan.shape.tied_embeddings) return Invalid("keeps the embedding's head from it");
     if (plan.train.base == BaseWeights::kAsStored && plan.choices.cached_layers < plan.shape.layers) {
       return Invalid("has layers without weights");
     }
@@ -150,6 +164,10 @@ std::string MemoryPlanToJson(const MemoryPlan& plan) {
     object["choices"]["attention_calls"] = c.attention_calls;
     object["choices"]["host_checkpoints"] = c.host_checkpoints;
     object["choices"]["host_embedding"] = c.host_embedding;
+    object["choices"]["grouped_attention"] = c.grouped_attention;
+    object["choices"]["host_attention"] = c.host_attention;
+    object["choices"]["host_head"] = c.host_head;
+    object["choices"]["host_optimizer"] = c.host_optimizer;
   }
   return object.dump(-1, ' ', false, json::error_handler_t::replace);
 }

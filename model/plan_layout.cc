@@ -243,7 +243,8 @@ int64_t KeptAttentionBytes(const MemoryPlan& plan) {
 
 int64_t StreamCount(const MemoryPlan& plan) {
   if (plan.kind == PlanKind::kGenerate) return 2;
-  return plan.choices.host_checkpoints ? std::min(kStreamSlots, plan.shape.layers + 1) : plan.shape.layers + 1;
+  if (!plan.choices.host_checkpoints) return plan.shape.layers + 1;
+  return plan.choices.grouped_attention ? 1 : std::min(kStreamSlots, plan.shape.layers + 1);
 }
 
 int64_t StreamBytes(const MemoryPlan& plan) {

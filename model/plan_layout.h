@@ -97,7 +97,9 @@ RowStrides StridesOf(const MemoryPlan& plan);
 // Rows that a micro-batch may have in the Exec's memory: its tokens, on CUDA up to a multiple of kCudaRowUnit.
 int64_t PlannedRows(const MemoryPlan& plan);
 // Residual streams x_l that are there at once, and where x_l is among them; in a training l = 0 to layers.
-inline constexpr int64_t kStreamSlots = 3;  // where checkpoints leave: one is read, one written, one copied
+// Where checkpoints leave: one is read, one written, one copied. With heads in groups a layer's output takes its
+// input's place tile by tile, and one slot does.
+inline constexpr int64_t kStreamSlots = 3;
 int64_t StreamCount(const MemoryPlan& plan);
 inline int64_t StreamSlot(const MemoryPlan& plan, int64_t l) { return l % StreamCount(plan); }
 // One residual stream of PlannedRows.

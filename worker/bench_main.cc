@@ -81,8 +81,8 @@ void AddTrain(CLI::App* command, BenchTrainOptions* options, CapFlags* caps) {
   command->add_flag("--host-checkpoints", options->host_checkpoints,
                     "layers' inputs wait in host memory even where a GPU has room for them");
   command->add_flag("--deterministic", options->deterministic, "the same bits in every run, on a GPU too");
-  command->add_option("--steps", options->steps, "measured updates, after one that is not")
-      ->check(CLI::Range(int64_t{1}, kMostSteps));
+  command->add_option("--steps", options->steps, "measured updates, after one that is not; 0: that one alone")
+      ->check(CLI::Range(int64_t{0}, kMostSteps));
   command->add_option("--trained", options->trained, "share of the targets that train")->check(CLI::Range(0.0, 1.0));
   command->add_flag("--dropout", options->dropout, "a LoRA dropout of 0.1");
 }

@@ -81,7 +81,7 @@ class Recorder final : public train::TrainerObserver {
   void OnStarted(const train::TrainStarted& started) override { load_seconds = started.load_seconds; }
   void OnProgress(const train::TrainProgress& progress) override {
     rss_bytes = std::max(rss_bytes, ProcessRssBytes(getpid()));
-    if (gpu != nullptr && progress.step == progress.total_steps) {
+    if (profiles && progress.step == progress.total_steps) {
       parts = gpu->EndProfile();
       profiled_seconds = progress.step_seconds;
       return;
@@ -89,13 +89,14 @@ class Recorder final : public train::TrainerObserver {
     steps.push_back(progress);
     if (gpu == nullptr) return;
     busy_seconds.push_back(gpu->SecondsBetween(train::CudaOps::kBatchBegun, train::CudaOps::kUpdateDone));
-    if (progress.step + 1 < progress.total_steps) return;
+    if (progress.step + (profiles ? 1 : 0) < progress.total_steps) return;
     // Before the timing, whose events are in device memory, too.
     used_device_bytes = kernels::CudaUsedBytes(*exec);
-    gpu->BeginProfile();
+    if (profiles) gpu->BeginProfile();
   }
   kernels::CudaEngine* gpu = nullptr;
   const kernels::Exec* exec = nullptr;
+  bool profiles = false;
   int64_t used_device_bytes = 0;
   std::vector<double> busy_seconds;  // of each step, from its first to its last work on the device
   std::vector<kernels::CudaEngine::Part> parts;
@@ -177,9 +178,10 @@ double LibrarySeconds(const MemoryPlan& plan, double trained) {
          seconds(targets, s.vocab, s.hidden);
 }
 
-// The first update touches every page and builds every primitive; the others, fastest first.
+// The first update touches every page and builds every primitive; the others, where there are, fastest first.
 std::vector<train::TrainProgress> MeasuredSteps(const Recorder& recorder) {
-  std::vector<train::TrainProgress> steps(recorder.steps.begin() + 1, recorder.steps.end());
+  const int unmeasured = recorder.steps.size() > 1 ? 1 : 0;
+  std::vector<train::TrainProgress> steps(recorder.steps.begin() + unmeasured, recorder.steps.end());
   std::sort(steps.begin(), steps.end(), [](const auto& a, const auto& b) { return a.step_seconds < b.step_seconds; });
   return steps;
 }
@@ -268,7 +270,8 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
   trainer_options.plan = plan;
   trainer_options.pin_threads = true;
   const bool gpu = plan.device == DeviceKind::kCuda;
-  trainer_options.hyper.max_steps = 1 + options.steps + (gpu ? 1 : 0);
+  const bool profiles = gpu && options.steps > 0;
+  trainer_options.hyper.max_steps = 1 + options.steps + (profiles ? 1 : 0);
   trainer_options.hyper.lora_dropout = options.dropout ? 0.1 : 0;
   RandomBatches batches(options.batch, options.tokens, options.documents, options.trained, shape.vocab,
                         trainer_options.hyper.max_steps);
@@ -283,6 +286,7 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
   if (gpu) {
     recorder.gpu = &static_cast<train::CudaOps&>(trainer->ops()).engine();
     recorder.exec = &trainer->memory().exec();
+    recorder.profiles = profiles;
   }
   LH_ASSIGN_OR_RETURN(const train::Outcome outcome, trainer->Run());
   LH_CHECK(outcome == train::Outcome::kFinished);

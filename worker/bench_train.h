@@ -26,7 +26,7 @@ struct BenchTrainOptions {
   bool deterministic = false;     // of a GPU
   bool host_checkpoints = false;  // of a GPU: layers' inputs leave for host memory even where they need not
   int threads = 0;                // 0: all
-  int64_t steps = 4;              // measured updates, after one that is not
+  int64_t steps = 4;              // measured updates, after one that is not; 0: that one alone, for long contexts
   double trained = 1;             // share of targets that are trained
   bool dropout = false;           // a LoRA dropout of 0.1
 };

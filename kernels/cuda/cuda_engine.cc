@@ -9,6 +9,7 @@
 #include "kernels/cuda/cuda_exec.h"
 #include "kernels/cuda/cut_cross_entropy.h"
 #include "kernels/cuda/engine_attention.h"
+#include "kernels/cuda/engine_groups.h"
 #include "kernels/cuda/engine_linears.h"
 #include "kernels/cuda/stream_profile.h"
 
@@ -46,6 +47,9 @@ class Engine final : public CudaEngine {
   absl::Status Init(const CudaEngineShapes& shapes, std::vector<CudaLinear> linears) {
     linears_ = std::make_unique<EngineLinears>(exec_, gemm_.get(), &profile_, memory_, std::move(linears));
     LH_ASSIGN_OR_RETURN(attention_, EngineAttention::Create(exec_, &profile_, memory_, shapes));
+    if (memory_.attention_weight.data != nullptr) {
+      groups_ = std::make_unique<EngineGroups>(exec_, gemm_.get(), &profile_, memory_, shapes, linears_.get());
+    }
     return Loss(loss_shape_.rows).status();
   }
 
@@ -70,6 +74,23 @@ class Engine final : public CudaEngine {
   void AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                          const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
     attention_->Backward(d_o, q, k, v, o, lse, dq, dk, dv);
+  }
+
+  void BeginGroup(size_t qkv, int64_t group) override { groups_->Begin(qkv, group); }
+  void ForwardGroup(size_t qkv, const Tensor& x, const Tensor& u, bool has_u, const Tensor& y) override {
+    groups_->Forward(qkv, x, u, has_u, y);
+  }
+  void BeginOutputGradient(size_t o) override { groups_->BeginOutputGradient(o); }
+  void OutputGradient(size_t o, const Tensor& dy, int64_t first, const Tensor& d_o) override {
+    groups_->OutputGradient(o, dy, first, d_o);
+  }
+  void CallForward(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                   const Tensor& lse) override {
+    attention_->CallForward(call, q, k, v, o, lse);
+  }
+  void CallBackward(int64_t call, const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                    const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
+    attention_->CallBackward(call, d_o, q, k, v, o, lse, dq, dk, dv);
   }
 
   void HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale, LossTotals* totals) override {
@@ -145,6 +166,7 @@ class Engine final : public CudaEngine {
   StreamProfile profile_;
   std::unique_ptr<EngineLinears> linears_;
   std::unique_ptr<EngineAttention> attention_;
+  std::unique_ptr<EngineGroups> groups_;                        // null: no heads in groups
   std::map<int64_t, std::unique_ptr<CutCrossEntropy>> losses_;  // by rows
   CudaEvent queued_;                                            // the ops before a copy
   std::map<size_t, CudaEvent> copied_;                          // by number

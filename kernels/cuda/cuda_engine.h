@@ -39,6 +39,7 @@ struct CudaLinear {
   void* cache = nullptr;             // [fold.out + fold.rank, fold.weight_stride] bf16
   std::vector<CudaLoraPart> parts;
   double lora_scale = 1;
+  void* buffer = nullptr;  // where it is dequantised; null: the engine's
 };
 
 // Device memory of the plan.
@@ -52,8 +53,11 @@ struct CudaEngineMemory {
   Block attention_forward, attention_backward;
   Block attention_index;
   Block document_offsets;  // i64
-  Block packed_kv;         // k, v, dk and dv of packed documents, of one call
+  Block packed_kv;         // k, v, dk and dv of packed documents, of one call; empty where they lie alone already
   Block loss;
+  // Empty, or for heads in groups: o's weight and, `group_offset` bytes on, the rows of q, k and v for one group.
+  Block attention_weight;
+  int64_t group_offset = 0;
 };
 
 struct CudaEngineShapes {
@@ -62,6 +66,7 @@ struct CudaEngineShapes {
   std::optional<cuda::SdpaShape> dense;  // micro-batches of equal full sequences
   cuda::SdpaShape packed;                // any others; by our own kernels where it is deterministic
   cuda::CceShape loss;                   // its rows are those of a call
+  int64_t head_groups = 1;               // heads in groups: how many, each of attention_calls / head_groups calls
 };
 
 // Work that was captured once and starts as one.
@@ -97,6 +102,7 @@ class CudaEngine {
   // REQUIRES: at most packed.batch documents. Not to be captured.
   virtual void BeginBatch(const int64_t* offsets, int64_t documents) = 0;
   virtual bool is_dense() const = 0;
+  // All calls, one after the other.
   virtual void AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                                 const Tensor& lse) = 0;
   virtual void AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
@@ -131,6 +137,24 @@ class CudaEngine {
   virtual bool is_profiling() const = 0;
   // Waits, returns the parts since BeginProfile and stops timing.
   virtual std::vector<Part> EndProfile() = 0;
+
+  // ---- Heads in groups: q, k, v and their gradients exist for some heads at a time ----
+
+  // The rows of linear `qkv` for heads of `group` into their place, until the next BeginGroup or BackwardInput of
+  // `qkv`.
+  virtual void BeginGroup(size_t qkv, int64_t group) = 0;
+  // y [rows, that group's q, k and v] = x times them. u as in Forward; where `has_u` it is read instead.
+  virtual void ForwardGroup(size_t qkv, const Tensor& x, const Tensor& u, bool has_u, const Tensor& y) = 0;
+  // o's weight into its place, until the next BackwardInput of linear q, k, v.
+  virtual void BeginOutputGradient(size_t o) = 0;
+  // Columns [first, first + d_o.cols) of dy W + v A. REQUIRES: BackwardInput of the same dy before, for its v.
+  virtual void OutputGradient(size_t o, const Tensor& dy, int64_t first, const Tensor& d_o) = 0;
+  // One call; q, k, v, o and gradients are its columns, lse all calls' statistics. dq may be q.
+  virtual void CallForward(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                           const Tensor& lse) = 0;
+  virtual void CallBackward(int64_t call, const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v,
+                            const Tensor& o, const Tensor& lse, const Tensor& dq, const Tensor& dk,
+                            const Tensor& dv) = 0;
 
   // Kernels and versions, for people and for a resume: "cublasLt 13.1.0 on NVIDIA H100 ...; cuDNN 9.14.0, ...".
   virtual std::string Describe() const = 0;

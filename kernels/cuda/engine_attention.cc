@@ -69,54 +69,64 @@ Tensor EngineAttention::PackedKv(int64_t which, const Tensor& like) const {
 SdpaBuffers EngineAttention::Buffers(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                                      const Tensor& lse) const {
   const SdpaShape& shape = plan().shape();
-  Tensor k_part = Part(k, call), v_part = Part(v, call);
-  if (!is_dense_) {
-    // Packed documents: in rows of their own.
-    const Tensor k_own = PackedKv(0, k_part), v_own = PackedKv(1, v_part);
-    Copy(exec_, k_part, k_own);
-    Copy(exec_, v_part, v_own);
-    k_part = k_own;
-    v_part = v_own;
+  Tensor own_k = k, own_v = v;
+  if (k.stride != shape.k_stride) {
+    own_k = PackedKv(0, k);
+    own_v = PackedKv(1, v);
+    Copy(exec_, k, own_k);
+    Copy(exec_, v, own_v);
   }
-  LH_CHECK(q.stride == shape.q_stride && k_part.stride == shape.k_stride && v_part.stride == shape.v_stride &&
+  LH_CHECK(q.stride == shape.q_stride && own_k.stride == shape.k_stride && own_v.stride == shape.v_stride &&
            o.stride == shape.o_stride);
   SdpaBuffers buffers;
-  buffers.q = Part(q, call).data;
-  buffers.k = k_part.data;
-  buffers.v = v_part.data;
-  buffers.o = Part(o, call).data;
+  buffers.q = q.data;
+  buffers.k = own_k.data;
+  buffers.v = own_v.data;
+  buffers.o = o.data;
   buffers.stats = lse.as<float>() + call * SdpaStatsBytes(shape, cudnn_->device()) / 4;
   buffers.index = is_dense_ ? nullptr : memory_.attention_index.data;
   return buffers;
 }
 
+void EngineAttention::CallForward(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                                  const Tensor& lse) const {
+  const StreamProfile::Scope scope(profile_, "attention forward");
+  plan().Forward(exec_.cuda().compute.get(), Buffers(call, q, k, v, o, lse), memory_.attention_forward.data);
+}
+
+void EngineAttention::CallBackward(int64_t call, const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const Tensor& o, const Tensor& lse, const Tensor& dq, const Tensor& dk,
+                                   const Tensor& dv) const {
+  const StreamProfile::Scope scope(profile_, "attention backward");
+  const SdpaShape& shape = plan().shape();
+  LH_CHECK(dq.stride == shape.dq_stride && d_o.stride == shape.d_o_stride);
+  SdpaBuffers buffers = Buffers(call, q, k, v, o, lse);
+  const bool in_place = dk.stride == shape.dk_stride;
+  const Tensor own_dk = in_place ? dk : PackedKv(2, dk);
+  const Tensor own_dv = in_place ? dv : PackedKv(3, dv);
+  LH_CHECK(own_dk.stride == shape.dk_stride && own_dv.stride == shape.dv_stride);
+  buffers.d_o = d_o.data;
+  buffers.dq = dq.data;
+  buffers.dk = own_dk.data;
+  buffers.dv = own_dv.data;
+  plan().Backward(exec_.cuda().compute.get(), buffers, memory_.attention_backward.data);
+  if (in_place) return;
+  Copy(exec_, own_dk, dk);
+  Copy(exec_, own_dv, dv);
+}
+
 void EngineAttention::Forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                               const Tensor& lse) const {
-  const StreamProfile::Scope scope(profile_, "attention forward");
   for (int64_t call = 0; call < calls_; ++call) {
-    plan().Forward(exec_.cuda().compute.get(), Buffers(call, q, k, v, o, lse), memory_.attention_forward.data);
+    CallForward(call, Part(q, call), Part(k, call), Part(v, call), Part(o, call), lse);
   }
 }
 
 void EngineAttention::Backward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                                const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) const {
-  const StreamProfile::Scope scope(profile_, "attention backward");
-  const SdpaShape& shape = plan().shape();
-  LH_CHECK(dq.stride == shape.dq_stride && d_o.stride == shape.d_o_stride);
   for (int64_t call = 0; call < calls_; ++call) {
-    SdpaBuffers buffers = Buffers(call, q, k, v, o, lse);
-    buffers.d_o = Part(d_o, call).data;
-    buffers.dq = Part(dq, call).data;
-    const Tensor to_dk = Part(dk, call), to_dv = Part(dv, call);
-    const Tensor own_dk = is_dense_ ? to_dk : PackedKv(2, to_dk);
-    const Tensor own_dv = is_dense_ ? to_dv : PackedKv(3, to_dv);
-    LH_CHECK(own_dk.stride == shape.dk_stride && own_dv.stride == shape.dv_stride);
-    buffers.dk = own_dk.data;
-    buffers.dv = own_dv.data;
-    plan().Backward(exec_.cuda().compute.get(), buffers, memory_.attention_backward.data);
-    if (is_dense_) continue;
-    Copy(exec_, own_dk, to_dk);
-    Copy(exec_, own_dv, to_dv);
+    CallBackward(call, Part(d_o, call), Part(q, call), Part(k, call), Part(v, call), Part(o, call), lse, Part(dq, call),
+                 Part(dk, call), Part(dv, call));
   }
 }
 

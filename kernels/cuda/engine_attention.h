@@ -24,6 +24,11 @@ class EngineAttention {
   void Forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse) const;
   void Backward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                 const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) const;
+  // One call: q, k, v, o and the gradients are its columns, lse the statistics of all calls.
+  void CallForward(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                   const Tensor& lse) const;
+  void CallBackward(int64_t call, const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
+                    const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) const;
   std::string Describe() const;
 
  private:
@@ -35,7 +40,7 @@ class EngineAttention {
                       const Tensor& lse) const;
   // The columns of a call's heads.
   Tensor Part(const Tensor& all, int64_t call) const;
-  // k, v, dk, dv (0 to 3) of a call in contiguous rows.
+  // k, v, dk, dv (0 to 3) of a call in contiguous rows: for packed documents, where they are not in such.
   Tensor PackedKv(int64_t which, const Tensor& like) const;
 
   const Exec& exec_;

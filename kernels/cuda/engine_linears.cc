@@ -23,21 +23,18 @@ int64_t ResultAlignment(int64_t stride) { return stride % 4 == 0 ? 16 : 4; }
 
 EngineLinears::EngineLinears(const Exec& exec, LtGemm* gemm, StreamProfile* profile, const CudaEngineMemory& memory,
                              std::vector<CudaLinear> linears)
-    : exec_(exec),
-      gemm_(gemm),
-      profile_(profile),
-      workspace_{memory.gemm.data, memory.gemm.bytes},
-      buffer_(memory.weight.data) {
+    : exec_(exec), gemm_(gemm), profile_(profile), workspace_{memory.gemm.data, memory.gemm.bytes} {
   for (CudaLinear& given : linears) {
     Linear linear;
     linear.frozen = {given.fold, std::move(given.quantised), given.cache};
     linear.parts = std::move(given.parts);
     linear.scale = static_cast<float>(given.lora_scale);
+    linear.buffer = given.buffer != nullptr ? given.buffer : memory.weight.data;
     for (const CudaLoraPart& part : linear.parts) {
       linear.adapter.push_back({part.a, part.b, part.rank, part.out, linear.scale});
     }
     LH_CHECK(PaddedRank(linear.adapter) == given.fold.rank);
-    LH_CHECK(given.cache != nullptr || given.fold.weight_bytes() <= memory.weight.bytes);
+    LH_CHECK(given.cache != nullptr || given.buffer != nullptr || given.fold.weight_bytes() <= memory.weight.bytes);
     linears_.push_back(std::move(linear));
   }
 }
@@ -59,14 +56,14 @@ void EngineLinears::Run(const GemmShape& shape, float alpha, const GemmOperands&
 const void* EngineLinears::Weight(const Linear& linear) {
   if (linear.frozen.cache != nullptr) return linear.frozen.cache;
   const StreamProfile::Scope scope(profile_, "dequantise");
-  return PrepareWeight(exec_, linear.frozen, linear.adapter, buffer_);
+  return PrepareWeight(exec_, linear.frozen, linear.adapter, linear.buffer);
 }
 
 const void* EngineLinears::DownWeight(const Linear& linear) {
   const LoraFold& fold = linear.frozen.fold;
   if (linear.frozen.cache != nullptr) return At(linear.frozen.cache, fold.a_offset());
-  void* const a = At(buffer_, fold.a_offset());
-  LaunchPlaceAdapter(exec_.cuda().compute.get(), fold, linear.adapter, 0, 0, buffer_, a);
+  void* const a = At(linear.buffer, fold.a_offset());
+  LaunchPlaceAdapter(exec_.cuda().compute.get(), fold, linear.adapter, 0, 0, linear.buffer, a);
   return a;
 }
 

@@ -22,12 +22,16 @@ class EngineLinears {
   void BackwardInput(size_t linear, const Tensor& dy, const Tensor& dx);
   void Gradients(size_t linear, const Tensor& dy, const Tensor& x, const Tensor& u);
 
+  const FrozenLinear& frozen(size_t linear) const { return linears_.at(linear).frozen; }
+  const std::vector<AdapterPart>& adapter(size_t linear) const { return linears_.at(linear).adapter; }
+
  private:
   struct Linear {
     FrozenLinear frozen;
     std::vector<AdapterPart> adapter;
     std::vector<CudaLoraPart> parts;
     float scale = 1;
+    void* buffer = nullptr;  // where it is dequantised
   };
   // W, sB and A, ready to multiply with.
   const void* Weight(const Linear& linear);
@@ -41,7 +45,6 @@ class EngineLinears {
   LtGemm* gemm_;
   StreamProfile* profile_;
   GemmWorkspace workspace_;
-  void* buffer_;
   std::vector<Linear> linears_;
 };
 

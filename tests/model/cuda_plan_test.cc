@@ -63,7 +63,8 @@ void ExpectSound(const MemoryPlan& plan) {
   }
   EXPECT_EQ(ends[0], plan.device_arena_bytes);
   EXPECT_EQ(ends[1], plan.arena_bytes);
-  EXPECT_EQ(plan.device_bytes_total, plan.device_arena_bytes + plan.context_bytes);
+  EXPECT_EQ(plan.device_bytes_total,
+            plan.device_arena_bytes + plan.context_bytes + (plan.arena_bytes + 4095) / 4096 * 8);
   int64_t parts = 0;
   for (const PlanPart& part : plan.parts) parts += part.bytes;
   EXPECT_EQ(parts, plan.device_bytes_total);
@@ -100,6 +101,25 @@ TEST(CudaPlan, IsSoundAndTravelsForRandomShapesAndChoices) {
     EXPECT_EQ(again->choices, plan->choices);
     EXPECT_EQ(again->device_bytes_total, plan->device_bytes_total);
     EXPECT_EQ(again->device, DeviceKind::kCuda);
+
+    MemoryPlan grouped = *plan;
+    PlanChoices& c = grouped.choices;
+    c.grouped_attention = true;
+    c.keep_all_layers = 0;
+    c.keep_attention_layers = draw(0, s.layers);
+    const int64_t calls[] = {1, s.kv_heads, s.heads};
+    c.attention_calls = calls[draw(0, 2)];
+    c.token_tile_rows = draw(1, PlannedRows(grouped));
+    c.host_attention = draw(0, 1) == 0;
+    c.host_checkpoints = draw(0, 1) == 0;
+    c.host_optimizer = draw(0, 1) == 0;
+    c.host_head = !s.tied_embeddings && draw(0, 1) == 0;
+    LayOutPlan(&grouped);
+    ExpectSound(grouped);
+    const auto grouped_again = MemoryPlanFromJson(MemoryPlanToJson(grouped));
+    ASSERT_TRUE(grouped_again.ok()) << grouped_again.status();
+    EXPECT_EQ(grouped_again->regions, grouped.regions);
+    EXPECT_EQ(grouped_again->choices, grouped.choices);
   }
 }
 
@@ -128,6 +148,51 @@ TEST(CudaPlan, SpareMemoryBuysSpeed) {
   more.choices.keep_all_layers += 1;
   LayOutPlan(&more);
   EXPECT_GT(more.device_bytes_total, 16 * kGiB);
+}
+
+// With heads in groups, layers' inputs, attention's output, the residual's gradient, and keys' and values' gradients
+// are there for the whole sequence (8 + 8.1 + 8.1 + 4 KiB a token of an 8B model), and what one call of attention
+// needs.
+TEST(CudaPlan, LongContextsFitSmallCards) {
+  const struct {
+    int64_t tokens, device_gib, keep_attention;
+  } cases[] = {{65536, 8, 32}, {262144, 24, 20}, {342733, 24, 8}};
+  for (const auto& c : cases) {
+    SCOPED_TRACE(std::to_string(c.tokens) + " tokens");
+    DeviceFacts facts = Gpu(c.device_gib * kGiB);
+    facts.host_bytes = 120 * kGiB;  // of 128, what else runs there aside
+    const auto plan = MakePlan(Llama8bShape(), Bf16(1, c.tokens, 32), facts, {});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    ExpectSound(*plan);
+    EXPECT_TRUE(plan->choices.grouped_attention);
+    EXPECT_TRUE(plan->choices.host_attention);
+    EXPECT_GE(plan->choices.keep_attention_layers, c.keep_attention);
+    EXPECT_LE(plan->device_bytes_total, c.device_gib * kGiB);
+    EXPECT_LE(plan->host_bytes_total, facts.host_bytes);
+  }
+  int64_t bytes[2] = {0, 0};
+  for (int64_t i : {0, 1}) {
+    const auto plan = MinimumPlan(Llama8bShape(), Bf16(1, 65536 << i, 32), Gpu(80 * kGiB));
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    bytes[i] = plan->device_bytes_total;
+  }
+  EXPECT_LE((bytes[1] - bytes[0]) / 65536, 33 * 1024);
+}
+
+// What is not short of memory computes as ever: all heads of a layer at once.
+TEST(CudaPlan, WithRoomHeadsStayTogether) {
+  const struct {
+    ModelShape shape;
+    int64_t batch, tokens, device_gib;
+  } cases[] = {{Llama8bShape(), 2, 2048, 79}, {Llama8bShape(), 1, 16384, 79}, {Llama8bShape(), 1, 65536, 79},
+               {Qwen3Of8b(), 2, 2048, 79},    {Qwen3Of8b(), 2, 2048, 8},      {Qwen3Of8b(), 1, 4096, 16},
+               {SmolLm2Shape(), 8, 1024, 79}};
+  for (const auto& c : cases) {
+    const auto plan = MakePlan(c.shape, Bf16(c.batch, c.tokens), Gpu(c.device_gib * kGiB), {});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_FALSE(plan->choices.grouped_attention) << c.shape.family << " " << c.batch << " x " << c.tokens;
+    EXPECT_FALSE(plan->choices.host_attention || plan->choices.host_head || plan->choices.host_optimizer);
+  }
 }
 
 TEST(CudaPlan, SaysWhatIsShort) {
@@ -165,6 +230,14 @@ TEST(CudaPlan, ADamagedPlanIsRefused) {
   damaged = *plan;
   damaged.device_arena_bytes -= 1;
   EXPECT_FALSE(MemoryPlanFromJson(MemoryPlanToJson(damaged)).ok());
+  for (const auto change :
+       {+[](PlanChoices* c) { c->grouped_attention = true; }, +[](PlanChoices* c) { c->host_attention = true; }}) {
+    damaged = *plan;
+    ASSERT_GT(damaged.choices.keep_all_layers, 0);
+    change(&damaged.choices);
+    LayOutPlan(&damaged);
+    EXPECT_EQ(ErrorReason(MemoryPlanFromJson(MemoryPlanToJson(damaged)).status()), "INVALID_PLAN");
+  }
   damaged = *plan;
   damaged.choices.isa = "sm_70";
   EXPECT_FALSE(MemoryPlanFromJson(MemoryPlanToJson(damaged)).ok());

@@ -72,9 +72,10 @@ Adapter::Adapter(const EngineMemory& memory) : memory_(memory) {
   moment2_ = array("adapter.m2");
   host_ = {master_, moment1_, moment2_};
   if (memory.Has("adapter.host")) {
-    const int64_t bytes = memory.BytesOrZero("adapter.host") / 3;
+    const int64_t copied = plan.choices.host_optimizer ? 1 : 3;
+    const int64_t bytes = memory.BytesOrZero("adapter.host") / copied;
     Tensor* const copies[] = {&host_.master, &host_.moment1, &host_.moment2};
-    for (int64_t i = 0; i < 3; ++i) *copies[i] = memory.StatMatrix("adapter.host", 1, params_, i * bytes);
+    for (int64_t i = 0; i < copied; ++i) *copies[i] = memory.StatMatrix("adapter.host", 1, params_, i * bytes);
   }
   int64_t offset = 0;
   groups_.reserve(static_cast<size_t>(plan.shape.layers * kFusedLinears));
@@ -126,8 +127,10 @@ void Adapter::Download() const {
   if (host_.master.data == master_.data) return;
   const kernels::Exec& exec = memory_.exec();
   exec.Download(host_.master.data, master_.data, master_.bytes());
-  exec.Download(host_.moment1.data, moment1_.data, moment1_.bytes());
-  exec.Download(host_.moment2.data, moment2_.data, moment2_.bytes());
+  if (host_.moment1.data != moment1_.data) {
+    exec.Download(host_.moment1.data, moment1_.data, moment1_.bytes());
+    exec.Download(host_.moment2.data, moment2_.data, moment2_.bytes());
+  }
   exec.Synchronize();
 }
 
@@ -135,8 +138,10 @@ void Adapter::Upload() const {
   if (host_.master.data == master_.data) return;
   const kernels::Exec& exec = memory_.exec();
   exec.Upload(master_.data, host_.master.data, master_.bytes());
-  exec.Upload(moment1_.data, host_.moment1.data, moment1_.bytes());
-  exec.Upload(moment2_.data, host_.moment2.data, moment2_.bytes());
+  if (host_.moment1.data != moment1_.data) {
+    exec.Upload(moment1_.data, host_.moment1.data, moment1_.bytes());
+    exec.Upload(moment2_.data, host_.moment2.data, moment2_.bytes());
+  }
   exec.Synchronize();
 }
 

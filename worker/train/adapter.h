@@ -45,8 +45,9 @@ class Adapter {
   // PEFT's initialisation: A uniform in +-1/sqrt(in), B zero. A function of seed, layer, target and element.
   void Initialize(uint64_t seed);
 
-  // Masters and moments in host memory, [1, params] each: on a CPU the arrays themselves, on CUDA copies that Download
-  // fills (and waits for) and Upload sends back.
+  // Masters and moments in host memory, [1, params] each: the arrays themselves where they lie there (on a CPU; moments
+  // where the plan's host_optimizer says so), else copies. Download fills those (and waits for all that was queued),
+  // Upload sends them back.
   struct HostArrays {
     kernels::Tensor master, moment1, moment2;
   };

@@ -59,9 +59,12 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
                                 .attention_index = BlockOf(memory, "attention.index"),
                                 .document_offsets = BlockOf(memory, "batch.offsets"),
                                 .packed_kv = BlockOf(memory, "attention.kv"),
-                                .loss = BlockOf(memory, "loss.workspace")};
+                                .loss = BlockOf(memory, "loss.workspace"),
+                                .attention_weight = BlockOf(memory, "weight.attention"),
+                                .group_offset = GroupWeightOffset(plan)};
   kernels::CudaEngineShapes shapes;
   shapes.attention_calls = plan.choices.attention_calls;
+  shapes.head_groups = plan.choices.grouped_attention ? HeadGroupsOf(plan).count : 1;
   shapes.packed = PlanPackedAttention(plan);
   shapes.loss = PlanLoss(plan, LossRows(plan));
   if (HasDenseAttention(plan)) shapes.dense = PlanDenseAttention(plan);
@@ -75,11 +78,14 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
       if (linear.cache == nullptr) linear.quantised = QuantisedParts(memory, layer, which);
       linear.parts = LoraParts(plan.shape, which, adapter.Group(layer, which));
       linear.lora_scale = lora_scale;
+      // q, k and v's weight is wanted while attention has its buffers: not where the larger ones of the MLP are.
+      if (which == FusedLinear::kQkv) linear.buffer = blocks.attention_weight.data;
       linears.push_back(std::move(linear));
     }
   }
   LH_ASSIGN_OR_RETURN(ops->engine_, kernels::CudaEngine::Create(memory.exec(), blocks, shapes, std::move(linears),
                                                                 weights.head.forward));
+  if (plan.choices.grouped_attention) ops->groups_ = std::make_unique<CudaGroups>(memory, ops->engine_.get());
   const int64_t n = PlannedRows(plan);
   ops->ids_.resize(static_cast<size_t>(n));
   ops->positions_.resize(static_cast<size_t>(n));
@@ -91,7 +97,8 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
 
 bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body) {
   // Copies beside the ops are not captured: where they are, steps are long.
-  if (engine_->is_profiling() || memory_.plan().choices.host_checkpoints) return body();
+  const PlanChoices& choices = memory_.plan().choices;
+  if (engine_->is_profiling() || choices.host_checkpoints || choices.host_attention) return body();
   const auto [known, is_new] = graphs_.try_emplace(key, nullptr);
   // The first time kernels are loaded and chosen, which no capture survives; and most sizes of real data come once.
   if (is_new) {
@@ -216,6 +223,12 @@ void CudaOps::AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v
 void CudaOps::AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                                 const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) {
   engine_->AttentionBackward(d_o, q, k, v, o, lse, dq, dk, dv);
+}
+
+void CudaOps::BringHead() {
+  const EngineMemory& m = memory_;
+  if (!m.plan().choices.host_head) return;
+  m.exec().Upload(m.GetOrNull("weights.head"), m.GetOrNull("weights.head.host"), m.BytesOrZero("weights.head"));
 }
 
 void CudaOps::HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_engine.h"
+#include "worker/train/cuda_groups.h"
 #include "worker/train/engine_ops.h"
 
 namespace longhaul::train {
@@ -38,6 +39,8 @@ class CudaOps final : public EngineOps {
   void AttentionBackward(const kernels::Tensor& d_o, const kernels::Tensor& q, const kernels::Tensor& k,
                          const kernels::Tensor& v, const kernels::Tensor& o, const kernels::Tensor& lse,
                          const kernels::Tensor& dq, const kernels::Tensor& dk, const kernels::Tensor& dv) override;
+  GroupedOps* grouped() override { return groups_.get(); }
+  void BringHead() override;
   void HeadLoss(const kernels::Tensor& hidden, const int32_t* labels, const double* grad_scale,
                 kernels::LossTotals* totals) override;
   std::string Describe() const override { return engine_->Describe(); }
@@ -54,6 +57,7 @@ class CudaOps final : public EngineOps {
 
   const EngineMemory& memory_;
   std::unique_ptr<kernels::CudaEngine> engine_;
+  std::unique_ptr<CudaGroups> groups_;  // null: no heads in groups
   // Whether x_l has to leave: the last ones are still in their slots when the backward pass comes.
   bool Leaves(int64_t l) const;
   void* StreamOnDevice(int64_t l) const;

@@ -210,7 +210,9 @@ absl::Status LoadCudaWeights(const WeightSource& source, const EngineMemory& mem
   }
   LH_RETURN_IF_ERROR(loader.Plain("model.norm.weight", weights.final_norm));
   const char* const embedding = "model.embed_tokens.weight";
-  const Tensor head = kernels::MakeTensor(weights.head.forward, DType::kBF16, s.vocab, s.hidden);
+  void* const away = memory.GetOrNull("weights.head.host");
+  const Tensor head =
+      kernels::MakeTensor(away != nullptr ? away : weights.head.forward, DType::kBF16, s.vocab, s.hidden);
   LH_RETURN_IF_ERROR(loader.Plain(s.tied_embeddings ? embedding : "lm_head.weight", head));
   if (!s.tied_embeddings) LH_RETURN_IF_ERROR(loader.Plain(embedding, weights.embedding));
   exec.Download(&scalars, ScalarsOf(memory), sizeof(scalars));

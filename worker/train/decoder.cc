@@ -39,11 +39,8 @@ void Decoder::CarveBuffers() {
   buffers_.kept_attention = memory_.GetOrNull("kept_attention");
   for (int i = 0; i < kActs; ++i) {
     const std::string name = ActName(static_cast<Act>(i));
-    if (i < kFirstMlpAct) {
-      buffers_.slot[i] = carve("slot." + name, n, fields_[i].stride);
-    } else {
-      buffers_.tile[i] = carve("tile." + name, tile, fields_[i].stride);
-    }
+    buffers_.slot[i] = carve("slot." + name, n, fields_[i].stride);
+    buffers_.tile[i] = carve("tile." + name, tile, fields_[i].stride);
   }
   buffers_.tile_h = carve("tile.h", tile, strides_.h);
   buffers_.tile_act = carve("tile.act", tile, strides_.act);
@@ -53,6 +50,7 @@ void Decoder::CarveBuffers() {
   buffers_.d_o = carve("d_o", n, s.q_dim());
   buffers_.d_qkv = carve("d_qkv", n, strides_.d_qkv);
   buffers_.scores = carve("scores", s.heads / s.kv_heads, n);
+  if (plan().choices.grouped_attention) CarveGroups();
 }
 
 Tensor Decoder::Stream(int64_t l, int64_t rows) const {
@@ -89,7 +87,7 @@ Decoder::LayerActs Decoder::Acts(int64_t layer, int64_t rows) const {
       acts.fields[i] = FieldView(buffers_.slot[i], act, rows);
     }
   }
-  if (!Keeps(layer) && KeepsAttention(layer)) {
+  if (!Keeps(layer) && KeepsAttention(layer) && !plan().choices.host_attention) {
     const int64_t index = layer - plan().choices.keep_all_layers;
     char* const kept = static_cast<char*>(buffers_.kept_attention) + index * kept_attention_bytes_;
     acts.fields[static_cast<int>(Act::kO)] = FieldView(kept, Act::kO, rows);
@@ -135,13 +133,19 @@ bool Decoder::Forward(const TokenBatch& batch, const KeepGoing& keep_going) {
   for (int64_t layer = 0; layer < plan().shape.layers; ++layer) {
     if (!keep_going()) return false;
     ops_.StreamWritten(layer);
+    if (groups_ != nullptr) {
+      ForwardGrouped(batch, layer);
+      continue;
+    }
     ops_.BeginStream(layer + 1, /*written=*/true);
     ForwardLayer(batch, layer, {});
   }
+  if (groups_ != nullptr) groups_->EndForward();
   return true;
 }
 
 bool Decoder::Backward(const TokenBatch& batch, const KeepGoing& keep_going) {
+  if (groups_ != nullptr) return BackwardInGroups(batch, keep_going);
   for (int64_t layer = plan().shape.layers - 1; layer >= 0; --layer) {
     if (!keep_going()) return false;
     ops_.BeginStream(layer, /*written=*/false);

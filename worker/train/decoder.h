@@ -9,18 +9,21 @@
 //
 // Layers below keep_all_layers keep every activation; the others share one slot, which the backward pass fills again
 // from x_l by the same calls on the same tiles: the same bits; where the plan keeps attention's output, all but
-// attention. One code for every backend: where a backend has its own way, EngineOps has it; where its buffers have
-// other strides, the plan says so (model/plan_layout.h). Not thread-safe: one micro-batch at a time. Batches are as
-// EngineOps::Bring returns them.
+// attention. With heads in groups (grouped_attention) no layer keeps all: q, k, v and their gradients exist for one
+// group of heads at a time, and whatever is done token by token for a tile (grouped_half.cc). One code for
+// every backend: where a backend has its own way, EngineOps has it; where its buffers have other strides, the plan says
+// so (model/plan_layout.h). Not thread-safe: one micro-batch at a time. Batches are as EngineOps::Bring returns them.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/exec.h"
 #include "kernels/tensor.h"
+#include "model/cuda_layout.h"
 #include "model/plan_layout.h"
 #include "worker/train/adapter.h"
 #include "worker/train/engine_ops.h"
+#include "worker/train/grouped_ops.h"
 #include "worker/train/memory.h"
 #include "worker/train/token_batch.h"
 #include "worker/train/weights.h"
@@ -92,7 +95,36 @@ class Decoder {
   void BackwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
   void BackwardQkvTile(const TokenBatch& batch, int64_t layer, const LayerActs& acts, const kernels::Tensor& d_qkv,
                        int64_t begin, int64_t end);
+  // grouped_half.cc
+  void CarveGroups();
+  bool BackwardInGroups(const TokenBatch& batch, const KeepGoing& keep_going);
+  void ForwardGrouped(const TokenBatch& batch, int64_t layer);
+  void BackwardGrouped(const TokenBatch& batch, int64_t layer);
+  // Attention's output of all calls.
+  void AttendGrouped(const TokenBatch& batch, int64_t layer, const LayerActs& acts);
+  // q, k and v of one group, of all rows, to its buffers.
+  void ProjectGroup(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t group);
+  void NormAndRotateGroup(const TokenBatch& batch, int64_t layer);
+  // Their gradients: q's over attention's output, k's and v's to theirs.
+  void BackwardGroup(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t group);
+  // Of one call's q, from its rotated form to that of the product, over `o`; of the group's k.
+  void BackwardCallQ(const TokenBatch& batch, int64_t layer, int64_t call, const kernels::Tensor& o);
+  void BackwardGroupK(const TokenBatch& batch, int64_t layer, const kernels::Tensor& dk);
+  kernels::Tensor CallQ(int64_t call, int64_t rows) const;
+  kernels::Tensor CallRstd(int64_t call, int64_t rows) const;
+  void BackwardGroupedQkvTile(int64_t layer, const LayerActs& acts, int64_t begin, int64_t end);
   // mlp_half.cc
+  // What the MLP half of a tile starts from and fills.
+  struct MlpTile {
+    int64_t begin = 0;
+    kernels::Tensor x_mid, rstd, gate_up, u_gate_up, u_down;
+    bool kept = false;  // gate_up and the u's are the forward pass's
+  };
+  MlpTile TileOf(const LayerActs& acts, int64_t layer, int64_t begin, int64_t end) const;
+  // x_mid of a tile from x and attention's output, by o; u_o receives what its adapter needs.
+  MlpTile GroupedTileOf(int64_t layer, const LayerActs& acts, int64_t begin, int64_t end);
+  void ForwardMlpTile(int64_t layer, const MlpTile& tile, const kernels::Tensor& x_out);
+  void BackwardMlpTile(int64_t layer, const MlpTile& tile, const kernels::Tensor& dx);
   void ForwardMlp(int64_t layer, const LayerActs& acts, int64_t rows);
   void BackwardMlp(int64_t layer, const LayerActs& acts, int64_t rows);
 
@@ -113,7 +145,7 @@ class Decoder {
     void* kept;            // [keep_all_layers] of every field
     void* kept_attention;  // [keep_attention_layers] of attention's output and statistics
     void* slot[kActs];     // one layer's fields of the attention half, [tokens, ...]
-    void* tile[kActs];     // one tile's fields of the MLP half, [tile rows, ...]
+    void* tile[kActs];     // one tile's fields of the MLP half (heads in groups: of both), [tile rows, ...]
     void* tile_h;          // [tile rows, hidden]
     void* tile_act;        // [tile rows, intermediate]
     void* tile_d_act;      // [tile rows, intermediate]
@@ -123,6 +155,23 @@ class Decoder {
     void* d_qkv;           // [tokens, q + 2 kv]
     void* scores;          // [heads / kv_heads, tokens]; to generate
   } buffers_ = {};
+  // Of one group's heads (HeadGroups); call by call where it has several. Null where there are no groups.
+  struct GroupBuffers {
+    void* q;       // [calls][tokens, call columns]; then its gradient
+    void* k;       // [tokens, kv]
+    void* v;       // [tokens, kv]
+    void* raw;     // [tokens, q + kv] before q/k norm
+    void* rstd_q;  // [calls][tokens, call heads]
+    void* rstd_k;  // [tokens, kv heads]
+    void* d_o;     // [tokens, call columns]
+    void* d_k;     // [tokens, kv]
+    void* d_v;     // [tokens, kv]
+    void* d_kv;    // [tokens, 2 kv of all groups]
+    void* tile;    // [tile rows, q + 2 kv]
+    void* d_tile;  // [tile rows, q + 2 kv of all groups]
+  } group_ = {};
+  HeadGroups heads_;
+  GroupedOps* groups_ = nullptr;  // null: no heads in groups
 };
 
 }  // namespace longhaul::train

@@ -13,6 +13,7 @@
 #include "kernels/ops.h"
 #include "kernels/tensor.h"
 #include "worker/train/adapter.h"
+#include "worker/train/grouped_ops.h"
 #include "worker/train/memory.h"
 #include "worker/train/token_batch.h"
 #include "worker/train/weights.h"
@@ -75,6 +76,11 @@ class EngineOps {
                                  const kernels::Tensor& v, const kernels::Tensor& o, const kernels::Tensor& lse,
                                  const kernels::Tensor& dq, const kernels::Tensor& dk, const kernels::Tensor& dv) = 0;
 
+  // Attention a group of heads at a time; null where the plan has no such.
+  virtual GroupedOps* grouped() { return nullptr; }
+
+  // The head to where HeadLoss reads it, before the first of a micro-batch.
+  virtual void BringHead() {}
   // Adds the loss of hidden [rows, hidden] (after the last norm; at most LossRows) to *totals. Where grad_scale is not
   // null, hidden becomes the gradient. labels, grad_scale and totals in the Exec's memory.
   virtual void HeadLoss(const kernels::Tensor& hidden, const int32_t* labels, const double* grad_scale,

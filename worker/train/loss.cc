@@ -103,6 +103,7 @@ void CutCrossEntropy::Queue(const Tensor& x, const Tensor& d_x) {
   // On a CPU the lists lie where the forward pass was until now.
   if (host_copy_.empty()) ListRows();
   if (d_x.data != nullptr && count_ < x.rows) kernels::Zero(exec_, d_x);
+  ops_.BringHead();
   const int64_t tile = LossRows(memory_.plan());
   for (int64_t begin = 0; begin < count_; begin += tile) RunTile(x, begin, std::min(count_, begin + tile), d_x);
 }

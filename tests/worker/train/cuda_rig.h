@@ -56,8 +56,10 @@ struct CudaTweaks {
   int64_t token_tile_rows = 0;
   int64_t loss_tile_rows = 0;
   int64_t keep_attention_layers = 0;
-  bool host = false;  // checkpoints and embedding
+  bool host = false;  // checkpoints and embedding; with heads in groups also head and moments
   int64_t attention_calls = 1;
+  bool grouped = false;
+  bool host_attention = false;
 };
 
 inline MemoryPlan CudaPlan(const ModelShape& shape, const TrainShape& train, const CudaTweaks& tweaks = {}) {
@@ -68,6 +70,10 @@ inline MemoryPlan CudaPlan(const ModelShape& shape, const TrainShape& train, con
   plan->choices.host_checkpoints = tweaks.host;
   plan->choices.attention_calls = tweaks.attention_calls;
   plan->choices.host_embedding = tweaks.host && !shape.tied_embeddings;
+  plan->choices.grouped_attention = tweaks.grouped;
+  plan->choices.host_attention = tweaks.host_attention;
+  plan->choices.host_head = tweaks.grouped && tweaks.host && !shape.tied_embeddings;
+  plan->choices.host_optimizer = tweaks.grouped && tweaks.host;
   if (tweaks.cached_layers >= 0) plan->choices.cached_layers = tweaks.cached_layers;
   if (tweaks.token_tile_rows > 0) plan->choices.token_tile_rows = tweaks.token_tile_rows;
   if (tweaks.loss_tile_rows > 0) plan->choices.loss_tile_rows = tweaks.loss_tile_rows;
