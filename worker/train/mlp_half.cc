@@ -45,8 +45,10 @@ void Decoder::BackwardMlp(int64_t layer, const LayerActs& acts, int64_t rows) {
     const Tensor up = gate_up.Cols(s.intermediate, 2 * s.intermediate);
     const Tensor u_gate_up = MlpField(acts, Act::kUGateUp, begin, end);
     const Tensor u_down = MlpField(acts, Act::kUDown, begin, end);
-    kernels::RmsNorm(exec_, x_mid, w.norm2, s.rms_norm_eps, h, rstd);
-    if (!Keeps(layer)) ops_.Forward(gate_up_linear, h, begin, {}, gate_up, u_gate_up);
+    if (!Keeps(layer)) {
+      kernels::RmsNorm(exec_, x_mid, w.norm2, s.rms_norm_eps, h, rstd);
+      ops_.Forward(gate_up_linear, h, begin, {}, gate_up, u_gate_up);
+    }
 
     // (1) down: d_act.
     const bool down_lora = down_linear.lora->count > 0;
@@ -62,7 +64,11 @@ void Decoder::BackwardMlp(int64_t layer, const LayerActs& acts, int64_t rows) {
     // (3) gate and up at full K, then the norm, into the residual's gradient.
     const Tensor d_h = View(buffers_.tile_d_h, end - begin, s.hidden);
     ops_.BackwardInput(gate_up_linear, gate_up, begin, d_h);
-    if (gate_up_linear.lora->count > 0) ops_.Gradients(gate_up_linear, gate_up, h, begin, u_gate_up);
+    if (gate_up_linear.lora->count > 0) {
+      // Made where it is read: on a GPU it is in the cache then.
+      if (Keeps(layer)) kernels::RmsNorm(exec_, x_mid, w.norm2, s.rms_norm_eps, h, {});
+      ops_.Gradients(gate_up_linear, gate_up, h, begin, u_gate_up);
+    }
     kernels::RmsNormBackward(exec_, d_h, x_mid, w.norm2, rstd, true, dx);
   }
 }

@@ -1,82 +1,14 @@
 // The engine on CUDA against the engine on the CPU: loss and every LoRA gradient of a step, over the plan's choices.
-//
-// Tolerances. An activation is rounded to bf16 (2^-9 of it at most, evenly spread) at about 12 places a layer on the
-// way up and 16 on the way down, the adapter's operands at 4 more: for two layers and the loss some 70 roundings, which
-// add up like a random walk: sqrt(70) * 2^-9 / sqrt(3) = 0.9% of a gradient's norm; attention and the norms pass errors
-// on amplified by about two. 4% of the norm is twice that again; a wrong scale, a missing term or a shifted row is far
-// above. Then the cosine is at least 1 - 0.04^2 / 2 = 0.9992.
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
 #include "base/env.h"
-#include "tests/worker/train/cuda_rig.h"
+#include "tests/worker/train/cuda_step.h"
 #include "worker/train/optimizer.h"
 #include "worker/train/trainer.h"
 
 namespace longhaul::train {
 namespace {
-
-constexpr double kGradientError = 0.04;
-constexpr double kLeastCosine = 0.999;
-// Logits are rounded to bf16 before their sum, which is a mean over the targets: far below a single rounding.
-constexpr double kLossError = 2e-3;
-
-struct Output {
-  double nats = 0;
-  std::vector<double> gradient;
-};
-
-// Masters as Rig(plan) makes them: B is random, too.
-void FillAdapter(Rig* rig) {
-  rig->adapter->Initialize(1);
-  rig->adapter->Download();
-  for (const kernels::Tensor* t : {&rig->adapter->host().moment1, &rig->adapter->host().moment2}) {
-    std::fill_n(t->as<float>(), t->cols, 0.0f);
-  }
-  for (const LoraModule& m : rig->adapter->modules()) {
-    for (int64_t i = 0; i < m.out * rig->adapter->rank(); ++i) {
-      const double value = 0.2 * (CounterUniform(77, static_cast<uint64_t>(m.b_offset + i)) - 0.5);
-      SetElement(rig->adapter->host().master, m.b_offset + i, value);
-    }
-  }
-  rig->adapter->Upload();
-  rig->ops->AdapterChanged();
-}
-
-Output Step(const MemoryPlan& plan, const std::vector<int64_t>& documents) {
-  Rig rig(plan, Bf16Source(plan.shape), 0.7);
-  FillAdapter(&rig);
-  const TinyBatch batch(documents, plan.shape.vocab);
-  Output out;
-  out.nats = rig.Step(batch.view(), 1.0 / static_cast<double>(batch.targets()));
-  out.gradient = Downloaded(rig, rig.adapter->grad());
-  return out;
-}
-
-// All modules alone and all together.
-void ExpectClose(const MemoryPlan& plan, const Output& cuda, const Output& cpu) {
-  EXPECT_NEAR(cuda.nats, cpu.nats, kLossError * cpu.nats);
-  EXPECT_LT(RelativeError(cuda.gradient, cpu.gradient), kGradientError);
-  const Rig names(CpuTwin(plan));
-  for (const LoraModule& m : names.adapter->modules()) {
-    const std::pair<int64_t, int64_t> ranges[] = {{m.a_offset, m.in * names.adapter->rank()},
-                                                  {m.b_offset, m.out * names.adapter->rank()}};
-    for (const auto& [offset, count] : ranges) {
-      const auto part = [o = offset, c = count](const std::vector<double>& all) {
-        return std::vector<double>(all.begin() + o, all.begin() + o + c);
-      };
-      const std::vector<double> ours = part(cuda.gradient), theirs = part(cpu.gradient);
-      EXPECT_GT(Cosine(ours, theirs), kLeastCosine)
-          << m.layer << " " << LoraTargetName(m.target) << (offset == m.a_offset ? " A" : " B");
-      EXPECT_LT(RelativeError(ours, theirs), kGradientError)
-          << m.layer << " " << LoraTargetName(m.target) << (offset == m.a_offset ? " A" : " B");
-    }
-  }
-}
-
-void CompareStep(const MemoryPlan& plan, const std::vector<int64_t>& documents) {
-  ExpectClose(plan, Step(plan, documents), Step(CpuTwin(plan), documents));
-}
 
 TEST(CudaEngine, StepIsTheCpusForLlamaAndQwen3) {
   for (bool qwen3 : {false, true}) {
