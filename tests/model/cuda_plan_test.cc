@@ -107,6 +107,7 @@ TEST(CudaPlan, IsSoundAndTravelsForRandomShapesAndChoices) {
     EXPECT_EQ(again->device_bytes_total, plan->device_bytes_total);
     EXPECT_EQ(again->device, DeviceKind::kCuda);
 
+    if (!CanGroupHeads(train)) continue;
     MemoryPlan grouped = *plan;
     PlanChoices& c = grouped.choices;
     c.grouped_attention = true;
@@ -224,6 +225,18 @@ TEST(CudaPlan, Fp8CountsBothDirectionsOfEveryWeight) {
   EXPECT_LT(small->choices.cached_layers, 36);
   EXPECT_GE(bytes(*small, "weight.fp8"), int64_t{2} * 12288 * 4096);
   ExpectSound(*small);
+}
+
+TEST(CudaPlan, OnlyBf16WithoutDropoutGoesInGroups) {
+  for (const bool fp8 : {false, true}) {
+    TrainShape train = Bf16(1, 65536, 32);
+    if (fp8) train.compute = ComputeType::kFP8;
+    train.lora_dropout = !fp8;
+    EXPECT_EQ(ErrorReason(MakePlan(Llama8bShape(), train, Gpu(8 * kGiB), {}).status()), "PLAN_DOES_NOT_FIT");
+    const auto plan = MakePlan(Llama8bShape(), train, Gpu(24 * kGiB), {});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_FALSE(plan->choices.grouped_attention);
+  }
 }
 
 TEST(CudaPlan, SaysWhatIsShort) {
