@@ -73,7 +73,7 @@ struct PlanChoices {
   int64_t attention_calls = 1;    // the heads are cut into so many calls, whole groups each
   bool host_checkpoints = false;  // layers' inputs wait in pinned memory for the backward pass
   bool host_embedding = false;    // the table lies in pinned memory and is read from there
-  bool grouped_attention = false;  // q, k, v and their gradients exist for one attention call's heads at a time
+  bool grouped_attention = false;  // q, k, v and their gradients exist for a group of heads at a time
   bool host_attention = false;     // what keep_attention_layers keep waits in pinned memory
   bool host_head = false;          // lm_head lies in pinned memory and comes for the loss
   bool host_optimizer = false;     // the moments lie in pinned memory and are updated there
