@@ -10,6 +10,9 @@ namespace {
 constexpr double kLinearEfficiency = 0.85;
 constexpr double kLoraEfficiency = 0.35;
 constexpr double kAttentionEfficiency = 0.45;
+// A step of 8B with FP8 linears against one in bf16 (tests/bench/results/cuda_engine.md): products alone are 1.7 times
+// as fast, their operands are to be made.
+constexpr double kFp8Speedup = 1.4;
 constexpr double kOptimizerBytesPerSecond = 8e9;
 
 }  // namespace
@@ -47,7 +50,8 @@ double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
   }
   // The probe measures the faster type; f32 on a bf16 device runs at about half of it (BUILD.md).
   if (facts.has_bf16 && plan.train.compute == ComputeType::kF32) rate /= 2;
-  const double seconds = (flops.linear + flops.head + flops.recompute) / (rate * kLinearEfficiency) +
+  const double linear_rate = rate * kLinearEfficiency * (plan.train.compute == ComputeType::kFP8 ? kFp8Speedup : 1.0);
+  const double seconds = (flops.linear + flops.recompute) / linear_rate + flops.head / (rate * kLinearEfficiency) +
                          flops.lora / (rate * kLoraEfficiency) + flops.attention / (rate * kAttentionEfficiency);
   const double optimizer = static_cast<double>(AdapterParams(plan.shape, plan.train)) * 28.0 / kOptimizerBytesPerSecond;
   return seconds * static_cast<double>(plan.train.accumulation_steps) + optimizer;

@@ -19,13 +19,34 @@ int64_t AttentionWeightBytes(const MemoryPlan& plan) {
                   GroupWeightOffset(plan) + PlanGroupFold(plan).weight_bytes());
 }
 
-// Rows of the fused linears' largest buffer of dequantised values.
-int64_t LargestFoldBytes(const MemoryPlan& plan) {
+template <typename BytesOf>
+int64_t MostOfLinears(const BytesOf& bytes_of) {
   int64_t most = 0;
-  for (int i = 0; i < kFusedLinears; ++i) {
-    most = std::max(most, PlanFold(plan.shape, plan.train, static_cast<FusedLinear>(i)).weight_bytes());
-  }
+  for (int i = 0; i < kFusedLinears; ++i) most = std::max(most, bytes_of(static_cast<FusedLinear>(i)));
   return most;
+}
+
+// Where a linear that is not cached is dequantised to, for each use; in FP8 W alone, from which its operands are made
+// there and, for the layers that are cached, once.
+void AddWeightBuffers(const MemoryPlan& plan, RegionBuilder* b) {
+  const bool uses = plan.choices.cached_layers < plan.shape.layers;
+  if (!ComputesInFp8(plan)) {
+    const auto bytes = [&](FusedLinear l) { return PlanFold(plan.shape, plan.train, l).weight_bytes(); };
+    // With heads in groups: the largest are the MLP's, and while attention has its buffers they need not be there.
+    const bool grouped = plan.choices.grouped_attention;
+    if (uses) b->Add("weight.buffer", MostOfLinears(bytes), grouped ? kMlp : kForward | kBackward);
+    if (grouped) b->Add("weight.attention", AttentionWeightBytes(plan), kAttention);
+    return;
+  }
+  const auto fp8 = [&](FusedLinear l) { return PlanFp8Linear(plan.shape, plan.train, l); };
+  b->Add("weight.buffer", MostOfLinears([&](FusedLinear l) { return fp8(l).source_bytes(); }),
+         kPhaseLoad | (uses ? kForward | kBackward : 0));
+  if (uses) {
+    b->Add("weight.fp8", MostOfLinears([&](FusedLinear l) { return fp8(l).one_way_bytes(); }), kForward | kBackward);
+  }
+  int64_t adapters = 0;
+  for (int i = 0; i < kFusedLinears; ++i) adapters += fp8(static_cast<FusedLinear>(i)).adapter_bytes();
+  b->Add("weights.adapter", plan.shape.layers * adapters, kAlways);
 }
 
 void AddWeights(const MemoryPlan& plan, RegionBuilder* b, RegionBuilder* pinned) {
@@ -51,13 +72,7 @@ void AddWeights(const MemoryPlan& plan, RegionBuilder* b, RegionBuilder* pinned)
   }
   b->Add("weights.norms", (s.hidden * (2 * s.layers + 1) + (s.qk_norm ? 2 * s.head_dim * s.layers : 0)) * 4, kAlways);
   b->Add("rope", plan.train.longest() * s.head_dim * 4, kAlways);
-  if (!plan.choices.grouped_attention) {
-    if (cached < s.layers) b->Add("weight.buffer", LargestFoldBytes(plan), kForward | kBackward);
-  } else {
-    // The largest are the MLP's: while attention has its buffers, they need not be there.
-    if (cached < s.layers) b->Add("weight.buffer", LargestFoldBytes(plan), kMlp);
-    b->Add("weight.attention", AttentionWeightBytes(plan), kAttention);
-  }
+  AddWeightBuffers(plan, b);
   // A linear's values on their way: f32 rows, the scales of the largest part, its 4-bit form where only bf16 stays.
   const int64_t widest = std::max({s.hidden, s.q_dim(), s.intermediate});
   b->Add("load.rows", std::max(kCudaLoadRowsBytes, kNf4Block * widest * 4), kPhaseLoad);
@@ -131,6 +146,14 @@ void AddTiles(const MemoryPlan& plan, RegionBuilder* b) {
     b->Add("attention.kv", 4 * n * s.kv_dim() / plan.choices.attention_calls * 2, kAttention);
   }
   b->Add("gemm.workspace", kCudaGemmWorkspaceBytes, kForward | kBackward);
+  if (plan.train.lora_dropout) {
+    b->Add("tile.dropout", rows * std::max({s.hidden, s.q_dim(), s.intermediate}) * 2, kForward | kBackward);
+  }
+  if (ComputesInFp8(plan)) {
+    // The widest operand of a product: an input, or the gradient of an output.
+    const int64_t widest = MostOfLinears([&](FusedLinear l) { return std::max(FusedIn(s, l), FusedOut(s, l)); });
+    b->Add("tile.fp8", kernels::cuda::Fp8RowsBytes(rows, widest), kForward | kBackward);
+  }
 
   const kernels::cuda::SdpaDevice device = PlanSdpaDevice(plan);
   // Packed and deterministic, the library wants two bytes a score of as many squares as there may be documents: our own
@@ -238,11 +261,19 @@ LoraFold PlanFold(const ModelShape& shape, const TrainShape& train, FusedLinear 
                                      PaddedLoraRank(train) * TargetsInGroup(train.lora_targets, linear));
 }
 
+kernels::cuda::Fp8Linear PlanFp8Linear(const ModelShape& shape, const TrainShape& train, FusedLinear linear) {
+  return {FusedOut(shape, linear), FusedIn(shape, linear), PlanFold(shape, train, linear).rank};
+}
+
+int64_t CachedLinearBytes(const ModelShape& shape, const TrainShape& train, FusedLinear linear) {
+  const int64_t bytes = train.compute == ComputeType::kFP8 ? PlanFp8Linear(shape, train, linear).cache_bytes()
+                                                           : PlanFold(shape, train, linear).weight_bytes();
+  return RoundUp(bytes, kCudaAlignBytes);
+}
+
 int64_t CachedLayerBytes(const ModelShape& shape, const TrainShape& train) {
   int64_t bytes = 0;
-  for (int i = 0; i < kFusedLinears; ++i) {
-    bytes += RoundUp(PlanFold(shape, train, static_cast<FusedLinear>(i)).weight_bytes(), kCudaAlignBytes);
-  }
+  for (int i = 0; i < kFusedLinears; ++i) bytes += CachedLinearBytes(shape, train, static_cast<FusedLinear>(i));
   return bytes;
 }
 

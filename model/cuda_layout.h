@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/shapes/cce_shape.h"
+#include "kernels/shapes/fp8_linear.h"
 #include "kernels/shapes/lora_fold.h"
 #include "kernels/shapes/sdpa_shape.h"
 #include "model/memory_plan.h"
@@ -53,6 +54,11 @@ int64_t Nf4LinearBytes(const ModelShape& shape, FusedLinear linear);
 int64_t PaddedLoraRank(const TrainShape& train);
 // A linear and its adapter; x_stride, y_stride and dx_stride are the buffers' business.
 kernels::cuda::LoraFold PlanFold(const ModelShape& shape, const TrainShape& train, FusedLinear linear);
+// The same in FP8, where the job computes in that.
+kernels::cuda::Fp8Linear PlanFp8Linear(const ModelShape& shape, const TrainShape& train, FusedLinear linear);
+inline bool ComputesInFp8(const MemoryPlan& plan) { return plan.train.compute == ComputeType::kFP8; }
+// A cached layer: its linears one behind the other, each from a multiple of kCudaAlignBytes on.
+int64_t CachedLinearBytes(const ModelShape& shape, const TrainShape& train, FusedLinear linear);
 int64_t CachedLayerBytes(const ModelShape& shape, const TrainShape& train);
 
 // With grouped_attention: heads whose q, k and v are there at once, and what attention takes of them a call. At most a

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "kernels/shapes/fp8_linear.h"
 #include "model/cost_model.h"
 #include "model/cuda_layout.h"
 #include "model/plan_search.h"
@@ -19,6 +20,7 @@ constexpr int64_t kLossTileBytes[] = {int64_t{256} << 20, int64_t{128} << 20, in
 constexpr int64_t kMostLossTileRows = 2048;
 constexpr int64_t kTokensADocument = 16;  // fewer on average are refused: a pack of one-word documents
 constexpr int kLeastComputeCapability = 80;
+constexpr int kLeastFp8Capability = 90;  // E4M3 products with a scale a row
 
 absl::Status Unsupported(const DeviceFacts& facts, const std::string& what) {
   return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
@@ -40,18 +42,24 @@ absl::Status CheckCudaInputs(const ModelShape& shape, const TrainShape& train, c
   if (ComputeCapabilityOf(facts.isa) < kLeastComputeCapability) {
     return Unsupported(facts, "is \"" + facts.isa + "\"; the engine needs compute capability 8.0 or newer (bf16)");
   }
-  if (train.compute != ComputeType::kBF16) {
-    return Unsupported(
-        facts, std::string("compute type ") + ComputeTypeName(train.compute) + " is the CPU's; a GPU trains in bf16");
+  const bool fp8 = train.compute == ComputeType::kFP8;
+  if (train.compute != ComputeType::kBF16 && !fp8) {
+    return Unsupported(facts, std::string("compute type ") + ComputeTypeName(train.compute) +
+                                  " is the CPU's; a GPU trains in bf16 or fp8");
   }
-  if (train.lora_dropout) return Unsupported(facts, "lora_dropout is not there on a GPU yet; set it to 0");
+  if (fp8 && ComputeCapabilityOf(facts.isa) < kLeastFp8Capability) {
+    return Unsupported(
+        facts, "is \"" + facts.isa + "\"; compute type fp8 needs compute capability 9.0 or newer (Hopper). Use bf16");
+  }
+  const int64_t unit = fp8 ? kernels::cuda::kFp8Unit : 8;
   for (const auto& [name, value] : {std::pair{"hidden", shape.hidden},
                                     {"intermediate", shape.intermediate},
                                     {"head_dim", shape.head_dim},
                                     {"q_dim", shape.q_dim()},
                                     {"kv_dim", shape.kv_dim()}}) {
-    if (value % 8 != 0) {
-      return Unsupported(facts, std::string(name) + " is " + std::to_string(value) + "; must be a multiple of 8");
+    if (value % unit != 0) {
+      return Unsupported(facts, std::string(name) + " is " + std::to_string(value) + "; must be a multiple of " +
+                                    std::to_string(unit) + (fp8 ? " in fp8" : ""));
     }
   }
   return absl::OkStatus();
@@ -71,7 +79,7 @@ MemoryPlan SmallestWhole(const ModelShape& shape, const TrainShape& train, const
   plan.choices.cpu_threads = train.cpu_threads > 0 ? train.cpu_threads : facts.cpu_threads;
   // Documents, the one that fills up the rows among them.
   plan.choices.documents = train.batch_size + train.tokens() / kTokensADocument + 1;
-  // Without 4-bit codes bf16 is all there is.
+  // Without 4-bit codes the cache is all there is.
   plan.choices.cached_layers = train.base == BaseWeights::kAsStored ? shape.layers : 0;
   plan.runtime_host_bytes = RuntimeHostBytes(facts, shape.vocab);
   plan.context_bytes = facts.context_bytes > 0 ? facts.context_bytes : kDefaultContextBytes;

@@ -44,6 +44,11 @@ absl::Status CheckInputs(const ModelShape& shape, const TrainShape& train, const
   LH_RETURN_IF_ERROR(ValidateTrainShape(train));
   LH_RETURN_IF_ERROR(ValidateDeviceFacts(facts));
   if (facts.kind == DeviceKind::kCuda) return CheckCudaInputs(shape, train, facts);
+  if (train.compute == ComputeType::kFP8) {
+    return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
+                     "compute type fp8 needs a GPU of compute capability 9.0 or newer (Hopper); \"" +
+                         facts.device_class + "\" is a CPU. Use f32, or bf16 where the CPU has it");
+  }
   if (train.compute == ComputeType::kBF16 && !(facts.has_bf16 && DevicePacksWeights(facts))) {
     return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
                      "compute type bf16 needs a CPU with AVX512_BF16; \"" + facts.device_class + "\" has \"" +
@@ -189,7 +194,8 @@ std::string DescribeChoices(const MemoryPlan& plan) {
   if (plan.device == DeviceKind::kCuda) {
     return "keeps " + std::to_string(c.keep_all_layers) + " of " + std::to_string(plan.shape.layers) +
            " layers, attention of " + std::to_string(c.keep_attention_layers) + ", " + std::to_string(c.cached_layers) +
-           " in bf16, " + (c.attention_calls > 1 ? std::to_string(c.attention_calls) + " attention calls, " : "") +
+           (plan.train.compute == ComputeType::kFP8 ? " in fp8, " : " in bf16, ") +
+           (c.attention_calls > 1 ? std::to_string(c.attention_calls) + " attention calls, " : "") +
            (c.host_checkpoints ? "checkpoints on the host, " : "") +
            (c.host_embedding ? "embedding on the host, " : "") + (c.grouped_attention ? "heads in groups, " : "") +
            (c.host_attention ? "attention on the host, " : "") + (c.host_head ? "head on the host, " : "") +

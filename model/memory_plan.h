@@ -68,15 +68,15 @@ struct PlanChoices {
   std::string isa;  // on CUDA "sm_90"
   // CUDA alone.
   int64_t keep_attention_layers = 0;  // the m layers after those keep attention's output and recompute the linears only
-  int64_t cached_layers = 0;          // layers [0, c) lie in bf16, the others in NF4 and are dequantised for each use
-  int64_t documents = 0;              // that a micro-batch has at most
-  int64_t attention_calls = 1;        // the heads are cut into so many calls, whole groups each
-  bool host_checkpoints = false;      // layers' inputs wait in pinned memory for the backward pass
-  bool host_embedding = false;        // the table lies in pinned memory and is read from there
-  bool grouped_attention = false;     // q, k, v and their gradients exist for a group of heads at a time
-  bool host_attention = false;        // what keep_attention_layers keep waits in pinned memory
-  bool host_head = false;             // lm_head lies in pinned memory and comes for the loss
-  bool host_optimizer = false;        // the moments lie in pinned memory and are updated there
+  int64_t cached_layers = 0;      // layers [0, c) lie in bf16 (FP8), the others in NF4 and are dequantised for each use
+  int64_t documents = 0;          // that a micro-batch has at most
+  int64_t attention_calls = 1;    // the heads are cut into so many calls, whole groups each
+  bool host_checkpoints = false;  // layers' inputs wait in pinned memory for the backward pass
+  bool host_embedding = false;    // the table lies in pinned memory and is read from there
+  bool grouped_attention = false;  // q, k, v and their gradients exist for a group of heads at a time
+  bool host_attention = false;     // what keep_attention_layers keep waits in pinned memory
+  bool host_head = false;          // lm_head lies in pinned memory and comes for the loss
+  bool host_optimizer = false;     // the moments lie in pinned memory and are updated there
   bool operator==(const PlanChoices&) const = default;
 };
 
@@ -112,7 +112,7 @@ struct MemoryPlan {
 
 // The fastest plan within the budget and share.
 // Errors: INVALID_ARGUMENT (shapes, facts); UNIMPLEMENTED DEVICE_UNSUPPORTED (what the engine cannot do on the device:
-// a compute type, and on CUDA dropout, sizes off 8, devices older than 8.0); RESOURCE_EXHAUSTED PLAN_DOES_NOT_FIT with
+// a compute type, and on CUDA sizes off 8, devices older than 8.0); RESOURCE_EXHAUSTED PLAN_DOES_NOT_FIT with
 // the bytes needed and there, by part.
 absl::StatusOr<MemoryPlan> MakePlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
                                     const PlanBudget& budget);

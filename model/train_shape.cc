@@ -13,7 +13,7 @@ namespace {
 const std::string kTargetNames[kLoraTargets] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
                                                 "gate_proj", "up_proj", "down_proj"};
 const std::vector<std::string>& ComputeNames() {
-  static const std::vector<std::string> names = {"f32", "bf16", "f64"};
+  static const std::vector<std::string> names = {"f32", "bf16", "f64", "fp8"};
   return names;
 }
 const std::vector<std::string>& BaseNames() {

@@ -27,11 +27,12 @@ inline bool HasTarget(uint32_t targets, LoraTarget target) { return (targets >> 
 int64_t LoraTargetIn(const ModelShape& shape, LoraTarget target);
 int64_t LoraTargetOut(const ModelShape& shape, LoraTarget target);
 
-// kF64 is the oracle: the same engine in double, for tests only.
-enum class ComputeType { kF32, kBF16, kF64 };
+// kF64 is the oracle: the same engine in double, for tests only. kFP8 is a GPU's, and never a default: frozen linears
+// in E4M3, all else as in kBF16.
+enum class ComputeType { kF32, kBF16, kF64, kFP8 };
 enum class BaseWeights { kNf4, kAsStored };
 
-const char* ComputeTypeName(ComputeType type);  // "f32", "bf16", "f64"
+const char* ComputeTypeName(ComputeType type);  // "f32", "bf16", "f64", "fp8"
 const char* BaseWeightsName(BaseWeights base);  // "nf4", "as_stored"
 
 struct TrainShape {

@@ -128,9 +128,6 @@ void CheckAdapter(const v1::Hyperparameters& hyper, const std::string& path, Fau
   CheckTargets(hyper, path, faults);
   faults->Named(path + ".base_storage", hyper.base_storage());
   faults->Named(path + ".compute_type", hyper.compute_type());
-  if (hyper.compute_type() == v1::COMPUTE_TYPE_FP8) {
-    faults->Add(path + ".compute_type", "is FP8, which no device computes in; use BF16 or F32");
-  }
 }
 
 void CheckOptimizer(const v1::Hyperparameters& hyper, const std::string& path, Faults* faults) {

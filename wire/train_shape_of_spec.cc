@@ -13,16 +13,16 @@ namespace {
 // English prose and code run at three to five bytes a token; the low end, so that the guess is not too small.
 constexpr int64_t kGuessedBytesPerToken = 3;
 
-absl::StatusOr<ComputeType> ComputeOf(v1::ComputeType type, const DeviceFacts& facts) {
+ComputeType ComputeOf(v1::ComputeType type, const DeviceFacts& facts) {
   switch (type) {
-    case v1::COMPUTE_TYPE_UNSPECIFIED:
-      return FastestCompute(facts);
     case v1::COMPUTE_TYPE_F32:
       return ComputeType::kF32;
     case v1::COMPUTE_TYPE_BF16:
       return ComputeType::kBF16;
+    case v1::COMPUTE_TYPE_FP8:
+      return ComputeType::kFP8;
     default:
-      return InvalidField("spec.hyperparameters.compute_type", "is FP8, which no device computes in; use BF16 or F32");
+      return FastestCompute(facts);
   }
 }
 
@@ -32,7 +32,7 @@ absl::StatusOr<TrainShape> TrainShapeOfSpec(const v1::JobSpec& resolved, const v
                                             const DeviceFacts& facts) {
   const v1::Hyperparameters& hyper = resolved.hyperparameters();
   TrainShape train;
-  LH_ASSIGN_OR_RETURN(train.compute, ComputeOf(hyper.compute_type(), facts));
+  train.compute = ComputeOf(hyper.compute_type(), facts);
   train.base = hyper.base_storage() == v1::BASE_STORAGE_AS_STORED ? BaseWeights::kAsStored : BaseWeights::kNf4;
   train.lora_rank = hyper.lora_rank();
   const std::vector<std::string> targets(hyper.target_modules().begin(), hyper.target_modules().end());

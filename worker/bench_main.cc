@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "base/format.h"
@@ -98,9 +99,9 @@ int main(int argc, char** argv) {
   CapFlags caps;
   int threads = 0;
   bool json = false;
-  const auto common = [&](CLI::App* command) {
-    command->add_option("--compute", compute, "f32 or bf16; default: the fastest of this CPU")
-        ->check(CLI::IsMember({"f32", "bf16"}));
+  const auto common = [&](CLI::App* command, const std::vector<std::string>& types) {
+    command->add_option("--compute", compute, "default: bf16 where there is one, else f32; fp8 is of Hopper GPUs")
+        ->check(CLI::IsMember(types));
     command->add_option("--threads", threads, "default: all")->check(CLI::Range(1, kMostThreads));
     command->add_flag("--json", json, "JSON on standard output");
   };
@@ -109,13 +110,13 @@ int main(int argc, char** argv) {
   AddTrain(train_command, &train, &caps);
   train_command->add_option("--device", train.device, "cpu, or cuda: the first device")
       ->check(CLI::IsMember({"cpu", "cuda"}));
-  common(train_command);
+  common(train_command, {"f32", "bf16", "fp8"});
   BenchKernelsOptions kernels;
   CLI::App* const kernels_command =
       app.add_subcommand("kernels", "the GEMMs of a step, against the GEMM library alone");
   kernels_command->add_option("--shape", kernels.shape, Names() + ", or a config.json")->capture_default_str();
   kernels_command->add_option("--rows", kernels.rows, "tokens")->check(CLI::Range(int64_t{1}, kMostTokens));
-  common(kernels_command);
+  common(kernels_command, {"f32", "bf16"});
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -137,7 +137,7 @@ absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelS
   LH_ASSIGN_OR_RETURN(const DeviceFacts facts, gpu ? GpuFacts(options, threads) : CpuFacts(options, threads));
   TrainShape train;
   const bool bf16 = options.compute.empty() ? gpu || facts.has_bf16 : options.compute == "bf16";
-  train.compute = bf16 ? ComputeType::kBF16 : ComputeType::kF32;
+  train.compute = options.compute == "fp8" ? ComputeType::kFP8 : bf16 ? ComputeType::kBF16 : ComputeType::kF32;
   const bool nf4 = options.base.empty() ? gpu : options.base == "nf4";
   train.base = nf4 ? BaseWeights::kNf4 : BaseWeights::kAsStored;
   train.deterministic = options.deterministic;

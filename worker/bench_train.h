@@ -19,7 +19,7 @@ struct BenchTrainOptions {
   int64_t documents = 1;               // a sequence; more of them is how packed data looks
   int64_t rank = 16;
   std::string base;               // as_stored or nf4; empty: as_stored on a CPU, nf4 on a GPU
-  std::string compute;            // f32 or bf16; empty: the fastest of this CPU. A GPU has bf16
+  std::string compute;            // f32 or bf16, on a GPU bf16 or fp8; empty: bf16 where there is one
   std::string share = "whole";    // or balanced, minimum
   int64_t host_bytes = 0;         // what the plan may use; 0: what is available
   int64_t device_bytes = 0;       // the same of a GPU's memory

@@ -34,7 +34,7 @@ constexpr Spelling kSpellings[] = {
     {"eval_every_steps", "", "default 0: before the first and after the last update"},
     {"checkpoint_every_steps", "", "default 20"},
     {"base_storage", "", "nf4 or as_stored"},
-    {"compute_type", "", "f32 or bf16 (default the fastest that the device has)"},
+    {"compute_type", "", "f32, bf16 or fp8 (Hopper GPUs); default the fastest but for fp8"},
     {"device_share", "", "whole, fit or bytes"},
     {"cpu_threads", "", "threads of a CPU device"},
     {"limit", "", "failed attempts before the job fails (default 3)"},

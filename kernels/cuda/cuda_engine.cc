@@ -45,7 +45,8 @@ class Engine final : public CudaEngine {
         profile_(exec.cuda().compute) {}
 
   absl::Status Init(const CudaEngineShapes& shapes, std::vector<CudaLinear> linears) {
-    linears_ = std::make_unique<EngineLinears>(exec_, gemm_.get(), &profile_, memory_, std::move(linears));
+    if (shapes.fp8) LH_RETURN_IF_ERROR(CheckFp8());
+    linears_ = std::make_unique<EngineLinears>(exec_, gemm_.get(), &profile_, memory_, std::move(linears), shapes.fp8);
     LH_ASSIGN_OR_RETURN(attention_, EngineAttention::Create(exec_, &profile_, memory_, shapes));
     if (memory_.attention_weight.data != nullptr) {
       groups_ = std::make_unique<EngineGroups>(exec_, gemm_.get(), &profile_, memory_, shapes, linears_.get());
@@ -54,15 +55,19 @@ class Engine final : public CudaEngine {
   }
 
   void PlaceAdapters() override { linears_->PlaceAdapters(); }
-  void Forward(size_t linear, const Tensor& x, const Tensor& residual, const Tensor& y, const Tensor& u) override {
-    linears_->Forward(linear, x, residual, y, u);
+  void SetDropout(double probability, uint64_t key) override { linears_->SetDropout(probability, key); }
+  void Forward(size_t linear, const Tensor& x, int64_t first_row, const Tensor& residual, const Tensor& y,
+               const Tensor& u) override {
+    linears_->Forward(linear, x, first_row, residual, y, u);
   }
-  void Input(size_t linear, const Tensor& x, const Tensor& u) override { linears_->Input(linear, x, u); }
-  void BackwardInput(size_t linear, const Tensor& dy, const Tensor& dx) override {
-    linears_->BackwardInput(linear, dy, dx);
+  void Input(size_t linear, const Tensor& x, int64_t first_row, const Tensor& u) override {
+    linears_->Input(linear, x, first_row, u);
   }
-  void Gradients(size_t linear, const Tensor& dy, const Tensor& x, const Tensor& u) override {
-    linears_->Gradients(linear, dy, x, u);
+  void BackwardInput(size_t linear, const Tensor& dy, int64_t first_row, const Tensor& dx) override {
+    linears_->BackwardInput(linear, dy, first_row, dx);
+  }
+  void Gradients(size_t linear, const Tensor& dy, const Tensor& x, int64_t first_row, const Tensor& u) override {
+    linears_->Gradients(linear, dy, x, first_row, u);
   }
 
   void BeginBatch(const int64_t* offsets, int64_t documents) override { attention_->BeginBatch(offsets, documents); }
@@ -137,6 +142,14 @@ class Engine final : public CudaEngine {
   }
 
  private:
+  absl::Status CheckFp8() {
+    const auto scale = gemm_->BestFp8Scale();
+    if (scale.ok() && *scale == GemmScale::kRow) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
+                     "compute type fp8: cuBLASLt " + LtGemm::LibraryVersion() +
+                         " has no FP8 product with a scale a row on " + exec_.cuda().facts.name + "; use bf16");
+  }
+
   // For calls of `rows` rows: products are chosen at the first.
   absl::StatusOr<const CutCrossEntropy*> Loss(int64_t rows) {
     std::unique_ptr<CutCrossEntropy>& loss = losses_[rows];

@@ -29,6 +29,7 @@ struct CudaLoraPart {
   float* grad_b = nullptr;
   int64_t rank = 0;  // not padded
   int64_t out = 0;
+  uint64_t dropout_number = 0;  // which of the model's modules it is: each drops elements of its own
 };
 
 // A frozen linear with its adapter. Rows of its input x and of dy, the gradient of its output, have room for fold.rank
@@ -36,10 +37,11 @@ struct CudaLoraPart {
 struct CudaLinear {
   cuda::LoraFold fold;               // its strides of x, y and dx are not looked at: the views have theirs
   std::vector<Nf4Weight> quantised;  // the parts, stacked by rows; not read where `cache` is not null
-  void* cache = nullptr;             // [fold.out + fold.rank, fold.weight_stride] bf16
+  void* cache = nullptr;             // [fold.out + fold.rank, fold.weight_stride] bf16; in FP8: of Fp8Linear
   std::vector<CudaLoraPart> parts;
   double lora_scale = 1;
-  void* buffer = nullptr;  // where it is dequantised; null: the engine's
+  void* buffer = nullptr;   // where it is dequantised; null: the engine's
+  void* adapter = nullptr;  // in FP8: Fp8Linear's block of bf16
 };
 
 // Device memory of the plan.
@@ -58,6 +60,9 @@ struct CudaEngineMemory {
   // Empty, or for heads in groups: o's weight and, `group_offset` bytes on, the rows of q, k and v for one group.
   Block attention_weight;
   int64_t group_offset = 0;
+  Block fp8_weight;  // a linear's operand of one direction; empty where all are cached
+  Block fp8_rows;    // tokens as an operand
+  Block dropout;     // a tile of an adapter's inputs with some dropped
 };
 
 struct CudaEngineShapes {
@@ -67,6 +72,7 @@ struct CudaEngineShapes {
   cuda::SdpaShape packed;                // any others; by our own kernels where it is deterministic
   cuda::CceShape loss;                   // its rows are those of a call
   int64_t head_groups = 1;               // heads in groups: how many, each of attention_calls / head_groups calls
+  bool fp8 = false;                      // frozen linears in E4M3 (kernels/shapes/fp8_linear.h)
 };
 
 // Work that was captured once and starts as one.
@@ -80,23 +86,28 @@ class CudaEngine {
  public:
   // Loads the libraries and builds attention's kernels, which takes seconds. `head` [vocab, hidden] bf16.
   // UNAVAILABLE: NO_CUDA, CUDA_LIBRARY_MISSING and others of the libraries. FAILED_PRECONDITION PLAN_MISMATCH: a
-  // library asks for more workspace than the plan has.
+  // library asks for more workspace than the plan has. UNIMPLEMENTED DEVICE_UNSUPPORTED: it has no FP8 product here.
   static absl::StatusOr<std::unique_ptr<CudaEngine>> Create(const Exec& exec, const CudaEngineMemory& memory,
                                                             const CudaEngineShapes& shapes,
                                                             std::vector<CudaLinear> linears, const void* head);
   virtual ~CudaEngine() = default;
 
-  // The adapter into every cache: after each change of the masters. Others take it at each use.
+  // The adapter into every cache (in FP8: block): after each change of the masters. Others take it at each use.
   virtual void PlaceAdapters() = 0;
+  // LoRA dropout of what follows, 0 for none: x in x A^T, and the gradient that comes back through it, are those of the
+  // CPU engine's Dropout, element by element (kernels/ops.h; the key of a module is CounterBits(key, dropout_number)).
+  virtual void SetDropout(double probability, uint64_t key) = 0;
   // y = x W^T + s (x A^T) B^T, plus `residual` where its data is not null (laid out as y, and possibly y itself).
-  // x [rows, in], y [rows, out] bf16; u [rows, rank] bf16 receives x A^T where its data is not null.
-  virtual void Forward(size_t linear, const Tensor& x, const Tensor& residual, const Tensor& y, const Tensor& u) = 0;
+  // x [rows, in], y [rows, out] bf16; u [rows, rank] bf16 receives x A^T where its data is not null. `first_row`: of x
+  // in its micro-batch, for dropout.
+  virtual void Forward(size_t linear, const Tensor& x, int64_t first_row, const Tensor& residual, const Tensor& y,
+                       const Tensor& u) = 0;
   // u alone.
-  virtual void Input(size_t linear, const Tensor& x, const Tensor& u) = 0;
+  virtual void Input(size_t linear, const Tensor& x, int64_t first_row, const Tensor& u) = 0;
   // v = s dy B behind dy's rows; dx = dy W + v A where dx.data is not null.
-  virtual void BackwardInput(size_t linear, const Tensor& dy, const Tensor& dx) = 0;
+  virtual void BackwardInput(size_t linear, const Tensor& dy, int64_t first_row, const Tensor& dx) = 0;
   // grad_A += v^T x, grad_B += s dy^T u. REQUIRES: BackwardInput of the same dy before.
-  virtual void Gradients(size_t linear, const Tensor& dy, const Tensor& x, const Tensor& u) = 0;
+  virtual void Gradients(size_t linear, const Tensor& dy, const Tensor& x, int64_t first_row, const Tensor& u) = 0;
 
   // The documents of the batch that Attention sees from now on: offsets in host memory, ascending from 0 to `rows`.
   // REQUIRES: at most packed.batch documents. Not to be captured.
@@ -127,7 +138,8 @@ class CudaEngine {
   virtual double SecondsBetween(size_t from, size_t to) = 0;
 
   // From here on what is queued (and not captured) is timed by its part: "linears forward", "linears backward",
-  // "dequantise", "lora", "attention forward", "attention backward", "loss".
+  // "dequantise", "quantise" (tokens, to FP8), "lora u", "lora v", "lora up", "lora dA", "lora dB", "attention
+  // forward", "attention backward", "loss".
   struct Part {
     std::string name;
     double seconds = 0;
@@ -159,6 +171,9 @@ class CudaEngine {
   // Kernels and versions, for people and for a resume: "cublasLt 13.1.0 on NVIDIA H100 ...; cuDNN 9.14.0, ...".
   virtual std::string Describe() const = 0;
 };
+
+// w [out, in] bf16 in both directions of FP8: cache has Fp8Linear{out, in}.cache_bytes(). Queued.
+void FillFp8Cache(const Exec& exec, const Tensor& w, void* cache);
 
 // Device memory in use, by the driver's count, all processes together.
 int64_t CudaUsedBytes(const Exec& exec);

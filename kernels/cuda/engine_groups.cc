@@ -43,9 +43,7 @@ LoraFold EngineGroups::GroupFold(size_t qkv) const {
 }
 
 void EngineGroups::Run(const GemmShape& shape, const GemmOperands& operands) {
-  const auto bytes = gemm_->Plan(shape);
-  if (!bytes.ok()) throw CudaError("Linear", GemmKey(shape), 0, std::string(bytes.status().message()));
-  gemm_->Run(exec_.cuda().compute.get(), shape, 1, operands, workspace_);
+  gemm_->PlanAndRun(exec_.cuda().compute.get(), shape, 1, operands, workspace_);
 }
 
 void EngineGroups::PlaceRows(size_t linear, int64_t first, int64_t rows, int64_t at) {
@@ -89,7 +87,7 @@ void EngineGroups::Forward(size_t qkv, const Tensor& x, const Tensor& u, bool ha
   fold.x_stride = x.stride;
   fold.y_stride = y.stride;
   if (fold.rank > 0) {
-    const StreamProfile::Scope scope(profile_, "lora");
+    const StreamProfile::Scope scope(profile_, "lora u");
     const Tensor behind = Matrix(Element(x.data, fold.u_offset()), x.rows, fold.rank, x.stride);
     if (has_u) {
       Copy(exec_, u, behind);

@@ -311,6 +311,13 @@ absl::StatusOr<GemmScale> LtGemm::BestFp8Scale() {
   return Unsupported(shape, "its heuristics return nothing, with either kind of scale");
 }
 
+void LtGemm::PlanAndRun(cudaStream_t stream, const GemmShape& shape, float alpha, const GemmOperands& operands,
+                        const GemmWorkspace& workspace) {
+  const auto bytes = Plan(shape);
+  if (!bytes.ok()) throw CudaError(kOp, GemmKey(shape), 0, std::string(bytes.status().message()));
+  Run(stream, shape, alpha, operands, workspace);
+}
+
 int64_t LtGemm::workspace_bytes() const {
   int64_t bytes = 0;
   for (const auto& [shape, choice] : impl_->choices) bytes = std::max(bytes, choice.workspace_bytes);

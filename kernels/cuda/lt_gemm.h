@@ -61,6 +61,10 @@ class LtGemm {
   // reason GEMM_UNSUPPORTED, where they have no FP8 product.
   absl::StatusOr<GemmScale> BestFp8Scale();
 
+  // Chooses the shape's kernel where it is new, then runs it. Throws CudaError, also where there is none.
+  void PlanAndRun(cudaStream_t stream, const GemmShape& shape, float alpha, const GemmOperands& operands,
+                  const GemmWorkspace& workspace);
+
   // Largest workspace of all shapes so far.
   int64_t workspace_bytes() const;
   // What runs a shape: "algo 66 tile 128x256 stages 36 splitk 1 ...". REQUIRES: it was planned.

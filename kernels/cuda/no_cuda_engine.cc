@@ -21,6 +21,10 @@ absl::StatusOr<std::unique_ptr<CudaEngine>> CudaEngine::Create(const Exec&, cons
   return NoCuda();
 }
 
+void FillFp8Cache(const Exec&, const Tensor&, void*) {
+  LH_CHECK(false, "there is no CUDA Exec in a build without CUDA");
+}
+
 int64_t CudaUsedBytes(const Exec&) {
   LH_CHECK(false, "there is no CUDA Exec in a build without CUDA");
   return 0;

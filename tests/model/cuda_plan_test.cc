@@ -89,6 +89,11 @@ TEST(CudaPlan, IsSoundAndTravelsForRandomShapesAndChoices) {
     train.lora_targets = static_cast<uint32_t>(draw(1, kAllLoraTargets));
     train.base = draw(0, 3) == 0 ? BaseWeights::kAsStored : BaseWeights::kNf4;
     train.deterministic = draw(0, 1) == 0;
+    train.lora_dropout = draw(0, 2) == 0;
+    if (draw(0, 2) == 0) {
+      train.compute = ComputeType::kFP8;
+      for (int64_t* size : {&s.head_dim, &s.hidden, &s.intermediate}) *size = RoundUp(*size, 16);
+    }
     train.accumulation_steps = draw(1, 5);
     PlanBudget budget;
     budget.share = static_cast<PlanShare>(draw(0, 2));
@@ -102,6 +107,7 @@ TEST(CudaPlan, IsSoundAndTravelsForRandomShapesAndChoices) {
     EXPECT_EQ(again->device_bytes_total, plan->device_bytes_total);
     EXPECT_EQ(again->device, DeviceKind::kCuda);
 
+    if (!CanGroupHeads(train)) continue;
     MemoryPlan grouped = *plan;
     PlanChoices& c = grouped.choices;
     c.grouped_attention = true;
@@ -195,6 +201,44 @@ TEST(CudaPlan, WithRoomHeadsStayTogether) {
   }
 }
 
+// Both directions of a weight take what one copy in bf16 takes; tokens are quantised a tile at a time.
+TEST(CudaPlan, Fp8CountsBothDirectionsOfEveryWeight) {
+  TrainShape train = Bf16(2, 2048);
+  train.compute = ComputeType::kFP8;
+  const auto roomy = MakePlan(Qwen3Of8b(), train, Gpu(79 * kGiB), {});
+  ASSERT_TRUE(roomy.ok()) << roomy.status();
+  EXPECT_EQ(roomy->choices.cached_layers, 36);
+  EXPECT_EQ(roomy->choices.keep_all_layers, 36);
+  const auto bytes = [](const MemoryPlan& plan, const std::string& name) {
+    for (const PlanRegion& region : plan.regions) {
+      if (region.name == name) return region.bytes;
+    }
+    return int64_t{0};
+  };
+  const int64_t weights = 36 * Qwen3Of8b().LinearParamsPerLayer();
+  EXPECT_NEAR(static_cast<double>(bytes(*roomy, "weights.cache")), 2.0 * static_cast<double>(weights),
+              0.002 * static_cast<double>(weights));
+  EXPECT_GE(bytes(*roomy, "tile.fp8"), roomy->choices.token_tile_rows * 2 * 12288);
+  EXPECT_EQ(bytes(*roomy, "weight.fp8"), 0);
+  const auto small = MakePlan(Qwen3Of8b(), train, Gpu(10 * kGiB), {});
+  ASSERT_TRUE(small.ok()) << small.status();
+  EXPECT_LT(small->choices.cached_layers, 36);
+  EXPECT_GE(bytes(*small, "weight.fp8"), int64_t{2} * 12288 * 4096);
+  ExpectSound(*small);
+}
+
+TEST(CudaPlan, OnlyBf16WithoutDropoutGoesInGroups) {
+  for (const bool fp8 : {false, true}) {
+    TrainShape train = Bf16(1, 65536, 32);
+    if (fp8) train.compute = ComputeType::kFP8;
+    train.lora_dropout = !fp8;
+    EXPECT_EQ(ErrorReason(MakePlan(Llama8bShape(), train, Gpu(8 * kGiB), {}).status()), "PLAN_DOES_NOT_FIT");
+    const auto plan = MakePlan(Llama8bShape(), train, Gpu(24 * kGiB), {});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_FALSE(plan->choices.grouped_attention);
+  }
+}
+
 TEST(CudaPlan, SaysWhatIsShort) {
   const auto plan = MakePlan(Qwen3Of8b(), Bf16(2, 2048), Gpu(4 * kGiB), {});
   EXPECT_EQ(ErrorReason(plan.status()), "PLAN_DOES_NOT_FIT");
@@ -212,9 +256,13 @@ TEST(CudaPlan, RefusesWhatTheEngineCannotDoThere) {
   TrainShape train = Bf16(2, 2048);
   train.compute = ComputeType::kF32;
   EXPECT_EQ(reason(Qwen3Of8b(), train, Gpu(80 * kGiB)), "DEVICE_UNSUPPORTED");
-  train = Bf16(2, 2048);
-  train.lora_dropout = true;
-  EXPECT_EQ(reason(Qwen3Of8b(), train, Gpu(80 * kGiB)), "DEVICE_UNSUPPORTED");
+  train.compute = ComputeType::kFP8;
+  EXPECT_EQ(reason(Qwen3Of8b(), train, Gpu(80 * kGiB, "sm_89")), "DEVICE_UNSUPPORTED");
+  EXPECT_EQ(reason(Qwen3Of8b(), train, Gpu(80 * kGiB, "sm_90")), "");
+  ModelShape eighths = Qwen3Of8b();
+  eighths.intermediate = 12296;
+  EXPECT_EQ(reason(eighths, train, Gpu(80 * kGiB)), "DEVICE_UNSUPPORTED");
+  EXPECT_EQ(reason(eighths, Bf16(2, 2048), Gpu(80 * kGiB)), "");
   ModelShape odd = Qwen3Of8b();
   odd.intermediate = 12289;
   EXPECT_EQ(reason(odd, Bf16(2, 2048), Gpu(80 * kGiB)), "DEVICE_UNSUPPORTED");

@@ -24,6 +24,15 @@ struct Nf4QuantState {
   int64_t elements() const;
 };
 
+// A weight as it lies in the checkpoint, for whoever keeps it in 4 bits. Borrowed from its ModelSource.
+struct Nf4View {
+  const Nf4QuantState* state = nullptr;
+  const uint8_t* packed = nullptr;       // [Nf4PackedBytes(elements)]
+  const uint8_t* absmax = nullptr;       // [blocks] u8 codes where nested, else f32, not aligned
+  const float* nested_absmax = nullptr;  // where nested: [ceil(blocks / nested_block_size)]
+  const float* nested_map = nullptr;     // where nested: [256]
+};
+
 std::string Nf4QuantStateToJson(const Nf4QuantState& state);
 // `file` names the text in messages. INVALID_ARGUMENT names the key at fault, a missing nested_offset among them;
 // UNIMPLEMENTED where quant_type is not nf4.

@@ -171,6 +171,14 @@ absl::Status ModelSource::ReadRows(const std::string& hf_name, int64_t row_begin
   return absl::OkStatus();
 }
 
+std::optional<Nf4View> ModelSource::FindNf4(const std::string& hf_name) const {
+  const auto it = index_.find(hf_name);
+  if (it == index_.end() || !locations_[it->second].nf4) return std::nullopt;
+  const Location& location = locations_[it->second];
+  const Nf4Parts& parts = *location.nf4;
+  return Nf4View{&parts.state, location.data, parts.absmax, parts.nested_absmax.data(), parts.nested_map.data()};
+}
+
 absl::Status ModelSource::ReadStoredRows(const std::string& hf_name, int64_t row_begin, int64_t row_end,
                                          void* out) const {
   LH_ASSIGN_OR_RETURN(const size_t index, FindRows(hf_name, row_begin, row_end));

@@ -65,6 +65,9 @@ class ModelSource {
   // NOT_FOUND for an unknown name, OUT_OF_RANGE for rows that the tensor lacks.
   absl::Status ReadRows(const std::string& hf_name, int64_t row_begin, int64_t row_end, float* out) const;
 
+  // Null where the tensor is unknown or not kNF4.
+  std::optional<Nf4View> FindNf4(const std::string& hf_name) const;
+
   // Copies the rows as stored, without conversion: (row_end - row_begin) * bytes of a row.
   // FAILED_PRECONDITION for kNF4, whose blocks cross rows; the other errors as for ReadRows.
   absl::Status ReadStoredRows(const std::string& hf_name, int64_t row_begin, int64_t row_end, void* out) const;

@@ -34,8 +34,7 @@ void CpuOps::SetDropout(double probability, uint64_t key) {
 TokenBatch CpuOps::Bring(const TokenBatch& batch) { return batch_ = batch; }
 
 uint64_t CpuOps::TargetKey(const QloraLinear& linear, const LoraGroup::Member& member) const {
-  return CounterBits(dropout_key_,
-                     static_cast<uint64_t>(linear.layer) * kLoraTargets + static_cast<uint64_t>(member.target));
+  return CounterBits(dropout_key_, DropoutNumber(linear.layer, member.target));
 }
 
 Tensor CpuOps::Masked(const QloraLinear& linear, const LoraGroup::Member& member, const Tensor& x,

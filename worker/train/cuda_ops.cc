@@ -24,13 +24,15 @@ CudaEngineMemory::Block BlockOf(const EngineMemory& memory, const char* region) 
 }
 
 // The adapter's arrays for one linear, its parts without LoRA included.
-std::vector<kernels::CudaLoraPart> LoraParts(const ModelShape& shape, FusedLinear linear, const LoraGroup& group) {
+std::vector<kernels::CudaLoraPart> LoraParts(const ModelShape& shape, int64_t layer, FusedLinear linear,
+                                             const LoraGroup& group) {
   const FusedParts parts = PartsOf(shape, linear);
   std::vector<kernels::CudaLoraPart> all;
   int64_t member = 0;
   for (int i = 0; i < parts.count; ++i) {
     kernels::CudaLoraPart part;
     part.out = parts.parts[i].out;
+    part.dropout_number = DropoutNumber(layer, parts.parts[i].target);
     if (member < group.count && group.members[member].target == parts.parts[i].target) {
       const LoraGroup::Member& m = group.members[member];
       part.rank = group.rank;
@@ -61,12 +63,16 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
                                 .packed_kv = BlockOf(memory, "attention.kv"),
                                 .loss = BlockOf(memory, "loss.workspace"),
                                 .attention_weight = BlockOf(memory, "weight.attention"),
-                                .group_offset = GroupWeightOffset(plan)};
+                                .group_offset = GroupWeightOffset(plan),
+                                .fp8_weight = BlockOf(memory, "weight.fp8"),
+                                .fp8_rows = BlockOf(memory, "tile.fp8"),
+                                .dropout = BlockOf(memory, "tile.dropout")};
   kernels::CudaEngineShapes shapes;
   shapes.attention_calls = plan.choices.attention_calls;
   shapes.head_groups = plan.choices.grouped_attention ? HeadGroupsOf(plan).count : 1;
   shapes.packed = PlanPackedAttention(plan);
   shapes.loss = PlanLoss(plan, LossRows(plan));
+  shapes.fp8 = ComputesInFp8(plan);
   if (HasDenseAttention(plan)) shapes.dense = PlanDenseAttention(plan);
   std::vector<CudaLinear> linears;
   for (int64_t layer = 0; layer < plan.shape.layers; ++layer) {
@@ -76,10 +82,11 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
       linear.fold = PlanFold(plan.shape, plan.train, which);
       linear.cache = CachedWeight(memory, layer, which);
       if (linear.cache == nullptr) linear.quantised = QuantisedParts(memory, layer, which);
-      linear.parts = LoraParts(plan.shape, which, adapter.Group(layer, which));
+      linear.parts = LoraParts(plan.shape, layer, which, adapter.Group(layer, which));
       linear.lora_scale = lora_scale;
       // q, k and v's weight is wanted while attention has its buffers: not where the larger ones of the MLP are.
       if (which == FusedLinear::kQkv) linear.buffer = blocks.attention_weight.data;
+      linear.adapter = AdapterBlock(memory, layer, which);
       linears.push_back(std::move(linear));
     }
   }
@@ -96,9 +103,10 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
 }
 
 bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body) {
-  // Copies beside the ops are not captured: where they are, steps are long.
+  // Copies beside the ops are not captured: where they are, steps are long. A mask's key is another in each
+  // micro-batch.
   const PlanChoices& choices = memory_.plan().choices;
-  if (engine_->is_profiling() || choices.host_checkpoints || choices.host_attention) return body();
+  if (engine_->is_profiling() || choices.host_checkpoints || choices.host_attention || dropout_ > 0) return body();
   const auto [known, is_new] = graphs_.try_emplace(key, nullptr);
   // The first time kernels are loaded and chosen, which no capture survives; and most sizes of real data come once.
   if (is_new) {
@@ -170,7 +178,10 @@ void CudaOps::BeginStream(int64_t l, bool written) {
   }
 }
 
-void CudaOps::SetDropout(double probability, uint64_t) { LH_CHECK(probability == 0); }
+void CudaOps::SetDropout(double probability, uint64_t key) {
+  dropout_ = probability;
+  engine_->SetDropout(probability, key);
+}
 
 TokenBatch CudaOps::Bring(const TokenBatch& batch) {
   const int64_t rows = RoundUp(batch.rows, kCudaRowUnit);
@@ -199,21 +210,22 @@ TokenBatch CudaOps::Bring(const TokenBatch& batch) {
   return brought;
 }
 
-void CudaOps::Forward(const QloraLinear& linear, const Tensor& x, int64_t, const Tensor& residual, const Tensor& y,
-                      const Tensor& u) {
-  engine_->Forward(Index(linear), x, residual, y, u);
+void CudaOps::Forward(const QloraLinear& linear, const Tensor& x, int64_t first_row, const Tensor& residual,
+                      const Tensor& y, const Tensor& u) {
+  engine_->Forward(Index(linear), x, first_row, residual, y, u);
 }
 
-void CudaOps::Input(const QloraLinear& linear, const Tensor& x, int64_t, const Tensor& u) {
-  engine_->Input(Index(linear), x, u);
+void CudaOps::Input(const QloraLinear& linear, const Tensor& x, int64_t first_row, const Tensor& u) {
+  engine_->Input(Index(linear), x, first_row, u);
 }
 
-void CudaOps::BackwardInput(const QloraLinear& linear, const Tensor& dy, int64_t, const Tensor& dx) {
-  engine_->BackwardInput(Index(linear), dy, dx);
+void CudaOps::BackwardInput(const QloraLinear& linear, const Tensor& dy, int64_t first_row, const Tensor& dx) {
+  engine_->BackwardInput(Index(linear), dy, first_row, dx);
 }
 
-void CudaOps::Gradients(const QloraLinear& linear, const Tensor& dy, const Tensor& x, int64_t, const Tensor& u) {
-  engine_->Gradients(Index(linear), dy, x, u);
+void CudaOps::Gradients(const QloraLinear& linear, const Tensor& dy, const Tensor& x, int64_t first_row,
+                        const Tensor& u) {
+  engine_->Gradients(Index(linear), dy, x, first_row, u);
 }
 
 void CudaOps::AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse) {

@@ -69,6 +69,7 @@ class CudaOps final : public EngineOps {
   std::vector<int64_t> doc_offsets_;
   int32_t* device_ids_ = nullptr;
   int32_t* device_positions_ = nullptr;
+  double dropout_ = 0;
 };
 
 }  // namespace longhaul::train

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
+#include "base/nf4.h"
 #include "base/status_macros.h"
+#include "kernels/cuda/cuda_engine.h"
 #include "model/cuda_layout.h"
 #include "worker/train/step_scalars.h"
 
@@ -60,30 +63,27 @@ class CudaLoader {
 
   absl::Status Linear(int64_t layer, FusedLinear linear) {
     const MemoryPlan& plan = memory_.plan();
-    const int64_t in = FusedIn(plan.shape, linear);
-    const kernels::cuda::LoraFold fold = PlanFold(plan.shape, plan.train, linear);
-    void* const cached = CachedWeight(memory_, layer, linear);
-    std::vector<Nf4Weight> quantised;
-    if (cached == nullptr) quantised = QuantisedParts(memory_, layer, linear);
+    const int64_t in = FusedIn(plan.shape, linear), out = FusedOut(plan.shape, linear);
+    const std::string prefix = "model.layers." + std::to_string(layer) + ".";
     const FusedParts parts = PartsOf(plan.shape, linear);
+    void* const cached = CachedWeight(memory_, layer, linear);
+    if (cached == nullptr) {
+      const std::vector<Nf4Weight> quantised = QuantisedParts(memory_, layer, linear);
+      for (int i = 0; i < parts.count; ++i) {
+        LH_RETURN_IF_ERROR(Codes(prefix + ModuleName(parts.parts[i].target), quantised[static_cast<size_t>(i)]));
+      }
+      return absl::OkStatus();
+    }
+    const bool fp8 = ComputesInFp8(plan);
+    const int64_t stride = fp8 ? in : PlanFold(plan.shape, plan.train, linear).weight_stride;
+    const Tensor rows{fp8 ? memory_.GetOrNull("weight.buffer") : cached, DType::kBF16, out, in, stride};
     int64_t row = 0;
     for (int i = 0; i < parts.count; ++i) {
-      const int64_t out = parts.parts[i].out;
-      const std::string name = "model.layers." + std::to_string(layer) + "." + ModuleName(parts.parts[i].target);
-      const Tensor rows = cached == nullptr ? Tensor{}
-                                            : Tensor{static_cast<char*>(cached) + row * fold.weight_stride * 2,
-                                                     DType::kBF16, out, in, fold.weight_stride};
-      if (plan.train.base == BaseWeights::kNf4) {
-        Nf4Weight w = cached == nullptr ? quantised[static_cast<size_t>(i)]
-                                        : Nf4At(static_cast<uint8_t*>(memory_.GetOrNull("load.nf4")), out, in, nullptr);
-        w.absmax = static_cast<float*>(memory_.GetOrNull("load.absmax"));
-        LH_RETURN_IF_ERROR(Quantise(name, w));
-        if (cached != nullptr) kernels::Nf4Dequantize(exec_, w, 0, rows);
-      } else {
-        LH_RETURN_IF_ERROR(Plain(name, rows));
-      }
-      row += out;
+      const int64_t end = row + parts.parts[i].out;
+      LH_RETURN_IF_ERROR(Values(prefix + ModuleName(parts.parts[i].target), rows.Rows(row, end)));
+      row = end;
     }
+    if (fp8) kernels::FillFp8Cache(exec_, rows, cached);
     return absl::OkStatus();
   }
 
@@ -95,11 +95,46 @@ class CudaLoader {
   }
 
  private:
-  absl::Status Quantise(const std::string& name, const Nf4Weight& w) {
-    if (source_.Type(name) == StoredAs::kNf4) {
-      return MakeError(absl::StatusCode::kUnimplemented, "MODEL_UNSUPPORTED",
-                       name + " is stored in NF4, which is read on the CPU only so far; train with base as_stored");
+  // The values that are multiplied with; in a base of NF4 those that its codes stand for.
+  absl::Status Values(const std::string& name, const Tensor& to) {
+    const bool stored = source_.Type(name) == StoredAs::kNf4;
+    if (memory_.plan().train.base != BaseWeights::kNf4 || (stored && !IsOurs(*source_.Nf4(name)))) {
+      return Plain(name, to);
     }
+    const Nf4Weight w = Nf4At(static_cast<uint8_t*>(memory_.GetOrNull("load.nf4")), to.rows, to.cols, nullptr);
+    LH_RETURN_IF_ERROR(Codes(name, w));
+    kernels::Nf4Dequantize(exec_, w, 0, to);
+    return absl::OkStatus();
+  }
+
+  // The codes: made, or where they are stored those.
+  absl::Status Codes(const std::string& name, const Nf4Weight& w) {
+    if (source_.Type(name) != StoredAs::kNf4) return Quantise(name, w);
+    const formats::Nf4View stored = *source_.Nf4(name);
+    LH_CHECK(stored.state->elements() == w.out * w.in, name);
+    if (!IsOurs(stored)) {
+      return MakeError(
+          absl::StatusCode::kUnimplemented, "MODEL_UNSUPPORTED",
+          name + " is stored in NF4 of " + std::to_string(stored.state->block_size) + " values a scale, its scales " +
+              (stored.state->nested ? "quantised by another table or block than bitsandbytes' own" : "not quantised") +
+              "; in 4 bits a GPU keeps what bitsandbytes makes with double quantisation and 64 values a "
+              "scale. Train with base as_stored");
+    }
+    exec_.Upload(w.packed, stored.packed, Nf4PackedBytes(w.out * w.in));
+    exec_.Upload(w.absmax_codes, stored.absmax, w.blocks());
+    exec_.Upload(w.nested_absmax, stored.nested_absmax, Nf4Blocks(w.blocks(), kNf4NestedBlocks) * 4);
+    exec_.Upload(w.nested_offset, &stored.state->nested_offset, 4);
+    return absl::OkStatus();
+  }
+
+  static bool IsOurs(const formats::Nf4View& stored) {
+    const formats::Nf4QuantState& state = *stored.state;
+    return state.nested && state.block_size == kNf4Block && state.nested_block_size == kNf4NestedBlocks &&
+           std::equal(kNf4NestedCodes.begin(), kNf4NestedCodes.end(), stored.nested_map);
+  }
+
+  absl::Status Quantise(const std::string& name, Nf4Weight w) {
+    w.absmax = static_cast<float*>(memory_.GetOrNull("load.absmax"));
     int64_t* const bad = &ScalarsOf(memory_)->non_finite_weights;
     LH_RETURN_IF_ERROR(Chunks(name, w.out, w.in, [&](const Tensor& rows, int64_t begin) {
       kernels::CountNonFinite(exec_, rows, bad);
@@ -185,9 +220,21 @@ void* CachedWeight(const EngineMemory& memory, int64_t layer, FusedLinear linear
   if (layer >= plan.choices.cached_layers) return nullptr;
   int64_t offset = layer * CachedLayerBytes(plan.shape, plan.train);
   for (int i = 0; i < static_cast<int>(linear); ++i) {
-    offset += RoundUp(PlanFold(plan.shape, plan.train, static_cast<FusedLinear>(i)).weight_bytes(), kCudaAlignBytes);
+    offset += CachedLinearBytes(plan.shape, plan.train, static_cast<FusedLinear>(i));
   }
   return static_cast<char*>(memory.GetOrNull("weights.cache")) + offset;
+}
+
+void* AdapterBlock(const EngineMemory& memory, int64_t layer, FusedLinear linear) {
+  const MemoryPlan& plan = memory.plan();
+  if (!ComputesInFp8(plan)) return nullptr;
+  int64_t before = 0, all = 0;
+  for (int i = 0; i < kFusedLinears; ++i) {
+    const int64_t bytes = PlanFp8Linear(plan.shape, plan.train, static_cast<FusedLinear>(i)).adapter_bytes();
+    if (i < static_cast<int>(linear)) before += bytes;
+    all += bytes;
+  }
+  return static_cast<char*>(memory.GetOrNull("weights.adapter")) + layer * all + before;
 }
 
 absl::Status LoadCudaWeights(const WeightSource& source, const EngineMemory& memory, const ModelWeights& weights) {

@@ -29,11 +29,16 @@ struct QloraLinear {
   FusedLinear linear = FusedLinear::kQkv;
 };
 
+// Which module's mask it is: its key is CounterBits(key of the micro-batch, this), on every backend.
+inline uint64_t DropoutNumber(int64_t layer, LoraTarget target) {
+  return static_cast<uint64_t>(layer) * kLoraTargets + static_cast<uint64_t>(target);
+}
+
 class EngineOps {
  public:
   virtual ~EngineOps() = default;
 
-  // Dropout of the following passes; 0 for evaluation. CUDA: 0 alone.
+  // Dropout of the following passes; 0 for evaluation. The same key drops the same elements on every backend.
   virtual void SetDropout(double probability, uint64_t key) = 0;
 
   // The batch with ids and positions in the Exec's memory, filled up to PlannedRows' unit by a document of its own;

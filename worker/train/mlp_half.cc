@@ -48,8 +48,10 @@ void Decoder::BackwardMlpTile(int64_t layer, const MlpTile& tile, const Tensor& 
   const Tensor& gate_up = tile.gate_up;
   const Tensor gate = gate_up.Cols(0, s.intermediate);
   const Tensor up = gate_up.Cols(s.intermediate, 2 * s.intermediate);
-  kernels::RmsNorm(exec_, tile.x_mid, w.norm2, s.rms_norm_eps, h, tile.rstd);
-  if (!tile.kept) ops_.Forward(gate_up_linear, h, tile.begin, {}, gate_up, tile.u_gate_up);
+  if (!tile.kept) {
+    kernels::RmsNorm(exec_, tile.x_mid, w.norm2, s.rms_norm_eps, h, tile.rstd);
+    ops_.Forward(gate_up_linear, h, tile.begin, {}, gate_up, tile.u_gate_up);
+  }
 
   // (1) down: d_act.
   const bool down_lora = down_linear.lora->count > 0;
@@ -65,7 +67,11 @@ void Decoder::BackwardMlpTile(int64_t layer, const MlpTile& tile, const Tensor& 
   // (3) gate and up at full K, then the norm, into the residual's gradient.
   const Tensor d_h = View(buffers_.tile_d_h, dx.rows, s.hidden);
   ops_.BackwardInput(gate_up_linear, gate_up, tile.begin, d_h);
-  if (gate_up_linear.lora->count > 0) ops_.Gradients(gate_up_linear, gate_up, h, tile.begin, tile.u_gate_up);
+  if (gate_up_linear.lora->count > 0) {
+    // Made where it is read: on a GPU it is in the cache then.
+    if (tile.kept) kernels::RmsNorm(exec_, tile.x_mid, w.norm2, s.rms_norm_eps, h, {});
+    ops_.Gradients(gate_up_linear, gate_up, h, tile.begin, tile.u_gate_up);
+  }
   kernels::RmsNormBackward(exec_, d_h, tile.x_mid, w.norm2, tile.rstd, true, dx);
 }
 

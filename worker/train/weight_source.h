@@ -31,6 +31,8 @@ class WeightSource {
   // Rows [begin, end) of a tensor under its Hugging Face name, f32, row-major.
   virtual absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const = 0;
   virtual StoredAs Type(const std::string& name) const = 0;
+  // The codes of a tensor of type kNf4, as long as this lives.
+  virtual std::optional<formats::Nf4View> Nf4(const std::string& /*name*/) const { return std::nullopt; }
   // Where all values of the tensor are made up: how, so that a device makes them itself.
   virtual std::optional<UniformValues> Uniform(const std::string& /*name*/) const { return std::nullopt; }
   // An error where what was read may not be what the model's digest names: nothing of it may be kept.
@@ -48,6 +50,7 @@ class ModelWeightSource final : public WeightSource {
   const ModelShape& shape() const override { return source_.shape(); }
   absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const override;
   StoredAs Type(const std::string& name) const override;
+  std::optional<formats::Nf4View> Nf4(const std::string& name) const override { return source_.FindNf4(name); }
   absl::Status CheckUnchanged() const override { return CheckFingerprint(source_, fingerprint_); }
 
  private:

@@ -28,7 +28,7 @@ void ExpectQuantised(const E4M3Matrix& q, const std::function<double(int64_t, in
 
 TEST(Fp8QuantiseTest, RowsWideAndNarrow) {
   Stream stream;
-  for (const int64_t cols : {1, 16, 333, 4096}) {
+  for (const int64_t cols : {1, 16, 333, 576, 4096, 24576, 40960}) {
     const int64_t rows = 7;
     auto x = BF16Matrix::Random(rows, cols, cols + 8, static_cast<uint32_t>(cols), 5);
     for (int64_t j = 0; j < cols; ++j) x(3, j) = 0;

@@ -1,9 +1,11 @@
 // A bitsandbytes NF4 checkpoint in a Hugging Face folder, whose q_proj is a matrix that CUDA quantised.
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "base/half.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
@@ -101,6 +103,26 @@ class Nf4CheckpointTest : public testing::Test {
     ASSERT_TRUE(source->ReadRows(kQuery, 77, 80, part.data()).ok());
     EXPECT_EQ(Bits(part), Bits({expected.begin() + 77 * kHidden, expected.begin() + 80 * kHidden}));
     EXPECT_EQ(source->ReadStoredRows(kQuery, 0, 1, out.data()).code(), absl::StatusCode::kFailedPrecondition);
+    ExpectView(*source, expected);
+  }
+  // What FindNf4 shows dequantises to the same values.
+  void ExpectView(const ModelSource& source, const std::vector<float>& expected) {
+    EXPECT_FALSE(source.FindNf4("model.norm.weight").has_value());
+    EXPECT_FALSE(source.FindNf4("no such tensor").has_value());
+    const auto view = source.FindNf4(kQuery);
+    ASSERT_TRUE(view.has_value());
+    const int64_t n = view->state->elements(), block = view->state->block_size, blocks = Nf4Blocks(n, block);
+    ASSERT_EQ(n, static_cast<int64_t>(expected.size()));
+    std::vector<float> scales(static_cast<size_t>(blocks)), out(expected.size());
+    if (view->state->nested) {
+      DequantizeAbsmax(view->absmax, view->nested_map, view->nested_absmax, view->state->nested_offset, 0, blocks,
+                       view->state->nested_block_size, scales.data());
+    } else {
+      std::memcpy(scales.data(), view->absmax, scales.size() * sizeof(float));
+    }
+    DequantizeNf4(view->packed, scales.data(), 0, n, block, out.data());
+    for (float& value : out) value = F16ToFloat(FloatToF16(value));
+    EXPECT_EQ(Bits(out), Bits(expected));
   }
   std::string Error() {
     const auto source = Open();

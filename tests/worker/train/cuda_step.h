@@ -1,14 +1,10 @@
-// A step of the engine on CUDA and on the CPU, compared: loss and every LoRA gradient.
-//
-// Tolerances. An activation is rounded to bf16 (2^-9 of it at most, evenly spread) at about 12 places a layer on the
-// way up and 16 on the way down, the adapter's operands at 4 more: for two layers and the loss some 70 roundings, which
-// add up like a random walk: sqrt(70) * 2^-9 / sqrt(3) = 0.9% of a gradient's norm; attention and the norms pass errors
-// on amplified by about two. 4% of the norm is twice that again; a wrong scale, a missing term or a shifted row is far
-// above. Then the cosine is at least 1 - 0.04^2 / 2 = 0.9992.
+// A step of the engine on CUDA beside the same step on the CPU: losses and every LoRA gradient.
 #pragma once
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,10 +12,24 @@
 
 namespace longhaul::train {
 
-inline constexpr double kGradientError = 0.04;
-inline constexpr double kLeastCosine = 0.999;
-// Logits are rounded to bf16 before their sum, which is a mean over the targets: far below a single rounding.
-inline constexpr double kLossError = 2e-3;
+struct Tolerance {
+  double gradient = 0;  // of the norm of every module's gradient
+  double loss = 0;      // of the loss
+  // What follows from it for the cosine: 1 - e^2 / 2, and a fifth more.
+  double least_cosine() const { return 1 - 0.625 * gradient * gradient; }
+};
+
+// Tolerances of bf16. An activation is rounded to bf16 (2^-9 of it at most, evenly spread) at about 12 places a layer
+// on the way up and 16 on the way down, the adapter's operands at 4 more: for two layers and the loss some 70
+// roundings, which add up like a random walk: sqrt(70) * 2^-9 / sqrt(3) = 0.9% of a gradient's norm; attention and the
+// norms pass errors on amplified by about two. 4% of the norm is twice that again; a wrong scale, a missing term or a
+// shifted row is far above. Then the cosine is at least 1 - 0.04^2 / 2 = 0.9992. Logits are rounded to bf16 before
+// their sum, which is a mean over the targets: far below a single rounding.
+inline constexpr Tolerance kBf16Tolerance{0.04, 2e-3};
+inline constexpr double kGradientError = kBf16Tolerance.gradient;
+inline constexpr double kLossError = kBf16Tolerance.loss;
+
+inline constexpr uint64_t kDropoutKey = 4711;
 
 struct Output {
   double nats = 0;
@@ -43,9 +53,12 @@ inline void FillAdapter(Rig* rig) {
   rig->ops->AdapterChanged();
 }
 
-inline Output Step(const MemoryPlan& plan, const std::vector<int64_t>& documents) {
-  Rig rig(plan, Bf16Source(plan.shape), 0.7);
+// Of a micro-batch with LoRA dropout, where `dropout` is above 0.
+inline Output Step(const MemoryPlan& plan, const WeightSource& source, const std::vector<int64_t>& documents,
+                   double dropout = 0) {
+  Rig rig(plan, source, 0.7);
   FillAdapter(&rig);
+  if (dropout > 0) rig.ops->SetDropout(dropout, kDropoutKey);
   const TinyBatch batch(documents, plan.shape.vocab);
   Output out;
   out.nats = rig.Step(batch.view(), 1.0 / static_cast<double>(batch.targets()));
@@ -53,10 +66,15 @@ inline Output Step(const MemoryPlan& plan, const std::vector<int64_t>& documents
   return out;
 }
 
+inline Output Step(const MemoryPlan& plan, const std::vector<int64_t>& documents, double dropout = 0) {
+  return Step(plan, Bf16Source(plan.shape), documents, dropout);
+}
+
 // All modules alone and all together.
-inline void ExpectClose(const MemoryPlan& plan, const Output& cuda, const Output& cpu) {
-  EXPECT_NEAR(cuda.nats, cpu.nats, kLossError * cpu.nats);
-  EXPECT_LT(RelativeError(cuda.gradient, cpu.gradient), kGradientError);
+inline void ExpectClose(const MemoryPlan& plan, const Output& cuda, const Output& cpu,
+                        const Tolerance& tolerance = kBf16Tolerance) {
+  EXPECT_NEAR(cuda.nats, cpu.nats, tolerance.loss * cpu.nats);
+  EXPECT_LT(RelativeError(cuda.gradient, cpu.gradient), tolerance.gradient);
   const Rig names(CpuTwin(plan));
   for (const LoraModule& m : names.adapter->modules()) {
     const std::pair<int64_t, int64_t> ranges[] = {{m.a_offset, m.in * names.adapter->rank()},
@@ -66,9 +84,9 @@ inline void ExpectClose(const MemoryPlan& plan, const Output& cuda, const Output
         return std::vector<double>(all.begin() + o, all.begin() + o + c);
       };
       const std::vector<double> ours = part(cuda.gradient), theirs = part(cpu.gradient);
-      EXPECT_GT(Cosine(ours, theirs), kLeastCosine)
+      EXPECT_GT(Cosine(ours, theirs), tolerance.least_cosine())
           << m.layer << " " << LoraTargetName(m.target) << (offset == m.a_offset ? " A" : " B");
-      EXPECT_LT(RelativeError(ours, theirs), kGradientError)
+      EXPECT_LT(RelativeError(ours, theirs), tolerance.gradient)
           << m.layer << " " << LoraTargetName(m.target) << (offset == m.a_offset ? " A" : " B");
     }
   }
