@@ -131,7 +131,7 @@ TEST_F(GpuInventoryTest, WhatOthersHoldIsNotOffered) {
   gpu_.used_bytes = 20 * kGiB;
   Script({gpu_});
   EXPECT_EQ(Take().at(0).device_bytes, 59 * kGiB);
-  EXPECT_NE(lines_.find("other programs hold 19.44 GiB of its 79.00 GiB; the other 59.00 GiB are offered"),
+  EXPECT_NE(lines_.find("other programs hold 19.45 GiB of its 79.00 GiB; the other 59.00 GiB are offered"),
             std::string::npos)
       << lines_;
   gpu_.used_bytes = 78 * kGiB;
