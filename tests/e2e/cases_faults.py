@@ -94,6 +94,8 @@ def kill_agent_and_trainer(cluster):
     """A whole host goes away: its lease runs out, another worker takes the job from the checkpoint."""
     worker, job_id, watch, trainer, expected = begin(
         cluster, "--lease-ms", "1500", "--worker-lost-ms", "2500", "--sync-hold-ms", "500")
+    # What the host has not handed over is lost with it.
+    wait_for("a checkpoint at the scheduler", lambda: cluster.checkpoints(job_id))
     cluster.kill(worker)
     trainer.signal(signal.SIGKILL)
     cluster.start_worker(name="second", env=SLOW)

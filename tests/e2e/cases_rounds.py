@@ -4,7 +4,6 @@ tests/soak.sh.
 LONGHAUL_SOAK_ROUNDS is how often, LONGHAUL_SOAK_SEED where the draws begin, LONGHAUL_SOAK_OUTAGE_S how long an outage is.
 """
 
-import json
 import os
 import random
 import signal
@@ -30,11 +29,6 @@ def draws():
     return random.Random(int(os.environ.get("LONGHAUL_SOAK_SEED", "1")))
 
 
-def checkpoints(cluster, job_id):
-    answer = json.loads(cluster.cli("checkpoints", job_id, "-o", "json", code=0).stdout)
-    return {(int(c["attempt"]), int(c["step"])) for c in answer["checkpoints"]}
-
-
 def stopped_past_lease(cluster):
     """Agent and trainer of a worker stand still until another worker has its job; awake again they write what they had.
     Nothing of it is taken: every checkpoint that comes from then on is of the newer attempt."""
@@ -57,12 +51,12 @@ def stopped_past_lease(cluster):
         watch.until_state("RUNNING")
         newer = cluster.job(job_id)["attempt"]
         check(newer["worker_id"] != attempt["worker_id"], "the worker that stands still got the job again")
-        before = checkpoints(cluster, job_id)
+        before = cluster.checkpoints(job_id)
         if both:
             trainer.signal(signal.SIGCONT)
         agent.send_signal(signal.SIGCONT)
         wait_for("the fenced trainer's end", lambda: not trainer.alive())
-        stale = {c for c in checkpoints(cluster, job_id) - before if c[0] != newer["number"]}
+        stale = {c for c in cluster.checkpoints(job_id) - before if c[0] != newer["number"]}
         check(not stale, "checkpoints of attempt %d were taken after attempt %d had begun: %s" % (
             attempt["number"], newer["number"], sorted(stale)))
         cluster.cli("cancel", job_id, code=0)

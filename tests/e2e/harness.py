@@ -201,6 +201,11 @@ class Cluster:
     def job(self, job_id):
         return json.loads(self.cli("get", job_id, "-o", "json", code=0).stdout)
 
+    def checkpoints(self, job_id):
+        """Those that the scheduler has: {(attempt, step)}."""
+        answer = json.loads(self.cli("checkpoints", job_id, "-o", "json", code=0).stdout)
+        return {(int(c["attempt"]), int(c["step"])) for c in answer["checkpoints"]}
+
     def jobs(self, *flags):
         return json.loads(self.cli("list", "-o", "json", *flags, code=0).stdout)["jobs"]
 
