@@ -110,6 +110,7 @@ inline constexpr int kMaxPlansKept = 1'024;  // estimates, some 2 KiB each
 inline constexpr int kDefaultRetryLimit = 3;
 inline constexpr int kMetricsChunkPoints = 256;
 inline constexpr int64_t kMetricsFlushMs = 2'000;
+inline constexpr int kMaxMetricsFlushedPerCommit = 256;  // jobs
 inline constexpr int64_t kMaxMetricsPointsTerminal = 2'000;
 inline constexpr int kMaxManifestFiles = 64;    // of a checkpoint or an artifact
 inline constexpr int kMaxMadeWithBytes = 1024;  // what a checkpoint was made with, for people
@@ -182,6 +183,7 @@ inline constexpr int64_t kMinBaseCacheFreeBytes = int64_t{4} << 30;  // a cached
 inline constexpr int64_t kMinSyncIntervalMs = 20;
 inline constexpr int64_t kMinBackoffMs = 100;
 inline constexpr int64_t kMaxBackoffMs = 10'000;
+inline constexpr int64_t kModelLookMs = 10'000;  // between two looks at the model folders
 
 // Kernels
 inline constexpr int kMaxGemmCandidates = 8;  // of the library's heuristics, timed at start-up

@@ -9,6 +9,12 @@
 #include "base/check.h"
 
 namespace longhaul {
+namespace {
+
+// In the order of their bytes.
+constexpr char kAlphabet[] = "234567abcdefghijklmnopqrstuvwxyz";
+
+}  // namespace
 
 std::vector<int64_t> EpochOrder(int64_t n, uint64_t seed, int64_t epoch) {
   LH_CHECK(n >= 0, std::to_string(n));
@@ -23,11 +29,25 @@ std::vector<int64_t> EpochOrder(int64_t n, uint64_t seed, int64_t epoch) {
 }
 
 std::string RandomId() {
-  constexpr char kAlphabet[] = "abcdefghijklmnopqrstuvwxyz234567";
   std::array<unsigned char, 20> bytes{};
   LH_CHECK(::getentropy(bytes.data(), bytes.size()) == 0, "getentropy");
   std::string id;
   for (const unsigned char byte : bytes) id += kAlphabet[byte & 31];
+  return id;
+}
+
+std::string IdBurst::Next() {
+  constexpr size_t kBeginningBytes = 4;
+  constexpr size_t kMostIds = 32 * 32;
+  std::string id = RandomId();
+  if (beginning_.empty() || count_ == kMostIds) {
+    beginning_ = id.substr(0, kBeginningBytes);
+    count_ = 0;
+  }
+  id.replace(0, kBeginningBytes, beginning_);
+  id[kBeginningBytes] = kAlphabet[count_ / 32];
+  id[kBeginningBytes + 1] = kAlphabet[count_ % 32];
+  ++count_;
   return id;
 }
 

@@ -164,7 +164,7 @@ class Dispatcher {
     int64_t sync_hold_ms;
     int64_t preempt_min_run_ms = limits::kPreemptMinRunMs;
     Quotas quotas = {};
-    std::function<std::string()> make_id = nullptr;  // bodies of ids, all different; null: base/random.h RandomId
+    std::function<std::string()> make_id = nullptr;  // bodies of ids, all different; null: base/random.h IdBurst
   };
 
   // Does not own. Loads live jobs; gives every lease a full worker_lost_ms. Start before any other call.

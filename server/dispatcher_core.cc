@@ -8,7 +8,6 @@
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/limits.h"
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "server/dispatcher_command.h"
 
@@ -37,7 +36,7 @@ absl::StatusOr<std::set<std::string>> DispatcherCore::WarningsOf(const Job& job)
   return warnings;
 }
 
-std::string DispatcherCore::MakeId() const { return options_.make_id ? options_.make_id() : RandomId(); }
+std::string DispatcherCore::MakeId() { return options_.make_id ? options_.make_id() : batch_ids_.Next(); }
 
 absl::Status DispatcherCore::Load() {
   const int64_t now = clock_->BootNanos();
@@ -254,7 +253,9 @@ absl::Status DispatcherCore::CommitBatch() {
     RefreshFleet();
     for (const auto& [id, record] : jobs_) {
       if (record.job.state == JobState::kRecovering) recovering_.insert(id);
-      if (!record.pending_metrics.empty()) metric_jobs_.insert(id);
+      if (record.pending_metrics.empty()) continue;
+      metric_jobs_.insert(id);
+      metrics_due_boot_nanos_ = 0;  // looked at again
     }
     return MakeError(absl::StatusCode::kUnavailable, "STORE_UNAVAILABLE",
                      "nothing was changed: " + std::string(status.message()));
@@ -276,6 +277,7 @@ void DispatcherCore::EndBatch() {
   on_commit_.clear();
   batch_keys_.clear();
   batch_dropped_.clear();
+  batch_ids_.End();
   broken_ = absl::OkStatus();
 }
 

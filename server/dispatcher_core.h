@@ -10,6 +10,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,6 +24,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/random.h"
 #include "server/core/demands.h"
 #include "server/core/explain.h"
 #include "server/core/scheduler_table.h"
@@ -202,7 +204,7 @@ class DispatcherCore {
   absl::Status Write(const std::function<absl::Status(StoreTransaction&)>& write);
   void OnCommit(std::function<void()> action) { on_commit_.push_back(std::move(action)); }
   void InternalError(const absl::Status& status);
-  std::string MakeId() const;
+  std::string MakeId();
 
   // ---- Jobs (dispatcher_jobs.cc) ----
   absl::StatusOr<Job> FindJob(const std::string& id);  // memory, else the store
@@ -308,6 +310,7 @@ class DispatcherCore {
   std::vector<std::function<void()>> on_commit_;
   std::vector<RequestKey> batch_keys_;
   std::set<std::string> batch_dropped_;  // SHA-256 of blobs that CollectBlobs dropped in this batch
+  IdBurst batch_ids_;                    // what a batch creates is neighbours in the store's indexes: fewer pages
 
   // What a pass reads, and what of it has changed since.
   SchedulerTable table_;
@@ -325,13 +328,14 @@ class DispatcherCore {
   bool schedule_wanted_ = true;
   int64_t look_again_boot_nanos_ = 0;  // when a pass may find more without a change
   int64_t next_key_sweep_boot_nanos_ = 0;
-  int64_t next_lost_boot_nanos_ = 0;       // no worker is lost before then
-  std::set<std::string> stirred_workers_;  // see TakeStirred
-  int64_t retry_boot_nanos_ = 0;           // after a failed commit Tick rests until then
-  int64_t recovery_retry_boot_nanos_ = 0;  // after a recovery that could not be finished
-  std::set<std::string> metric_jobs_;      // with pending metrics
-  std::set<std::string> recovering_;       // RECOVERING by a commit: FinishRecovery is due
-  std::set<std::string> restored_;         // their attempts are of the time after the backup that this state was
+  int64_t next_lost_boot_nanos_ = 0;                                      // no worker is lost before then
+  std::set<std::string> stirred_workers_;                                 // see TakeStirred
+  int64_t retry_boot_nanos_ = 0;                                          // after a failed commit Tick rests until then
+  int64_t recovery_retry_boot_nanos_ = 0;                                 // after a recovery that could not be finished
+  std::set<std::string> metric_jobs_;                                     // with pending metrics
+  int64_t metrics_due_boot_nanos_ = std::numeric_limits<int64_t>::max();  // when the oldest of those may wait no longer
+  std::set<std::string> recovering_;  // RECOVERING by a commit: FinishRecovery is due
+  std::set<std::string> restored_;    // their attempts are of the time after the backup that this state was
 
   DispatcherStats stats_;
 };

@@ -198,7 +198,11 @@ absl::Status DispatcherCore::ApplyProgress(JobRecord& record, Hold& hold, const 
       if (seconds > 0) stats_.step_seconds.Add(seconds);
     });
     effects_.push_back(ProgressEffect{record.job.id, point});
-    if (record.pending_metrics.empty()) record.pending_since_boot_nanos = clock_->BootNanos();
+    if (record.pending_metrics.empty()) {
+      record.pending_since_boot_nanos = clock_->BootNanos();
+      metrics_due_boot_nanos_ =
+          std::min(metrics_due_boot_nanos_, record.pending_since_boot_nanos + limits::kMetricsFlushMs * 1'000'000);
+    }
     record.pending_metrics.push_back(std::move(point));
     metric_jobs_.insert(record.job.id);
   }

@@ -133,20 +133,25 @@ void DispatcherCore::TickDeadlines() {
   }
 }
 
+// All that wait go with the oldest: hundreds of jobs whose points come one by one share a commit.
 void DispatcherCore::TickMetrics() {
-  const int64_t now = clock_->BootNanos();
-  std::vector<std::string> due;
+  if (clock_->BootNanos() < metrics_due_boot_nanos_) return;
+  std::vector<std::pair<int64_t, std::string>> waiting;  // since when
   for (auto it = metric_jobs_.begin(); it != metric_jobs_.end();) {
     const auto found = jobs_.find(*it);
     if (found == jobs_.end() || found->second.pending_metrics.empty()) {
       it = metric_jobs_.erase(it);
       continue;
     }
-    if (now - found->second.pending_since_boot_nanos >= limits::kMetricsFlushMs * kNanosPerMs) due.push_back(*it);
+    waiting.emplace_back(found->second.pending_since_boot_nanos, *it);
     ++it;
   }
-  for (const std::string& id : due) {
-    RunCommand([&] { return FlushMetrics(TouchJob(id)); });
+  std::sort(waiting.begin(), waiting.end());
+  const size_t count = std::min<size_t>(waiting.size(), limits::kMaxMetricsFlushedPerCommit);
+  metrics_due_boot_nanos_ = count == waiting.size() ? std::numeric_limits<int64_t>::max()
+                                                    : waiting[count].first + limits::kMetricsFlushMs * kNanosPerMs;
+  for (size_t i = 0; i < count; ++i) {
+    RunCommand([&] { return FlushMetrics(TouchJob(waiting[i].second)); });
   }
 }
 
@@ -205,11 +210,7 @@ int64_t DispatcherCore::NextTimerBootNanos() const {
   int64_t next = next_key_sweep_boot_nanos_;
   const auto at_most = [&next](int64_t boot_nanos) { next = std::min(next, boot_nanos); };
   if (!workers_.empty()) at_most(next_lost_boot_nanos_);
-  for (const std::string& id : metric_jobs_) {
-    const auto found = jobs_.find(id);
-    if (found == jobs_.end() || found->second.pending_metrics.empty()) continue;
-    at_most(found->second.pending_since_boot_nanos + limits::kMetricsFlushMs * kNanosPerMs);
-  }
+  at_most(metrics_due_boot_nanos_);
   if (!deadlines_.empty()) at_most(now + (deadlines_.begin()->first - clock_->WallMicros()) * 1000);
   at_most(look_again_boot_nanos_);
   if (!recovering_.empty()) at_most(recovery_retry_boot_nanos_);

@@ -59,6 +59,8 @@ class JobTransaction final : public StoreTransaction {
   }
   absl::Status PutLabels(const Job& job);
   absl::Status PutRefs(const std::string& job_id, int64_t source, const std::vector<const BlobRef*>& blobs);
+  absl::StatusOr<bool> AppendToChunk(const std::string& job_id, int64_t first_step,
+                                     const std::vector<const MetricPoint*>& added);
   absl::Status WriteChunk(const std::string& job_id, int64_t first_step, const std::vector<MetricPoint>& points);
 
   Db* db_;
@@ -174,6 +176,33 @@ absl::Status JobTransaction::WriteChunk(const std::string& job_id, int64_t first
   return put.Bind(4, static_cast<int64_t>(points.size())).BindBlob(5, body).Run();
 }
 
+// The usual case: points behind all that the chunk has. A list's bytes are those of its parts (server/core/record.h),
+// so that nothing of the chunk is decoded. False: they have to be merged.
+absl::StatusOr<bool> JobTransaction::AppendToChunk(const std::string& job_id, int64_t first_step,
+                                                   const std::vector<const MetricPoint*>& added) {
+  std::string body;
+  int64_t count = 0;
+  {
+    LH_ASSIGN_OR_RETURN(Statement read, db_->Prepare("SELECT last_step, points, body FROM metrics "
+                                                     "WHERE job_id=?1 AND first_step=?2"));
+    LH_ASSIGN_OR_RETURN(const bool row, read.BindText(1, job_id).Bind(2, first_step).Step());
+    if (!row || read.Int(0) >= added.front()->step) return false;
+    count = read.Int(1);
+    body = std::string(read.Bytes(2));
+  }
+  std::vector<MetricPoint> points;
+  for (const MetricPoint* point : added) {
+    if (!points.empty() && points.back().step >= point->step) return false;
+    points.push_back(*point);
+  }
+  body += EncodeMetrics(points);
+  LH_ASSIGN_OR_RETURN(Statement put, db_->Prepare("UPDATE metrics SET last_step=?3, points=?4, body=?5 "
+                                                  "WHERE job_id=?1 AND first_step=?2"));
+  put.BindText(1, job_id).Bind(2, first_step).Bind(3, points.back().step);
+  LH_RETURN_IF_ERROR(put.Bind(4, count + static_cast<int64_t>(points.size())).BindBlob(5, body).Run());
+  return true;
+}
+
 // A chunk holds the points of 256 consecutive steps, so that a resumed attempt's points replace the earlier ones in
 // place.
 absl::Status JobTransaction::PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) {
@@ -183,6 +212,8 @@ absl::Status JobTransaction::PutMetrics(const std::string& job_id, const std::ve
     by_chunk[chunk].push_back(&point);
   }
   for (const auto& [first_step, added] : by_chunk) {
+    LH_ASSIGN_OR_RETURN(const bool appended, AppendToChunk(job_id, first_step, added));
+    if (appended) continue;
     std::map<int64_t, MetricPoint> merged;
     {
       LH_ASSIGN_OR_RETURN(Statement read, db_->Prepare("SELECT body FROM metrics WHERE job_id=?1 AND first_step=?2"));

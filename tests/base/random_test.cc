@@ -77,6 +77,33 @@ TEST(RandomId, ShapeAndUniqueness) {
   EXPECT_EQ(seen.size(), 1000u);
 }
 
+TEST(IdBurst, NeighboursInABurstAndApartBetweenBursts) {
+  IdBurst burst;
+  std::set<std::string> beginnings;
+  std::set<std::string> randoms;
+  std::string last;
+  for (int round = 0; round < 3; ++round) {
+    // A burst that is longer than two characters can count begins again by itself.
+    for (int i = 0; i < 1500; ++i) {
+      const std::string id = burst.Next();
+      ASSERT_EQ(id.size(), 20u);
+      ASSERT_TRUE(std::all_of(id.begin(), id.end(), [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= '2' && c <= '7');
+      })) << id;
+      if (i != 0 && i != 1024) {
+        ASSERT_EQ(id.substr(0, 4), last.substr(0, 4));
+        ASSERT_LT(last, id);
+      }
+      last = id;
+      beginnings.insert(id.substr(0, 4));
+      randoms.insert(id.substr(6));
+    }
+    burst.End();
+  }
+  EXPECT_EQ(beginnings.size(), 6u) << "two of six are the same in one of 70,000 runs";
+  EXPECT_EQ(randoms.size(), 4500u);
+}
+
 TEST(Clock, RealAndFake) {
   const RealClock real;
   const int64_t before = real.BootNanos();

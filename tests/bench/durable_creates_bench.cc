@@ -18,16 +18,23 @@ class SlowSyncs final : public DiskSeam {
   explicit SlowSyncs(int delay_us) : delay_us_(delay_us) { InstallDiskSeam(this); }
   ~SlowSyncs() override { InstallDiskSeam(nullptr); }
   int Before(const DiskChange& change) override {
+    if (change.kind == DiskChange::Kind::kWrite) {
+      (change.path.ends_with("-wal") ? log_bytes_ : other_bytes_) += static_cast<int64_t>(change.bytes.size());
+    }
     if (change.kind != DiskChange::Kind::kSyncFile && change.kind != DiskChange::Kind::kSyncDir) return 0;
     ++syncs_;
     std::this_thread::sleep_for(std::chrono::microseconds(delay_us_));
     return 0;
   }
   int64_t syncs() const { return syncs_; }
+  int64_t log_bytes() const { return log_bytes_; }      // SQLite's write-ahead log
+  int64_t other_bytes() const { return other_bytes_; }  // the database, when the log goes back into it
 
  private:
   const int delay_us_;
   std::atomic<int64_t> syncs_{0};
+  std::atomic<int64_t> log_bytes_{0};
+  std::atomic<int64_t> other_bytes_{0};
 };
 
 int Main(int seconds, int clients, int delay_us) {
@@ -73,6 +80,9 @@ int Main(int seconds, int clients, int delay_us) {
   std::printf("durable creates        %.0f = %.0f/s\n", created, created / elapsed);
   std::printf("jobs a commit          %.1f (%.0f commits, %lld fsyncs)\n", created / commits, commits,
               static_cast<long long>(slow.syncs()));
+  std::printf("written a commit       log %.0f KiB, database %.0f KiB\n",
+              static_cast<double>(slow.log_bytes()) / commits / 1024,
+              static_cast<double>(slow.other_bytes()) / commits / 1024);
   std::printf("latency                p50 %.1f ms, p99 %.1f ms\n", Percentile(all, 0.5), Percentile(all, 0.99));
   return created / elapsed >= 2000 && created / commits >= 10 ? 0 : 1;
 }

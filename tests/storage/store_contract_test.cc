@@ -230,7 +230,24 @@ TEST_P(StoreContractTest, MetricsKeepTheLastAttemptsPointAndThin) {
   Write([&](StoreTransaction& tx) { return tx.PutMetrics(id, points(1, 1, 600)); });
   Write([&](StoreTransaction& tx) { return tx.PutMetrics(id, points(2, 500, 5000)); });
   Write([&](StoreTransaction& tx) { return tx.PutMetrics(id, points(1, 550, 551)); });  // late: the older attempt loses
-  auto all = store().ListMetrics(id, 0, 100'000);
+  for (int64_t step = 5001; step <= 5010; ++step) {
+    Write([&](StoreTransaction& tx) { return tx.PutMetrics(id, points(2, step, step)); });  // one by one, as they come
+  }
+  // Within one write a step may come twice, and out of order.
+  Write([&](StoreTransaction& tx) {
+    return tx.PutMetrics(id, {{2, 5012, "early", 0, 0}, {2, 5011, "a2s5011", 0, 0}, {2, 5012, "a2s5012", 0, 0}});
+  });
+  auto all = store().ListMetrics(id, 5009, 100'000);
+  ASSERT_EQ(all->size(), 3u);
+  EXPECT_EQ((*all)[0].progress, "a2s5010");
+  EXPECT_EQ((*all)[1].progress, "a2s5011");
+  EXPECT_EQ((*all)[2].progress, "a2s5012");
+  Write(
+      [&](StoreTransaction& tx) { return tx.PutMetrics(id, points(3, 5009, 5010)); });  // resumed from an earlier step
+  all = store().ListMetrics(id, 5008, 1);
+  ASSERT_EQ(all->size(), 1u);
+  EXPECT_EQ((*all)[0].attempt, 3);
+  all = store().ListMetrics(id, 0, 5000);
   ASSERT_TRUE(all.ok()) << all.status();
   ASSERT_EQ(all->size(), 5000u);
   for (size_t i = 0; i < all->size(); ++i) {
@@ -249,7 +266,7 @@ TEST_P(StoreContractTest, MetricsKeepTheLastAttemptsPointAndThin) {
   ASSERT_TRUE(all.ok());
   EXPECT_EQ(all->size(), static_cast<size_t>(limits::kMaxMetricsPointsTerminal));
   EXPECT_EQ(all->front().step, 1);
-  EXPECT_EQ(all->back().step, 5000);
+  EXPECT_EQ(all->back().step, 5012);
   for (size_t i = 1; i < all->size(); ++i) {
     const int64_t gap = (*all)[i].step - (*all)[i - 1].step;
     ASSERT_GE(gap, 2);

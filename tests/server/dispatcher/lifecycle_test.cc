@@ -1,6 +1,7 @@
 // A job's way through its states, undisturbed and by request.
 #include <cmath>
 
+#include "base/limits.h"
 #include "tests/server/dispatcher/core_harness.h"
 
 namespace longhaul::server {
@@ -436,6 +437,32 @@ TEST_F(LifecycleTest, MetricsAreDurableWithinTwoSecondsAndPublishedAtOnce) {
   EXPECT_EQ(store.ListMetrics(id, 0, 10)->size(), 3u);
   EXPECT_EQ(Get(id).progress, "step 3");
   EXPECT_EQ(core->Stats().training_tokens_total, 300u);
+}
+
+TEST_F(LifecycleTest, MetricsOfManyJobsShareACommitAndOutliveOneThatFails) {
+  const std::string session = Open(TestWorker("w1"));
+  std::string a;
+  std::string b;
+  const AttemptKey key_a = RunningJob(session, &a);
+  others = {Running(key_a)};
+  const AttemptKey key_b = RunningJob(session, &b);
+  others.clear();
+  const int commits = store.commits();
+  ASSERT_TRUE(Sync(session, {Running(key_a, 1, 1), Running(key_b)}).ok());
+  Advance(1'500);
+  ASSERT_TRUE(Sync(session, {Running(key_a), Running(key_b, 1, 1)}).ok());
+  EXPECT_EQ(store.commits(), commits);
+  store.FailCommits(1);
+  clock.AdvanceMillis(500);
+  EXPECT_FALSE(Settle().ok());
+  EXPECT_TRUE(store.ListMetrics(a, 0, 10)->empty());
+  EXPECT_TRUE(store.ListMetrics(b, 0, 10)->empty());
+  Advance(limits::kStoreRetryMs);
+  EXPECT_EQ(store.ListMetrics(a, 0, 10)->size(), 1u);
+  EXPECT_EQ(store.ListMetrics(b, 0, 10)->size(), 1u) << "not due itself, but it costs nothing here";
+  EXPECT_EQ(store.commits(), commits + 1);
+  Advance(5'000);
+  EXPECT_EQ(store.commits(), commits + 1) << "nothing waits any more";
 }
 
 }  // namespace
