@@ -42,6 +42,8 @@ const char* StateOf(const TokenRecord& token, int64_t now_wall_micros) {
       return "valid";
     case TokenVerdict::kExpired:
       return "expired";
+    case TokenVerdict::kHeld:
+      return "held";
     default:
       return "revoked";
   }
@@ -125,6 +127,26 @@ absl::Status RevokeToken(const std::string& state_dir, const std::string& id, co
   LH_RETURN_IF_ERROR(store->RevokeToken(id, clock.WallMicros(), audit));
   err << "token " << id << " is revoked; a running scheduler refuses it within "
       << FormatDuration(static_cast<double>(limits::kTokenRefreshMs) / 1000) << "\n";
+  return absl::OkStatus();
+}
+
+absl::Status ConfirmTokens(const std::string& state_dir, std::vector<std::string> ids, bool all, const Clock& clock,
+                           std::ostream& err) {
+  if (all != ids.empty()) return InvalidField("ID", "must name tokens, or --all takes every one that is held");
+  LH_ASSIGN_OR_RETURN(const auto store, OpenExisting(state_dir));
+  if (all) {
+    LH_ASSIGN_OR_RETURN(const std::vector<TokenRecord> tokens, store->ListTokens());
+    for (const TokenRecord& token : tokens) {
+      if (CheckStillValid(&token, clock.WallMicros()) == TokenVerdict::kHeld) ids.push_back(token.id);
+    }
+  }
+  std::vector<AuditRecord> audits;
+  for (const std::string& id : ids) {
+    audits.push_back(AuditOf("token confirm", clock));
+    audits.back().target = id;
+  }
+  LH_RETURN_IF_ERROR(store->ConfirmTokens(ids, audits));
+  err << ids.size() << (ids.size() == 1 ? " token is confirmed" : " tokens are confirmed") << "\n";
   return absl::OkStatus();
 }
 
@@ -214,6 +236,15 @@ void AccessCommands::AddTokenCommands(CLI::App* app) {
       LH_ASSIGN_OR_RETURN(const std::vector<TokenRecord> tokens, store->ListTokens());
       PrintTokens(tokens, json_, clock.WallMicros(), out);
       return absl::OkStatus();
+    };
+  });
+  CLI::App* confirm = token->add_subcommand(
+      "confirm", "Let tokens work again that a restored backup holds: check first that none was revoked since");
+  confirm->add_option("ID", ids_, "As `token list` shows them, with the state \"held\"");
+  confirm->add_flag("--all", all_, "Every token that is held");
+  confirm->callback([this] {
+    run_ = [this](const Clock& clock, std::ostream&, std::ostream& err) {
+      return ConfirmTokens(*state_dir_, ids_, all_, clock, err);
     };
   });
   CLI::App* revoke = token->add_subcommand("revoke", "End a token");

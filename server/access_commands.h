@@ -1,11 +1,12 @@
-// `longhauld token create|list|revoke` and `longhauld audit`: what an administrator does on the state folder itself,
-// whether a scheduler runs on it or not. Who may write the folder may do it.
+// `longhauld token create|list|revoke|confirm` and `longhauld audit`: what an administrator does on the state folder
+// itself, whether a scheduler runs on it or not. Who may write the folder may do it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <iosfwd>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
@@ -34,6 +35,8 @@ class AccessCommands {
   std::string worker_id_;
   std::string lifetime_;
   std::string id_;
+  std::vector<std::string> ids_;
+  bool all_ = false;
   bool json_ = false;
   int64_t after_number_ = 0;
   int limit_ = 0;

@@ -45,7 +45,9 @@ bool TakeScheme(std::string_view scheme, std::string_view* header) {
 
 // One answer for everything that can be wrong with a token.
 absl::Status TokenInvalid() {
-  return MakeError(absl::StatusCode::kUnauthenticated, "TOKEN_INVALID", "the token is unknown, expired or revoked");
+  return MakeError(
+      absl::StatusCode::kUnauthenticated, "TOKEN_INVALID",
+      "the token is unknown, expired or revoked, or not confirmed since the scheduler's state was restored");
 }
 
 // As a worker's id (DispatcherCore::CheckWorker).

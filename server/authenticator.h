@@ -41,8 +41,8 @@ class Authenticator {
   Authenticator(Options options, TokenSource* tokens, const Clock* clock, RequestStats* stats)
       : options_(options), tokens_(tokens), clock_(clock), stats_(stats) {}
 
-  // UNAUTHENTICATED NO_CREDENTIALS, TOKEN_INVALID (unknown, wrong, expired and revoked tokens alike: an answer tells
-  // nothing about a token), CERTIFICATE_INVALID. UNAVAILABLE where tokens cannot be read.
+  // UNAUTHENTICATED NO_CREDENTIALS, TOKEN_INVALID (unknown, wrong, expired, revoked and held tokens alike: an answer
+  // tells nothing about a token), CERTIFICATE_INVALID. UNAVAILABLE where tokens cannot be read.
   absl::StatusOr<Caller> Authenticate(const Credentials& credentials);
 
   // Whether what authenticated the caller may still be used: streams ask at each heartbeat.

@@ -1,12 +1,15 @@
 #include "server/server.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
 #include <stop_token>
+#include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/env.h"
@@ -15,6 +18,7 @@
 #include "base/tls_material.h"
 #include "server/authenticator.h"
 #include "server/call_limits.h"
+#include "server/core/access.h"
 #include "server/core/demands.h"
 #include "server/core/quota.h"
 #include "server/dispatcher.h"
@@ -110,6 +114,16 @@ struct Server::Impl {
     LH_ASSIGN_OR_RETURN(blobs, storage::BlobStore::Open(options.state_dir));
     LH_ASSIGN_OR_RETURN(logs, storage::LogStore::Open(options.state_dir));
     LH_ASSIGN_OR_RETURN(access, storage::AccessStore::OpenToRead(options.state_dir));
+    LH_ASSIGN_OR_RETURN(const std::vector<TokenRecord> tokens, access->ListTokens());
+    const auto held = std::count_if(tokens.begin(), tokens.end(), [this](const TokenRecord& token) {
+      return CheckStillValid(&token, clock->WallMicros()) == TokenVerdict::kHeld;
+    });
+    if (held > 0) {
+      spdlog::warn(
+          "this state was restored from a backup: {} of its tokens are refused until they are confirmed, because one "
+          "may have been revoked since; see `longhauld token list` and `longhauld token confirm`",
+          held);
+    }
     return absl::OkStatus();
   }
 

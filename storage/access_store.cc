@@ -31,6 +31,7 @@ absl::StatusOr<std::vector<TokenRecord>> ReadTokens(Statement query) {
     token.expire_wall_micros = query.Int(7);
     token.revoke_wall_micros = query.Int(8);
     token.change = query.Int(9);
+    token.held = query.Int(10) != 0;
     tokens.push_back(std::move(token));
   }
 }
@@ -52,7 +53,20 @@ absl::Status CheckRoom(Db* db, int64_t now_wall_micros) {
                    "there are " + std::to_string(count.Int(0)) + " tokens, the most that there may be: revoke some");
 }
 
+absl::Status CheckKnown(Db* db, const std::string& id) {
+  LH_ASSIGN_OR_RETURN(Statement known, db->Prepare("SELECT 1 FROM tokens WHERE id=?1"));
+  LH_ASSIGN_OR_RETURN(const bool exists, known.BindText(1, id).Step());
+  if (exists) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kNotFound, "TOKEN_NOT_FOUND",
+                   "there is no token \"" + id + "\"; `longhauld token list` shows the ids");
+}
+
 }  // namespace
+
+absl::Status HoldTokens(Db* db) {
+  return db->Exec(
+      "INSERT OR REPLACE INTO totals SELECT 'held_token_change', change FROM tokens ORDER BY change DESC LIMIT 1");
+}
 
 absl::Status InsertAudit(Db* db, const AuditRecord& record) {
   LH_ASSIGN_OR_RETURN(Statement insert,
@@ -105,8 +119,9 @@ absl::StatusOr<std::unique_ptr<AccessStore>> AccessStore::OpenToWrite(const std:
 absl::StatusOr<std::vector<TokenRecord>> AccessStore::TokensChangedAfter(int64_t change) {
   LH_ASSIGN_OR_RETURN(Statement query,
                       db_->Prepare("SELECT id, name, scopes, project, worker_id, text_sha256, create_wall_micros, "
-                                   "expire_wall_micros, revoke_wall_micros, change FROM tokens WHERE change>?1 "
-                                   "ORDER BY change"));
+                                   "expire_wall_micros, revoke_wall_micros, change, "
+                                   "change<=IFNULL((SELECT value FROM totals WHERE name='held_token_change'), 0) "
+                                   "FROM tokens WHERE change>?1 ORDER BY change"));
   query.Bind(1, change);
   return ReadTokens(std::move(query));
 }
@@ -114,8 +129,9 @@ absl::StatusOr<std::vector<TokenRecord>> AccessStore::TokensChangedAfter(int64_t
 absl::StatusOr<std::vector<TokenRecord>> AccessStore::ListTokens() {
   LH_ASSIGN_OR_RETURN(Statement query,
                       db_->Prepare("SELECT id, name, scopes, project, worker_id, text_sha256, create_wall_micros, "
-                                   "expire_wall_micros, revoke_wall_micros, change FROM tokens "
-                                   "ORDER BY create_wall_micros, id"));
+                                   "expire_wall_micros, revoke_wall_micros, change, "
+                                   "change<=IFNULL((SELECT value FROM totals WHERE name='held_token_change'), 0) "
+                                   "FROM tokens ORDER BY create_wall_micros, id"));
   return ReadTokens(std::move(query));
 }
 
@@ -139,14 +155,7 @@ absl::Status AccessStore::CreateToken(const TokenRecord& token, const AuditRecor
 
 absl::Status AccessStore::RevokeToken(const std::string& id, int64_t now_wall_micros, const AuditRecord& audit) {
   LH_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(db_.get()));
-  {
-    LH_ASSIGN_OR_RETURN(Statement known, db_->Prepare("SELECT 1 FROM tokens WHERE id=?1"));
-    LH_ASSIGN_OR_RETURN(const bool exists, known.BindText(1, id).Step());
-    if (!exists) {
-      return MakeError(absl::StatusCode::kNotFound, "TOKEN_NOT_FOUND",
-                       "there is no token \"" + id + "\"; `longhauld token list` shows the ids");
-    }
-  }
+  LH_RETURN_IF_ERROR(CheckKnown(db_.get(), id));
   {
     LH_ASSIGN_OR_RETURN(Statement update,
                         db_->Prepare("UPDATE tokens SET revoke_wall_micros=?2, "
@@ -154,6 +163,19 @@ absl::Status AccessStore::RevokeToken(const std::string& id, int64_t now_wall_mi
     LH_RETURN_IF_ERROR(update.BindText(1, id).Bind(2, now_wall_micros).Run());
   }
   LH_RETURN_IF_ERROR(InsertAudit(db_.get(), audit));
+  return transaction.Commit();
+}
+
+absl::Status AccessStore::ConfirmTokens(const std::vector<std::string>& ids, const std::vector<AuditRecord>& audits) {
+  LH_ASSIGN_OR_RETURN(Transaction transaction, Transaction::Begin(db_.get()));
+  for (const std::string& id : ids) {
+    LH_RETURN_IF_ERROR(CheckKnown(db_.get(), id));
+    LH_ASSIGN_OR_RETURN(Statement update,
+                        db_->Prepare("UPDATE tokens SET change=(SELECT MAX(change)+1 FROM tokens) WHERE id=?1 AND "
+                                     "change<=(SELECT value FROM totals WHERE name='held_token_change')"));
+    LH_RETURN_IF_ERROR(update.BindText(1, id).Run());
+  }
+  for (const AuditRecord& audit : audits) LH_RETURN_IF_ERROR(InsertAudit(db_.get(), audit));
   return transaction.Commit();
 }
 

@@ -18,6 +18,10 @@ absl::Status InsertAudit(Db* db, const server::AuditRecord& record);
 // By number.
 absl::StatusOr<std::vector<server::AuditRecord>> QueryAudit(Db* db, int64_t after_number, int most);
 
+// On a backup's database: the tokens that it has work on it only once they have been confirmed, because one of them may
+// be revoked in the original later.
+absl::Status HoldTokens(Db* db);
+
 class AccessStore final : public server::TokenSource {
  public:
   // For the process that holds the state folder: reads only. REQUIRES: OpenJobStore has brought the schema up to date.
@@ -35,6 +39,8 @@ class AccessStore final : public server::TokenSource {
   absl::Status CreateToken(const server::TokenRecord& token, const server::AuditRecord& audit);
   // Of a revoked one OK. NOT_FOUND TOKEN_NOT_FOUND.
   absl::Status RevokeToken(const std::string& id, int64_t now_wall_micros, const server::AuditRecord& audit);
+  // Held tokens work again; of others OK, and a revoked one stays so. All or none; NOT_FOUND TOKEN_NOT_FOUND.
+  absl::Status ConfirmTokens(const std::vector<std::string>& ids, const std::vector<server::AuditRecord>& audits);
 
   absl::StatusOr<std::vector<server::AuditRecord>> ListAudit(int64_t after_number, int most);
 

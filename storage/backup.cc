@@ -10,6 +10,7 @@
 #include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "storage/access_store.h"
 #include "storage/blob_store.h"
 #include "storage/job_query.h"
 #include "storage/job_writer.h"
@@ -51,7 +52,7 @@ class Backup {
 
  private:
   absl::Status CopyDatabase(Db* original);
-  absl::Status RaiseEpochs();
+  absl::Status FenceCopy();
   absl::StatusOr<std::set<std::string>> CopyBlobs(Db* db, bool last);
   absl::Status CopyBlob(const BlobRef& blob);
   absl::Status CopyLogs(Db* db);
@@ -64,9 +65,10 @@ class Backup {
   BackupReport report_;
 };
 
-// Epochs and numbers of every job that may still run. Nobody else has the file.
-absl::Status Backup::RaiseEpochs() {
+// Epochs and numbers of every job that may still run, and the tokens. Nobody else has the file.
+absl::Status Backup::FenceCopy() {
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<Db> db, Db::Open(JoinPath(destination_, kTemporary), Db::Mode::kReadWrite));
+  LH_RETURN_IF_ERROR(HoldTokens(db.get()));
   LH_ASSIGN_OR_RETURN(std::vector<server::Job> jobs, QueryLiveJobs(db.get()));
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<server::StoreTransaction> tx, BeginJobTransaction(db.get()));
   for (server::Job& job : jobs) {
@@ -81,7 +83,7 @@ absl::Status Backup::CopyDatabase(Db* original) {
   const std::string path = JoinPath(destination_, kTemporary);
   for (const char* suffix : {"", "-wal", "-shm", "-journal"}) LH_RETURN_IF_ERROR(RemoveFile(path + suffix));
   LH_RETURN_IF_ERROR(original->CopyTo(path));
-  return RaiseEpochs();
+  return FenceCopy();
 }
 
 // Every blob that `db` refers to or has a row for. `last`: what is not there is lost; else it is looked for again

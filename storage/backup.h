@@ -8,6 +8,7 @@
 //
 // In the copy every live job's lease epoch and attempt number is raised (limits::kBackupEpochStep, kBackupAttemptStep):
 // a scheduler on it fences whatever the original's workers have gone on to do (DispatcherCore::TickRestored).
+// Its tokens are held until they are confirmed (`longhauld token confirm`): the original may revoke one of them later.
 // To restore: stop the scheduler, copy the folder, start longhauld with it as its --state-dir.
 #pragma once
 

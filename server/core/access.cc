@@ -119,6 +119,8 @@ const char* Name(TokenVerdict verdict) {
       return "TOKEN_EXPIRED";
     case TokenVerdict::kRevoked:
       return "TOKEN_REVOKED";
+    case TokenVerdict::kHeld:
+      return "TOKEN_HELD";
   }
   return "?";
 }
@@ -136,6 +138,7 @@ TokenVerdict CheckStillValid(const TokenRecord* record, int64_t now_wall_micros)
   if (record == nullptr) return TokenVerdict::kUnknown;
   if (record->revoke_wall_micros != 0) return TokenVerdict::kRevoked;
   if (record->expire_wall_micros != 0 && record->expire_wall_micros <= now_wall_micros) return TokenVerdict::kExpired;
+  if (record->held) return TokenVerdict::kHeld;
   return TokenVerdict::kValid;
 }
 

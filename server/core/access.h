@@ -69,6 +69,7 @@ struct TokenRecord {
   int64_t expire_wall_micros = 0;  // 0 = never
   int64_t revoke_wall_micros = 0;  // 0 = not revoked
   int64_t change = 0;              // grows with each change of any token
+  bool held = false;               // of a restored backup, and not confirmed since: it may have been revoked meanwhile
 };
 
 struct NewToken {
@@ -80,7 +81,7 @@ NewToken MakeToken();
 // The id inside a token's text; none where it has not the form of one.
 std::optional<std::string> TokenId(std::string_view text);
 
-enum class TokenVerdict { kValid, kUnknown, kWrong, kExpired, kRevoked };
+enum class TokenVerdict { kValid, kUnknown, kWrong, kExpired, kRevoked, kHeld };
 const char* Name(TokenVerdict verdict);  // "TOKEN_UNKNOWN", for metrics and logs; callers are never told which
 // `record` null = there is none of that id. Takes the same time whatever is wrong.
 TokenVerdict CheckToken(const TokenRecord* record, std::string_view text, int64_t now_wall_micros);

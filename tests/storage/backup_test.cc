@@ -1,5 +1,6 @@
 #include "storage/backup.h"
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "server/core/codec.h"
 #include "server/dispatcher_core.h"
+#include "storage/access_store.h"
 #include "storage/check_state.h"
 #include "tests/fakes/fake_server_parts.h"
 #include "tests/fakes/power_cut_disk.h"
@@ -66,6 +68,61 @@ TEST_F(BackupTest, SaysWhatTheOriginalSays) {
     EXPECT_EQ((*store)->ListMetrics(expected.id, 0, 1'000)->size(), kept.metrics.size());
   }
   EXPECT_EQ((*store)->ListWorkers()->size(), 2u);
+}
+
+// Revoked after the backup was taken: on the backup it must not come back to life by itself.
+TEST_F(BackupTest, TokensAreHeldUntilTheyAreConfirmed) {
+  MakeKeptFolder(state_);
+  const auto token = [](const std::string& id) {
+    TokenRecord record;
+    record.id = id;
+    record.name = id;
+    record.scopes = 1;
+    record.project = "p";
+    record.create_wall_micros = kKeptWallMicros;
+    return record;
+  };
+  const AuditRecord audit{0, kKeptWallMicros, "os:root", "here", "token", "p", "", "OK", ""};
+  std::vector<std::string> before;
+  {
+    const auto access = AccessStore::OpenToWrite(state_);
+    ASSERT_TRUE(access.ok()) << access.status();
+    for (const TokenRecord& kept : *(*access)->ListTokens()) before.push_back(kept.id);
+    ASSERT_TRUE((*access)->CreateToken(token("kept"), audit).ok());
+    ASSERT_TRUE((*access)->CreateToken(token("leaked"), audit).ok());
+    ASSERT_TRUE((*access)->CreateToken(token("ended"), audit).ok());
+    ASSERT_TRUE((*access)->RevokeToken("ended", kKeptWallMicros, audit).ok());
+    ASSERT_TRUE(BackupState(state_, backup_).ok());
+    ASSERT_TRUE((*access)->RevokeToken("leaked", kKeptWallMicros, audit).ok());
+    for (const TokenRecord& original : *(*access)->ListTokens()) EXPECT_FALSE(original.held) << original.id;
+  }
+  const auto restored = AccessStore::OpenToWrite(backup_);
+  ASSERT_TRUE(restored.ok()) << restored.status();
+  const auto verdict = [&](const std::string& id) {
+    const std::vector<TokenRecord> tokens = *(*restored)->ListTokens();
+    const auto found =
+        std::find_if(tokens.begin(), tokens.end(), [&](const TokenRecord& record) { return record.id == id; });
+    return CheckStillValid(found == tokens.end() ? nullptr : &*found, kKeptWallMicros);
+  };
+  EXPECT_EQ(verdict("kept"), TokenVerdict::kHeld);
+  EXPECT_EQ(verdict("leaked"), TokenVerdict::kHeld);
+  EXPECT_EQ(verdict("ended"), TokenVerdict::kRevoked);
+  ASSERT_TRUE((*restored)->CreateToken(token("new"), audit).ok());
+  EXPECT_EQ(verdict("new"), TokenVerdict::kValid);
+  const int64_t seen = (*restored)->TokensChangedAfter(0)->back().change;
+  const absl::Status unknown = (*restored)->ConfirmTokens({"kept", "nobody"}, {});
+  EXPECT_EQ(ErrorReason(unknown), "TOKEN_NOT_FOUND");
+  EXPECT_EQ(verdict("kept"), TokenVerdict::kHeld) << "all or none";
+  ASSERT_TRUE((*restored)->ConfirmTokens({"kept", "ended", "new"}, {audit}).ok());
+  EXPECT_EQ(verdict("kept"), TokenVerdict::kValid);
+  EXPECT_EQ(verdict("leaked"), TokenVerdict::kHeld);
+  EXPECT_EQ(verdict("ended"), TokenVerdict::kRevoked);
+  // A scheduler that runs on it hears of it.
+  const std::vector<TokenRecord> changed = *(*restored)->TokensChangedAfter(seen);
+  EXPECT_TRUE(std::any_of(changed.begin(), changed.end(),
+                          [](const TokenRecord& record) { return record.id == "kept" && !record.held; }));
+  for (const std::string& id : before) EXPECT_NE(verdict(id), TokenVerdict::kValid) << id;
+  ExpectWhole(backup_);
 }
 
 TEST_F(BackupTest, TheNextOneCopiesWhatIsNewAndRemovesWhatIsGone) {

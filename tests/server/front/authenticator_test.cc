@@ -109,7 +109,7 @@ TEST_F(AuthenticatorTest, ATokenSaysWhoWhatAndWhere) {
   EXPECT_EQ(everywhere->project, "default");
 }
 
-TEST_F(AuthenticatorTest, WrongExpiredAndRevokedTokensGetTheSameAnswer) {
+TEST_F(AuthenticatorTest, WrongExpiredRevokedAndHeldTokensGetTheSameAnswer) {
   Start(true, false);
   const std::string good = tokens_.Add("ci", static_cast<unsigned>(Scope::kViewer), "research");
   ASSERT_TRUE(With(good).ok());
@@ -123,6 +123,15 @@ TEST_F(AuthenticatorTest, WrongExpiredAndRevokedTokensGetTheSameAnswer) {
   tokens_.Change().revoke_wall_micros = 1;
   clock_.AdvanceMillis(limits::kTokenRefreshMs);
   answers.push_back(With(good).status());
+  TokenRecord& restored = tokens_.Change();
+  restored.expire_wall_micros = 0;
+  restored.revoke_wall_micros = 0;
+  restored.held = true;
+  clock_.AdvanceMillis(limits::kTokenRefreshMs);
+  answers.push_back(With(good).status());
+  tokens_.Change().held = false;
+  clock_.AdvanceMillis(limits::kTokenRefreshMs);
+  EXPECT_TRUE(With(good).ok()) << "confirmed";
   for (const absl::Status& answer : answers) EXPECT_EQ(answer, answers[0]);
   EXPECT_EQ(ErrorReason(answers[0]), "TOKEN_INVALID");
   // The metrics tell them apart.
@@ -130,6 +139,7 @@ TEST_F(AuthenticatorTest, WrongExpiredAndRevokedTokensGetTheSameAnswer) {
   EXPECT_EQ(Counted("TOKEN_WRONG"), 1u);
   EXPECT_EQ(Counted("TOKEN_EXPIRED"), 1u);
   EXPECT_EQ(Counted("TOKEN_REVOKED"), 1u);
+  EXPECT_EQ(Counted("TOKEN_HELD"), 1u);
 }
 
 TEST_F(AuthenticatorTest, ANewTokenWorksAtOnceAndARevokedOneForAtMostTheRefreshTime) {

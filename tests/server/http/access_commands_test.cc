@@ -13,6 +13,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "server/core/access.h"
+#include "storage/backup.h"
 
 namespace longhaul::server {
 namespace {
@@ -162,6 +163,36 @@ TEST_F(AccessCommandsTest, TheCommandsThemselvesAreAudited) {
   EXPECT_EQ(Lines().size(), 1u);
   ASSERT_TRUE(Run({"audit", "--limit", "1"}).ok());
   EXPECT_EQ(Lines().at(0)["number"], 1);
+}
+
+TEST_F(AccessCommandsTest, TokensOfARestoredBackupAreConfirmedByNameOrAllAtOnce) {
+  std::vector<std::string> ids;
+  for (const char* name : {"a", "b", "c"}) {
+    ASSERT_TRUE(Run({"token", "create", "--name", name, "--scope", "viewer"}).ok());
+    ids.push_back(*TokenId(out_.str().substr(0, out_.str().size() - 1)));
+  }
+  const std::string original = dir_;
+  dir_ = original + "-restored";
+  ASSERT_TRUE(storage::BackupState(original, dir_).ok());
+  const auto states = [&] {
+    EXPECT_TRUE(Run({"token", "list", "--json"}).ok());
+    std::string text;
+    for (const nlohmann::json& line : Lines()) text += line["state"].get<std::string>() + " ";
+    return text;
+  };
+  EXPECT_EQ(states(), "held held held ");
+  EXPECT_EQ(Run({"token", "confirm"}).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Run({"token", "confirm", ids[0], "--all"}).code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(Run({"token", "confirm", ids[1]}).ok());
+  EXPECT_EQ(states(), "held valid held ");
+  ASSERT_TRUE(Run({"token", "confirm", "--all"}).ok());
+  EXPECT_EQ(err_.str(), "2 tokens are confirmed\n");
+  EXPECT_EQ(states(), "valid valid valid ");
+  ASSERT_TRUE(Run({"audit"}).ok());
+  EXPECT_EQ(Lines().back()["method"], "token confirm");
+  EXPECT_EQ(Lines().size(), 6u) << "three made, three confirmed";
+  ASSERT_TRUE(RemoveTree(dir_).ok());
+  dir_ = original;
 }
 
 }  // namespace
