@@ -18,13 +18,14 @@ struct ListOptions {
   std::vector<std::string> labels;
   std::string model;
   std::string project;
+  bool all_projects = false;
   int limit = limits::kDefaultPageSize;
   bool oldest_first = false;
 };
 
 absl::StatusOr<v1::ListFineTuneJobsRequest> ListRequest(const ListOptions& options) {
   v1::ListFineTuneJobsRequest request;
-  request.set_project(options.project);
+  request.set_project(options.all_projects ? "-" : options.project);
   request.set_model(options.model);
   request.set_oldest_first(options.oldest_first);
   for (const std::string& text : options.states) {
@@ -56,8 +57,8 @@ absl::StatusOr<ExitCode> List(Context& context, const ListOptions& options) {
   } else if (context.output == OutputFormat::kName) {
     for (const v1::Job& job : all.jobs()) *context.env.out << job.id() << "\n";
   } else {
-    PrintJobTable({all.jobs().begin(), all.jobs().end()}, context.output == OutputFormat::kWide, context.env,
-                  *context.env.out);
+    PrintJobTable({all.jobs().begin(), all.jobs().end()}, context.output == OutputFormat::kWide, options.all_projects,
+                  context.env, *context.env.out);
   }
   if (!all.next_page_token().empty()) *context.env.err << "there are more; --limit shows up to that many\n";
   return kOk;
@@ -125,11 +126,15 @@ void AddListCommand(CLI::App& app, Context& context) {
   command->add_option("--state", options->states, "only these states, comma-separated")->delimiter(',');
   command->add_option("--label", options->labels, "only with this label; may be repeated")->type_name("KEY=VALUE");
   command->add_option("--model", options->model, "only of this model");
-  command->add_option("--project", options->project, "default: the caller's");
-  command->add_option("--limit", options->limit, "at most that many")
+  CLI::Option* project =
+      command->add_option("--project", options->project, "only of this project (default the caller's)");
+  command
+      ->add_flag("--all-projects", options->all_projects, "of every project, for who may see all; shows whose each is")
+      ->excludes(project);
+  command->add_option("--limit", options->limit, "at most that many jobs")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  command->add_flag("--oldest-first", options->oldest_first);
+  command->add_flag("--oldest-first", options->oldest_first, "the oldest first, instead of the newest");
   command->callback([&context, options] { context.action = [&context, options] { return List(context, *options); }; });
 }
 

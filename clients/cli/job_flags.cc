@@ -17,38 +17,50 @@ struct Spelling {
   const char* help;
 };
 
-// Short names and help. A field that is absent here is still a flag, described by its path.
+// Short names and help, with unit and default. JobFlagsTest.EveryFlagSaysWhatItIs holds a new field to it.
 constexpr Spelling kSpellings[] = {
     {"lora_rank", "--rank", "rank of the adapter (default 16)"},
-    {"lora_alpha", "--alpha", "scaling numerator (default 2 x rank)"},
+    {"lora_alpha", "--alpha", "numerator of the adapter's scale, alpha / rank (default 2 x rank)"},
+    {"lora_dropout", "", "part of the adapter's inputs that a step drops, 0 to below 1 (default 0)"},
+    {"use_rslora", "", "scale the adapter by alpha / sqrt(rank) instead of alpha / rank (default false)"},
     {"target_modules", "--targets", "linears that get an adapter, comma-separated (default all seven)"},
     {"learning_rate", "--lr", "peak learning rate (default 2e-4)"},
-    {"schedule", "", "linear, cosine or constant (default linear)"},
+    {"schedule", "", "of the learning rate after its warm-up: linear, cosine or constant (default linear)"},
+    {"warmup_ratio", "", "part of all updates that warm up, 0 to 1 (default 0.03; ignored with --warmup-steps)"},
+    {"warmup_steps", "", "updates that warm up (default by --warmup-ratio)"},
+    {"weight_decay", "", "AdamW's decoupled weight decay of the adapter (default 0)"},
+    {"adam_beta1", "", "decay of AdamW's mean of the gradient (default 0.9)"},
+    {"adam_beta2", "", "decay of AdamW's mean of the squared gradient (default 0.999)"},
+    {"adam_epsilon", "", "added to AdamW's denominator (default 1e-8)"},
+    {"max_grad_norm", "", "the gradient's norm is cut to this; 0 = never (default 1)"},
     {"epochs", "", "passes over the data (default 1; ignored with --steps)"},
-    {"max_steps", "--steps", "optimizer updates"},
+    {"max_steps", "--steps", "optimizer updates (default by --epochs)"},
     {"batch_size", "", "sequences a micro-batch (default 1)"},
     {"gradient_accumulation_steps", "--accumulation", "micro-batches an update (default 1)"},
     {"max_sequence_length", "--max-seq-len", "tokens a sequence (default min(2048, the model's window))"},
-    {"packing", "", "pack short examples into one sequence (default true)"},
+    {"packing", "", "pack short examples into one sequence; none sees another (default true)"},
+    {"seed", "", "of the data's order, the dropout and the adapter's first values (default 42)"},
     {"eval_examples", "", "examples held out of the dataset (default 0)"},
-    {"eval_every_steps", "", "default 0: before the first and after the last update"},
-    {"checkpoint_every_steps", "", "default 20"},
-    {"base_storage", "", "nf4 or as_stored"},
-    {"compute_type", "", "f32, bf16 or fp8 (Hopper GPUs); default the fastest but for fp8"},
-    {"device_share", "", "whole, fit or bytes"},
-    {"cpu_threads", "", "threads of a CPU device"},
+    {"eval_every_steps", "", "updates between two evaluations; 0 = before the first and after the last (default 0)"},
+    {"checkpoint_every_steps", "", "updates between two checkpoints (default 20)"},
+    {"base_storage", "", "how the frozen base is held: nf4 or as_stored (default as_stored of a GGUF, nf4 otherwise)"},
+    {"compute_type", "", "of activations and GEMMs: f32, bf16 or fp8 (Hopper GPUs) (default the fastest but for fp8)"},
+    {"train_on_responses_only", "", "of messages, only the assistant's tokens count in the loss (default true)"},
+    {"allow_long_positions", "", "permit sequences past the model's trained window (default false)"},
+    {"deterministic", "",
+     "the same bits in every run: a CPU always gives them, a GPU, slower, with this (default false)"},
+    {"allow_nonidentical_resume", "",
+     "resume where another device or plan would change the last bits, too (default false: such a resume fails)"},
+    {"device_share", "", "of a device's memory: whole, the fastest plan; fit, the smallest; bytes (default whole)"},
+    {"device_share_bytes", "", "bytes that the plan may use, with --device-share bytes"},
+    {"cpu_threads", "", "threads of a CPU device (default all that it has)"},
     {"limit", "", "failed attempts before the job fails (default 3)"},
+    {"backoff_seconds", "", "seconds before the first retry, doubled each time up to an hour (default 10)"},
 };
 
 std::string Dashed(std::string name) {
   std::replace(name.begin(), name.end(), '_', '-');
   return name;
-}
-
-std::string PathText(const std::vector<std::string>& path) {
-  std::string text;
-  for (const std::string& part : path) text += (text.empty() ? "" : ".") + part;
-  return text;
 }
 
 const Spelling* FindSpelling(const std::string& field) {
@@ -95,7 +107,7 @@ void JobFlags::RegisterMessage(CLI::App& command, const google::protobuf::Descri
     Flag& flag = Add(field_path, field->is_repeated() ? Kind::kList : Kind::kScalar);
     const std::string long_name = prefix + Dashed(field->name());
     const Spelling* spelling = FindSpelling(field->name());
-    const std::string help = spelling != nullptr ? spelling->help : PathText(field_path);
+    const std::string help = spelling != nullptr ? spelling->help : "";
     std::string names = long_name;
     if (spelling != nullptr && spelling->aliases[0] != '\0') names += std::string(",") + spelling->aliases;
     if (field->cpp_type() == FieldDescriptor::CPPTYPE_BOOL) {
@@ -128,15 +140,18 @@ void JobFlags::Register(CLI::App& command) {
   };
   scalar({"spec", "model"}, "--model", "a model that some worker has (`longhaul workers -o wide`)");
   file({"spec", "dataset"}, "--data", "JSONL of {\"messages\": [...]} or {\"text\": \"...\"}");
-  file({"spec", "eval_dataset"}, "--eval-data", "held-out examples, same formats");
+  file({"spec", "eval_dataset"}, "--eval-data",
+       "JSONL of examples that only evaluations see (default none; --eval-examples holds some out of --data)");
   scalar({"spec", "dataset", "format"}, "--data-format", "messages or text (default: told from the first good line)");
-  scalar({"spec", "eval_dataset", "format"}, "--eval-data-format", "as --data-format");
-  scalar({"spec", "priority"}, "--priority", "low, normal or high");
-  scalar({"spec", "deadline_seconds"}, "--deadline-seconds", "wall time from submit; 0 = none");
-  scalar({"suffix"}, "--name,--suffix", "a name for people");
-  scalar({"project"}, "--project", "default: the caller's");
-  pairs({"labels"}, "--label", "filterable; may be repeated");
-  pairs({"metadata"}, "--metadata", "kept with the job; may be repeated");
+  scalar({"spec", "eval_dataset", "format"}, "--eval-data-format",
+         "of --eval-data: messages or text (default: told from its first good line)");
+  scalar({"spec", "priority"}, "--priority", "class in the queue: low, normal or high (default normal)");
+  scalar({"spec", "deadline_seconds"}, "--deadline-seconds",
+         "seconds of wall time from submit, pauses included, after which the job fails; 0 = none (default 0)");
+  scalar({"suffix"}, "--name,--suffix", "a name for people, shown beside the id (default none)");
+  scalar({"project"}, "--project", "the project that the job counts for (default the caller's)");
+  pairs({"labels"}, "--label", "a label that `longhaul list --label` finds; may be repeated");
+  pairs({"metadata"}, "--metadata", "kept with the job and shown, not searched; may be repeated");
   RegisterMessage(command, v1::Hyperparameters::descriptor(), {"spec", "hyperparameters"}, "--", "Hyperparameters");
   RegisterMessage(command, v1::Resources::descriptor(), {"spec", "resources"}, "--", "Resources");
   RegisterMessage(command, v1::RetryPolicy::descriptor(), {"spec", "retry"}, "--retry-", "Retry");

@@ -52,7 +52,8 @@ std::string DescribeEvent(const v1::JobEvent& event);
 void PrintJob(const v1::Job& job, const CliEnv& env, std::ostream& out);
 // What came of a terminal job, in a few lines, with the next commands.
 void PrintOutcome(const v1::Job& job, std::ostream& out);
-void PrintJobTable(const std::vector<v1::Job>& jobs, bool wide, const CliEnv& env, std::ostream& out);
+// `projects`: the second column says whose each job is.
+void PrintJobTable(const std::vector<v1::Job>& jobs, bool wide, bool projects, const CliEnv& env, std::ostream& out);
 void PrintEstimate(const v1::EstimateFineTuneJobResponse& response, const CliEnv& env, std::ostream& out);
 void PrintExplanation(const v1::ExplainFineTuneJobResponse& response, const CliEnv& env, std::ostream& out);
 

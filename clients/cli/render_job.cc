@@ -182,9 +182,12 @@ void PrintOutcome(const v1::Job& job, std::ostream& out) {
   }
 }
 
-void PrintJobTable(const std::vector<v1::Job>& jobs, bool wide, const CliEnv& env, std::ostream& out) {
+void PrintJobTable(const std::vector<v1::Job>& jobs, bool wide, bool projects, const CliEnv& env, std::ostream& out) {
   std::vector<std::string> header = {"ID", "NAME", "STATE", "REASON", "PROGRESS", "LOSS", "MEMORY", "AGE", "ETA"};
-  if (wide) header.insert(header.end(), {"MODEL", "WORKER", "ATTEMPT", "FAILED", "PROJECT", "LABELS"});
+  if (projects) header.insert(header.begin() + 1, "PROJECT");
+  if (wide) header.insert(header.end(), {"MODEL", "WORKER", "ATTEMPT", "FAILED"});
+  if (wide && !projects) header.push_back("PROJECT");
+  if (wide) header.push_back("LABELS");
   Table table(std::move(header));
   for (const v1::Job& job : jobs) {
     const v1::TrainingProgress& progress = job.progress();
@@ -201,11 +204,14 @@ void PrintJobTable(const std::vector<v1::Job>& jobs, bool wide, const CliEnv& en
         Ago(job.create_time(), *env.clock),
         stepped && !IsTerminal(job.state()) ? FormatDuration(progress.eta_seconds()) : "-",
     };
+    if (projects) row.insert(row.begin() + 1, job.project());
     if (wide) {
       const bool placed = job.has_attempt();
-      row.insert(row.end(), {job.spec().model(), placed ? job.attempt().worker_id() : "-",
-                             placed ? std::to_string(job.attempt().number()) : "-",
-                             std::to_string(job.failed_attempts()), job.project(), Pairs(job.labels())});
+      row.insert(row.end(),
+                 {job.spec().model(), placed ? job.attempt().worker_id() : "-",
+                  placed ? std::to_string(job.attempt().number()) : "-", std::to_string(job.failed_attempts())});
+      if (!projects) row.push_back(job.project());
+      row.push_back(Pairs(job.labels()));
     }
     table.Add(std::move(row));
   }

@@ -2,6 +2,7 @@
 
 #include <grpcpp/support/status.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "base/error.h"
@@ -195,15 +196,31 @@ ExitCode ExitCodeFor(const absl::Status& status) {
 
 std::string DescribeError(const absl::Status& status) {
   const std::string reason = ErrorReason(status);
-  std::string text = "longhaul: error: " + std::string(status.message());
+  std::string message(status.message());
+  std::vector<FieldViolation> violations = ErrorViolations(status);
+  // A message that has the violations one behind the other is cut before the first: each gets its line, and no words
+  // come twice. A single one is the message already.
+  size_t first = std::string::npos;
+  bool all_told = true;
+  for (const FieldViolation& violation : violations) {
+    const size_t at = message.find(violation.description);
+    all_told = all_told && at != std::string::npos;
+    first = std::min({first, at, message.find(violation.field + " " + violation.description)});
+  }
+  if (violations.size() == 1 && (all_told || message.find(violations[0].field) != std::string::npos)) {
+    violations.clear();
+  } else if (violations.size() > 1 && all_told) {
+    message.resize(first);
+    while (!message.empty() && (message.back() == ' ' || message.back() == ';' || message.back() == ':')) {
+      message.pop_back();
+    }
+    if (message.empty()) message = std::to_string(violations.size()) + " values are wrong";
+  }
+  std::string text = "longhaul: error: " + message;
   if (!reason.empty()) text += " [" + reason + "]";
   text += "\n";
-  const std::vector<FieldViolation> violations = ErrorViolations(status);
-  // A single violation is the message already.
-  if (violations.size() > 1 || (violations.size() == 1 && text.find(violations[0].field) == std::string::npos)) {
-    for (const FieldViolation& violation : violations) {
-      text += "  " + violation.field + ": " + violation.description + "\n";
-    }
+  for (const FieldViolation& violation : violations) {
+    text += "  " + violation.field + ": " + violation.description + "\n";
   }
   return text + "  what to do: " + HintFor(status) + "\n";
 }

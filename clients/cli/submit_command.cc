@@ -142,8 +142,9 @@ void AddSubmitCommand(CLI::App& app, Context& context) {
   const auto options = std::make_shared<SubmitOptions>();
   command->add_option("-f,--file", options->file, "job file, YAML or JSON; flags override it")->type_name("FILE");
   options->flags.Register(*command);
-  command->add_option("--request-id", options->request_id, "the same id and job twice is one job");
-  command->add_flag("--dry-run", options->dry_run, "every check and the estimate; no job");
+  command->add_option("--request-id", options->request_id,
+                      "makes a repeat harmless: the same id with the same job is one job (default a random one)");
+  command->add_flag("--dry-run", options->dry_run, "make every check and the estimate, and no job");
   CLI::Option* wait = command->add_flag("--wait", options->wait, "return when the job has ended, with its exit code");
   command->add_flag("--follow", options->follow, "as --wait, with live progress; Ctrl-C detaches")->excludes(wait);
   command->callback(

@@ -31,8 +31,9 @@ absl::StatusOr<int> PageSize(int asked, int otherwise) {
 
 absl::StatusOr<JobFilter> FilterOf(const Caller& caller, const v1::ListFineTuneJobsRequest& request) {
   JobFilter filter;
-  // "-": every project, of those who may see every project (AIP-159).
-  const bool every = request.project() == "-" && caller.all_projects;
+  // "-": every project, of those who may see every project (AIP-159). An id is looked for wherever the caller may look.
+  const bool by_id = request.project().empty() && !request.id_prefix().empty();
+  const bool every = caller.all_projects && (request.project() == "-" || by_id);
   if (!every) {
     LH_ASSIGN_OR_RETURN(filter.project, ProjectOf(caller, request.project()));
   }

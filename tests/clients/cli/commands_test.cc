@@ -185,6 +185,20 @@ TEST_F(CommandTest, ListFormatsAndPages) {
   EXPECT_THAT(out_.str(), Not(HasSubstr("ftjob-")));
 }
 
+TEST_F(CommandTest, ListOfAllProjectsSaysWhoseEachIs) {
+  AddJob("ftjob-1", v1::RUNNING).set_project("red");
+  AddJob("ftjob-2", v1::QUEUED).set_project("blue");
+  ASSERT_EQ(Run({"list", "--all-projects"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("ID       PROJECT  NAME"));
+  EXPECT_THAT(out_.str(), HasSubstr("ftjob-1  red      -"));
+  EXPECT_THAT(out_.str(), HasSubstr("ftjob-2  blue     -"));
+  ASSERT_EQ(Run({"list", "--all-projects", "-o", "wide"}), kOk);
+  EXPECT_EQ(out_.str().find("PROJECT"), out_.str().rfind("PROJECT")) << "one such column is enough";
+  ASSERT_EQ(Run({"list", "--project", "red", "-o", "name"}), kOk);
+  EXPECT_EQ(out_.str(), "ftjob-1\n");
+  EXPECT_EQ(Run({"list", "--project", "red", "--all-projects"}), kInvalid);
+}
+
 TEST_F(CommandTest, GetShowsBadLinesAndFailure) {
   v1::Job& job = AddJob("ftjob-bad", v1::FAILED);
   job.mutable_failure()->set_reason(v1::INVALID_DATASET);

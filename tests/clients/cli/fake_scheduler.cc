@@ -54,6 +54,7 @@ grpc::Status FakeJobs::ListFineTuneJobs(grpc::ServerContext*, const v1::ListFine
   size_t index = request->page_token().empty() ? 0 : std::stoul(request->page_token());
   for (; index < jobs.size(); ++index) {
     if (jobs[index].id().rfind(request->id_prefix(), 0) != 0) continue;
+    if (request->project() != "-" && request->project() != jobs[index].project()) continue;
     if (request->states_size() > 0 &&
         std::find(request->states().begin(), request->states().end(), jobs[index].state()) == request->states().end()) {
       continue;

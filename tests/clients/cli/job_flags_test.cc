@@ -107,6 +107,25 @@ TEST(JobFlags, HelpSaysWhereEachComputeTypeIs) {
   EXPECT_THAT(help, ::testing::HasSubstr("fp8 (Hopper GPUs)"));
 }
 
+// A field that is new in the proto gets its words here, or fails.
+TEST(JobFlags, EveryFlagSaysWhatItIsInASentence) {
+  CLI::App app;
+  JobFlags flags;
+  flags.Register(app);
+  int seen = 0;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_name() == "--help") continue;
+    ++seen;
+    const std::string help = option->get_description();
+    EXPECT_GE(std::count(help.begin(), help.end(), ' '), 3) << option->get_name() << ": " << help;
+    EXPECT_EQ(help.find("spec."), std::string::npos) << option->get_name() << ": " << help;
+    // Whether it may be left out, and what then: but for what has no default.
+    const bool free = option->get_group() == "Job" || option->get_name() == "--device-share-bytes";
+    EXPECT_TRUE(free || help.find("default") != std::string::npos) << option->get_name() << ": " << help;
+  }
+  EXPECT_GE(seen, 40);
+}
+
 TEST(JobFlags, OverrideTheFile) {
   const YAML::Node root =
       YAML::Load("{spec: {model: a, dataset: {sha256: x}, hyperparameters: {lora_rank: 4, epochs: 2}}}");

@@ -69,5 +69,32 @@ TEST(RpcErrorTest, EveryErrorSaysWhatToDo) {
   }
 }
 
+int Count(const std::string& text, const std::string& word) {
+  int count = 0;
+  for (size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) ++count;
+  return count;
+}
+
+TEST(RpcErrorTest, NothingIsSaidTwice) {
+  const std::string one = "cpu-2t: needs 9 GiB (weights 1 GiB, activations 8 GiB), has 2 GiB";
+  const std::string other = "gpu-80: needs 99 GiB (weights 1 GiB, activations 98 GiB), has 80 GiB";
+  const std::string single = DescribeError(MakeError(absl::StatusCode::kFailedPrecondition, "EXCEEDS_EVERY_DEVICE",
+                                                     "fits nowhere; " + one, {{"spec", one}}));
+  EXPECT_EQ(Count(single, "activations"), 1) << single;
+  EXPECT_THAT(single, HasSubstr("error: fits nowhere; cpu-2t: needs 9 GiB"));
+  const std::string both =
+      DescribeError(MakeError(absl::StatusCode::kFailedPrecondition, "EXCEEDS_EVERY_DEVICE",
+                              "fits nowhere; " + one + "; " + other, {{"spec", one}, {"spec", other}}));
+  EXPECT_EQ(Count(both, "activations"), 2) << both;
+  EXPECT_THAT(both, HasSubstr("error: fits nowhere [EXCEEDS_EVERY_DEVICE]\n  spec: " + one + "\n  spec: " + other));
+  const std::string fields =
+      DescribeError(MakeError(absl::StatusCode::kInvalidArgument, "INVALID_FIELD", "a is 0; must be 1; b is absent",
+                              {{"a", "is 0; must be 1"}, {"b", "is absent"}}));
+  EXPECT_THAT(fields, HasSubstr("error: 2 values are wrong [INVALID_FIELD]\n  a: is 0; must be 1\n  b: is absent\n"));
+  const std::string more = DescribeError(MakeError(absl::StatusCode::kInvalidArgument, "INVALID_FIELD",
+                                                   "the body is wrong", {{"a", "is 0"}, {"b", "is 1"}}));
+  EXPECT_THAT(more, HasSubstr("error: the body is wrong [INVALID_FIELD]\n  a: is 0\n  b: is 1\n"));
+}
+
 }  // namespace
 }  // namespace longhaul::cli

@@ -195,6 +195,69 @@ TEST_F(CreateTest, EstimateAnswersByClassAndTakesABareShape) {
             "MODEL_UNKNOWN");
 }
 
+TEST_F(CreateTest, EstimateOfAGpuClassIsInItsOwnMemory) {
+  FakeAgent gpu(&*stubs_, "gpu-worker");
+  v1::OpenSessionRequest hello = gpu.Hello(int64_t{8} << 30);
+  v1::Device* device = hello.mutable_inventory()->add_devices();
+  device->set_id("gpu-0");
+  v1::DeviceFacts* facts = device->mutable_facts();
+  facts->set_device_class("NVIDIA-H100");
+  facts->set_kind(v1::DEVICE_KIND_CUDA);
+  facts->set_isa("sm_90");
+  facts->set_has_bf16(true);
+  facts->set_device_bytes(int64_t{80} << 30);
+  facts->set_host_bytes(int64_t{64} << 30);
+  facts->set_disk_bytes(int64_t{100} << 30);
+  facts->set_cpu_threads(8);
+  facts->set_gemm_flops(7e14);
+  v1::OpenSessionResponse session;
+  ASSERT_TRUE(Call(*stubs_->workers, &v1::WorkerService::Stub::OpenSession, hello, &session).ok());
+
+  v1::EstimateFineTuneJobRequest request;  // an 8B Llama: far too large for the CPU workers of 8 GiB
+  v1::ModelShape* shape = request.mutable_model_shape();
+  *shape = TinyShape();
+  shape->set_layers(32);
+  shape->set_hidden(4096);
+  shape->set_intermediate(14336);
+  shape->set_heads(32);
+  shape->set_kv_heads(8);
+  shape->set_head_dim(128);
+  shape->set_vocab(128256);
+  shape->set_max_position_embeddings(8192);
+  request.mutable_spec()->mutable_hyperparameters()->set_max_steps(10);
+  v1::EstimateFineTuneJobResponse response;
+  grpc::Status status = Call(*stubs_->jobs, &v1::FineTuneService::Stub::EstimateFineTuneJob, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(response.fits_somewhere());
+  ASSERT_EQ(response.classes_size(), 2);
+  const v1::DeviceClassEstimate& on_gpu = response.classes(0);
+  EXPECT_EQ(on_gpu.device_class(), "NVIDIA-H100");
+  EXPECT_TRUE(on_gpu.fits()) << on_gpu.why();
+  EXPECT_EQ(on_gpu.workers(), 1);
+  EXPECT_GE(on_gpu.longest_sequence_length(), response.resolved_spec().hyperparameters().max_sequence_length());
+  const v1::Estimate& estimate = on_gpu.estimate();
+  EXPECT_GT(estimate.device_bytes(), int64_t{4} << 30) << "the weights alone, at half a byte each";
+  EXPECT_LE(estimate.device_bytes(), facts->device_bytes());
+  EXPECT_GT(estimate.host_bytes(), 0);
+  EXPECT_LT(estimate.host_bytes(), facts->host_bytes());
+  EXPECT_GT(estimate.step_seconds(), 0);
+  int64_t parts = 0;
+  for (const auto& part : estimate.device_parts()) parts += part.bytes();
+  EXPECT_EQ(parts, estimate.device_bytes());
+  EXPECT_EQ(estimate.host_parts_size(), 0);
+  const v1::DeviceClassEstimate& on_cpu = response.classes(1);
+  EXPECT_FALSE(on_cpu.fits());
+  EXPECT_NE(on_cpu.why().find("needs"), std::string::npos) << on_cpu.why();
+  EXPECT_EQ(on_cpu.workers(), 2);
+
+  // What a GPU cannot do is its class's answer, not an error of the call.
+  request.mutable_spec()->mutable_hyperparameters()->set_compute_type(v1::COMPUTE_TYPE_F32);
+  status = Call(*stubs_->jobs, &v1::FineTuneService::Stub::EstimateFineTuneJob, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_FALSE(response.fits_somewhere());
+  EXPECT_NE(response.classes(0).why().find("compute type f32"), std::string::npos) << response.classes(0).why();
+}
+
 TEST_F(CreateTest, ListPagesFilterAndRefuseForeignTokens) {
   v1::CreateFineTuneJobRequest request = GoodRequest();
   std::vector<std::string> ids;

@@ -166,6 +166,21 @@ TEST_F(ProjectsTest, ListsShowTheCallersProject) {
   EXPECT_EQ(count, 1);
 }
 
+TEST_F(ProjectsTest, AnIdIsFoundWhereverTheCallerMayLook) {
+  const auto find = [&](const Stubs& stubs, const std::string& project) {
+    v1::ListFineTuneJobsRequest request;
+    request.set_id_prefix(job_.id().substr(0, 12));
+    request.set_project(project);
+    v1::ListFineTuneJobsResponse response;
+    EXPECT_TRUE(Call(*stubs.jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, request, &response).ok());
+    return response.jobs_size();
+  };
+  EXPECT_EQ(find(*red_, ""), 1);
+  EXPECT_EQ(find(*blue_, ""), 0);
+  EXPECT_EQ(find(*admin_, ""), 1) << "it is of project red";
+  EXPECT_EQ(find(*admin_, "blue"), 0);
+}
+
 TEST_F(ProjectsTest, NobodyCreatesInAnotherProject) {
   v1::CreateFineTuneJobRequest request = RequestFor(kUploaded);
   request.set_project("red");
