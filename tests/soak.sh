@@ -4,6 +4,7 @@
 #                                        outage request_ids (the default: all)
 #   LONGHAUL_SOAK_SECONDS   time of each timed target (default 600)
 #   LONGHAUL_FUZZ_SEED      first seed (default: from the clock, printed)
+#   LONGHAUL_FUZZ_TARGETS   which of the fuzz tests (default: all four)
 #   LONGHAUL_SOAK_RUNS      seeded runs of the simulator (default 100000)
 #   LONGHAUL_SOAK_CUTS      power cuts (default 1000)
 #   LONGHAUL_SOAK_STOPS, LONGHAUL_SOAK_CANCELS, LONGHAUL_SOAK_KILLS, LONGHAUL_SOAK_REQUEST_IDS
@@ -45,11 +46,31 @@ fuzz_target() {
   note "$target" "$status"
 }
 
+# The same for the targets that count seeds and time themselves (tests/fuzz/fuzz_loop.h): each of their tests gets its
+# part of the time.
+fuzz_messages() {
+  local target=$1 seed=${LONGHAUL_FUZZ_SEED:-$(date +%s)} tests log status=0
+  log=$(mktemp)
+  tests=$("build/asan/bin/$target" --gtest_list_tests | grep -c '^  ')
+  LONGHAUL_FUZZ_SEED=$seed LONGHAUL_FUZZ_SECONDS=$(((seconds + tests - 1) / tests)) \
+    timeout "$((seconds + 600))" "build/asan/bin/$target" --gtest_brief=1 >"$log" 2>&1 || status=$?
+  tr '\r' '\n' <"$log" | grep ' seeds, from ' || true
+  [ "$status" -eq 0 ] || tr '\r' '\n' <"$log" | tail -n 40
+  rm -f "$log"
+  note "$target" "$status"
+}
+
 fuzz() {
   cmake --preset asan >/dev/null
-  cmake --build --preset asan -j "$(nproc)" --target formats_fuzz_test data_fuzz_test
-  fuzz_target formats_fuzz_test
-  fuzz_target data_fuzz_test
+  local targets target
+  read -ra targets <<<"${LONGHAUL_FUZZ_TARGETS:-formats_fuzz_test data_fuzz_test requests_fuzz_test worker_messages_fuzz_test}"
+  cmake --build --preset asan -j "$(nproc)" --target "${targets[@]}"
+  for target in "${targets[@]}"; do
+    case $target in
+      requests_fuzz_test | worker_messages_fuzz_test) fuzz_messages "$target" ;;
+      *) fuzz_target "$target" ;;
+    esac
+  done
 }
 
 simulator() { cmake --preset dev >/dev/null && cmake --build --preset dev -j "$(nproc)" --target simulate; }
