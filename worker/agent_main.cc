@@ -24,6 +24,7 @@
 #include "worker/agent/grpc_client.h"
 #include "worker/agent/inventory.h"
 #include "worker/agent/mailbox.h"
+#include "worker/agent/model_watch.h"
 #include "worker/agent/task_pool.h"
 
 namespace longhaul::agent {
@@ -121,6 +122,10 @@ absl::Status Run(const Flags& flags) {
   if (!flags.host_bytes.empty()) {
     LH_ASSIGN_OR_RETURN(wanted.host_bytes, ParseBytes(flags.host_bytes));
   }
+  std::atomic<bool> ended = false;
+  ModelWatch models(flags.models, [&wanted, &drain, &ended] {
+    return TakeModels(wanted, LogLine, [&] { return drain.load() || ended.load(); });
+  });
   // Before there is an agent there is nothing to drain: a signal ends it, however long the reading of a model takes.
   auto taken = TakeInventory(wanted, LogLine, [&drain] { return drain.load(); });
   if (absl::IsCancelled(taken.status())) return absl::OkStatus();
@@ -138,16 +143,20 @@ absl::Status Run(const Flags& flags) {
           std::to_string(inventory.proto.cpu_threads_total()) + " CPU threads");
   options.inventory = std::move(inventory.proto);
   options.models = std::move(inventory.models);
+  options.look_for_models = [&models](bool anyway) { return models.Look(anyway); };
 
   const RealClock clock;
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcSchedulerClient> client, GrpcSchedulerClient::Open(flags.scheduler));
   TaskPool fetches(limits::kMaxFetchThreads);
   TaskPool uploads(limits::kMaxUploadThreads);
   TaskPool logs(1);
+  TaskPool looks(1);
   LogLine("worker " + options.worker_id + " for the scheduler at " + flags.scheduler.address);
-  AgentCore core(std::move(options), AgentParts{&clock, client.get(), &mailbox, &fetches, &uploads, &logs, LogLine});
+  AgentCore core(std::move(options),
+                 AgentParts{&clock, client.get(), &mailbox, &fetches, &uploads, &logs, &looks, LogLine});
   absl::Status status = core.Recover();
   if (status.ok()) status = core.Run(stop, drain);
+  ended = true;
   // Ends what blocks the pools' threads, and no answer comes after the mailbox is gone.
   client->Shutdown();
   return status;

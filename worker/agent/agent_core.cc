@@ -12,6 +12,7 @@
 #include "base/status_macros.h"
 #include "base/units.h"
 #include "model/memory_plan.h"
+#include "worker/agent/model_watch.h"
 #include "worker/attempt/attempt_dir.h"
 
 namespace longhaul::agent {
@@ -35,6 +36,9 @@ std::string FolderName(const v1::AttemptKey& key) {
 
 AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
     : options_(std::move(options)),
+      looks_(parts.looks),
+      self_(std::make_shared<AgentCore*>(this)),
+      next_look_nanos_(parts.clock->BootNanos() + options_.model_look_ms * kNanosPerMs),
       session_(Crc32c(options_.worker_id), this, parts.client, parts.clock, parts.mailbox) {
   env_.clock = parts.clock;
   env_.client = parts.client;
@@ -48,11 +52,56 @@ AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
   env_.free_processors = [this](int threads) { return FreeProcessors(threads); };
   env_.session_id = [this] { return session_.id(); };
   env_.on_news = [this] { session_.MarkNews(); };
-  env_.model = [this](const std::string& digest) -> absl::StatusOr<LocalModel> {
-    const auto found = options_.models.find(digest);
-    if (found != options_.models.end()) return found->second;
-    return MakeError(absl::StatusCode::kNotFound, "MODEL_UNKNOWN", "this worker has no model of digest " + digest);
-  };
+  env_.model = [this](const std::string& digest) { return ModelOf(digest); };
+}
+
+// A model whose files are others than those that the digest was taken of is offered no more, from now on.
+absl::StatusOr<LocalModel> AgentCore::ModelOf(const std::string& digest) {
+  const auto found = options_.models.find(digest);
+  if (found == options_.models.end()) {
+    return MakeError(absl::StatusCode::kUnavailable, "MODEL_UNKNOWN", "this worker has no model of digest " + digest);
+  }
+  const LocalModel model = found->second;
+  if (model.stamp.empty() || ModelStamp(model.path) == model.stamp) return model;
+  withdrawn_ = true;
+  options_.models.erase(found);
+  auto* offered = options_.inventory.mutable_models();
+  offered->erase(
+      std::remove_if(offered->begin(), offered->end(), [&](const v1::Model& one) { return one.digest() == digest; }),
+      offered->end());
+  session_.Reopen("the files of " + model.path + " have changed");
+  return MakeError(absl::StatusCode::kUnavailable, "MODEL_CHANGED",
+                   "the files of " + model.path + " have changed since their digest was taken");
+}
+
+void AgentCore::LookForModels() {
+  if (options_.look_for_models == nullptr || looking_ || draining_) return;
+  if (env_.clock->BootNanos() < next_look_nanos_) return;
+  looking_ = true;
+  looks_->Run([weak = std::weak_ptr<AgentCore*>(self_), mailbox = env_.mailbox, look = options_.look_for_models,
+               anyway = withdrawn_] {
+    mailbox->Post([weak, found = look(anyway)] {
+      if (const auto self = weak.lock()) (*self)->OnLooked(found);
+    });
+  });
+}
+
+void AgentCore::OnLooked(const absl::StatusOr<std::optional<ModelOffer>>& found) {
+  looking_ = false;
+  next_look_nanos_ = env_.clock->BootNanos() + options_.model_look_ms * kNanosPerMs;
+  const std::string failed = found.ok() ? "" : std::string(found.status().message());
+  if (!failed.empty() && failed != look_failed_) env_.log("the models stay as they were: " + failed);
+  look_failed_ = failed;
+  if (!found.ok() || !found->has_value()) return;
+  withdrawn_ = false;
+  options_.models = (*found)->models;
+  options_.inventory.clear_models();
+  std::string names;
+  for (const v1::Model& model : (*found)->inventory) {
+    *options_.inventory.add_models() = model;
+    names += (names.empty() ? "" : ", ") + model.name();
+  }
+  session_.Reopen("the models have changed: " + (names.empty() ? "there are none" : names));
 }
 
 std::vector<int> AgentCore::FreeProcessors(int threads) const {
@@ -94,11 +143,13 @@ void AgentCore::Poll() {
   for (const auto& [name, runner] : attempts_) all.push_back(runner);
   for (const auto& runner : all) runner->Poll();
   DropGone();
+  LookForModels();
   session_.Poll();
 }
 
 int64_t AgentCore::NextWakeNanos() const {
   int64_t next = session_.NextWakeNanos();
+  if (options_.look_for_models != nullptr && !looking_ && !draining_) next = std::min(next, next_look_nanos_);
   for (const auto& [name, runner] : attempts_) next = std::min(next, runner->NextWakeNanos());
   return next;
 }

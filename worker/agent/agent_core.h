@@ -7,11 +7,14 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/limits.h"
 #include "longhaul/v1/worker_service.pb.h"
 #include "worker/agent/attempt_runner.h"
 #include "worker/agent/local_model.h"
@@ -30,7 +33,11 @@ struct AgentOptions {
   std::string trainer_path;  // longhaul-train
   v1::WorkerInventory inventory;
   std::map<std::string, LocalModel> models;  // by content digest
-  int64_t drain_grace_ms = 60'000;           // then trainers are left to the next agent
+  // Runs on AgentParts::looks every model_look_ms: the models where they are others (ModelWatch::Look). Null:
+  // never.
+  int64_t model_look_ms = limits::kModelLookMs;
+  std::function<absl::StatusOr<std::optional<ModelOffer>>(bool anyway)> look_for_models;
+  int64_t drain_grace_ms = 60'000;  // then trainers are left to the next agent
 };
 
 // Threads that run the transfers, and where the agent's lines go.
@@ -41,6 +48,7 @@ struct AgentParts {
   TaskRunner* fetches = nullptr;
   TaskRunner* uploads = nullptr;
   TaskRunner* logs = nullptr;
+  TaskRunner* looks = nullptr;  // where options have look_for_models
   std::function<void(const std::string&)> log;
 };
 
@@ -79,9 +87,19 @@ class AgentCore final : private SessionDelegate {
   std::string DirOf(const v1::AttemptKey& key) const;
   std::vector<int> FreeProcessors(int threads) const;
   void DropGone();
+  absl::StatusOr<LocalModel> ModelOf(const std::string& digest);
+  void LookForModels();
+  void OnLooked(const absl::StatusOr<std::optional<ModelOffer>>& found);
 
   AgentOptions options_;
   AttemptEnv env_;
+  TaskRunner* const looks_;
+  // Looks hold it weakly, so that one that comes after us finds nobody.
+  std::shared_ptr<AgentCore*> self_;
+  bool looking_ = false;
+  bool withdrawn_ = false;  // a model was taken from the offer since it was read
+  int64_t next_look_nanos_ = 0;
+  std::string look_failed_;  // what was said of the last look
   Session session_;
   bool draining_ = false;
   int64_t drain_until_nanos_ = 0;

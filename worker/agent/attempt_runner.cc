@@ -44,12 +44,8 @@ std::shared_ptr<AttemptRunner> AttemptRunner::Start(AttemptEnv* env, const std::
                                                     const v1::StartAttempt& start, int64_t lease_deadline_nanos) {
   std::shared_ptr<AttemptRunner> runner(new AttemptRunner(env, dir, start.key()));
   if (const absl::Status status = runner->TakeSpec(start.spec(), lease_deadline_nanos); !status.ok()) {
-    const bool no_model = status.code() == absl::StatusCode::kNotFound;
     const bool full = ErrorReason(status) == "DISK_FULL";
-    runner->Fail(no_model ? v1::INVALID_MODEL
-                 : full   ? v1::DISK_FULL
-                          : v1::INTERNAL,
-                 std::string(status.message()), false);
+    runner->Fail(full ? v1::DISK_FULL : v1::INTERNAL, std::string(status.message()), false);
     return runner;
   }
   env->mailbox->WatchDir(dir);

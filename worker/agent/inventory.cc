@@ -17,6 +17,7 @@
 #include "wire/model_values.h"
 #include "worker/agent/gpu_inventory.h"
 #include "worker/agent/host_memory.h"
+#include "worker/agent/model_watch.h"
 #include "worker/agent/state_cache.h"
 #include "worker/data/tokenizer.h"
 #include "worker/formats/model_source.h"
@@ -108,37 +109,6 @@ absl::StatusOr<Described> Describe(const std::string& path, StateCache* cache, c
   return Described{std::move(model), fingerprint};
 }
 
-absl::Status AddModels(const InventoryOptions& options, const Log& log, const Cancelled& cancelled,
-                       Inventory* inventory) {
-  StateCache cache(JoinPath(options.state_dir, "models.json"));
-  std::map<std::string, std::string> path_of_name;
-  for (const std::string& dir : options.model_dirs) {
-    LH_ASSIGN_OR_RETURN(const std::vector<std::string> paths, FindModels(dir));
-    for (const std::string& path : paths) {
-      auto model = Describe(path, &cache, log, cancelled);
-      if (absl::IsCancelled(model.status())) return model.status();
-      if (!model.ok()) {
-        log("model " + path + " is left out: " + std::string(model.status().message()));
-        continue;
-      }
-      const auto [at, is_new] = path_of_name.emplace(model->proto.name(), path);
-      if (!is_new) {
-        return MakeError(
-            absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
-            "two models are called " + model->proto.name() + ": " + at->second + " and " + path + "; rename one");
-      }
-      inventory->models.emplace(model->proto.digest(), LocalModel{path, model->fingerprint});
-      *inventory->proto.add_models() = std::move(model->proto);
-    }
-  }
-  if (inventory->proto.models_size() > limits::kMaxModelsPerWorker) {
-    return MakeError(absl::StatusCode::kInvalidArgument, "LIMIT_EXCEEDED",
-                     std::to_string(inventory->proto.models_size()) + " models; at most " +
-                         std::to_string(limits::kMaxModelsPerWorker));
-  }
-  return cache.Save();
-}
-
 double MeasuredFlops(const InventoryOptions& options, const kernels::CpuFacts& cpu, int threads, const Log& log) {
   StateCache cache(JoinPath(options.state_dir, "device.json"));
   const std::string key = cpu.model_name + "|" + cpu.isa + "|" + cpu.gemm_library + "|" + std::to_string(threads);
@@ -200,6 +170,39 @@ absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* 
 
 }  // namespace
 
+absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const Log& log, const Cancelled& cancelled) {
+  ModelOffer offer;
+  StateCache cache(JoinPath(options.state_dir, "models.json"));
+  std::map<std::string, std::string> path_of_name;
+  for (const std::string& dir : options.model_dirs) {
+    LH_ASSIGN_OR_RETURN(const std::vector<std::string> paths, FindModels(dir));
+    for (const std::string& path : paths) {
+      const std::string stamp = ModelStamp(path);  // of before it is read
+      auto model = Describe(path, &cache, log, cancelled);
+      if (absl::IsCancelled(model.status())) return model.status();
+      if (!model.ok()) {
+        log("model " + path + " is left out: " + std::string(model.status().message()));
+        continue;
+      }
+      const auto [at, is_new] = path_of_name.emplace(model->proto.name(), path);
+      if (!is_new) {
+        return MakeError(
+            absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
+            "two models are called " + model->proto.name() + ": " + at->second + " and " + path + "; rename one");
+      }
+      offer.models.emplace(model->proto.digest(), LocalModel{path, model->fingerprint, stamp});
+      offer.inventory.push_back(std::move(model->proto));
+    }
+  }
+  if (offer.inventory.size() > static_cast<size_t>(limits::kMaxModelsPerWorker)) {
+    return MakeError(
+        absl::StatusCode::kInvalidArgument, "LIMIT_EXCEEDED",
+        std::to_string(offer.inventory.size()) + " models; at most " + std::to_string(limits::kMaxModelsPerWorker));
+  }
+  LH_RETURN_IF_ERROR(cache.Save());
+  return offer;
+}
+
 absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const Log& log, const Cancelled& cancelled) {
   Inventory inventory;
   inventory.proto.set_host_name(HostName());
@@ -207,7 +210,9 @@ absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const L
   for (const std::string& dir : options.model_dirs) LH_RETURN_IF_ERROR(FindModels(dir).status());
   LH_RETURN_IF_ERROR(AddCpu(options, log, &inventory));
   LH_RETURN_IF_ERROR(AddGpus(options, log, cancelled, &inventory.proto));
-  LH_RETURN_IF_ERROR(AddModels(options, log, cancelled, &inventory));
+  LH_ASSIGN_OR_RETURN(ModelOffer offer, TakeModels(options, log, cancelled));
+  for (v1::Model& model : offer.inventory) *inventory.proto.add_models() = std::move(model);
+  inventory.models = std::move(offer.models);
   return inventory;
 }
 

@@ -28,7 +28,7 @@ struct InventoryOptions {
 
 struct Inventory {
   v1::WorkerInventory proto;
-  std::map<std::string, LocalModel> models;  // by digest; of two equal models the first by path
+  std::map<std::string, LocalModel> models;  // as ModelOffer's
 };
 
 // Models: every .gguf file and every folder with a config.json or a .gguf directly under a model folder, or the model
@@ -39,5 +39,9 @@ struct Inventory {
 absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options,
                                         const std::function<void(const std::string&)>& log,
                                         const std::function<bool()>& cancelled = nullptr);
+// The models alone, as they are now. The same errors.
+absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options,
+                                      const std::function<void(const std::string&)>& log,
+                                      const std::function<bool()>& cancelled = nullptr);
 
 }  // namespace longhaul::agent

@@ -64,6 +64,7 @@ int64_t Session::NextWakeNanos() const {
 
 void Session::Open() {
   opening_ = true;
+  reopen_.clear();  // this one tells it
   last_open_nanos_ = clock_->BootNanos();
   v1::OpenSessionRequest request;
   delegate_->FillOpen(&request);
@@ -96,6 +97,15 @@ void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer
   complained_ = false;
   delegate_->Log("session " + id_.substr(0, 8) + " with the scheduler is open");
   delegate_->OnOpened(*answer);
+  if (!reopen_.empty()) Reopen(std::exchange(reopen_, ""));
+}
+
+void Session::Reopen(const std::string& why) {
+  if (opening_) {
+    reopen_ = why;
+  } else if (!id_.empty()) {
+    Close("session " + id_.substr(0, 8) + " is opened anew: " + why);
+  }
 }
 
 void Session::Send(int64_t number) {
@@ -130,7 +140,7 @@ void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::Statu
     return;
   }
   if (ErrorReason(answer.status()) == "SESSION_CLOSED" || answer.status().code() == absl::StatusCode::kNotFound) {
-    Close(answer.status());
+    Close("the scheduler closed session " + id_.substr(0, 8) + ": " + std::string(answer.status().message()));
     return;
   }
   to_repeat_.insert(number);
@@ -138,8 +148,8 @@ void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::Statu
   WaitBeforeRetry(answer.status());
 }
 
-void Session::Close(const absl::Status& why) {
-  delegate_->Log("the scheduler closed session " + id_ + ": " + std::string(why.message()));
+void Session::Close(const std::string& why) {
+  delegate_->Log(why);
   ++generation_;
   id_.clear();
   in_flight_.clear();

@@ -47,6 +47,10 @@ class Session {
   // There is news: sends a Sync now if the parked one leaves room for it.
   void MarkNews() { news_ = true; }
 
+  // What FillOpen tells has changed: the session is closed and opened anew, with the attempts that run. `why` is
+  // logged.
+  void Reopen(const std::string& why);
+
   // "" while there is none.
   const std::string& id() const { return id_; }
   // The scheduler refuses this worker for good (WORKER_TOO_OLD, WORKER_TOO_NEW, credentials); OK otherwise.
@@ -59,7 +63,7 @@ class Session {
   void OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer);
   void Send(int64_t number);
   void OnSyncAnswer(int64_t generation, int64_t number, const absl::StatusOr<v1::SyncResponse>& answer);
-  void Close(const absl::Status& why);
+  void Close(const std::string& why);
   void WaitBeforeRetry(const absl::Status& why);
 
   SessionDelegate* delegate_;
@@ -74,6 +78,7 @@ class Session {
   int64_t generation_ = 0;  // of sessions; an answer to an older one is dropped
   int64_t hold_ms_ = 0;
   bool opening_ = false;
+  std::string reopen_;  // why, where the answer to an opening that tells too little is on its way
   bool news_ = false;
   bool complained_ = false;  // about the outage that lasts; said once
   int64_t next_number_ = 1;

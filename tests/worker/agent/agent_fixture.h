@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -31,14 +32,16 @@ class AgentTest : public ::testing::Test {
     fetches_ = std::make_unique<TaskPool>(2);
     uploads_ = std::make_unique<TaskPool>(2);
     logs_ = std::make_unique<TaskPool>(1);
+    looks_ = std::make_unique<TaskPool>(1);
     AgentOptions options;
     options.worker_id = "worker";
     options.state_dir = temp_.path();
     options.trainer_path = FAKE_TRAINER_PATH;
-    options.models["digest"] = {"/models/tiny", "fingerprint"};
+    options.models["digest"] = {"/models/tiny", "fingerprint", ""};
+    if (change_options_) change_options_(&options);
     core_ = std::make_unique<AgentCore>(
         options, AgentParts{&clock_, &scheduler_, mailbox_.get(), fetches_.get(), uploads_.get(), logs_.get(),
-                            [this](const std::string& line) { log_ += line + "\n"; }});
+                            looks_.get(), [this](const std::string& line) { log_ += line + "\n"; }});
   }
   void StopAgent() {
     scheduler_.CloseSessions();     // no answer comes any more
@@ -46,6 +49,7 @@ class AgentTest : public ::testing::Test {
     fetches_.reset();
     uploads_.reset();
     logs_.reset();
+    looks_.reset();
     if (mailbox_ != nullptr) mailbox_->Drain();
     core_.reset();
     mailbox_.reset();
@@ -126,6 +130,7 @@ class AgentTest : public ::testing::Test {
     ASSERT_TRUE(WriteFileAtomic(Dir(key).path() + "/" + file, "").ok());
   }
 
+  std::function<void(AgentOptions*)> change_options_;  // of agents that are made from now on
   RealClock clock_;
   TempDir temp_;
   FakeScheduler scheduler_;
@@ -134,6 +139,7 @@ class AgentTest : public ::testing::Test {
   std::unique_ptr<TaskPool> fetches_;
   std::unique_ptr<TaskPool> uploads_;
   std::unique_ptr<TaskPool> logs_;
+  std::unique_ptr<TaskPool> looks_;
   std::unique_ptr<AgentCore> core_;
   std::vector<ProcessId> trainers_;
   bool begun_ = false;  // there has been an attempt

@@ -1,12 +1,14 @@
 // An agent that is killed and started again finds what the one before it left.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <csignal>
 
 #include "base/env.h"
 #include "model/memory_plan.h"
 #include "tests/model/shapes.h"
 #include "tests/worker/agent/agent_fixture.h"
+#include "worker/agent/model_watch.h"
 
 namespace longhaul::agent {
 namespace {
@@ -210,6 +212,75 @@ TEST_F(AgentTest, TrainersComputeOnProcessorsOfTheirOwn) {
   if (all.size() > 2) return;
   // More than there are: these run wherever the kernel puts them.
   EXPECT_EQ(start("third"), all);
+}
+
+// Found by a look: told in a new session, while what runs goes on.
+TEST_F(AgentTest, ModelsThatHaveChangedAreToldInANewSession) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\nwait go\nprogress 2\nfinal 2\nartifact\nexit 1\n");
+  Trainer(key);
+  ASSERT_TRUE(UntilStep("job", 1));
+  ModelOffer offer;
+  offer.inventory.emplace_back().set_name("new");
+  offer.inventory.back().set_digest("other");
+  offer.models["other"] = {"/models/new", "fingerprint", ""};
+  int looks = 0;  // by the looks' thread alone, until the agent is gone
+  change_options_ = [&](AgentOptions* options) {
+    options->model_look_ms = 1;
+    options->look_for_models = [&](bool) -> absl::StatusOr<std::optional<ModelOffer>> {
+      ++looks;
+      if (looks == 1) return absl::UnavailableError("a folder cannot be read");
+      return looks == 3 ? std::optional<ModelOffer>(offer) : std::nullopt;
+    };
+  };
+  StartAgent();
+  ASSERT_TRUE(Until([&] {
+    const auto opens = scheduler_.seen().opens;
+    return !opens.empty() && opens.back().inventory().models_size() == 1;
+  }));
+  EXPECT_NE(log_.find("the models stay as they were: a folder cannot be read"), std::string::npos) << log_;
+  const v1::OpenSessionRequest open = scheduler_.seen().opens.back();
+  EXPECT_EQ(open.inventory().models(0).name(), "new");
+  EXPECT_EQ(open.attempts_size(), 1) << "it is told with what runs";
+  Release(key, "go");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED) << "with the model that it had";
+  EXPECT_TRUE(log_.find("the models have changed: new") != std::string::npos) << log_;
+  StopAgent();  // its looks use what is ours
+}
+
+// Found by a start, before a look: the attempt fails as one that goes on elsewhere, and the model is offered no more.
+TEST_F(AgentTest, AModelThatWasReplacedIsNotGivenToAnAttempt) {
+  const std::string path = temp_.At("tiny.gguf");
+  ASSERT_TRUE(WriteFileAtomic(path, "as it was").ok());
+  std::atomic<bool> ready = false;
+  change_options_ = [&](AgentOptions* options) {
+    options->models["digest"] = {path, "fingerprint", ModelStamp(path)};
+    options->inventory.add_models()->set_digest("digest");
+    options->model_look_ms = 1;
+    options->look_for_models = [&ready, path](bool anyway) -> absl::StatusOr<std::optional<ModelOffer>> {
+      if (!anyway || !ready) return std::nullopt;
+      ModelOffer offer;
+      offer.inventory.emplace_back().set_digest("as it is now");
+      offer.models["as it is now"] = {path, "fingerprint", ModelStamp(path)};
+      return std::optional<ModelOffer>(offer);
+    };
+  };
+  StartAgent();
+  Start("first", "started\nprogress 1\nfinal 1\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("first").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
+  ASSERT_TRUE(WriteFileAtomic(path, "another one").ok());
+  const size_t opens = scheduler_.seen().opens.size();
+  Start("second", "started\nexit 1\n");
+  ASSERT_TRUE(UntilPhase("second", v1::ATTEMPT_PHASE_ENDED));
+  EXPECT_EQ(Last("second").exit().failure(), v1::INTERNAL) << "which is tried again";
+  EXPECT_NE(Last("second").exit().message().find("have changed"), std::string::npos) << Last("second").exit().message();
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().opens.size() > opens; }));
+  EXPECT_EQ(scheduler_.seen().opens.back().inventory().models_size(), 0) << "taken back at once";
+  ready = true;
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().opens.back().inventory().models_size() == 1; }));
+  EXPECT_EQ(scheduler_.seen().opens.back().inventory().models(0).digest(), "as it is now");
+  StopAgent();  // its looks use what is ours
 }
 
 TEST_F(AgentTest, FoldersThatNameNoAttemptAreRemoved) {

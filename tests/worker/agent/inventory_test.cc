@@ -8,6 +8,7 @@
 #include "tests/fakes/tiny_model.h"
 #include "tests/worker/attempt/temp_dir.h"
 #include "wire/model_values.h"
+#include "worker/agent/model_watch.h"
 #include "worker/formats/model_source.h"
 
 namespace longhaul::agent {
@@ -55,6 +56,20 @@ TEST_F(InventoryTest, DescribesTheCpuAndTheModels) {
   const auto source = formats::ModelSource::Open(temp_.At("models/tiny"));
   ASSERT_TRUE(source.ok());
   EXPECT_EQ(inventory->models.at(model.digest()).fingerprint, *source->Fingerprint());
+  EXPECT_EQ(inventory->models.at(model.digest()).stamp, ModelStamp(temp_.At("models/tiny")));
+}
+
+TEST_F(InventoryTest, TheModelsAloneAreTakenAgain) {
+  WriteTinyModel(temp_.At("models/tiny"));
+  const auto first = Take();
+  ASSERT_TRUE(first.ok());
+  WriteTinyModel(temp_.At("models/tiny"), /*seed=*/2);
+  WriteTinyModel(temp_.At("models/more"), /*seed=*/3);
+  const auto offer = TakeModels(options_, [](const std::string&) {});
+  ASSERT_TRUE(offer.ok()) << offer.status();
+  ASSERT_EQ(offer->inventory.size(), 2u);
+  EXPECT_EQ(offer->models.size(), 2u);
+  for (const v1::Model& model : offer->inventory) EXPECT_NE(model.digest(), first->proto.models(0).digest());
 }
 
 TEST_F(InventoryTest, DigestsAndSpeedAreKeptUntilSomethingChanges) {

@@ -23,9 +23,9 @@ class LeaseTest : public ::testing::Test {
     options.worker_id = "worker";
     options.state_dir = temp_.path();
     options.trainer_path = FAKE_TRAINER_PATH;
-    options.models["digest"] = {"/models/tiny", "fingerprint"};
-    core_ = std::make_unique<AgentCore>(
-        options, AgentParts{&clock_, &scheduler_, &mailbox_, &tasks_, &tasks_, &tasks_, [](const std::string&) {}});
+    options.models["digest"] = {"/models/tiny", "fingerprint", ""};
+    core_ = std::make_unique<AgentCore>(options, AgentParts{&clock_, &scheduler_, &mailbox_, &tasks_, &tasks_, &tasks_,
+                                                            nullptr, [](const std::string&) {}});
     EXPECT_TRUE(core_->Recover().ok());
     v1::WorkerCommand command;
     v1::AttemptKey* key = command.mutable_start()->mutable_key();

@@ -242,6 +242,33 @@ TEST_F(SessionTest, ATooNewWorkerGivesUp) {
   EXPECT_TRUE(client_.opens.empty());
 }
 
+TEST_F(SessionTest, ReopensWhereWhatItToldHasChanged) {
+  Open();
+  EXPECT_EQ(InFlight(), std::vector<int64_t>{1});
+  clock_.AdvanceMillis(2'000);
+  session_.Reopen("other models");
+  EXPECT_EQ(session_.id(), "");
+  EXPECT_NE(lines_.back().find("opened anew: other models"), std::string::npos);
+  Answer();  // of the session that is over: to nobody
+  EXPECT_TRUE(synced_.empty());
+  ASSERT_EQ(client_.opens.size(), 1u);
+  // While the answer to an opening is on its way, which told what is old by now.
+  session_.Reopen("others again");
+  EXPECT_EQ(client_.opens.size(), 1u);
+  v1::OpenSessionResponse response;
+  response.set_session_id("s2");
+  client_.opens.front()(response);
+  client_.opens.pop_front();
+  Turn();
+  Turn(limits::kMaxBackoffMs);
+  ASSERT_EQ(client_.opens.size(), 1u) << "opened once more";
+  response.set_session_id("s3");
+  client_.opens.front()(response);
+  client_.opens.pop_front();
+  Turn();
+  EXPECT_EQ(session_.id(), "s3");
+}
+
 TEST(SessionLifeTest, AnAnswerAfterItsEndFindsNobody) {
   FakeClock clock;
   Mailbox mailbox;
