@@ -122,6 +122,7 @@ absl::StatusOr<std::vector<Row>> RunOne(Db* db, const JobFilter& filter, const R
   } else if (by_label) {
     from = "job_labels AS label CROSS JOIN jobs ON jobs.id=label.job_id";
     number = "label.create_number";
+    if (!filter.project.empty()) query.And("label.project=" + query.Text(filter.project));
     query.And("label.key=" + query.Text(label->first));
     query.And("label.value=" + query.Text(label->second));
     ++label;
@@ -138,7 +139,7 @@ absl::StatusOr<std::vector<Row>> RunOne(Db* db, const JobFilter& filter, const R
   }
   for (; label != filter.labels.end(); ++label) {
     const std::string key = query.Text(label->first);
-    query.And("EXISTS (SELECT 1 FROM job_labels AS other WHERE other.key=" + key +
+    query.And("EXISTS (SELECT 1 FROM job_labels AS other WHERE other.project=jobs.project AND other.key=" + key +
               " AND other.value=" + query.Text(label->second) + " AND other.create_number=jobs.create_number)");
   }
   if (!filter.id_prefix.empty()) {

@@ -97,9 +97,10 @@ absl::Status JobTransaction::PutLabels(const Job& job) {
   for (const auto& [key, value] : job.labels) {
     LH_ASSIGN_OR_RETURN(
         Statement insert,
-        db_->Prepare("INSERT INTO job_labels(key, value, create_number, job_id) VALUES(?1, ?2, ?3, ?4)"));
-    insert.BindText(1, key).BindText(2, value).Bind(3, static_cast<int64_t>(job.create_number));
-    LH_RETURN_IF_ERROR(insert.BindText(4, job.id).Run());
+        db_->Prepare("INSERT INTO job_labels(project, key, value, create_number, job_id) VALUES(?1, ?2, ?3, ?4, ?5)"));
+    insert.BindText(1, job.project).BindText(2, key).BindText(3, value);
+    insert.Bind(4, static_cast<int64_t>(job.create_number));
+    LH_RETURN_IF_ERROR(insert.BindText(5, job.id).Run());
   }
   return absl::OkStatus();
 }

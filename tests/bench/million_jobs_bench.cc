@@ -171,6 +171,12 @@ std::vector<Query> Queries(int64_t jobs) {
       {"common label", [](Request* r, int i) { (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10); }},
       {"rare label",
        [](Request* r, int i) { (*r->mutable_labels())["experiment"] = "experiment-" + std::to_string(i % 20); }},
+      // "team" is on every job of every project; half of these are of a project that has not that team.
+      {"label in a project",
+       [](Request* r, int i) {
+         r->set_project("project-" + std::to_string(i % 20));
+         (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10 + i / 20 % 2);
+       }},
       {"label of none", [](Request* r, int) { (*r->mutable_labels())["experiment"] = "never"; }},
       {"label and state",
        [](Request* r, int i) {
@@ -228,6 +234,7 @@ int Main(const std::string& folder, int64_t jobs, int lists) {
     std::string token;
     for (int i = 0; i < lists; ++i) {
       v1::ListFineTuneJobsRequest request;
+      request.set_project("-");  // of all, but for queries that name one
       query.fill(&request, i);
       // Half of them turn a page.
       v1::ListFineTuneJobsResponse response;

@@ -145,6 +145,16 @@ TEST_P(StoreContractTest, ListFilters) {
   EXPECT_THAT(list([](JobFilter& f) { f.model = "other"; }), ElementsAre("1006"));
   EXPECT_THAT(list([](JobFilter& f) { f.labels = {{"odd", "1"}}; }), ElementsAre("1005", "1003", "1001"));
   EXPECT_THAT(list([](JobFilter& f) { f.labels = {{"odd", "1"}, {"i", "3"}}; }), ElementsAre("1003"));
+  EXPECT_THAT(list([](JobFilter& f) {
+                f.labels = {{"odd", "1"}};
+                f.project = "q";
+              }),
+              ElementsAre("1005"));
+  EXPECT_THAT(list([](JobFilter& f) {
+                f.labels = {{"odd", "1"}, {"i", "3"}};
+                f.project = "q";
+              }),
+              IsEmpty());
   EXPECT_THAT(list([](JobFilter& f) { f.labels = {{"odd", "' OR 1=1 --"}}; }), IsEmpty());
   EXPECT_THAT(list([](JobFilter& f) {
                 f.created_after_micros = 1'000'002;

@@ -414,7 +414,9 @@ TEST_F(LifecycleTest, UnreferencedBlobsAreCollectedAfterTheirGrace) {
   };
   EXPECT_EQ(collect(), 0);
   EXPECT_TRUE(*store.HasBlob(unrecorded)) << "found, and given its grace";
-  clock.AdvanceMillis(int64_t{25} * 3600 * 1000);
+  clock.AdvanceMillis(int64_t{23} * 3600 * 1000);
+  EXPECT_EQ(collect(), 0) << "within their grace";
+  clock.AdvanceMillis(int64_t{2} * 3600 * 1000);
   EXPECT_EQ(collect(), 2);
   EXPECT_FALSE(*blobs.Present(loose));
   EXPECT_FALSE(*blobs.Present(unrecorded));
