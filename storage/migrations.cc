@@ -136,20 +136,17 @@ CREATE INDEX blob_projects_by_blob ON blob_projects(sha256);
     )sql",
     // 3: what is asked of a million jobs is answered by an index, and what was begun is written down.
     R"sql(
--- Labels in the order of List: of a project, whatever labels others use, and of all.
+-- Labels in the order of List.
 CREATE TABLE new_job_labels(
-  project TEXT NOT NULL,
   key TEXT NOT NULL,
   value TEXT NOT NULL,
   create_number INTEGER NOT NULL,
   job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
-  PRIMARY KEY(project, key, value, create_number)) WITHOUT ROWID;
-INSERT INTO new_job_labels
-  SELECT project, key, value, create_number, job_id FROM job_labels JOIN jobs ON jobs.id=job_id;
+  PRIMARY KEY(key, value, create_number)) WITHOUT ROWID;
+INSERT INTO new_job_labels SELECT key, value, create_number, job_id FROM job_labels JOIN jobs ON jobs.id=job_id;
 DROP TABLE job_labels;
 ALTER TABLE new_job_labels RENAME TO job_labels;
 CREATE INDEX job_labels_by_job ON job_labels(job_id);
-CREATE INDEX job_labels_of_all ON job_labels(key, value, create_number);
 
 -- The column never decreases along create_number, even where the clock was set back (the body keeps what it showed):
 -- so a range of time is a range of numbers.
@@ -187,6 +184,23 @@ END;
 
 -- Deleted jobs whose files are not known to be gone yet: an intent, finished at the next start or minute.
 CREATE TABLE deleted_jobs(job_id TEXT PRIMARY KEY) WITHOUT ROWID;
+)sql",
+    // 4: a common label of other projects costs a List nothing.
+    R"sql(
+-- Labels in the order of List: of a project, whatever labels others use, and of all.
+CREATE TABLE new_job_labels(
+  project TEXT NOT NULL,
+  key TEXT NOT NULL,
+  value TEXT NOT NULL,
+  create_number INTEGER NOT NULL,
+  job_id TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+  PRIMARY KEY(project, key, value, create_number)) WITHOUT ROWID;
+INSERT INTO new_job_labels
+  SELECT project, key, value, job_labels.create_number, job_id FROM job_labels JOIN jobs ON jobs.id=job_id;
+DROP TABLE job_labels;
+ALTER TABLE new_job_labels RENAME TO job_labels;
+CREATE INDEX job_labels_by_job ON job_labels(job_id);
+CREATE INDEX job_labels_of_all ON job_labels(key, value, create_number);
 )sql",
 };
 
