@@ -25,6 +25,8 @@ class MappedFile {
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
   std::string_view view() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  // The process's memory for these bytes goes back, but for parts of pages at their ends; the file has them still.
+  void Release(const uint8_t* begin, size_t bytes) const;
 
  private:
   MappedFile(const uint8_t* data, size_t size) : data_(data), size_(size) {}

@@ -232,7 +232,7 @@ job = json.load(open(sys.argv[1], encoding="utf-8"))
 before, after = job["result"]["eval_loss_before"], job["result"]["eval_loss_after"]
 enough = after <= float(sys.argv[3]) * before
 if not enough:
-    print("demo.sh: the held-out loss fell too little: %.4f is more than %s x %.4f" % (after, sys.argv[3], before),
+    print("demo.sh: the held-out loss fell too little: %.4f is more than %s x %.4f; more --steps lower it" % (after, sys.argv[3], before),
           file=sys.stderr)
 print("held-out loss %.2f -> %.2f; adapter in %s" % (before, after, sys.argv[2]))
 sys.exit(0 if enough else 1)

@@ -70,7 +70,10 @@ struct LoraFactors {
     Tensor b;               // [part's out, rank]
     int64_t out_begin = 0;  // first of the columns of y
   } parts[kMaxLoraParts];
+  void* rounded = nullptr;  // where W is packed in bf16: memory for A and B in bf16, LoraFactorBytes of it
 };
+
+int64_t LoraFactorBytes(const LoraFactors& lora);
 
 // u = x A^T; y = beta * y + x W^T + s u_i B_i^T per part. x [n, in], y [n, out], u [n, count * rank]; y's data may be
 // null: u alone. Types and `scratch` as FrozenForward's; where W is packed in bf16, so are A, B and s u for their

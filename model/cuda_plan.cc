@@ -88,9 +88,12 @@ MemoryPlan SmallestWhole(const ModelShape& shape, const TrainShape& train, const
   plan.choices.host_embedding = !shape.tied_embeddings;
   plan.choices.token_tile_rows = std::min(PlannedRows(plan), *std::rbegin(kTileRows));
   plan.choices.loss_tile_rows = LossTileRows(plan, *std::rbegin(kLossTileBytes));
+  // Shapes beyond reason are refused before they are laid out (memory_plan.cc).
+  if (ApproximateBytes(plan) > kMaxPlanBytes) return plan;
   LayOutPlan(&plan);
   if (!FitsHost(plan, facts)) {
     plan.choices.host_checkpoints = plan.choices.host_embedding = false;
+    LayOutPlan(&plan);
   }
   return plan;
 }
@@ -113,10 +116,7 @@ MemoryPlan SmallestGrouped(MemoryPlan plan, const DeviceFacts& facts) {
 
 MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
   MemoryPlan whole = SmallestWhole(shape, train, facts);
-  // Shapes beyond reason are refused before they are laid out (memory_plan.cc).
-  if (ApproximateBytes(whole) > kMaxPlanBytes) return whole;
-  LayOutPlan(&whole);
-  if (!CanGroupHeads(train)) return whole;
+  if (ApproximateBytes(whole) > kMaxPlanBytes || !CanGroupHeads(train)) return whole;
   MemoryPlan grouped = SmallestGrouped(whole, facts);
   return grouped.device_bytes_total < whole.device_bytes_total ? grouped : whole;
 }

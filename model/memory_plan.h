@@ -112,8 +112,8 @@ struct MemoryPlan {
 
 // The fastest plan within the budget and share.
 // Errors: INVALID_ARGUMENT (shapes, facts); UNIMPLEMENTED DEVICE_UNSUPPORTED (what the engine cannot do on the device:
-// a compute type, and on CUDA sizes off 8, devices older than 8.0); RESOURCE_EXHAUSTED PLAN_DOES_NOT_FIT with
-// the bytes needed and there, by part.
+// a compute type, and on CUDA sizes off 8, or 16 in FP8, devices older than 8.0, or 9.0 for FP8); RESOURCE_EXHAUSTED
+// PLAN_DOES_NOT_FIT with the bytes needed and there, by part.
 absl::StatusOr<MemoryPlan> MakePlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
                                     const PlanBudget& budget);
 

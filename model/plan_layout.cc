@@ -72,6 +72,7 @@ void AddHostTiles(const MemoryPlan& plan, RegionBuilder* b) {
     widest = std::max({widest, FusedIn(s, linear), FusedOut(s, linear)});
   }
   b->Add("gemm.scratch", PlanGemmScratchBytes(t, rows, widest, widest), kForward | kBackward);
+  b->Add("gemm.factors", PlanFactorBytes(s, t), kForward | kBackward);
   if (t.lora_dropout)
     b->Add("tile.dropout", rows * std::max({s.hidden, s.q_dim(), s.intermediate}) * elt, kForward | kBackward);
   b->Add("attention.forward", PlanAttentionScratchBytes(s, t, plan.choices.cpu_threads, false),
@@ -281,6 +282,22 @@ int64_t KeptLayerBytes(const ModelShape& shape, const TrainShape& train) {
 int64_t PlanGemmScratchBytes(const TrainShape& train, int64_t rows, int64_t out, int64_t in) {
   constexpr int64_t kRowGranule = 64;  // rows are rounded to bf16 in blocks of so many
   return train.compute == ComputeType::kBF16 ? RoundUp(rows, kRowGranule) * std::max(out, in) * 2 : 0;
+}
+
+int64_t PlanFactorBytes(const ModelShape& shape, const TrainShape& train) {
+  if (train.compute != ComputeType::kBF16) return 0;
+  int64_t most = 0;
+  for (int i = 0; i < kFusedLinears; ++i) {
+    int64_t columns = 0;
+    for (int target = 0; target < kLoraTargets; ++target) {
+      const uint32_t bit = train.lora_targets & (1u << target);
+      if (TargetsInGroup(bit, static_cast<FusedLinear>(i)) == 0) continue;
+      columns +=
+          LoraTargetIn(shape, static_cast<LoraTarget>(target)) + LoraTargetOut(shape, static_cast<LoraTarget>(target));
+    }
+    most = std::max(most, columns * train.lora_rank * 2);
+  }
+  return most;
 }
 
 int64_t PlanAttentionScratchBytes(const ModelShape&, const TrainShape& t, int threads, bool backward) {

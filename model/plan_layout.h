@@ -113,6 +113,8 @@ int64_t TargetsInGroup(uint32_t targets, FusedLinear group);
 // Scratch formulas of the kernels (kernels/ops.h), kept equal by tests/worker/train/plan_allocation_test.cc.
 int64_t PlanAttentionScratchBytes(const ModelShape& shape, const TrainShape& train, int threads, bool backward);
 int64_t PlanGemmScratchBytes(const TrainShape& train, int64_t rows, int64_t out, int64_t in);
+// The A's and B's that share a linear's input, rounded to bf16: of the linear with the most. 0 in f32.
+int64_t PlanFactorBytes(const ModelShape& shape, const TrainShape& train);
 
 // Dataset, local checkpoints (those kept and the one being written, each masters and two moments), the artifact, the
 // log.

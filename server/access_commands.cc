@@ -134,10 +134,13 @@ absl::Status ConfirmTokens(const std::string& state_dir, std::vector<std::string
                            std::ostream& err) {
   if (all != ids.empty()) return InvalidField("ID", "must name tokens, or --all takes every one that is held");
   LH_ASSIGN_OR_RETURN(const auto store, OpenExisting(state_dir));
-  if (all) {
-    LH_ASSIGN_OR_RETURN(const std::vector<TokenRecord> tokens, store->ListTokens());
-    for (const TokenRecord& token : tokens) {
-      if (CheckStillValid(&token, clock.WallMicros()) == TokenVerdict::kHeld) ids.push_back(token.id);
+  LH_ASSIGN_OR_RETURN(const std::vector<TokenRecord> tokens, store->ListTokens());
+  for (const TokenRecord& token : tokens) {
+    const bool named = std::find(ids.begin(), ids.end(), token.id) != ids.end();
+    if (CheckStillValid(&token, clock.WallMicros()) == TokenVerdict::kHeld) {
+      if (all) ids.push_back(token.id);
+    } else if (named) {
+      return InvalidField("ID", token.id + " is not held: `longhauld token list` says what it is");
     }
   }
   std::vector<AuditRecord> audits;

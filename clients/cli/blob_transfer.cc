@@ -14,14 +14,15 @@
 #include "base/status_macros.h"
 
 namespace longhaul::cli {
-namespace {
-
-constexpr int64_t kFirstBackoffMs = 200;
-constexpr int64_t kBusyPollMs = 500;
 
 absl::Status LocalFileError(const absl::Status& status) {
   return MakeError(status.code(), "LOCAL_FILE", std::string(status.message()));
 }
+
+namespace {
+
+constexpr int64_t kFirstBackoffMs = 200;
+constexpr int64_t kBusyPollMs = 500;
 
 v1::BlobName NameOf(const std::string& sha256, int64_t size_bytes) {
   v1::BlobName name;

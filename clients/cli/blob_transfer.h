@@ -10,6 +10,9 @@
 
 namespace longhaul::cli {
 
+// The same, with the reason LOCAL_FILE, by which it gets the exit code of a file that cannot be read or written.
+absl::Status LocalFileError(const absl::Status& status);
+
 // Hashes the file and fills sha256, size_bytes and file_name (the last component) of `dataset`.
 // Errors: LOCAL_FILE where it cannot be read, INVALID_ARGUMENT where it is empty or too large.
 absl::Status DescribeDataset(const std::string& path, v1::Dataset* dataset);

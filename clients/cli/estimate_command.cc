@@ -25,7 +25,9 @@ struct EstimateOptions {
 absl::StatusOr<v1::EstimateFineTuneJobRequest> BuildRequest(const EstimateOptions& options) {
   YAML::Node root(YAML::NodeType::Map);
   if (!options.file.empty()) {
-    LH_ASSIGN_OR_RETURN(root, wire::ReadJobFile(options.file));
+    absl::StatusOr<YAML::Node> read = wire::ReadJobFile(options.file);
+    if (!read.ok()) return absl::IsInvalidArgument(read.status()) ? read.status() : LocalFileError(read.status());
+    root = *std::move(read);
   }
   LH_RETURN_IF_ERROR(options.flags.Apply(root));
   LH_ASSIGN_OR_RETURN(const v1::CreateFineTuneJobRequest job,

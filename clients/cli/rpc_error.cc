@@ -30,7 +30,7 @@ constexpr Hint kHints[] = {
     {"INVALID_JSON", kCorrect},
     {"INVALID_RANGE", kCorrect},
     {"INVALID_PLAN", kBug},
-    {"INVALID_YAML", "correct the job file; `longhaul get ID -o yaml` of any job is an example"},
+    {"INVALID_YAML", "correct the job file: README.md shows one; its data may be named by --data"},
     {"BAD_OPTION", kCorrect},
     {"LIMIT_EXCEEDED", "ask for less at once"},
     {"MODEL_UNKNOWN",

@@ -30,7 +30,9 @@ struct SubmitOptions {
 absl::StatusOr<v1::CreateFineTuneJobRequest> BuildRequest(const SubmitOptions& options) {
   YAML::Node root(YAML::NodeType::Map);
   if (!options.file.empty()) {
-    LH_ASSIGN_OR_RETURN(root, wire::ReadJobFile(options.file));
+    absl::StatusOr<YAML::Node> read = wire::ReadJobFile(options.file);
+    if (!read.ok()) return absl::IsInvalidArgument(read.status()) ? read.status() : LocalFileError(read.status());
+    root = *std::move(read);
   }
   LH_RETURN_IF_ERROR(options.flags.Apply(root));
   return wire::JobRequestFromYaml(root, options.file.empty() ? "command line" : options.file);
@@ -126,7 +128,8 @@ absl::StatusOr<ExitCode> Submit(Context& context, const SubmitOptions& options) 
     } else {
       PrintJob(job, context.env, *context.env.out);
     }
-    *context.env.err << "the job is valid and fits; nothing was stored (without --dry-run it would be)\n";
+    *context.env.err << "the job is valid and fits, and was not stored; its data are read when it runs, or by "
+                        "`longhaul data preview`\n";
     return kOk;
   }
   PrintCreated(context, job, options.wait, options.follow);

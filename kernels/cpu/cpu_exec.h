@@ -79,9 +79,8 @@ struct CpuExec {
   std::vector<Thread> threads;
   std::map<PackedKey, std::unique_ptr<PackedPrimitive>> packed;
   std::map<FactorKey, std::unique_ptr<PackedPrimitive>> factors;
-  GrowingBuffer rounded_factors;  // bf16
-  GrowingBuffer sums;             // doubles: per row (loss), per chunk (sum of squares)
-  GrowingBuffer doc_order;        // int64: documents, longest first
+  GrowingBuffer sums;       // doubles: per row (loss), per chunk (sum of squares)
+  GrowingBuffer doc_order;  // int64: documents, longest first
 };
 
 namespace cpu {

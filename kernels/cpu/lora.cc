@@ -1,6 +1,7 @@
 // LoRA beside a frozen product. In bf16 both are one pass over blocks of rows (packed_gemm.h, LowRankFold): the rows
 // are rounded once, and the small products run in bf16 on what is still in the cache. In f32 and f64 they are GEMMs one
 // after the other.
+#include "base/check.h"
 #include "kernels/cpu/cpu_exec.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/packed_gemm.h"
@@ -12,9 +13,8 @@ namespace {
 class RoundedFactors {
  public:
   RoundedFactors(const Exec& exec, const LoraFactors& lora) {
-    int64_t values = lora.a.rows * lora.a.cols;
-    for (int64_t i = 0; i < lora.count; ++i) values += lora.parts[i].b.rows * lora.rank;
-    next_ = static_cast<uint16_t*>(exec.cpu().rounded_factors.Reserve(values * static_cast<int64_t>(sizeof(uint16_t))));
+    LH_CHECK(lora.rounded != nullptr);
+    next_ = static_cast<uint16_t*>(lora.rounded);
     a_ = Round(exec, lora.a);
     for (int64_t i = 0; i < lora.count; ++i) b_[i] = Round(exec, lora.parts[i].b);
   }
@@ -105,3 +105,13 @@ void LoraBackward(const Exec& exec, const Tensor& dy, const FrozenWeight& w, con
 }
 
 }  // namespace longhaul::kernels::cpu
+
+namespace longhaul::kernels {
+
+int64_t LoraFactorBytes(const LoraFactors& lora) {
+  int64_t values = lora.a.rows * lora.a.cols;
+  for (int64_t i = 0; i < lora.count; ++i) values += lora.parts[i].b.rows * lora.rank;
+  return values * static_cast<int64_t>(sizeof(uint16_t));
+}
+
+}  // namespace longhaul::kernels

@@ -3,7 +3,7 @@
 // cuda_backend.h a door: no CUDA header is needed, and where the build has no CUDA, Create answers UNAVAILABLE.
 //
 // Everything is queued on the Exec's compute stream. Not thread-safe. A CUDA call that fails throws CudaError.
-// Tests: tests/worker/train/cuda/cuda_engine_test.cc against the CPU engine, tests/kernels/cuda for the parts.
+// Tests: tests/worker/train/cuda_engine_test.cc against the CPU engine, tests/kernels/cuda for the parts.
 #pragma once
 
 #include <cstdint>

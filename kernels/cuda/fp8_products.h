@@ -1,6 +1,6 @@
 // The frozen half of a step's linears in FP8 (kernels/shapes/fp8_linear.h): tokens are quantised for each product, with
 // a scale each; weights lie in E4M3, or are made from NF4 for each use.
-// Queued on the Exec's stream. Throws CudaError. Tests: tests/worker/train/cuda_engine_test.cc.
+// Queued on the Exec's stream. Throws CudaError. Tests: tests/worker/train/cuda_compute_test.cc.
 #pragma once
 
 #include "kernels/cuda/cuda_engine.h"

@@ -6,7 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <numeric>
+
 #include "base/error.h"
+#include "base/process.h"
 #include "tests/base/test_support.h"
 
 namespace longhaul {
@@ -104,6 +107,20 @@ TEST(Env, MappedFile) {
   EXPECT_EQ(moved.size(), 0u);
   EXPECT_FALSE(MappedFile::Open(dir.path()).ok());
   EXPECT_EQ(MappedFile::Open(dir.File("absent")).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(Env, MappedFileGivesItsMemoryBack) {
+  constexpr size_t kBytes = size_t{32} << 20;
+  const TempDir dir;
+  WriteOrFail(dir.File("large"), std::string(kBytes, 'x'));
+  const absl::StatusOr<MappedFile> file = MappedFile::Open(dir.File("large"));
+  ASSERT_TRUE(file.ok());
+  const auto sum = [&] { return std::accumulate(file->data(), file->data() + kBytes, size_t{0}); };
+  EXPECT_EQ(sum(), kBytes * 'x');
+  const int64_t before = ProcessRssBytes(::getpid(), false);
+  file->Release(file->data() + 1, kBytes - 1);
+  EXPECT_LT(ProcessRssBytes(::getpid(), false), before - static_cast<int64_t>(kBytes / 2));
+  EXPECT_EQ(sum(), kBytes * 'x') << "the file has them still";
 }
 
 TEST(Env, AppendFile) {

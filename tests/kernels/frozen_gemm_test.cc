@@ -218,6 +218,8 @@ struct Adapter {
     const int64_t part = out / (count + 1);
     for (int64_t i = 0; i < count; ++i) b.push_back(Buffer::Random(dtype, part, rank, 12 + static_cast<uint64_t>(i)));
     for (int64_t i = 0; i < count; ++i) factors.parts[i] = {b[static_cast<size_t>(i)].view(), i * part};
+    rounded.resize(static_cast<size_t>(LoraFactorBytes(factors)));
+    factors.rounded = rounded.data();
   }
   // Entry (row, column) of the stacked A, or of what B adds over all rows of W: zero where no part is.
   double A(int64_t i, int64_t j) const { return a(i, j); }
@@ -230,6 +232,7 @@ struct Adapter {
 
   Buffer a;
   std::vector<Buffer> b;
+  std::vector<uint8_t> rounded;
   LoraFactors factors;
 };
 

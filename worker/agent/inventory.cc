@@ -186,6 +186,7 @@ absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const Log
       }
       const auto [at, is_new] = path_of_name.emplace(model->proto.name(), path);
       if (!is_new) {
+        LH_RETURN_IF_ERROR(cache.Save());  // the next look reads no file again
         return MakeError(
             absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
             "two models are called " + model->proto.name() + ": " + at->second + " and " + path + "; rename one");
@@ -194,12 +195,12 @@ absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const Log
       offer.inventory.push_back(std::move(model->proto));
     }
   }
+  LH_RETURN_IF_ERROR(cache.Save());
   if (offer.inventory.size() > static_cast<size_t>(limits::kMaxModelsPerWorker)) {
     return MakeError(
         absl::StatusCode::kInvalidArgument, "LIMIT_EXCEEDED",
         std::to_string(offer.inventory.size()) + " models; at most " + std::to_string(limits::kMaxModelsPerWorker));
   }
-  LH_RETURN_IF_ERROR(cache.Save());
   return offer;
 }
 

@@ -1,6 +1,7 @@
 // How each container becomes the tensors of a ModelSource.
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <set>
 
@@ -175,6 +176,10 @@ absl::StatusOr<ModelSource::Nf4Parts> ModelSource::ReadNf4Parts(const TensorView
   LH_ASSIGN_OR_RETURN(const TensorView* map, companion(".nested_quant_map", StorageType::kF32, 256));
   parts.nested_absmax.resize(static_cast<size_t>(nested_blocks));
   std::memcpy(parts.nested_absmax.data(), nested->data, static_cast<size_t>(nested->bytes()));
+  for (size_t i = 0; i < parts.nested_absmax.size(); ++i) {
+    if (std::isfinite(parts.nested_absmax[i])) continue;
+    return BadFile(*nested->file, "\"" + name + ".nested_absmax\" is not finite at " + std::to_string(i));
+  }
   parts.nested_map.resize(256);
   std::memcpy(parts.nested_map.data(), map->data, static_cast<size_t>(map->bytes()));
   return parts;

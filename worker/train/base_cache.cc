@@ -138,6 +138,7 @@ bool BaseCache::Load(const kernels::Exec& exec) const {
       std::memcpy(&expected, sums + i * 4, 4);
       const std::string_view copied(reinterpret_cast<const char*>(piece.to), static_cast<size_t>(piece.bytes));
       if (Crc32c(copied) != expected) good = false;
+      file->Release(piece.from, static_cast<size_t>(piece.bytes));  // or the base would be there twice
     }
   }
   if (good) {

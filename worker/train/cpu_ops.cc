@@ -15,6 +15,7 @@ CpuOps::CpuOps(const EngineMemory& memory, const kernels::Exec& exec, const Mode
   const MemoryPlan& plan = memory.plan();
   logits_ = memory.Matrix("loss.logits", plan.choices.loss_tile_rows, plan.shape.vocab);
   gemm_scratch_ = memory.GetOrNull("gemm.scratch");
+  gemm_factors_ = memory.GetOrNull("gemm.factors");
   loss_scratch_ = memory.GetOrNull("loss.scratch");
   v_ = memory.GetOrNull("tile.v");
   attention_forward_ = memory.GetOrNull("attention.forward");
@@ -54,6 +55,7 @@ kernels::LoraFactors CpuOps::Factors(const LoraGroup& lora) const {
   factors.rank = lora.rank;
   factors.count = lora.count;
   factors.a = lora.a;
+  factors.rounded = gemm_factors_;
   for (int64_t i = 0; i < lora.count; ++i) factors.parts[i] = {lora.members[i].b, lora.members[i].out_begin};
   return factors;
 }

@@ -51,6 +51,7 @@ class CpuOps final : public EngineOps {
   kernels::Tensor dropout_tile_;  // [tile rows, widest input]; data is null without dropout
   kernels::Tensor logits_;        // [loss tile rows, vocab]
   void* gemm_scratch_;
+  void* gemm_factors_;
   void* loss_scratch_;
   void* v_;  // [tile rows, targets of a linear x rank]
   void* attention_forward_;

@@ -22,7 +22,8 @@ void* CachedWeight(const EngineMemory& memory, int64_t layer, FusedLinear linear
 // Where a linear's adapter lies in FP8; null in bf16, where it is part of the weight.
 void* AdapterBlock(const EngineMemory& memory, int64_t layer, FusedLinear linear);
 
-// INVALID_ARGUMENT: a weight that is not finite.
+// INVALID_ARGUMENT: a weight that is not finite. UNIMPLEMENTED MODEL_UNSUPPORTED: a stored NF4 of other blocks, or
+// whose scales were not quantised doubly, in a layer that is not cached.
 absl::Status LoadCudaWeights(const WeightSource& source, const EngineMemory& memory, const ModelWeights& weights);
 
 }  // namespace longhaul::train

@@ -35,7 +35,7 @@ absl::Status CheckFingerprint(const formats::ModelSource& source, const std::str
   if (now == fingerprint) return absl::OkStatus();
   return MakeError(absl::StatusCode::kFailedPrecondition, "INVALID_MODEL",
                    source.path() +
-                       ": its files have changed since the worker started; restart the worker to offer the "
+                       ": its files have changed since the worker took their digest; it takes it again and offers the "
                        "model that they are now");
 }
 

@@ -137,7 +137,7 @@ TEST_F(CommandTest, DryRunStoresNothing) {
   ASSERT_EQ(Run({"submit", "--dry-run", "--model", "m", "--data", Write("d.jsonl", "{}")}), kOk) << err_.str();
   EXPECT_TRUE(scheduler_.jobs.created[0].validate_only());
   EXPECT_EQ(scheduler_.jobs.created[0].request_id(), "");
-  EXPECT_THAT(err_.str(), HasSubstr("nothing was stored"));
+  EXPECT_THAT(err_.str(), HasSubstr("was not stored"));
 }
 
 TEST_F(CommandTest, JobFileWithFlagsOverIt) {

@@ -185,6 +185,7 @@ TEST_F(AccessCommandsTest, TokensOfARestoredBackupAreConfirmedByNameOrAllAtOnce)
   EXPECT_EQ(Run({"token", "confirm", ids[0], "--all"}).code(), absl::StatusCode::kInvalidArgument);
   ASSERT_TRUE(Run({"token", "confirm", ids[1]}).ok());
   EXPECT_EQ(states(), "held valid held ");
+  EXPECT_THAT(std::string(Run({"token", "confirm", ids[1]}).message()), ::testing::HasSubstr("is not held"));
   ASSERT_TRUE(Run({"token", "confirm", "--all"}).ok());
   EXPECT_EQ(err_.str(), "2 tokens are confirmed\n");
   EXPECT_EQ(states(), "valid valid valid ");

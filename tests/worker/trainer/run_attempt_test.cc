@@ -408,7 +408,7 @@ TEST_F(RunAttemptTest, AModelReplacedSinceItsDigestIsRefusedAndNotCached) {
     spec_.set_kind(kind);
     const v1::TrainerExit exit = Run(dir);
     EXPECT_EQ(exit.failure(), v1::INVALID_MODEL) << exit.message();
-    EXPECT_NE(exit.message().find("changed since the worker started"), std::string::npos) << exit.message();
+    EXPECT_NE(exit.message().find("changed since the worker took their digest"), std::string::npos) << exit.message();
   }
   EXPECT_FALSE(FileExists(temp_.At("cache")));
   // With the fingerprint of what is there now it trains, and the base is kept.
