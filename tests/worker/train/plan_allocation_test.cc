@@ -118,8 +118,8 @@ TEST(PlanAllocation, HighWaterIsThePlanForRandomConfigurations) {
   }
 }
 
-TEST(PlanAllocation, NoStepAllocatesAndEvaluationNeedsNoMore) {
-  const MemoryPlan plan = TinyPlan(TinyShape(true), TinyTrain(ComputeType::kF32, 2, 30), {1, 16, 16});
+void ExpectNoAllocation(ComputeType compute) {
+  const MemoryPlan plan = TinyPlan(TinyShape(true), TinyTrain(compute, 2, 30), {1, 16, 16});
   Rig rig(plan);
   const TinyBatch large({30, 30});
   const TinyBatch ragged({7, 30, 1, 5});
@@ -148,6 +148,11 @@ TEST(PlanAllocation, NoStepAllocatesAndEvaluationNeedsNoMore) {
   // it kept for a new shape would be larger.
   EXPECT_LT(static_cast<int64_t>(mallinfo2().uordblks) - heap, int64_t{16} << 10);
   EXPECT_EQ(rig.memory->arena().high_water_bytes(), high_water);
+}
+
+TEST(PlanAllocation, NoStepAllocatesAndEvaluationNeedsNoMore) {
+  ExpectNoAllocation(ComputeType::kF32);
+  if (kernels::ProbeCpu().has_bf16) ExpectNoAllocation(ComputeType::kBF16);
 }
 
 }  // namespace
