@@ -87,14 +87,16 @@ TEST_F(BackupTest, TokensAreHeldUntilTheyAreConfirmed) {
   {
     const auto access = AccessStore::OpenToWrite(state_);
     ASSERT_TRUE(access.ok()) << access.status();
-    for (const TokenRecord& kept : *(*access)->ListTokens()) before.push_back(kept.id);
+    const std::vector<TokenRecord> kept_before = *(*access)->ListTokens();
+    for (const TokenRecord& kept : kept_before) before.push_back(kept.id);
     ASSERT_TRUE((*access)->CreateToken(token("kept"), audit).ok());
     ASSERT_TRUE((*access)->CreateToken(token("leaked"), audit).ok());
     ASSERT_TRUE((*access)->CreateToken(token("ended"), audit).ok());
     ASSERT_TRUE((*access)->RevokeToken("ended", kKeptWallMicros, audit).ok());
     ASSERT_TRUE(BackupState(state_, backup_).ok());
     ASSERT_TRUE((*access)->RevokeToken("leaked", kKeptWallMicros, audit).ok());
-    for (const TokenRecord& original : *(*access)->ListTokens()) EXPECT_FALSE(original.held) << original.id;
+    const std::vector<TokenRecord> originals = *(*access)->ListTokens();
+    for (const TokenRecord& original : originals) EXPECT_FALSE(original.held) << original.id;
   }
   const auto restored = AccessStore::OpenToWrite(backup_);
   ASSERT_TRUE(restored.ok()) << restored.status();
