@@ -254,11 +254,10 @@ int64_t Nf4LinearBytes(const ModelShape& shape, FusedLinear linear) {
   return bytes;
 }
 
-int64_t PaddedLoraRank(const TrainShape& train) { return RoundUp(train.lora_rank, kernels::cuda::kLoraRankUnit); }
-
 LoraFold PlanFold(const ModelShape& shape, const TrainShape& train, FusedLinear linear) {
-  return kernels::cuda::MakeLoraFold(FusedOut(shape, linear), FusedIn(shape, linear),
-                                     PaddedLoraRank(train) * TargetsInGroup(train.lora_targets, linear));
+  return kernels::cuda::MakeLoraFold(
+      FusedOut(shape, linear), FusedIn(shape, linear),
+      kernels::cuda::PaddedLoraRank(train.lora_rank) * TargetsInGroup(train.lora_targets, linear));
 }
 
 kernels::cuda::Fp8Linear PlanFp8Linear(const ModelShape& shape, const TrainShape& train, FusedLinear linear) {

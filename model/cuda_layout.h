@@ -50,8 +50,6 @@ struct Nf4Bytes {
 Nf4Bytes Nf4BytesOf(int64_t out, int64_t in);
 int64_t Nf4LinearBytes(const ModelShape& shape, FusedLinear linear);
 
-// The rank of one target's columns in u and v.
-int64_t PaddedLoraRank(const TrainShape& train);
 // A linear and its adapter; x_stride, y_stride and dx_stride are the buffers' business.
 kernels::cuda::LoraFold PlanFold(const ModelShape& shape, const TrainShape& train, FusedLinear linear);
 // The same in FP8, where the job computes in that.

@@ -9,16 +9,11 @@
 namespace longhaul::kernels::cuda {
 namespace {
 
-constexpr int64_t kBf16Bytes = 2;
 // Of a product over the whole sequence: its matrices stay below 2^31 elements.
 constexpr int64_t kMostRows = 65536;
 
 Tensor Matrix(const void* first, int64_t rows, int64_t cols, int64_t stride) {
   return {const_cast<void*>(first), DType::kBF16, rows, cols, stride};
-}
-
-const char* Element(const void* matrix, int64_t offset) {
-  return static_cast<const char*>(matrix) + offset * kBf16Bytes;
 }
 
 }  // namespace
@@ -52,7 +47,7 @@ void EngineGroups::PlaceRows(size_t linear, int64_t first, int64_t rows, int64_t
   char* const to = group_weight_ + at * fold.weight_stride * kBf16Bytes;
   if (frozen.cache != nullptr) {
     const int64_t cols = fold.in + fold.rank;
-    Copy(exec_, Matrix(Element(frozen.cache, first * fold.weight_stride), rows, cols, fold.weight_stride),
+    Copy(exec_, Matrix(Bf16At(frozen.cache, first * fold.weight_stride), rows, cols, fold.weight_stride),
          Matrix(to, rows, cols, fold.weight_stride));
     return;
   }
@@ -74,7 +69,7 @@ void EngineGroups::Begin(size_t qkv, int64_t group) {
   if (fold.rank == 0) return;
   char* const a = group_weight_ + GroupFold(qkv).a_offset() * kBf16Bytes;
   if (frozen.cache != nullptr) {
-    Copy(exec_, Matrix(Element(frozen.cache, fold.a_offset()), fold.rank, fold.in, fold.weight_stride),
+    Copy(exec_, Matrix(Bf16At(frozen.cache, fold.a_offset()), fold.rank, fold.in, fold.weight_stride),
          Matrix(a, fold.rank, fold.in, fold.weight_stride));
   } else {
     LaunchPlaceAdapter(exec_.cuda().compute.get(), fold, linears_->adapter(qkv), 0, 0, group_weight_, a);
@@ -88,11 +83,11 @@ void EngineGroups::Forward(size_t qkv, const Tensor& x, const Tensor& u, bool ha
   fold.y_stride = y.stride;
   if (fold.rank > 0) {
     const StreamProfile::Scope scope(profile_, "lora u");
-    const Tensor behind = Matrix(Element(x.data, fold.u_offset()), x.rows, fold.rank, x.stride);
+    const Tensor behind = Matrix(Bf16At(x.data, fold.u_offset()), x.rows, fold.rank, x.stride);
     if (has_u) {
       Copy(exec_, u, behind);
     } else {
-      Run(LoraDown(fold, x.rows), {x.data, Element(group_weight_, fold.a_offset()), behind.data});
+      Run(LoraDown(fold, x.rows), {x.data, Bf16At(group_weight_, fold.a_offset()), behind.data});
       if (u.data != nullptr) Copy(exec_, behind, u);
     }
   }
@@ -116,7 +111,7 @@ void EngineGroups::OutputGradient(size_t o, const Tensor& dy, int64_t first, con
     const int64_t end = std::min(dy.rows, row + kMostRows);
     GemmShape shape = LoraKBackward(fold, end - row);
     shape.n = d_o.cols;
-    Run(shape, {dy.Rows(row, end).data, Element(output_weight_, first), d_o.Rows(row, end).data});
+    Run(shape, {dy.Rows(row, end).data, Bf16At(output_weight_, first), d_o.Rows(row, end).data});
   }
 }
 

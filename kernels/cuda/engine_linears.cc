@@ -10,20 +10,13 @@
 namespace longhaul::kernels::cuda {
 namespace {
 
-constexpr int64_t kBf16Bytes = 2;
-
-const void* At(const void* matrix, int64_t element) { return static_cast<const char*>(matrix) + element * kBf16Bytes; }
-void* At(void* matrix, int64_t element) { return static_cast<char*>(matrix) + element * kBf16Bytes; }
-
-int64_t Padded(int64_t rank) { return (rank + kLoraRankUnit - 1) / kLoraRankUnit * kLoraRankUnit; }
-
 // 16 bytes, or what an f32 result of `stride` elements a row allows.
 int64_t ResultAlignment(int64_t stride) { return stride % 4 == 0 ? 16 : 4; }
 
 // `cols` columns behind those of rows.
 Tensor Behind(const Tensor& rows, int64_t cols) {
   LH_CHECK(rows.stride >= rows.cols + cols);
-  return {At(rows.data, rows.cols), DType::kBF16, rows.rows, cols, rows.stride};
+  return {Bf16At(rows.data, rows.cols), DType::kBF16, rows.rows, cols, rows.stride};
 }
 
 }  // namespace
@@ -85,10 +78,10 @@ void EngineLinears::Run(const GemmShape& shape, float alpha, const GemmOperands&
 EngineLinears::Matrices EngineLinears::In(const Linear& linear, const void* weight) const {
   const LoraFold& fold = linear.frozen.fold;
   if (fp8_ == nullptr) {
-    return {At(weight, fold.sb_offset()), At(weight, fold.a_offset()), fold.weight_stride, fold.weight_stride};
+    return {Bf16At(weight, fold.sb_offset()), Bf16At(weight, fold.a_offset()), fold.weight_stride, fold.weight_stride};
   }
   const Fp8Linear layout{fold.out, fold.in, fold.rank};
-  return {linear.block, At(linear.block, layout.a_offset_bytes() / kBf16Bytes), fold.rank, fold.in};
+  return {linear.block, Bf16At(linear.block, layout.a_offset_bytes() / kBf16Bytes), fold.rank, fold.in};
 }
 
 const void* EngineLinears::Weight(const Linear& linear) {
@@ -119,8 +112,8 @@ void EngineLinears::Down(const Linear& linear, const Matrices& m, const Tensor& 
     if (part.rank == 0) continue;
     const Tensor kept = Dropped(part, x, first_row);
     shape.a_stride = kept.stride;
-    shape.n = Padded(part.rank);
-    Run(shape, 1, {kept.data, At(m.a, rank * m.a_stride), At(u.data, rank)});
+    shape.n = PaddedLoraRank(part.rank);
+    Run(shape, 1, {kept.data, Bf16At(m.a, rank * m.a_stride), Bf16At(u.data, rank)});
     rank += shape.n;
   }
 }
@@ -175,7 +168,7 @@ void EngineLinears::Input(size_t index, const Tensor& x, int64_t first_row, cons
   if (fp8_ == nullptr && weight == nullptr) {
     weight = linear.buffer;
     LaunchPlaceAdapter(exec_.cuda().compute.get(), fold, linear.adapter, 0, 0, linear.buffer,
-                       At(linear.buffer, fold.a_offset()));
+                       Bf16At(linear.buffer, fold.a_offset()));
   }
   Down(linear, In(linear, weight), x, first_row, u);
 }
@@ -195,9 +188,9 @@ void EngineLinears::BackwardUp(const Linear& linear, const Matrices& m, const Te
     const bool is_first = rank == 0;
     const Tensor to = is_first ? dx : Tensor{memory_.dropout.data, DType::kBF16, dx.rows, dx.cols, dx.cols};
     LH_CHECK(is_first || to.bytes() <= memory_.dropout.bytes);
-    shape.k = Padded(part.rank);
+    shape.k = PaddedLoraRank(part.rank);
     shape.c_stride = to.stride;
-    Run(shape, 1, {At(v.data, rank), At(m.a, rank * m.a_stride), to.data});
+    Run(shape, 1, {Bf16At(v.data, rank), Bf16At(m.a, rank * m.a_stride), to.data});
     kernels::Dropout(exec_, to, CounterBits(dropout_key_, part.dropout_number), first_row, dropout_, to);
     if (!is_first) Add(exec_, to, dx);
     rank += shape.k;
@@ -245,10 +238,10 @@ void EngineLinears::GradB(const Linear& linear, const Tensor& dy, const Tensor& 
       shape.m = part.out;
       shape.n = shape.c_stride = part.rank;
       shape.alignment_bytes = ResultAlignment(part.rank);
-      Run(shape, linear.scale, {At(dy.data, out), At(u.data, rank), part.grad_b});
+      Run(shape, linear.scale, {Bf16At(dy.data, out), Bf16At(u.data, rank), part.grad_b});
     }
     out += part.out;
-    rank += Padded(part.rank);
+    rank += PaddedLoraRank(part.rank);
   }
 }
 
@@ -275,8 +268,8 @@ void EngineLinears::GradA(const Linear& linear, const Tensor& v, const Tensor& x
     const Tensor kept = dropout_ == 0 ? x : Dropped(part, x, first_row);
     shape.m = part.rank;
     shape.b_stride = kept.stride;
-    Run(shape, 1, {At(v.data, rank), kept.data, part.grad_a});
-    rank += Padded(part.rank);
+    Run(shape, 1, {Bf16At(v.data, rank), kept.data, part.grad_a});
+    rank += PaddedLoraRank(part.rank);
   }
 }
 

@@ -7,17 +7,9 @@
 #include "kernels/cuda/cuda_exec.h"
 
 namespace longhaul::kernels::cuda {
-namespace {
-
-int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
-
-void* Element(void* matrix, int64_t offset) { return static_cast<char*>(matrix) + offset * 2; }
-
-}  // namespace
-
 int64_t PaddedRank(const std::vector<AdapterPart>& parts) {
   int64_t rank = 0;
-  for (const AdapterPart& part : parts) rank += RoundUp(part.rank, kLoraRankUnit);
+  for (const AdapterPart& part : parts) rank += PaddedLoraRank(part.rank);
   return rank;
 }
 
@@ -29,7 +21,7 @@ void DequantiseRows(const Exec& exec, const FrozenLinear& linear, int64_t first_
     LH_CHECK(part.in == fold.in);
     const int64_t from = std::max(first_row, begin), to = std::min(first_row + rows, begin + part.out);
     if (from < to) {
-      const Tensor view{Element(weight, (from - first_row) * fold.weight_stride), DType::kBF16, to - from, fold.in,
+      const Tensor view{Bf16At(weight, (from - first_row) * fold.weight_stride), DType::kBF16, to - from, fold.in,
                         fold.weight_stride};
       Nf4Dequantize(exec, part, from - begin, view);
     }
@@ -45,8 +37,8 @@ void FillWeight(const Exec& exec, const FrozenLinear& linear, void* weight) {
 void PlaceAdapter(const Exec& exec, const LoraFold& fold, const std::vector<AdapterPart>& parts, void* weight) {
   LH_CHECK(PaddedRank(parts) == fold.rank);
   if (fold.rank == 0) return;
-  LaunchPlaceAdapter(exec.cuda().compute.get(), fold, parts, 0, fold.out, Element(weight, fold.sb_offset()),
-                     Element(weight, fold.a_offset()));
+  LaunchPlaceAdapter(exec.cuda().compute.get(), fold, parts, 0, fold.out, Bf16At(weight, fold.sb_offset()),
+                     Bf16At(weight, fold.a_offset()));
 }
 
 const void* PrepareWeight(const Exec& exec, const FrozenLinear& linear, const std::vector<AdapterPart>& parts,
@@ -73,9 +65,9 @@ void TiledForward(const Exec& exec, const LtGemm& gemm, const FrozenLinear& line
   for (int64_t row = 0; row < fold.out; row += tile_out) {
     DequantiseRows(exec, linear, row, tile_out, buffer);
     if (fold.rank > 0) {
-      LaunchPlaceAdapter(stream, fold, parts, row, tile_out, Element(buffer, fold.sb_offset()), nullptr);
+      LaunchPlaceAdapter(stream, fold, parts, row, tile_out, Bf16At(buffer, fold.sb_offset()), nullptr);
     }
-    gemm.Run(stream, shape, 1, {x, buffer, Element(y, row)}, workspace);
+    gemm.Run(stream, shape, 1, {x, buffer, Bf16At(y, row)}, workspace);
   }
 }
 

@@ -24,6 +24,13 @@ struct AdapterPart {
   float scale = 0;  // s
 };
 
+inline constexpr int64_t kBf16Bytes = 2;
+// The address of a bf16 matrix's element, counted from its first.
+inline const void* Bf16At(const void* matrix, int64_t element) {
+  return static_cast<const char*>(matrix) + element * kBf16Bytes;
+}
+inline void* Bf16At(void* matrix, int64_t element) { return static_cast<char*>(matrix) + element * kBf16Bytes; }
+
 struct FrozenLinear {
   LoraFold fold;
   // Stacked: q, k, v; gate, up. Their out add up to fold.out, their in is fold.in. Not read where `cache` is not null.

@@ -53,7 +53,10 @@ struct LoraFold {
 inline constexpr int64_t kLoraRankUnit = 8;     // ranks are padded to it: 16 bytes of bf16
 inline constexpr int64_t kLoraStrideUnit = 64;  // strides of augmented rows: 128 bytes
 
-// `rank`: the sum of the stacked linears' ranks, each padded to kLoraRankUnit. Strides: the least, of kLoraStrideUnit.
+// Columns of u and v that one target has.
+constexpr int64_t PaddedLoraRank(int64_t rank) { return (rank + kLoraRankUnit - 1) / kLoraRankUnit * kLoraRankUnit; }
+
+// `rank`: the sum of the stacked linears' ranks, each a PaddedLoraRank. Strides: the least, of kLoraStrideUnit.
 // Rank 0 is a linear without an adapter: K- and base products are the same. REQUIRES: out, in multiples of 8, rank of
 // kLoraRankUnit.
 LoraFold MakeLoraFold(int64_t out, int64_t in, int64_t rank);
