@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cerrno>
 #include <filesystem>
+#include <sstream>
 #include <system_error>
 #include <utility>
 
@@ -213,12 +214,35 @@ absl::Status AppendFile::Sync() {
   return absl::OkStatus();
 }
 
+namespace {
+
+constexpr int64_t kMaxLocksBytes = 4 << 20;
+
+// By /proc/locks, "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF": process and inode.
+std::string HolderOfLock(int fd) {
+  struct stat info {};
+  const absl::StatusOr<std::string> locks = ReadFile("/proc/locks", kMaxLocksBytes);
+  if (::fstat(fd, &info) != 0 || !locks.ok()) return "another process";
+  const std::string inode = ":" + std::to_string(info.st_ino) + " ";
+  std::istringstream lines(*locks);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find(" FLOCK ") == std::string::npos || line.find(inode) == std::string::npos) continue;
+    std::istringstream words(line);
+    std::string number, kind, advisory, access, pid;
+    words >> number >> kind >> advisory >> access >> pid;
+    if (access == "WRITE") return "process " + pid;
+  }
+  return "another process";
+}
+
+}  // namespace
+
 absl::StatusOr<FileLock> FileLock::Acquire(const std::string& path) {
   LH_ASSIGN_OR_RETURN(UniqueFd fd, OpenFd(path, O_RDWR | O_CREAT));
   if (Retry([&] { return ::flock(fd.get(), LOCK_EX | LOCK_NB); }) != 0) {
     if (errno != EWOULDBLOCK) return ErrnoStatus("lock", path, errno);
     return MakeError(absl::StatusCode::kFailedPrecondition, "LOCKED",
-                     "cannot lock " + path + ": another process holds it");
+                     "cannot lock " + path + ": " + HolderOfLock(fd.get()) + " holds it");
   }
   return FileLock(fd.Release());
 }

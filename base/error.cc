@@ -19,6 +19,7 @@ namespace {
 // The payload is a list of strings, each "<length in decimal>:<bytes>": the reason, then field and description of each
 // violation. Lengths rather than separators, so that any text survives.
 constexpr absl::string_view kTypeUrl = "type.longhaul/longhaul.ErrorDetail";
+constexpr absl::string_view kAdviceUrl = "type.longhaul/longhaul.Advice";
 
 void AppendPart(std::string& out, const std::string& text) {
   out += std::to_string(text.size());
@@ -86,6 +87,18 @@ absl::Status InvalidField(const std::string& field, const std::string& descripti
 std::string ErrorReason(const absl::Status& status) { return DetailOf(status).reason; }
 
 std::vector<FieldViolation> ErrorViolations(const absl::Status& status) { return DetailOf(status).violations; }
+
+absl::Status WithAdvice(const absl::Status& status, const std::string& advice) {
+  if (status.ok()) return status;
+  absl::Status advised = status;
+  advised.SetPayload(kAdviceUrl, absl::Cord(advice));
+  return advised;
+}
+
+std::string ErrorAdvice(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kAdviceUrl);
+  return payload.has_value() ? std::string(*payload) : std::string();
+}
 
 bool IsConnectionError(const absl::Status& status) {
   if (absl::IsUnavailable(status)) return true;

@@ -25,12 +25,17 @@ absl::Status InvalidField(const std::string& field, const std::string& descripti
 std::string ErrorReason(const absl::Status& status);
 std::vector<FieldViolation> ErrorViolations(const absl::Status& status);
 
+// The same status with what its reader can do about it, said where that is known best. Programs print it under the
+// message; "" where nobody has said anything (base/program/error_text.h has words for the reasons then).
+absl::Status WithAdvice(const absl::Status& status, const std::string& advice);
+std::string ErrorAdvice(const absl::Status& status);
+
 // True where the connection may be at fault, so that the same request may succeed on another: UNAVAILABLE, and INTERNAL
 // or UNKNOWN without a reason, which is how gRPC calls a connection that is reset in the middle of a message. What the
 // scheduler itself answers carries a reason.
 bool IsConnectionError(const absl::Status& status);
 
-// The same status with `prefix: ` before its message; reason and violations stay.
+// The same status with `prefix: ` before its message; reason, violations and advice stay.
 absl::Status Annotate(const absl::Status& status, const std::string& prefix);
 
 }  // namespace longhaul

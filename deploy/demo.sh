@@ -198,6 +198,11 @@ run_child ninja -C build/dev --quiet bin/longhaul bin/longhauld bin/longhaul-wor
 say "model"
 [ -n "$model" ] || fetch_model
 model=$(realpath "$model")
+# A run that failed has left its logs and its state; nobody reads them once there is another.
+for old in "$demo"/run.*; do
+  [ -d "$old/scheduler" ] && ! flock --nonblock "$old/scheduler/lock" true && continue  # it is running
+  rm -rf "$old"
+done
 run=$(mktemp --directory "$demo/run.XXXXXX")
 model_name=$(basename "$model" .gguf)
 

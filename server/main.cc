@@ -1,14 +1,16 @@
-// longhauld: the scheduler, and the commands on its state folder. Flags, signals, and one line on stderr where it
-// cannot start.
+// longhauld: the scheduler, and the commands on its state folder. Flags, signals, and what to do where it cannot
+// start.
 #include <sys/stat.h>
 
 #include <csignal>
-#include <cstdio>
 #include <iostream>
+#include <optional>
 #include <string>
 
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
+#include "base/program/command_line.h"
+#include "base/program/error_text.h"
 #include "server/access_commands.h"
 #include "server/maintenance_commands.h"
 #include "server/server.h"
@@ -28,10 +30,12 @@ sigset_t BlockStopSignals() {
   return signals;
 }
 
-// One line where something went wrong; the exit code.
+constexpr char kSeeHelp[] = "`longhauld --help` lists the commands and flags; README.md tells how it is run";
+
+// What went wrong and what to do; the exit code.
 int Report(const absl::Status& status) {
   if (status.ok()) return 0;
-  std::fprintf(stderr, "longhauld: %s\n", std::string(status.message()).c_str());
+  std::cerr << longhaul::program::DescribeError("longhauld", longhaul::program::LocalFileError(status), kSeeHelp);
   return 1;
 }
 
@@ -56,7 +60,7 @@ int main(int argc, char** argv) {
   ::umask(0077);
   longhaul::server::ServerOptions options;
   std::string log_level = "info";
-  CLI::App app("The Longhaul scheduler.");
+  CLI::App app("The Longhaul scheduler.", "longhauld");
   app.set_version_flag("--version", std::string("longhauld ") + longhaul::server::kVersion);
   app.fallthrough();
   app.add_option("--state-dir", options.state_dir, "Folder of the database, blobs and logs; made if absent")
@@ -83,11 +87,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   const longhaul::server::AccessCommands commands(&app, &options.state_dir);
   const longhaul::server::MaintenanceCommands maintenance(&app, &options.state_dir);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
+  if (const std::optional<int> code = longhaul::program::ParseCommandLine(app, argc, argv)) return *code;
   if (maintenance.chosen()) return maintenance.Run(std::cout, std::cerr);
 
   const longhaul::RealClock clock;

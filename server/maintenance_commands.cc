@@ -3,6 +3,7 @@
 #include <ostream>
 
 #include "base/format.h"
+#include "base/program/error_text.h"
 #include "storage/backup.h"
 #include "storage/check_state.h"
 
@@ -10,7 +11,7 @@ namespace longhaul::server {
 namespace {
 
 int Failed(const absl::Status& status, std::ostream& err) {
-  err << "longhauld: " << std::string(status.message()) << "\n";
+  err << program::DescribeError("longhauld", program::LocalFileError(status), "`longhauld --help` lists the commands");
   return 1;
 }
 

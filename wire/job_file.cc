@@ -16,6 +16,20 @@ bool IsField(const google::protobuf::Descriptor* type, const std::string& name) 
   return type->FindFieldByName(name) != nullptr;
 }
 
+// `longhaul get -o yaml` prints a job that can be submitted again: what only a stored job has, its id, state and
+// result, says nothing of a new one.
+YAML::Node WithoutOutputs(const YAML::Node& root) {
+  if (!root["spec"]) return root;
+  YAML::Node result(YAML::NodeType::Map);
+  for (const auto& entry : root) {
+    const std::string key = entry.first.IsScalar() ? entry.first.Scalar() : std::string();
+    const bool output =
+        IsField(v1::Job::descriptor(), key) && !IsField(v1::CreateFineTuneJobRequest::descriptor(), key);
+    if (!output) result.force_insert(entry.first, entry.second);
+  }
+  return result;
+}
+
 // Fields of JobSpec at the top move under `spec`, unless the file has a `spec` of its own.
 YAML::Node UnderSpec(const YAML::Node& root) {
   if (root["spec"]) return root;
@@ -50,7 +64,7 @@ absl::StatusOr<YAML::Node> ReadJobFile(const std::string& path) {
       return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_YAML",
                        path + ": must be a mapping such as `model: NAME`");
     }
-    YAML::Node root = UnderSpec(parsed);
+    YAML::Node root = UnderSpec(WithoutOutputs(parsed));
     const YAML::Node spec = std::as_const(root)["spec"];
     if (spec.IsMap()) {
       const std::string base_dir = std::filesystem::path(path).parent_path().string();

@@ -162,7 +162,7 @@ void CheckBatches(const v1::Hyperparameters& hyper, const ModelShape* shape, con
         !hyper.allow_long_positions()) {
       faults->Add(field, "is " + std::to_string(length) + "; the model's max_position_embeddings is " +
                              std::to_string(shape->max_position_embeddings) +
-                             " (allow_long_positions: true permits it)");
+                             " (allow_long_positions, or --allow-long-positions, permits it)");
     }
   }
   if (hyper.has_eval_examples())

@@ -7,7 +7,9 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -17,6 +19,8 @@
 #include "base/error.h"
 #include "base/format.h"
 #include "base/limits.h"
+#include "base/program/command_line.h"
+#include "base/program/error_text.h"
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "clients/channel/channel_flags.h"
@@ -181,14 +185,11 @@ int Main(int argc, char** argv) {
   app.add_option("--cpu-threads", flags.cpu_threads, "Threads that attempts may use; by default all");
   app.add_option("--drain-seconds", flags.drain_seconds, "How long SIGTERM waits for checkpoints")
       ->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
+  if (const std::optional<int> code = program::ParseCommandLine(app, argc, argv)) return *code;
   const absl::Status status = Run(flags);
   if (status.ok()) return 0;
-  std::fprintf(stderr, "longhaul-worker: %s\n", std::string(status.message()).c_str());
+  std::cerr << program::DescribeError("longhaul-worker", program::LocalFileError(status),
+                                      "`longhaul-worker --help` lists the flags; README.md tells how it is run");
   return 1;
 }
 

@@ -1,11 +1,14 @@
 // longhaul-bench: sizes hardware. `train` runs the engine on a model or a shape, `kernels` its GEMMs.
 #include <cstdio>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
 #include "base/format.h"
+#include "base/program/command_line.h"
+#include "base/program/error_text.h"
 #include "kernels/cuda_error.h"
 #include "nlohmann/json.hpp"
 #include "worker/bench_kernels.h"
@@ -30,7 +33,7 @@ std::string Names() {
 
 int Print(const absl::StatusOr<nlohmann::json>& report, bool json) {
   if (!report.ok()) {
-    std::cerr << "longhaul-bench: " << report.status().message() << "\n";
+    std::cerr << program::DescribeError("longhaul-bench", report.status(), "`longhaul-bench --help` lists the flags");
     return 1;
   }
   if (json) {
@@ -93,7 +96,8 @@ void AddTrain(CLI::App* command, BenchTrainOptions* options, CapFlags* caps) {
 
 int main(int argc, char** argv) {
   using namespace longhaul;  // NOLINT: the whole program is here
-  CLI::App app("Sizes hardware for Longhaul: speed and memory of the training engine on this machine.");
+  CLI::App app("Sizes hardware for Longhaul: speed and memory of the training engine on this machine.",
+               "longhaul-bench");
   app.require_subcommand(1);
   std::string compute;
   CapFlags caps;
@@ -117,11 +121,7 @@ int main(int argc, char** argv) {
   kernels_command->add_option("--shape", kernels.shape, Names() + ", or a config.json")->capture_default_str();
   kernels_command->add_option("--rows", kernels.rows, "tokens")->check(CLI::Range(int64_t{1}, kMostTokens));
   common(kernels_command, {"f32", "bf16"});
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
+  if (const std::optional<int> code = program::ParseCommandLine(app, argc, argv)) return *code;
 
   if (kernels_command->parsed()) {
     kernels.compute = compute;

@@ -1,13 +1,14 @@
-// longhaul-tool: the engine's eyes and voice without a server. data-preview, tokenize, chat, model-inspect,
-// export-base.
+// longhaul-tool: the engine's eyes and voice without a server. data preview, tokenize, chat, model-inspect,
+// export-base. `longhaul` becomes it for data preview and chat.
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,8 @@
 #include "base/error.h"
 #include "base/format.h"
 #include "base/limits.h"
+#include "base/program/command_line.h"
+#include "base/program/error_text.h"
 #include "base/status_macros.h"
 #include "kernels/exec.h"
 #include "model/memory_plan.h"
@@ -35,7 +38,7 @@ namespace {
 struct Flags {
   std::string model;
   std::string output = "text";
-  // data-preview
+  // data preview
   std::string data;
   int64_t count = 3;
   int64_t max_sequence_length = 2048;
@@ -58,8 +61,17 @@ struct Flags {
 
 bool ColorWanted() { return ::isatty(STDOUT_FILENO) == 1 && std::getenv("NO_COLOR") == nullptr; }
 
+absl::StatusOr<trainer::Model> OpenModel(const Flags& flags) {
+  if (FileExists(flags.model)) return trainer::OpenModel(flags.model);
+  return WithAdvice(
+      MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND",
+                "--model is '" + flags.model + "'; there is no such file or folder"),
+      "give the path of a .gguf file or of a model folder: the names that `longhaul workers` shows are no "
+      "paths");
+}
+
 absl::Status PreviewData(const Flags& flags) {
-  LH_ASSIGN_OR_RETURN(const trainer::Model model, trainer::OpenModel(flags.model));
+  LH_ASSIGN_OR_RETURN(const trainer::Model model, OpenModel(flags));
   data::DatasetOptions options;
   options.max_sequence_length = flags.max_sequence_length;
   options.train_on_responses_only = !flags.all_tokens;
@@ -77,12 +89,13 @@ absl::Status PreviewData(const Flags& flags) {
 }
 
 // A .gguf file or a folder with tokenizer.json; no weights are needed.
-absl::StatusOr<data::Tokenizer> OpenTokenizer(const std::string& path) {
+absl::StatusOr<data::Tokenizer> OpenTokenizer(const Flags& flags) {
+  const std::string& path = flags.model;
   if (IsDirectory(path) && FileExists(JoinPath(path, "tokenizer.json"))) {
     return data::Tokenizer::FromHuggingFaceFolder(path);
   }
   if (IsDirectory(path)) {
-    LH_ASSIGN_OR_RETURN(trainer::Model model, trainer::OpenModel(path));
+    LH_ASSIGN_OR_RETURN(trainer::Model model, OpenModel(flags));
     return std::move(model.tokenizer);
   }
   LH_ASSIGN_OR_RETURN(const formats::GgufFile file, formats::GgufFile::Open(path));
@@ -91,7 +104,7 @@ absl::StatusOr<data::Tokenizer> OpenTokenizer(const std::string& path) {
 
 // Each line of the input is a JSON string; each line of the output the JSON array of its ids.
 absl::Status Tokenize(const Flags& flags) {
-  LH_ASSIGN_OR_RETURN(const data::Tokenizer tokenizer, OpenTokenizer(flags.model));
+  LH_ASSIGN_OR_RETURN(const data::Tokenizer tokenizer, OpenTokenizer(flags));
   LH_ASSIGN_OR_RETURN(const MappedFile input, MappedFile::Open(flags.input));
   data::EncodeOptions options;
   options.add_special = flags.add_special;
@@ -111,7 +124,7 @@ absl::Status Tokenize(const Flags& flags) {
 }
 
 absl::Status ExportBase(const Flags& flags) {
-  LH_ASSIGN_OR_RETURN(const trainer::Model model, trainer::OpenModel(flags.model));
+  LH_ASSIGN_OR_RETURN(const trainer::Model model, OpenModel(flags));
   train::ExportBaseOptions options;
   options.base = flags.base == "nf4" ? BaseWeights::kNf4 : BaseWeights::kAsStored;
   options.compute = flags.compute == "bf16" ? ComputeType::kBF16 : ComputeType::kF32;
@@ -177,11 +190,16 @@ absl::StatusOr<MemoryPlan> PlanChat(const Flags& flags, const ModelShape& shape,
 }
 
 absl::Status Chat(const Flags& flags) {
-  LH_ASSIGN_OR_RETURN(const trainer::Model model, trainer::OpenModel(flags.model));
+  LH_ASSIGN_OR_RETURN(const trainer::Model model, OpenModel(flags));
   const ModelShape& shape = model.source.shape();
   formats::LoadedAdapter adapter;
   const bool has_adapter = !flags.adapter.empty();
   if (has_adapter) {
+    if (!FileExists(JoinPath(flags.adapter, "adapter_config.json"))) {
+      return WithAdvice(MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND",
+                                  "--adapter is '" + flags.adapter + "'; it has no adapter_config.json"),
+                        "give the folder that `longhaul download` made");
+    }
     LH_ASSIGN_OR_RETURN(adapter, formats::ReadAdapter(flags.adapter, shape));
   }
   LH_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, EncodePrompt(flags, model));
@@ -215,7 +233,7 @@ absl::Status Chat(const Flags& flags) {
 }
 
 absl::Status InspectModel(const Flags& flags) {
-  LH_ASSIGN_OR_RETURN(const trainer::Model model, trainer::OpenModel(flags.model));
+  LH_ASSIGN_OR_RETURN(const trainer::Model model, OpenModel(flags));
   std::map<std::string, int64_t> bytes;
   for (const auto& tensor : model.source.tensors()) bytes[formats::StorageTypeName(tensor.type)] += tensor.bytes;
   LH_ASSIGN_OR_RETURN(const std::string digest, model.source.ComputeDigest());
@@ -247,6 +265,7 @@ absl::Status InspectModel(const Flags& flags) {
 }
 
 using Command = std::function<absl::Status(const Flags&)>;
+constexpr char kToolName[] = "longhaul-tool";
 constexpr char kModelHelp[] = "A .gguf file or a model folder";
 
 CLI::App* AddCommand(CLI::App& app, const std::string& name, const std::string& about, Command run, Command& chosen) {
@@ -260,7 +279,9 @@ void AddOutput(CLI::App* command, Flags& flags) {
 }
 
 void AddDataCommands(CLI::App& app, Flags& flags, Command& chosen) {
-  CLI::App* preview = AddCommand(app, "data-preview", "Examples as the trainer sees them", PreviewData, chosen);
+  CLI::App* data = app.add_subcommand("data", "Looks at a dataset before it is trained on");
+  data->require_subcommand(1);
+  CLI::App* preview = AddCommand(*data, "preview", "Examples as the trainer sees them", PreviewData, chosen);
   AddOutput(preview, flags);
   preview->add_option("--model", flags.model, kModelHelp)->required();
   preview->add_option("--data", flags.data, "JSONL file")->required();
@@ -311,20 +332,17 @@ void AddModelCommands(CLI::App& app, Flags& flags, Command& chosen) {
 int Main(int argc, char** argv) {
   Flags flags;
   Command chosen;
-  CLI::App app("longhaul-tool: looks at data and models, and talks to them", "longhaul-tool");
+  const std::string called = std::filesystem::path(argv[0]).filename().string();
+  CLI::App app("longhaul-tool: looks at data and models, and talks to them", called == "longhaul" ? called : kToolName);
   app.set_version_flag("--version", LONGHAUL_VERSION);
   app.require_subcommand(1);
   AddDataCommands(app, flags, chosen);
   AddModelCommands(app, flags, chosen);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
-  const absl::Status status = chosen(flags);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "longhaul-tool: %s\n", std::string(status.message()).c_str());
-  return 1;
+  if (const std::optional<int> code = program::ParseCommandLine(app, argc, argv)) return *code;
+  const absl::Status status = program::LocalFileError(chosen(flags));
+  if (status.ok()) return program::kOk;
+  std::cerr << program::DescribeError(app.get_name(), status, "--help of the command lists its flags");
+  return program::ExitCodeFor(status);
 }
 
 }  // namespace

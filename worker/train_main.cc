@@ -3,7 +3,9 @@
 // this machine's GPUs. Exit codes: worker/attempt/exit_codes.h.
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <new>
+#include <optional>
 #include <string>
 
 #include "CLI/CLI.hpp"
@@ -12,6 +14,8 @@
 #include "base/error.h"
 #include "base/format.h"
 #include "base/process.h"
+#include "base/program/command_line.h"
+#include "base/program/error_text.h"
 #include "base/status_macros.h"
 #include "kernels/cuda_error.h"
 #include "wire/device_probe.h"
@@ -41,7 +45,8 @@ void LogLine(const std::string& line) {
 }
 
 int Complain(const absl::Status& status, int code) {
-  std::fprintf(stderr, "longhaul-train: %s\n", std::string(status.message()).c_str());
+  std::cerr << program::DescribeError("longhaul-train", program::LocalFileError(status),
+                                      "`longhaul-train --help` lists the flags");
   return code;
 }
 
@@ -148,17 +153,16 @@ int Main(int argc, char** argv) {
       ->check(CLI::IsMember({"list", "measure"}))
       ->excludes(dir)
       ->excludes(out);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? attempt::kExitSucceeded : attempt::kExitUsage;
+  if (const std::optional<int> code = program::ParseCommandLine(app, argc, argv)) {
+    return *code == program::kOk ? attempt::kExitSucceeded : attempt::kExitUsage;
   }
   if (!flags.devices.empty()) return PrintDevices(flags.devices == "measure");
   AttemptContext context{attempt::AttemptDir(flags.dir), {}, {}, &clock, &signals, nullptr, LogLine, false};
   if (!flags.local.out_dir.empty()) return RunLocal(flags, std::move(context));
   if (!flags.dir.empty()) return RunAttemptDir(flags, std::move(context));
-  std::fprintf(stderr, "longhaul-train: name an attempt directory, or --out with --job or --model and --data\n");
-  return attempt::kExitUsage;
+  return Complain(MakeError(absl::StatusCode::kInvalidArgument, "USAGE",
+                            "name an attempt directory, or --out with --job or --model and --data"),
+                  attempt::kExitUsage);
 }
 
 }  // namespace

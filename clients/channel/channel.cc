@@ -9,6 +9,7 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/net_address.h"
+#include "base/program/error_text.h"
 #include "base/status_macros.h"
 #include "base/tls_material.h"
 #include "grpcpp/create_channel.h"
@@ -35,12 +36,18 @@ absl::StatusOr<std::string> CheckedToken(const std::string& option, std::string 
   return InvalidField(option, "is no token: one line, without spaces, that begins with lht_");
 }
 
+absl::StatusOr<std::string> ReadNamed(const char* flag, const std::string& path, int64_t max_bytes) {
+  absl::StatusOr<std::string> text = ReadFile(path, max_bytes);
+  if (text.ok()) return text;
+  return program::LocalFileError(Annotate(text.status(), flag));
+}
+
 absl::StatusOr<std::string> ReadToken(const ChannelOptions& options) {
   if (options.token_file.empty()) {
     if (options.token.empty()) return std::string();
     return CheckedToken("LONGHAUL_TOKEN", options.token);
   }
-  LH_ASSIGN_OR_RETURN(std::string text, ReadFile(options.token_file, limits::kMaxTokenFileBytes));
+  LH_ASSIGN_OR_RETURN(std::string text, ReadNamed("--token-file", options.token_file, limits::kMaxTokenFileBytes));
   return CheckedToken("--token-file " + options.token_file, std::move(text));
 }
 
@@ -73,7 +80,7 @@ class BearerFactory final : public ClientInterceptorFactoryInterface {
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> TlsCredentials(const ChannelOptions& options) {
   grpc::SslCredentialsOptions ssl;
   if (!options.ca_file.empty()) {
-    LH_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadFile(options.ca_file, limits::kMaxPemBytes));
+    LH_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadNamed("--tls-ca", options.ca_file, limits::kMaxPemBytes));
   }
   if (options.certificate_file.empty() != options.key_file.empty()) {
     return InvalidField("--tls-cert", "and --tls-key go together");
@@ -81,8 +88,10 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> TlsCredentials(const C
   if (!options.certificate_file.empty()) {
     // That the key belongs to the certificate is said here, not by a handshake that fails. When it expires is the
     // scheduler's to judge, by its clock.
-    LH_ASSIGN_OR_RETURN(TlsMaterial material,
-                        ReadTlsMaterial({options.certificate_file, options.key_file, options.ca_file}, 0));
+    absl::StatusOr<TlsMaterial> read =
+        ReadTlsMaterial({options.certificate_file, options.key_file, options.ca_file}, 0);
+    if (!read.ok()) return program::LocalFileError(Annotate(read.status(), "--tls-cert, --tls-key"));
+    TlsMaterial material = *std::move(read);
     ssl.pem_cert_chain = std::move(material.certificate_pem);
     ssl.pem_private_key = std::move(material.key_pem);
   }

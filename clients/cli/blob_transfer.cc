@@ -15,10 +15,6 @@
 
 namespace longhaul::cli {
 
-absl::Status LocalFileError(const absl::Status& status) {
-  return MakeError(status.code(), "LOCAL_FILE", std::string(status.message()));
-}
-
 namespace {
 
 constexpr int64_t kFirstBackoffMs = 200;
@@ -159,17 +155,17 @@ absl::Status ReceiveInto(Client& client, const v1::BlobFile& file, const std::st
 
 }  // namespace
 
-absl::Status DescribeDataset(const std::string& path, v1::Dataset* dataset) {
-  if (IsDirectory(path)) return InvalidField("dataset.file_name", "'" + path + "' is a folder; give a JSONL file");
+absl::Status DescribeDataset(const std::string& field, const std::string& path, v1::Dataset* dataset) {
+  if (IsDirectory(path)) return InvalidField(field, "is '" + path + "', a folder; give a JSONL file");
   const auto size = FileSize(path);
-  if (!size.ok()) return LocalFileError(Annotate(size.status(), "dataset"));
-  if (*size == 0) return InvalidField("dataset.file_name", "'" + path + "' is empty; it must have at least one line");
+  if (!size.ok()) return LocalFileError(Annotate(size.status(), field));
+  if (*size == 0) return InvalidField(field, "is '" + path + "', which is empty; it must have at least one line");
   if (*size > limits::kMaxBlobBytes) {
-    return InvalidField("dataset.file_name", "'" + path + "' has " + FormatBytes(*size) + "; at most " +
-                                                 FormatBytes(limits::kMaxBlobBytes) + " are allowed");
+    return InvalidField(field, "is '" + path + "' of " + FormatBytes(*size) + "; at most " +
+                                   FormatBytes(limits::kMaxBlobBytes) + " are allowed");
   }
   const auto sha256 = Sha256HexOfFile(path);
-  if (!sha256.ok()) return LocalFileError(Annotate(sha256.status(), "dataset"));
+  if (!sha256.ok()) return LocalFileError(Annotate(sha256.status(), field));
   dataset->set_sha256(*sha256);
   dataset->set_size_bytes(*size);
   dataset->set_file_name(std::filesystem::path(path).filename().string());
@@ -209,6 +205,10 @@ absl::Status WaitWhileBusy(Client& client, const std::string& path, const v1::Bl
 }
 
 }  // namespace
+
+absl::StatusOr<bool> NeedsUpload(Client& client, const v1::Dataset& dataset) {
+  return IsMissing(client, NameOf(dataset.sha256(), dataset.size_bytes()));
+}
 
 absl::Status UploadDataset(Client& client, const std::string& path, const v1::Dataset& dataset) {
   const v1::BlobName name = NameOf(dataset.sha256(), dataset.size_bytes());

@@ -10,12 +10,13 @@
 
 namespace longhaul::cli {
 
-// The same, with the reason LOCAL_FILE, by which it gets the exit code of a file that cannot be read or written.
-absl::Status LocalFileError(const absl::Status& status);
-
-// Hashes the file and fills sha256, size_bytes and file_name (the last component) of `dataset`.
+// Hashes the file and fills sha256, size_bytes and file_name (the last component) of `dataset`; `field` is its name in
+// errors, "spec.dataset".
 // Errors: LOCAL_FILE where it cannot be read, INVALID_ARGUMENT where it is empty or too large.
-absl::Status DescribeDataset(const std::string& path, v1::Dataset* dataset);
+absl::Status DescribeDataset(const std::string& field, const std::string& path, v1::Dataset* dataset);
+
+// Whether the store lacks the file's bytes.
+absl::StatusOr<bool> NeedsUpload(Client& client, const v1::Dataset& dataset);
 
 // Makes the store have the file's bytes: asks first, then sends from where an earlier upload broke off. A connection
 // lost on the way is retried kTransferTries times. Progress goes to env.err on a terminal.

@@ -2,8 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <map>
+#include <optional>
 #include <ostream>
 
+#include "base/program/command_line.h"
 #include "clients/channel/channel_flags.h"
 #include "clients/cli/commands.h"
 
@@ -37,7 +39,7 @@ void AddGlobalOptions(CLI::App& app, Context& context) {
 int RunCli(const std::vector<std::string>& arguments, const CliEnv& env) {
   Context context(env);
   CLI::App app("Longhaul fine-tunes language models: submit a job, follow it, download its adapter.", "longhaul");
-  app.footer(std::string("\n") + kExitCodeHelp +
+  app.footer(std::string("\n") + program::kExitCodeHelp +
              "\nData goes to stdout, progress and errors to stderr. Ids may be shortened while they are unique.");
   app.set_version_flag("--version", std::string("longhaul ") + LONGHAUL_VERSION);
   app.require_subcommand(1);
@@ -55,17 +57,11 @@ int RunCli(const std::vector<std::string>& arguments, const CliEnv& env) {
   AddVersionCommand(app, context);
   // Last, so that only `longhaul --help-all` has it, not every command.
   app.set_help_all_flag("--help-all", "Help of every command");
-  try {
-    // CLI11 takes a vector from its back.
-    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
-    app.parse(reversed);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error, *env.out, *env.err) == 0 ? kOk : kInvalid;
-  }
+  if (const std::optional<int> code = program::ParseCommandLine(app, arguments, *env.out, *env.err)) return *code;
   absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = OpenCliChannel(context.channel);
   if (!channel.ok()) {
     *env.err << DescribeError(channel.status()) << std::flush;
-    return kInvalid;
+    return ExitCodeFor(channel.status());
   }
   context.client_ = std::make_unique<Client>(context.channel.address, *std::move(channel), env);
   const absl::StatusOr<ExitCode> result = context.action();

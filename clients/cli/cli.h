@@ -8,7 +8,7 @@
 
 namespace longhaul::cli {
 
-// `arguments` without the program's name. Returns an ExitCode (exit_codes.h).
+// `arguments` without the program's name. Returns an ExitCode (base/program/exit_codes.h).
 int RunCli(const std::vector<std::string>& arguments, const CliEnv& env);
 
 }  // namespace longhaul::cli

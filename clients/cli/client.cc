@@ -69,8 +69,7 @@ absl::StatusOr<v1::Job> Client::FindJob(const std::string& text) {
     ids.push_back(job.id());
   }
   if (ids.empty()) {
-    return MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND",
-                     "no job's id begins with '" + text + "'; `longhaul list` shows the jobs");
+    return MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "no job's id begins with '" + text + "'");
   }
   if (ids.size() == 1) return page.jobs(0);
   return MakeError(absl::StatusCode::kInvalidArgument, "AMBIGUOUS_ID",
@@ -91,8 +90,7 @@ absl::StatusOr<v1::Worker> Client::FindWorker(const std::string& text) {
   }
   if (found.size() == 1) return *found[0];
   if (found.empty()) {
-    return MakeError(absl::StatusCode::kNotFound, "WORKER_NOT_FOUND",
-                     "no worker's id begins with '" + text + "'; `longhaul workers` shows the workers");
+    return MakeError(absl::StatusCode::kNotFound, "WORKER_NOT_FOUND", "no worker's id begins with '" + text + "'");
   }
   return MakeError(absl::StatusCode::kInvalidArgument, "AMBIGUOUS_ID",
                    "'" + text + "' is the beginning of more than one id: " + Join(ids));

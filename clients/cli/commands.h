@@ -9,8 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/program/exit_codes.h"
 #include "clients/cli/client.h"
-#include "clients/cli/exit_codes.h"
 #include "clients/cli/render.h"
 #include "clients/cli/terminal.h"
 

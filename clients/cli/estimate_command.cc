@@ -1,5 +1,6 @@
 #include <memory>
 #include <ostream>
+#include <utility>
 
 #include "base/env.h"
 #include "base/error.h"
@@ -26,7 +27,7 @@ absl::StatusOr<v1::EstimateFineTuneJobRequest> BuildRequest(const EstimateOption
   YAML::Node root(YAML::NodeType::Map);
   if (!options.file.empty()) {
     absl::StatusOr<YAML::Node> read = wire::ReadJobFile(options.file);
-    if (!read.ok()) return absl::IsInvalidArgument(read.status()) ? read.status() : LocalFileError(read.status());
+    if (!read.ok()) return LocalFileError(read.status());
     root = *std::move(read);
   }
   LH_RETURN_IF_ERROR(options.flags.Apply(root));
@@ -35,10 +36,11 @@ absl::StatusOr<v1::EstimateFineTuneJobRequest> BuildRequest(const EstimateOption
   v1::EstimateFineTuneJobRequest request;
   *request.mutable_spec() = job.spec();
   // An estimate reads no data, but a file that is there tells the disk it takes.
-  for (v1::Dataset* dataset :
-       {request.mutable_spec()->mutable_dataset(), request.mutable_spec()->mutable_eval_dataset()}) {
+  v1::JobSpec* spec = request.mutable_spec();
+  for (const auto& [field, dataset] : {std::pair("spec.dataset", spec->mutable_dataset()),
+                                       std::pair("spec.eval_dataset", spec->mutable_eval_dataset())}) {
     if (!dataset->sha256().empty() || dataset->file_name().empty()) continue;
-    LH_RETURN_IF_ERROR(DescribeDataset(std::string(dataset->file_name()), dataset));
+    LH_RETURN_IF_ERROR(DescribeDataset(field, std::string(dataset->file_name()), dataset));
   }
   if (!job.spec().has_dataset()) request.mutable_spec()->clear_dataset();
   if (!job.spec().has_eval_dataset()) request.mutable_spec()->clear_eval_dataset();
@@ -48,7 +50,7 @@ absl::StatusOr<v1::EstimateFineTuneJobRequest> BuildRequest(const EstimateOption
   LH_RETURN_IF_ERROR(wire::ValidateJobSpec(request.spec(), nullptr, rules));
   if (options.shape_file.empty()) return request;
   const auto config = ReadFile(options.shape_file, limits::kMaxJobFileBytes);
-  if (!config.ok()) return MakeError(config.status().code(), "LOCAL_FILE", std::string(config.status().message()));
+  if (!config.ok()) return LocalFileError(config.status());
   const auto shape = ModelShapeFromConfigJson(*config);
   if (!shape.ok()) return Annotate(shape.status(), options.shape_file);
   *request.mutable_model_shape() = wire::ToProto(*shape);
@@ -83,8 +85,13 @@ void AddEstimateCommand(CLI::App& app, Context& context) {
   command->add_option("-f,--file", options->file, "job file, YAML or JSON; flags override it")->type_name("FILE");
   command->add_option("--shape", options->shape_file, "a model's config.json instead of --model")->type_name("FILE");
   options->flags.Register(*command);
-  command->callback(
-      [&context, options] { context.action = [&context, options] { return RunEstimate(context, *options); }; });
+  command->callback([&context, options] {
+    context.action = [&context, options]() -> absl::StatusOr<ExitCode> {
+      absl::StatusOr<ExitCode> code = RunEstimate(context, *options);
+      if (!code.ok()) return options->flags.NameFlags(code.status());
+      return code;
+    };
+  });
 }
 
 }  // namespace longhaul::cli

@@ -51,8 +51,10 @@ void FollowView::OnProgress(const v1::TrainingProgress& progress) {
   const std::optional<double> eval_loss =
       progress.has_eval_loss() ? std::optional<double>(progress.eval_loss()) : std::nullopt;
   if (key == last_shown_ && (!eval_loss.has_value() || eval_loss == shown_eval_loss_)) return;
+  const bool step_is_told = key == last_shown_;
   last_shown_ = key;
   shown_eval_loss_ = eval_loss;
+  if (!is_terminal_ && step_is_told) return Line("held-out " + DescribeEvaluation(progress));
   if (!is_terminal_) return Line(DescribeProgress(progress));
   status_ = DescribeProgress(progress);
   Draw();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "base/error.h"
 #include "longhaul/v1/job.pb.h"
 
@@ -188,6 +189,41 @@ absl::Status JobFlags::Apply(YAML::Node& root) const {
     }
   }
   return absl::OkStatus();
+}
+
+// A part of what one flag gives, spec.dataset.sha256 of --data, and an entry of a list have that flag's name.
+std::string JobFlags::NameOf(const std::string& field) const {
+  const Flag* best = nullptr;
+  size_t best_length = 0;
+  for (const Flag& flag : flags_) {
+    const std::string path = absl::StrJoin(flag.path, ".");
+    if (field.compare(0, path.size(), path) != 0 || path.size() < best_length) continue;
+    if (field.size() > path.size() && field[path.size()] != '.' && field[path.size()] != '[') continue;
+    best = &flag;
+    best_length = path.size();
+  }
+  return best == nullptr ? field : field + " (" + best->option->get_name() + ")";
+}
+
+absl::Status JobFlags::NameFlags(const absl::Status& status) const {
+  std::vector<FieldViolation> violations = ErrorViolations(status);
+  std::string message(status.message());
+  bool named = false;
+  size_t at = 0;  // violations are told in their order
+  for (FieldViolation& violation : violations) {
+    const std::string with_flag = NameOf(violation.field);
+    if (with_flag == violation.field) continue;
+    named = true;
+    if (const size_t found = message.find(violation.field + " ", at); found != std::string::npos) {
+      message.replace(found, violation.field.size(), with_flag);
+      at = found + with_flag.size();
+    }
+    violation.field = with_flag;
+  }
+  if (!named) return status;
+  const absl::Status renamed = MakeError(status.code(), ErrorReason(status), message, std::move(violations));
+  const std::string advice = ErrorAdvice(status);
+  return advice.empty() ? renamed : WithAdvice(renamed, advice);
 }
 
 }  // namespace longhaul::cli

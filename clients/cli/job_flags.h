@@ -20,6 +20,9 @@ class JobFlags {
   void Register(CLI::App& command);
   // Writes the flags that were given into a job tree (job_file.h), over what it has.
   absl::Status Apply(YAML::Node& root) const;
+  // The same error, each field at fault with its flag: "spec.hyperparameters.lora_rank (--lora-rank) is 0; ...". Fields
+  // that no flag sets stay as they are.
+  absl::Status NameFlags(const absl::Status& status) const;
 
  private:
   enum class Kind { kScalar, kList, kPairs, kFile };
@@ -31,6 +34,7 @@ class JobFlags {
     CLI::Option* option = nullptr;
   };
 
+  std::string NameOf(const std::string& field) const;
   Flag& Add(std::vector<std::string> path, Kind kind);
   void RegisterMessage(CLI::App& command, const google::protobuf::Descriptor* type,
                        const std::vector<std::string>& path, const std::string& prefix, const std::string& group);

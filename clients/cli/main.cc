@@ -7,6 +7,7 @@
 
 #include "base/env.h"
 #include "clients/cli/cli.h"
+#include "grpc/support/log.h"
 
 namespace {
 
@@ -36,9 +37,16 @@ bool HasValue(const char* variable) {
   return value != nullptr && value[0] != '\0';
 }
 
+// What gRPC has to say of a connection comes back as the call's error, and is told once, in our words.
+void SilenceGrpc() {
+  if (HasValue("GRPC_VERBOSITY")) return;
+  gpr_set_log_function([](gpr_log_func_args*) {});
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  SilenceGrpc();
   longhaul::RealClock clock;
   longhaul::cli::StopSignal stop;
   SignalThread signals(stop);

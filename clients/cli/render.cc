@@ -130,8 +130,8 @@ std::string DescribeProgress(const v1::TrainingProgress& progress) {
   std::snprintf(lr, sizeof(lr), "%.1e", progress.learning_rate());
   std::string text = "step " + std::to_string(progress.step()) + "/" + std::to_string(progress.total_steps()) +
                      "  loss " + Loss(progress.loss()) + "  lr " + lr + "  " +
-                     FormatCount(static_cast<int64_t>(progress.tokens_per_second() + 0.5)) + " tok/s  eta " +
-                     FormatDuration(progress.eta_seconds());
+                     FormatCount(static_cast<int64_t>(progress.tokens_per_second() + 0.5)) + " tok/s";
+  if (progress.eta_seconds() > 0) text += "  eta " + FormatDuration(progress.eta_seconds());
   const bool device = progress.device_bytes_planned() > 0;
   const int64_t used = device ? progress.device_bytes_used() : progress.host_bytes_used();
   const int64_t planned = device ? progress.device_bytes_planned() : progress.host_bytes_planned();

@@ -51,7 +51,7 @@ std::string Pairs(const google::protobuf::Map<std::string, std::string>& map) {
 void PrintDataReport(const v1::DataReport& report, std::ostream& out) {
   Row(out, "Data",
       FormatCount(report.examples()) + " examples, " + FormatCount(report.tokens()) + " tokens (" +
-          FormatCount(report.trained_tokens()) + " trained), longest " + FormatCount(report.longest_tokens()) +
+          FormatCount(report.trained_tokens()) + " of them targets), longest " + FormatCount(report.longest_tokens()) +
           ", dropped " + FormatCount(report.dropped()) + ", truncated " + FormatCount(report.truncated()) +
           ", bad lines " + FormatCount(report.error_count()));
   for (const v1::DataError& error : report.errors()) {
@@ -65,11 +65,13 @@ void PrintDataReport(const v1::DataReport& report, std::ostream& out) {
 
 void PrintFailure(const v1::Job& job, std::ostream& out) {
   const v1::Failure& failure = job.failure();
-  Row(out, "Failure", v1::Reason_Name(failure.reason()) + "  " + failure.message());
+  // Bad lines have been told, each on a line of its own.
+  const bool told = job.data_report().error_count() > 0;
+  Row(out, "Failure", v1::Reason_Name(failure.reason()) + (told ? "" : "  " + failure.message()));
   Row(out, "Fix",
       failure.user_can_fix() ? "yours: correct the job or its data and submit again"
                              : "not yours: see the log and the worker");
-  if (failure.log_tail().empty()) return;
+  if (failure.log_tail().empty() || told) return;
   out << "Log (its end; all of it: longhaul logs " << job.id() << "):\n";
   std::string line;
   for (const char c : failure.log_tail() + "\n") {
@@ -85,7 +87,7 @@ void PrintFailure(const v1::Job& job, std::ostream& out) {
 void PrintResult(const v1::Job& job, std::ostream& out) {
   const v1::TrainingResult& result = job.result();
   Row(out, "Result",
-      FormatCount(result.steps()) + " steps, " + FormatCount(result.trained_tokens()) + " trained tokens in " +
+      FormatCount(result.steps()) + " steps, " + FormatCount(result.trained_tokens()) + " tokens in " +
           FormatDuration(result.train_seconds()) + ", final loss " + Loss(result.final_loss()));
   if (result.has_eval_loss_before() && result.has_eval_loss_after()) {
     Row(out, "Held-out", Loss(result.eval_loss_before()) + " -> " + Loss(result.eval_loss_after()));
@@ -164,7 +166,11 @@ void PrintJob(const v1::Job& job, const CliEnv& env, std::ostream& out) {
         Memory(job.estimate()) + " on " + job.estimate().device_class() + ", " +
             FormatDuration(job.estimate().total_seconds()));
   }
-  if (job.has_progress() && job.progress().step() > 0) Row(out, "Progress", DescribeProgress(job.progress()));
+  if (job.has_progress() && job.progress().step() > 0) {
+    v1::TrainingProgress progress = job.progress();
+    if (job.state() != v1::RUNNING) progress.clear_eta_seconds();
+    Row(out, "Progress", DescribeProgress(progress));
+  }
   if (job.has_data_report()) PrintDataReport(job.data_report(), out);
   if (job.has_failure()) PrintFailure(job, out);
   if (job.has_result()) PrintResult(job, out);
@@ -202,7 +208,7 @@ void PrintJobTable(const std::vector<v1::Job>& jobs, bool wide, bool projects, c
         stepped ? Loss(progress.loss()) : "-",
         Memory(job),
         Ago(job.create_time(), *env.clock),
-        stepped && !IsTerminal(job.state()) ? FormatDuration(progress.eta_seconds()) : "-",
+        stepped && job.state() == v1::RUNNING ? FormatDuration(progress.eta_seconds()) : "-",
     };
     if (projects) row.insert(row.begin() + 1, job.project());
     if (wide) {
@@ -224,10 +230,11 @@ void PrintEstimate(const v1::EstimateFineTuneJobResponse& response, const CliEnv
     const v1::Estimate& estimate = entry.estimate();
     table.Add({entry.device_class(), std::to_string(entry.workers()), entry.fits() ? "yes" : "no",
                estimate.device_bytes() > 0 ? FormatBytes(estimate.device_bytes()) : "-",
-               FormatBytes(estimate.host_bytes()), FormatBytes(estimate.disk_bytes()),
+               estimate.host_bytes() > 0 ? FormatBytes(estimate.host_bytes()) : "-",
+               estimate.disk_bytes() > 0 ? FormatBytes(estimate.disk_bytes()) : "-",
                estimate.step_seconds() > 0 ? FormatDuration(estimate.step_seconds()) : "-",
                estimate.total_seconds() > 0 ? FormatDuration(estimate.total_seconds()) : "-",
-               FormatCount(entry.longest_sequence_length())});
+               entry.longest_sequence_length() > 0 ? FormatCount(entry.longest_sequence_length()) : "-"});
   }
   table.Print(out);
   for (const v1::DeviceClassEstimate& entry : response.classes()) {

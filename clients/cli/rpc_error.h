@@ -4,7 +4,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "clients/cli/exit_codes.h"
+#include "base/program/error_text.h"
 
 namespace grpc {
 class Status;
@@ -12,11 +12,14 @@ class Status;
 
 namespace longhaul::cli {
 
+using program::ExitCode;
+using enum program::ExitCode;
+using program::ExitCodeFor;
+using program::LocalFileError;
+
 // Reason and field violations come from google.rpc.ErrorInfo and BadRequest in the status details; undecodable details
 // leave code and message. UNAVAILABLE and DEADLINE_EXCEEDED name `address`.
 absl::Status FromGrpcStatus(const grpc::Status& status, const std::string& address);
-
-ExitCode ExitCodeFor(const absl::Status& status);
 
 // What to do about it, by its reason, else by its code; never empty. REQUIRES: not OK.
 std::string HintFor(const absl::Status& status);

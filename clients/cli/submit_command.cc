@@ -1,5 +1,7 @@
 #include <memory>
 #include <ostream>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -31,7 +33,7 @@ absl::StatusOr<v1::CreateFineTuneJobRequest> BuildRequest(const SubmitOptions& o
   YAML::Node root(YAML::NodeType::Map);
   if (!options.file.empty()) {
     absl::StatusOr<YAML::Node> read = wire::ReadJobFile(options.file);
-    if (!read.ok()) return absl::IsInvalidArgument(read.status()) ? read.status() : LocalFileError(read.status());
+    if (!read.ok()) return LocalFileError(read.status());
     root = *std::move(read);
   }
   LH_RETURN_IF_ERROR(options.flags.Apply(root));
@@ -40,17 +42,39 @@ absl::StatusOr<v1::CreateFineTuneJobRequest> BuildRequest(const SubmitOptions& o
 
 bool IsLocal(const v1::Dataset& dataset) { return dataset.sha256().empty() && !dataset.file_name().empty(); }
 
-// Everything that can be said without the server is said before a byte is uploaded.
-absl::Status PrepareDatasets(Context& context, v1::JobSpec* spec) {
-  const std::string train_path = IsLocal(spec->dataset()) ? spec->dataset().file_name() : "";
-  const bool has_eval = spec->has_eval_dataset();
-  const std::string eval_path = has_eval && IsLocal(spec->eval_dataset()) ? spec->eval_dataset().file_name() : "";
-  if (!train_path.empty()) LH_RETURN_IF_ERROR(DescribeDataset(train_path, spec->mutable_dataset()));
-  if (!eval_path.empty()) LH_RETURN_IF_ERROR(DescribeDataset(eval_path, spec->mutable_eval_dataset()));
+// A file of this machine, and the dataset of the spec that it becomes.
+struct LocalDataset {
+  const char* field;
+  std::string path;
+  v1::Dataset* dataset;
+};
+
+// What is missing is told in the words of who types the command.
+absl::Status CheckGiven(const v1::JobSpec& spec) {
+  std::vector<FieldViolation> missing;
+  if (spec.model().empty()) missing.push_back({"--model", "is missing; give a model that a worker has"});
+  if (!spec.has_dataset()) missing.push_back({"--data", "is missing; give a JSONL file"});
+  if (missing.empty()) return absl::OkStatus();
+  std::string message;
+  for (const FieldViolation& one : missing) {
+    message += (message.empty() ? "" : "; ") + one.field + " " + one.description;
+  }
+  return WithAdvice(MakeError(absl::StatusCode::kInvalidArgument, "INVALID_FIELD", message, std::move(missing)),
+                    "longhaul submit --model NAME --data FILE, or both in a job file: longhaul submit -f FILE; "
+                    "`longhaul workers -o wide` lists the models");
+}
+
+// Everything that can be said without the server. The pointers are into `spec`.
+absl::StatusOr<std::vector<LocalDataset>> PrepareDatasets(v1::JobSpec* spec) {
+  LH_RETURN_IF_ERROR(CheckGiven(*spec));
+  std::vector<LocalDataset> local;
+  if (IsLocal(spec->dataset())) local.push_back({"spec.dataset", spec->dataset().file_name(), spec->mutable_dataset()});
+  if (spec->has_eval_dataset() && IsLocal(spec->eval_dataset())) {
+    local.push_back({"spec.eval_dataset", spec->eval_dataset().file_name(), spec->mutable_eval_dataset()});
+  }
+  for (const LocalDataset& one : local) LH_RETURN_IF_ERROR(DescribeDataset(one.field, one.path, one.dataset));
   LH_RETURN_IF_ERROR(wire::ValidateJobSpec(*spec, nullptr));
-  if (!train_path.empty()) LH_RETURN_IF_ERROR(UploadDataset(context.client(), train_path, spec->dataset()));
-  if (!eval_path.empty()) LH_RETURN_IF_ERROR(UploadDataset(context.client(), eval_path, spec->eval_dataset()));
-  return absl::OkStatus();
+  return local;
 }
 
 // The request id makes a repeat harmless, so a scheduler that restarts between upload and Create costs nothing.
@@ -63,6 +87,24 @@ absl::StatusOr<v1::Job> Create(Context& context, const v1::CreateFineTuneJobRequ
     if (context.env.stop->WaitForMillis(backoff_ms)) return client.Error(grpc::Status::CANCELLED);
     backoff_ms *= 2;
   }
+}
+
+// What the scheduler would refuse anyway, an unknown model or a job that fits nowhere, is said before a byte is sent.
+absl::Status UploadDatasets(Context& context, const v1::CreateFineTuneJobRequest& request,
+                            const std::vector<LocalDataset>& local) {
+  bool checked = false;
+  for (const LocalDataset& one : local) {
+    LH_ASSIGN_OR_RETURN(const bool missing, NeedsUpload(context.client(), *one.dataset));
+    if (!missing) continue;
+    if (!std::exchange(checked, true)) {
+      v1::CreateFineTuneJobRequest check = request;
+      check.clear_request_id();
+      check.set_validate_only(true);
+      LH_RETURN_IF_ERROR(Create(context, check).status());
+    }
+    LH_RETURN_IF_ERROR(UploadDataset(context.client(), one.path, *one.dataset));
+  }
+  return absl::OkStatus();
 }
 
 // On stdout there is one message: the job as created, or, for who waits, as it ended.
@@ -115,23 +157,28 @@ absl::StatusOr<ExitCode> FollowJob(Context& context, const std::string& id) {
   return Ended(context, *job);
 }
 
+absl::StatusOr<ExitCode> DryRun(Context& context, const v1::CreateFineTuneJobRequest& request) {
+  LH_ASSIGN_OR_RETURN(const v1::Job job, Create(context, request));
+  if (context.structured()) {
+    PrintMessage(job, context.output, *context.env.out);
+  } else {
+    PrintJob(job, context.env, *context.env.out);
+  }
+  *context.env.err
+      << "the job is valid and fits; nothing was uploaded or stored. Its data are read when it runs, or by "
+         "`longhaul data preview`\n";
+  return kOk;
+}
+
 absl::StatusOr<ExitCode> Submit(Context& context, const SubmitOptions& options) {
   LH_ASSIGN_OR_RETURN(v1::CreateFineTuneJobRequest request, BuildRequest(options));
-  LH_RETURN_IF_ERROR(PrepareDatasets(context, request.mutable_spec()));
+  LH_ASSIGN_OR_RETURN(const std::vector<LocalDataset> local, PrepareDatasets(request.mutable_spec()));
   if (!options.request_id.empty()) request.set_request_id(options.request_id);
   if (options.dry_run) request.set_validate_only(true);
-  if (request.request_id().empty() && !request.validate_only()) request.set_request_id("cli-" + RandomId());
+  if (request.validate_only()) return DryRun(context, request);
+  if (request.request_id().empty()) request.set_request_id("cli-" + RandomId());
+  LH_RETURN_IF_ERROR(UploadDatasets(context, request, local));
   LH_ASSIGN_OR_RETURN(const v1::Job job, Create(context, request));
-  if (request.validate_only()) {
-    if (context.structured()) {
-      PrintMessage(job, context.output, *context.env.out);
-    } else {
-      PrintJob(job, context.env, *context.env.out);
-    }
-    *context.env.err << "the job is valid and fits, and was not stored; its data are read when it runs, or by "
-                        "`longhaul data preview`\n";
-    return kOk;
-  }
   PrintCreated(context, job, options.wait, options.follow);
   if (options.follow) return FollowJob(context, job.id());
   if (options.wait) return Wait(context, job.id());
@@ -150,8 +197,13 @@ void AddSubmitCommand(CLI::App& app, Context& context) {
   command->add_flag("--dry-run", options->dry_run, "make every check and the estimate, and no job");
   CLI::Option* wait = command->add_flag("--wait", options->wait, "return when the job has ended, with its exit code");
   command->add_flag("--follow", options->follow, "as --wait, with live progress; Ctrl-C detaches")->excludes(wait);
-  command->callback(
-      [&context, options] { context.action = [&context, options] { return Submit(context, *options); }; });
+  command->callback([&context, options] {
+    context.action = [&context, options]() -> absl::StatusOr<ExitCode> {
+      absl::StatusOr<ExitCode> code = Submit(context, *options);
+      if (!code.ok()) return options->flags.NameFlags(code.status());
+      return code;
+    };
+  });
 }
 
 }  // namespace longhaul::cli

@@ -9,7 +9,7 @@
 #include <chrono>
 #include <utility>
 
-#include "clients/cli/exit_codes.h"
+#include "base/program/exit_codes.h"
 
 namespace longhaul::cli {
 namespace {

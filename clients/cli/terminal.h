@@ -75,7 +75,7 @@ struct CliEnv {
   channel::ChannelOptions default_channel = {.address = "127.0.0.1:7070"};  // what the environment says
   const Clock* clock = nullptr;
   StopSignal* stop = nullptr;
-  // Replaces this process; returns only on failure, with errno set. argv[0] is the path.
+  // Replaces this process by the program at `path`; returns only on failure, with errno set.
   std::function<void(const std::string& path, const std::vector<std::string>& argv)> exec;
   std::vector<std::string> tool_dirs;  // where longhaul-tool is looked for, in order
 };

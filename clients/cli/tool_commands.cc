@@ -14,14 +14,16 @@ namespace {
 
 constexpr char kToolName[] = "longhaul-tool";
 
-absl::StatusOr<ExitCode> ExecTool(Context& context, const std::string& tool_command,
+absl::StatusOr<ExitCode> ExecTool(Context& context, const std::vector<std::string>& tool_command,
                                   std::vector<std::string> arguments) {
   // Ours to say, the tool's to do: -o was taken by our own parse.
   if (context.output == OutputFormat::kJson) arguments.insert(arguments.end(), {"-o", "json"});
   for (const std::string& dir : context.env.tool_dirs) {
     const std::string path = JoinPath(dir, kToolName);
     if (!FileExists(path) || IsDirectory(path)) continue;
-    std::vector<std::string> argv = {path, tool_command};
+    // By its first word it calls itself what was typed, in help and errors.
+    std::vector<std::string> argv = {"longhaul"};
+    argv.insert(argv.end(), tool_command.begin(), tool_command.end());
     argv.insert(argv.end(), arguments.begin(), arguments.end());
     context.env.out->flush();
     context.env.exec(path, argv);
@@ -29,13 +31,11 @@ absl::StatusOr<ExitCode> ExecTool(Context& context, const std::string& tool_comm
                      path + " cannot be run: " + std::strerror(errno));
   }
   return MakeError(absl::StatusCode::kFailedPrecondition, "TOOL_MISSING",
-                   std::string(kToolName) +
-                       " is neither beside longhaul nor in PATH; it comes with the package "
-                       "longhaul-worker: install it on this machine, or run the command on a worker");
+                   std::string(kToolName) + " is neither beside longhaul nor in PATH");
 }
 
-void AddToolCommand(CLI::App& parent, Context& context, const std::string& name, const std::string& tool_command,
-                    const std::string& help) {
+void AddToolCommand(CLI::App& parent, Context& context, const std::string& name,
+                    const std::vector<std::string>& tool_command, const std::string& help) {
   CLI::App* command = parent.add_subcommand(name, help);
   // The tool has its own flags and its own --help.
   command->prefix_command();
@@ -53,9 +53,9 @@ void AddToolCommand(CLI::App& parent, Context& context, const std::string& name,
 void AddToolCommands(CLI::App& app, Context& context) {
   CLI::App* data = app.add_subcommand("data", "Look at a dataset before it is trained on");
   data->require_subcommand(1);
-  AddToolCommand(*data, context, "preview", "data-preview",
-                 "Examples as the trainer sees them: tokens, mask, cuts (longhaul-tool data-preview)");
-  AddToolCommand(app, context, "chat", "chat",
+  AddToolCommand(*data, context, "preview", {"data", "preview"},
+                 "Examples as the trainer sees them: tokens, mask, cuts (longhaul-tool data preview)");
+  AddToolCommand(app, context, "chat", {"chat"},
                  "An answer from a model, with or without an adapter (longhaul-tool chat)");
 }
 

@@ -86,7 +86,8 @@ absl::StatusOr<std::string> ProjectOf(const Caller& caller, const std::string& a
   LH_RETURN_IF_ERROR(CheckProject("project", asked));
   if (caller.all_projects) return asked;
   return MakeError(absl::StatusCode::kPermissionDenied, "OTHER_PROJECT",
-                   "the project is " + asked + "; these credentials are for " + caller.project,
+                   (asked == "-" ? "every project is asked for" : "the project is " + asked) +
+                       "; these credentials are for " + caller.project,
                    {{"project", "is " + asked + "; may be " + caller.project}});
 }
 

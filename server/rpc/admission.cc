@@ -144,8 +144,6 @@ absl::Status UnknownModel(const FleetView& fleet, const std::string& name) {
     what += "; did you mean \"" + nearest + "\"?";
   } else if (names.empty()) {
     what += "; no worker with a model has registered yet";
-  } else {
-    what += "; `longhaul workers` lists the models";
   }
   return MakeError(absl::StatusCode::kInvalidArgument, "MODEL_UNKNOWN", "spec.model " + what, {{"spec.model", what}});
 }

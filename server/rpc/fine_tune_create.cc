@@ -173,7 +173,8 @@ absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& calle
   const std::shared_ptr<const FleetView> fleet = context.dispatcher->Fleet();
   LH_RETURN_IF_ERROR(CheckCreate(request, *fleet));
   const ModelEntry& model = *FindModel(*fleet, request.spec().model());
-  LH_RETURN_IF_ERROR(CheckDatasets(context, caller, request.spec()));
+  // Who only asks need not have sent the data.
+  if (!request.validate_only()) LH_RETURN_IF_ERROR(CheckDatasets(context, caller, request.spec()));
   v1::JobSpec resolved = request.spec();
   wire::ResolveJobSpec(&resolved, model.shape, model.storage);
   LH_ASSIGN_OR_RETURN(FleetPlan plan, PlanOnFleet(context, *fleet, resolved, model.shape));

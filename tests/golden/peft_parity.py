@@ -64,7 +64,7 @@ def encode(tokenizer, messages):
 
 
 def preview(arguments, held_out_file, count):
-    command = [f"{arguments.bin}/longhaul-tool", "data-preview", "--model", arguments.model, "--data", str(held_out_file),
+    command = [f"{arguments.bin}/longhaul-tool", "data", "preview", "--model", arguments.model, "--data", str(held_out_file),
                "--count", str(count), "--max-sequence-length", "512", "-o", "json"]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return [(row["ids"], [int(t) for t in row["train"]]) for row in json.loads(out)["examples"]]

@@ -50,7 +50,9 @@ std::string NameOf(const std::string& path) {
 
 absl::StatusOr<std::vector<std::string>> FindModels(const std::string& dir) {
   if (!FileExists(dir)) {
-    return MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND", "no model folder " + dir + "; --models names one");
+    return WithAdvice(MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND",
+                                "--models is '" + dir + "'; there is no such file or folder"),
+                      "give a .gguf file, a Hugging Face model folder, or a folder of them");
   }
   // A folder of several .gguf files is a folder of models; one with a config.json, or a file, is a model.
   if (!IsDirectory(dir) || FileExists(JoinPath(dir, "config.json"))) return std::vector<std::string>{dir};

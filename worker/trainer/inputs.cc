@@ -153,7 +153,9 @@ absl::Status CheckReport(const v1::DataReport& report, const v1::JobSpec& spec) 
     std::string message = first.file_name() + " line " + std::to_string(first.line());
     if (!first.field().empty()) message += ", " + first.field();
     message += ": " + first.reason();
-    if (report.error_count() > 1) message += " (and " + FormatCount(report.error_count() - 1) + " more errors)";
+    if (report.error_count() > 1)
+      message += " (and " + FormatCount(report.error_count() - 1) +
+                 (report.error_count() == 2 ? " more bad line)" : " more bad lines)");
     return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_DATASET", message);
   }
   if (report.tokens_per_epoch() > 0) return absl::OkStatus();

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "base/failpoints.h"
@@ -48,11 +49,24 @@ void RunWatch::OnStarted(const train::TrainStarted& started) {
   context_.events->Add(event);
   last_.set_step(started.first_step);
   last_.set_total_steps(started.total_steps);
+  told_nanos_ = context_.clock->BootNanos();
   context_.log(
       "loaded in " + FormatDuration(started.load_seconds) + ", arena " + FormatBytes(started.arena_bytes) +
       (started.device_arena_bytes > 0 ? " and " + FormatBytes(started.device_arena_bytes) + " of the GPU" : "") + ", " +
       (started.first_step > 0 ? "resumes after step " + std::to_string(started.first_step) + " of " : "") +
       std::to_string(started.total_steps) + " steps");
+}
+
+double RunWatch::SecondsSinceLastTold() const {
+  return static_cast<double>(context_.clock->BootNanos() - told_nanos_) * 1e-9;
+}
+
+double RunWatch::EtaSeconds(int64_t step, int64_t total_steps) const {
+  const double updates = seconds_here_ / static_cast<double>(steps_here_) * static_cast<double>(total_steps - step);
+  // That of this very update is still to come, and the last one always is.
+  const int64_t every = context_.spec.spec().hyperparameters().eval_every_steps();
+  const int64_t on_the_way = every > 0 ? (total_steps - 1) / every - (step - 1) / every : 0;
+  return updates + eval_seconds_ * static_cast<double>(on_the_way + 1);
 }
 
 void RunWatch::Tell(v1::TrainingProgress point) {
@@ -82,8 +96,7 @@ void RunWatch::OnProgress(const train::TrainProgress& progress) {
   point.set_tokens_per_second(progress.tokens_per_second);
   point.set_trained_tokens(progress.trained_tokens);
   point.set_step_seconds(progress.step_seconds);
-  const double mean_seconds = seconds_here_ / static_cast<double>(steps_here_);
-  point.set_eta_seconds(mean_seconds * static_cast<double>(progress.total_steps - progress.step));
+  point.set_eta_seconds(EtaSeconds(progress.step, progress.total_steps));
   if (untold_eval_.has_value()) {
     point.set_eval_step(untold_eval_->first);
     point.set_eval_loss(untold_eval_->second);
@@ -93,6 +106,7 @@ void RunWatch::OnProgress(const train::TrainProgress& progress) {
   point.set_device_bytes_used(progress.device_bytes_used);
   Tell(std::move(point));
   context_.log(ProgressLine(last_));
+  told_nanos_ = context_.clock->BootNanos();
   if (!context_.alone) Keep(attempt::RotateStderrIfLarge(context_.dir, limits::kMaxStderrLogBytes / 2));
   Keep(Failpoint("train_step_" + std::to_string(progress.step)));
 }
@@ -102,6 +116,8 @@ void RunWatch::OnEvaluated(int64_t step, const train::EvalResult& result) {
   std::snprintf(text, sizeof(text), "held-out loss %.4f after step %lld (%s targets)", result.loss,
                 static_cast<long long>(step), FormatCount(result.targets).c_str());
   context_.log(text);
+  eval_seconds_ = SecondsSinceLastTold();
+  told_nanos_ = context_.clock->BootNanos();
   // The step's point is told again, now with it. Where this attempt has not made the step, the next one carries it.
   if (step != last_.step() || steps_here_ == 0) {
     untold_eval_ = {step, result.loss};
@@ -110,6 +126,7 @@ void RunWatch::OnEvaluated(int64_t step, const train::EvalResult& result) {
   v1::TrainingProgress point = last_;
   point.set_eval_step(step);
   point.set_eval_loss(result.loss);
+  point.set_eta_seconds(std::max(0.0, EtaSeconds(step, last_.total_steps()) - eval_seconds_));
   Tell(std::move(point));
 }
 
@@ -125,6 +142,7 @@ absl::Status RunWatch::OnCheckpoint(const train::CheckpointInfo& info) {
   context_.events->AddDurable(event);
   if (!context_.events->status().ok()) return context_.events->status();
   context_.log("checkpoint of step " + std::to_string(info.step) + " written");
+  told_nanos_ = context_.clock->BootNanos();
   return Failpoint("train_checkpoint_written");
 }
 

@@ -46,6 +46,9 @@ class RunWatch final : public train::TrainerObserver, public train::TrainerContr
  private:
   void Keep(const absl::Status& status);
   void Tell(v1::TrainingProgress point);
+  double SecondsSinceLastTold() const;
+  // Of the updates and evaluations to come after update `step`, by the mean update and the last evaluation of this run.
+  double EtaSeconds(int64_t step, int64_t total_steps) const;
 
   const AttemptContext& context_;
   const int64_t host_bytes_planned_;
@@ -59,6 +62,8 @@ class RunWatch final : public train::TrainerObserver, public train::TrainerContr
   std::optional<std::pair<int64_t, double>> untold_eval_;  // step and loss of an evaluation that no point has told yet
   int64_t steps_here_ = 0;
   double seconds_here_ = 0;
+  int64_t told_nanos_ = 0;   // when the engine last told of anything: an evaluation begins there
+  double eval_seconds_ = 0;  // the last evaluation's; 0 = there was none yet
 };
 
 }  // namespace longhaul::trainer

@@ -148,7 +148,7 @@ TEST_F(ChannelTest, ATokenIsOneWord) {
     options_.token_file = "";
   }
   options_.token_file = JoinPath(dir_, "absent");
-  EXPECT_EQ(Refusal(), "FILE_NOT_FOUND");
+  EXPECT_EQ(Refusal(), "LOCAL_FILE");
 }
 
 TEST_F(ChannelTest, TrustsItsAuthorityAndNoOther) {
@@ -162,7 +162,7 @@ TEST_F(ChannelTest, TrustsItsAuthorityAndNoOther) {
   options_.ca_file = other.ca_file();
   EXPECT_EQ(Try().error_code(), grpc::StatusCode::UNAVAILABLE);
   options_.ca_file = JoinPath(dir_, "absent.pem");
-  EXPECT_EQ(Refusal(), "FILE_NOT_FOUND");
+  EXPECT_EQ(Refusal(), "LOCAL_FILE");
 }
 
 TEST_F(ChannelTest, AKeyThatDoesNotFitIsSaidAtOnce) {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "clients/cli/cli.h"
-#include "clients/cli/exit_codes.h"
+#include "clients/cli/rpc_error.h"
 #include "tests/clients/cli/fake_scheduler.h"
 
 namespace longhaul::cli {
@@ -26,7 +26,10 @@ class CliTest : public ::testing::Test {
     env_.clock = &clock_;
     env_.stop = &stop_;
     env_.default_channel.address = scheduler_.address();
-    env_.exec = [this](const std::string&, const std::vector<std::string>& argv) { exec_argv_ = argv; };
+    env_.exec = [this](const std::string& path, const std::vector<std::string>& argv) {
+      exec_path_ = path;
+      exec_argv_ = argv;
+    };
   }
   ~CliTest() override { std::filesystem::remove_all(dir_); }
 
@@ -62,6 +65,7 @@ class CliTest : public ::testing::Test {
   std::ostringstream out_;
   std::ostringstream err_;
   CliEnv env_;
+  std::string exec_path_;
   std::vector<std::string> exec_argv_;
 };
 

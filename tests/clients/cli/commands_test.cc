@@ -30,12 +30,42 @@ TEST_F(CommandTest, UsageErrors) {
   EXPECT_THAT(err_.str(), HasSubstr("--state"));
 }
 
+TEST_F(CommandTest, AMistypedWordIsNamedWithItsNeighbour) {
+  EXPECT_EQ(Run({"submt"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("longhaul: error: `longhaul` has no command 'submt' [USAGE]\n"
+                                    "  what to do: did you mean submit? `longhaul --help` lists"));
+  EXPECT_EQ(Run({"data", "previw"}), kInvalid);
+  EXPECT_THAT(err_.str(),
+              HasSubstr("`longhaul data` has no command 'previw' [USAGE]\n  what to do: did you mean preview?"));
+  EXPECT_EQ(Run({"submit", "--lerning-rate", "1e-4"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("`longhaul submit` has no flag --lerning-rate [USAGE]\n"
+                                    "  what to do: did you mean --learning-rate? `longhaul submit --help`"));
+  EXPECT_EQ(Run({"get", "a", "b"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("`longhaul get` takes no further argument 'b'"));
+  EXPECT_EQ(Run({"get"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("`longhaul get`: job is required [USAGE]\n  what to do: `longhaul get --help`"));
+  EXPECT_EQ(Run({}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("`longhaul` needs a command"));
+  EXPECT_EQ(Run({"list", "-o", "xml"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("is 'xml'; must be table, wide, json, yaml or name"));
+  EXPECT_EQ(out_.str(), "");
+}
+
+TEST_F(CommandTest, FilesOfSecurityFlags) {
+  EXPECT_EQ(Run({"list", "--tls-ca", (dir_ / "absent").string()}), kInternal);
+  EXPECT_THAT(err_.str(), HasSubstr("--tls-ca: cannot open"));
+  EXPECT_EQ(Run({"list", "--token-file", (dir_ / "absent").string()}), kInternal);
+  EXPECT_THAT(err_.str(), HasSubstr("--token-file: cannot open"));
+  EXPECT_THAT(err_.str(), HasSubstr("what to do: see that the path is right"));
+}
+
 TEST_F(CommandTest, UnreachableSchedulerIsNamedWithWhatToDo) {
   scheduler_.Stop();
   EXPECT_EQ(Run({"list"}), kUnreachable);
   EXPECT_EQ(out_.str(), "");
   EXPECT_THAT(err_.str(), HasSubstr("the scheduler at " + scheduler_.address() + " cannot be reached"));
   EXPECT_THAT(err_.str(), HasSubstr("what to do: start the scheduler"));
+  EXPECT_THAT(err_.str(), HasSubstr("nothing listens there"));
 }
 
 TEST_F(CommandTest, SubmitUploadsThenCreates) {
@@ -105,8 +135,10 @@ TEST_F(CommandTest, NoProxyStandsBetweenLoopbackAddresses) {
 TEST_F(CommandTest, InvalidSpecIsRefusedBeforeTheUpload) {
   const std::string path = Write("d.jsonl", "{}");
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", path, "--rank", "0", "--lr", "-1"}), kInvalid);
-  EXPECT_THAT(err_.str(), HasSubstr("spec.hyperparameters.lora_rank"));
-  EXPECT_THAT(err_.str(), HasSubstr("spec.hyperparameters.learning_rate"));
+  EXPECT_THAT(err_.str(), HasSubstr("spec.hyperparameters.lora_rank (--lora-rank): is 0; must be 1 to"));
+  EXPECT_THAT(err_.str(), HasSubstr("spec.hyperparameters.learning_rate (--learning-rate)"));
+  EXPECT_EQ(Run({"submit", "--rank", "1"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("  --model: is missing; give a model that a worker has\n  --data: is missing"));
   EXPECT_TRUE(scheduler_.blobs.blobs.empty());
   EXPECT_TRUE(scheduler_.jobs.created.empty());
 }
@@ -115,9 +147,9 @@ TEST_F(CommandTest, DatasetThatCannotBeUsed) {
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", (dir_ / "absent").string()}), kInternal);
   EXPECT_THAT(err_.str(), HasSubstr("absent"));
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", Write("empty.jsonl", "")}), kInvalid);
-  EXPECT_THAT(err_.str(), HasSubstr("is empty"));
+  EXPECT_THAT(err_.str(), HasSubstr("empty.jsonl', which is empty"));
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", dir_.string()}), kInvalid);
-  EXPECT_THAT(err_.str(), HasSubstr("is a folder"));
+  EXPECT_THAT(err_.str(), HasSubstr("spec.dataset (--data) is '" + dir_.string() + "', a folder"));
 }
 
 TEST_F(CommandTest, ServerErrorShowsReasonViolationsAndHint) {
@@ -126,8 +158,9 @@ TEST_F(CommandTest, ServerErrorShowsReasonViolationsAndHint) {
                     {{"spec.model", "is 'm'; did you mean 'mm'?"}});
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}")}), kInvalid);
   EXPECT_THAT(err_.str(), HasSubstr("[MODEL_UNKNOWN]"));
-  EXPECT_THAT(err_.str(), HasSubstr("spec.model: is 'm'; did you mean 'mm'?"));
+  EXPECT_THAT(err_.str(), HasSubstr("spec.model (--model): is 'm'; did you mean 'mm'?"));
   EXPECT_THAT(err_.str(), HasSubstr("longhaul workers -o wide"));
+  EXPECT_TRUE(scheduler_.blobs.blobs.empty()) << "nothing is sent for a job that is refused";
   scheduler_.jobs.create_status =
       DetailedError(grpc::StatusCode::FAILED_PRECONDITION, "EXCEEDS_EVERY_DEVICE", "needs 9 GiB, has 2 GiB");
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}")}), kJobFailed);
@@ -135,9 +168,11 @@ TEST_F(CommandTest, ServerErrorShowsReasonViolationsAndHint) {
 
 TEST_F(CommandTest, DryRunStoresNothing) {
   ASSERT_EQ(Run({"submit", "--dry-run", "--model", "m", "--data", Write("d.jsonl", "{}")}), kOk) << err_.str();
-  EXPECT_TRUE(scheduler_.jobs.created[0].validate_only());
-  EXPECT_EQ(scheduler_.jobs.created[0].request_id(), "");
-  EXPECT_THAT(err_.str(), HasSubstr("was not stored"));
+  ASSERT_EQ(scheduler_.jobs.validated.size(), 1u);
+  EXPECT_EQ(scheduler_.jobs.validated[0].request_id(), "");
+  EXPECT_TRUE(scheduler_.jobs.created.empty());
+  EXPECT_TRUE(scheduler_.blobs.blobs.empty()) << "a dry run uploads nothing";
+  EXPECT_THAT(err_.str(), HasSubstr("nothing was uploaded or stored"));
 }
 
 TEST_F(CommandTest, JobFileWithFlagsOverIt) {
@@ -213,6 +248,10 @@ TEST_F(CommandTest, GetShowsBadLinesAndFailure) {
   ASSERT_EQ(Run({"get", "bad"}), kOk);
   EXPECT_THAT(out_.str(), HasSubstr("line 7: messages[1].role: is 'robot'"));
   EXPECT_THAT(out_.str(), HasSubstr("... and 2 more"));
+  EXPECT_THAT(out_.str(), HasSubstr("Failure:      INVALID_DATASET\n")) << "the lines say the rest";
+  EXPECT_THAT(out_.str(), Not(HasSubstr("  | two")));
+  job.clear_data_report();
+  ASSERT_EQ(Run({"get", "bad"}), kOk);
   EXPECT_THAT(out_.str(), HasSubstr("INVALID_DATASET  3 bad lines"));
   EXPECT_THAT(out_.str(), HasSubstr("  | two"));
 }
@@ -229,6 +268,17 @@ TEST_F(CommandTest, YamlOfAJobIsAJobFile) {
   EXPECT_THAT(out_.str(), HasSubstr("suffix: \"007\""));
   EXPECT_THAT(out_.str(), HasSubstr("model: \"true\""));
   EXPECT_EQ(yaml["spec"]["hyperparameters"]["max_steps"].as<int>(), 60);
+
+  job.mutable_spec()->mutable_dataset()->set_sha256(std::string(64, 'a'));
+  job.mutable_spec()->mutable_dataset()->set_size_bytes(5);
+  job.mutable_resolved_spec()->set_model("true");
+  ASSERT_EQ(Run({"get", "y", "-o", "yaml"}), kOk);
+  const std::string file = Write("again.yaml", out_.str());
+  ASSERT_EQ(Run({"submit", "-f", file, "--rank", "4"}), kOk) << err_.str();
+  ASSERT_EQ(scheduler_.jobs.created.size(), 1u);
+  EXPECT_EQ(scheduler_.jobs.created[0].suffix(), "007");
+  EXPECT_EQ(scheduler_.jobs.created[0].spec().hyperparameters().lora_rank(), 4);
+  EXPECT_EQ(scheduler_.jobs.created[0].spec().dataset().sha256(), std::string(64, 'a'));
 }
 
 TEST_F(CommandTest, CancelAndItsRefusal) {
@@ -391,15 +441,16 @@ TEST_F(CommandTest, WorkersAndDrain) {
 TEST_F(CommandTest, ToolCommandsPassEverythingOn) {
   env_.tool_dirs = {(dir_ / "nothing").string(), dir_.string()};
   EXPECT_EQ(Run({"chat", "--model", "m.gguf"}), kRefused);
-  EXPECT_THAT(err_.str(), HasSubstr("longhaul-worker"));
+  EXPECT_THAT(err_.str(), HasSubstr("install the package longhaul-worker"));
   const std::string tool = Write("longhaul-tool", "#!/bin/sh\n");
   Run({"chat", "--model", "m.gguf", "--prompt", "two words", "--max-tokens", "5"});
-  EXPECT_THAT(exec_argv_,
-              ::testing::ElementsAre(tool, "chat", "--model", "m.gguf", "--prompt", "two words", "--max-tokens", "5"));
+  EXPECT_THAT(exec_argv_, ::testing::ElementsAre("longhaul", "chat", "--model", "m.gguf", "--prompt", "two words",
+                                                 "--max-tokens", "5"));
+  EXPECT_EQ(exec_path_, tool);
   Run({"data", "preview", "--data", "d", "--help"});
-  EXPECT_THAT(exec_argv_, ::testing::ElementsAre(tool, "data-preview", "--data", "d", "--help"));
+  EXPECT_THAT(exec_argv_, ::testing::ElementsAre("longhaul", "data", "preview", "--data", "d", "--help"));
   Run({"data", "preview", "--data", "d", "-o", "json"});
-  EXPECT_THAT(exec_argv_, ::testing::ElementsAre(tool, "data-preview", "--data", "d", "-o", "json"));
+  EXPECT_THAT(exec_argv_, ::testing::ElementsAre("longhaul", "data", "preview", "--data", "d", "-o", "json"));
 }
 
 TEST_F(CommandTest, Version) {

@@ -29,6 +29,7 @@ class FakeJobs final : public v1::FineTuneService::Service {
   std::vector<v1::WatchFineTuneJobRequest> watch_requests;
   std::vector<v1::Job> jobs;
   std::vector<v1::CreateFineTuneJobRequest> created;
+  std::vector<v1::CreateFineTuneJobRequest> validated;
   grpc::Status create_status;
   v1::EstimateFineTuneJobResponse estimate;
   v1::ExplainFineTuneJobResponse explanation;

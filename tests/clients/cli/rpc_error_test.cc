@@ -1,6 +1,7 @@
 #include "clients/cli/rpc_error.h"
 
 #include <gmock/gmock.h>
+#include <grpcpp/support/status.h>
 
 #include <filesystem>
 #include <fstream>
@@ -18,11 +19,13 @@ using ::testing::Not;
 
 std::string Hint(absl::StatusCode code, const std::string& reason) { return HintFor(MakeError(code, reason, "text")); }
 
-// Every reason that the code behind the API gives: MakeError's second argument.
-std::set<std::string> ReasonsOfTheScheduler() {
+// Every reason that a person may meet, from the scheduler, the client and what longhaul-tool does: MakeError's second
+// argument.
+std::set<std::string> ReasonsOfTheSources() {
   const std::regex make_error(R"re(MakeError\(\s*(?:absl::StatusCode::k\w+|\w+\.code\(\)),\s*"([A-Z_]+)")re");
   std::set<std::string> reasons;
-  for (const char* folder : {"server", "storage", "wire", "base", "model"}) {
+  for (const char* folder :
+       {"server", "storage", "wire", "base", "model", "clients", "worker/formats", "worker/data"}) {
     const std::filesystem::path root = std::filesystem::path(LONGHAUL_SOURCE_DIR) / folder;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
       if (entry.path().extension() != ".cc") continue;
@@ -37,16 +40,13 @@ std::set<std::string> ReasonsOfTheScheduler() {
   return reasons;
 }
 
-TEST(RpcErrorTest, EveryReasonOfTheSchedulerHasAHint) {
-  // Said to agents, to whom nobody types; at a daemon's start; by longhauld's own commands; or by what only the trainer
-  // and the tools do.
-  const std::set<std::string> elsewhere = {
-      "WORKER_TOO_OLD", "WORKER_TOO_NEW", "SESSION_CLOSED",  "LEASE_FENCED",    "LOG_GAP",         "BAD_ADDRESS",
-      "TLS_REQUIRED",   "SCHEMA_TOO_NEW", "NOT_OURS",        "FILE_EXISTS",     "FILE_TOO_LARGE",  "FILE_TOO_SHORT",
-      "INVALID_PATH",   "INVALID_SIZE",   "PROCESS_GONE",    "INVALID_COMMAND", "LOCKED",          "FAILPOINT",
-      "WORKER_OWNED",   "OTHER_WORKER",   "TOO_MANY_TOKENS", "TOKEN_NOT_FOUND", "SCHEMA_MISMATCH", "BAD_DESTINATION",
-      "NO_DATABASE",    "SCHEMA_TOO_OLD"};
-  const std::set<std::string> reasons = ReasonsOfTheScheduler();
+TEST(RpcErrorTest, EveryReasonHasAHint) {
+  // Said to agents, to whom nobody types, or of a bug.
+  const std::set<std::string> elsewhere = {"WORKER_TOO_OLD",   "WORKER_TOO_NEW", "SESSION_CLOSED", "LEASE_FENCED",
+                                           "LOG_GAP",          "INVALID_PATH",   "INVALID_SIZE",   "PROCESS_GONE",
+                                           "INVALID_COMMAND",  "FAILPOINT",      "WORKER_OWNED",   "OTHER_WORKER",
+                                           "ROWS_OUT_OF_RANGE"};
+  const std::set<std::string> reasons = ReasonsOfTheSources();
   ASSERT_GE(reasons.size(), 40u) << "the sources are not where this test looks";
   const std::string none = Hint(absl::StatusCode::kAborted, "NO_SUCH_REASON");
   for (const std::string& reason : reasons) {
@@ -67,6 +67,23 @@ TEST(RpcErrorTest, EveryErrorSaysWhatToDo) {
     EXPECT_THAT(DescribeError(MakeError(static_cast<absl::StatusCode>(code), "", "text")), HasSubstr("what to do: "))
         << code;
   }
+}
+
+// gRPC's words for what went wrong with a connection, as they were seen.
+TEST(RpcErrorTest, AConnectionThatFailsSaysWhy) {
+  const auto told = [](const std::string& words) {
+    return DescribeError(FromGrpcStatus(grpc::Status(grpc::StatusCode::UNAVAILABLE, words), "h:1"));
+  };
+  const std::string prefix = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: ";
+  const std::string ssl = prefix + "Ssl handshake failed: SSL_ERROR_SSL: error:0A000086:SSL routines::";
+  EXPECT_THAT(told(prefix + "Failed to connect to remote host: Connection refused"),
+              HasSubstr("nothing listens there\n  what to do: start the scheduler"));
+  EXPECT_THAT(told(ssl + "wrong version number"), HasSubstr("speaks no TLS\n  what to do: leave out --tls"));
+  EXPECT_THAT(told(ssl + "certificate verify failed"), HasSubstr("what to do: give --tls-ca FILE"));
+  EXPECT_THAT(told(prefix + "Peer name x is not in peer certificate"), HasSubstr("--tls-server-name NAME"));
+  EXPECT_THAT(told(prefix + "Socket closed"), HasSubstr("what to do: a scheduler with TLS does that"));
+  EXPECT_THAT(told("of tomorrow"),
+              HasSubstr("the scheduler at h:1 cannot be reached: of tomorrow\n  what to do: start"));
 }
 
 int Count(const std::string& text, const std::string& word) {

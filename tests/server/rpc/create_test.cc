@@ -91,6 +91,10 @@ TEST_F(CreateTest, WantsTheDatasetFirst) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_EQ(DetailsOf(status).reason, "DATASET_NOT_UPLOADED");
   EXPECT_NE(DetailsOf(status).Of("spec.dataset"), "");
+  // Who only asks whether it would be taken need not send it first.
+  request.set_validate_only(true);
+  EXPECT_GT(MustCreate(request).estimate().host_bytes(), 0);
+  EXPECT_EQ(CountJobs(), 0u);
 }
 
 TEST_F(CreateTest, ValidateOnlyStoresNothing) {

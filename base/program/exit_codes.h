@@ -1,8 +1,8 @@
-// What `longhaul` exits with. Scripts rely on it: a number never changes its meaning. `longhaul --help` prints the
-// table.
+// What `longhaul` exits with, and longhaul-tool, which it becomes. Scripts rely on it: a number never changes its
+// meaning. `longhaul --help` prints the table.
 #pragma once
 
-namespace longhaul::cli {
+namespace longhaul::program {
 
 enum ExitCode : int {
   kOk = 0,
@@ -32,4 +32,4 @@ inline constexpr char kExitCodeHelp[] =
     "  9  a local file could not be read or written, or an internal error\n"
     "  130  interrupted; a submitted job goes on\n";
 
-}  // namespace longhaul::cli
+}  // namespace longhaul::program

@@ -1,0 +1,235 @@
+#include "base/program/error_text.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/error.h"
+
+namespace longhaul::program {
+namespace {
+
+struct Hint {
+  const char* reason;
+  const char* text;
+};
+
+constexpr char kCorrect[] = "correct the value and run the command again; --help of the command lists the flags";
+constexpr char kSubmitAgain[] = "submit again: the dataset is uploaded first";
+constexpr char kAgainSoon[] = "the scheduler is there but cannot do it now: run the command again in a moment";
+constexpr char kSeeWorkers[] = "`longhaul workers` lists the workers";
+constexpr char kStoreTrouble[] = "see the scheduler's log and its state folder's disk, then run the command again";
+constexpr char kDamaged[] = "fetch the file again: this copy is damaged, or not what its name says";
+constexpr char kTemplate[] = "correct the chat template of the model, or take data of {\"text\": ...}";
+constexpr char kBug[] = "this is a bug: please report it with the scheduler's log";
+
+// What to do, by reason: every reason that a person may meet, from the scheduler, the client, a daemon's start or a
+// tool. ErrorTextTest holds a new reason to it.
+constexpr Hint kHints[] = {
+    {"INVALID_FIELD", kCorrect},
+    {"INVALID_JSON", kCorrect},
+    {"INVALID_RANGE", kCorrect},
+    {"INVALID_PLAN", kBug},
+    {"INVALID_YAML", "correct the job file: README.md shows one; its data may be named by --data"},
+    {"BAD_OPTION", kCorrect},
+    {"LIMIT_EXCEEDED", "ask for less at once"},
+    {"MODEL_UNKNOWN",
+     "`longhaul workers -o wide` lists the models that workers have; --model takes one of those names. Where there is "
+     "none, start a worker: longhaul-worker --models DIR"},
+    {"MODEL_UNSUPPORTED", "take a model of a supported family; README.md names them"},
+    {"DEVICE_UNSUPPORTED", "take another worker: this one's device runs no such job"},
+    {"WEIGHT_NOT_FINITE", "the model's file is damaged (a weight is not a number): fetch it again"},
+    {"PLAN_DOES_NOT_FIT", "shorten --max-seq-len, or lower --batch-size or --rank"},
+    {"EXCEEDS_EVERY_DEVICE",
+     "shorten --max-seq-len, lower --batch-size or --rank, or add a larger worker; `longhaul estimate` tells what "
+     "fits"},
+    {"DATASET_NOT_UPLOADED", kSubmitAgain},
+    {"BLOB_MISSING", kSubmitAgain},
+    {"BLOB_GONE", kSubmitAgain},
+    {"BLOB_NOT_FOUND", "the scheduler has no such file any more: `longhaul get ID` shows what the job has"},
+    {"BLOB_BUSY", "wait for the other upload of the same data to end, then run the command again"},
+    {"BLOB_NAME", kBug},
+    {"BLOB_OFFSET", "run the command again: it asks where to go on"},
+    {"BLOB_SIZE_MISMATCH", "the file changed while it was sent: run the command again"},
+    {"BLOB_HASH_MISMATCH", "the file changed while it was sent: run the command again"},
+    {"BLOB_TRUNCATED", "the scheduler's copy is damaged: see its disk, and restore the blob from a backup"},
+    {"TOO_MANY_TRANSFERS", kAgainSoon},
+    {"TOO_MANY_WATCHERS", "end other watches, or poll: longhaul get ID"},
+    {"TOO_MANY_JOBS", "wait for jobs to end, or cancel some: longhaul list --state queued"},
+    {"TOO_MANY_OPEN_FILES", "raise the scheduler's limit of open files (ulimit -n), then run the command again"},
+    {"OUT_OF_MEMORY", kAgainSoon},
+    {"JOB_NOT_FOUND", "`longhaul list` shows the jobs"},
+    {"ATTEMPT_NOT_FOUND", "`longhaul attempts ID` lists the job's attempts"},
+    {"WORKER_NOT_FOUND", kSeeWorkers},
+    {"ILLEGAL_TRANSITION", "`longhaul get ID` shows the job's state; a job that has ended stays as it is"},
+    {"REQUEST_ID_REUSED", "use another --request-id, or submit exactly the same job"},
+    {"EVENTS_COMPACTED", "watch without --after-sequence"},
+    {"DISK_FULL", "free disk space and try again"},
+    {"SHUTTING_DOWN", kAgainSoon},
+    {"STORE_UNAVAILABLE", kStoreTrouble},
+    {"STORE_BUSY", kAgainSoon},
+    {"STORE_IO", kStoreTrouble},
+    {"STORE_ERROR", kStoreTrouble},
+    {"STORE_CONSTRAINT", kBug},
+    {"STORE_CORRUPT", "stop the scheduler and restore its state folder from a backup"},
+    {"CORRUPT_RECORD", "stop the scheduler and restore its state folder from a backup"},
+    {"SEQUENCE_NOT_DENSE", kBug},
+    {"IO_ERROR", kStoreTrouble},
+    {"FILE_NOT_FOUND", "name a file that exists"},
+    {"PERMISSION_DENIED", "ask the scheduler's administrator for access"},
+    {"SCOPE_MISSING", "ask the scheduler's administrator for a token with that scope"},
+    {"OTHER_PROJECT",
+     "leave out --project and --all-projects, or ask the scheduler's administrator for a token of that project"},
+    {"NO_CREDENTIALS", "pass a token: --token-file FILE, or LONGHAUL_TOKEN"},
+    {"TOKEN_INVALID", "ask the scheduler's administrator for a new one (longhauld token create)"},
+    {"TOKEN_NEEDS_TLS", "give --tls-ca FILE, who signs the scheduler's certificate, or --tls"},
+    {"TLS_MATERIAL", "give a certificate and the key that belongs to it, both in PEM form"},
+    {"CERTIFICATE_INVALID", "ask the scheduler's administrator for a certificate of this worker"},
+    {"RATE_LIMITED", "wait a moment and run the command again"},
+    {"TOO_MANY_UPLOADS", "delete jobs that nobody needs, or ask the scheduler's administrator for room"},
+    {"INTERNAL", kBug},
+    {"AMBIGUOUS_ID", "give more characters of the id"},
+    {"INTERRUPTED", "run the command again"},
+    {"WAIT_TIMEOUT", "wait again with a longer --timeout, or see what it does: longhaul get, longhaul watch"},
+    {"USAGE", kCorrect},
+    {"PORT_TAKEN",
+     "end the program that listens there (`ss -ltnp` names it), or listen elsewhere: --listen is for gRPC, "
+     "--http-listen for the page"},
+    {"CANNOT_LISTEN", "give an address of this machine: --listen for gRPC, --http-listen for the page"},
+    {"BAD_ADDRESS", kCorrect},
+    {"TLS_REQUIRED", "give --tls-cert and --tls-key, or listen on 127.0.0.1"},
+    {"LOCKED", "end that process, or give this one a --state-dir of its own"},
+    {"NO_DATABASE", "name the scheduler's state folder with --state-dir: the one that longhauld was started with"},
+    {"BAD_DESTINATION", "give an empty or a new folder, or one with an earlier backup of this state"},
+    {"NOT_OURS", "give longhauld a --state-dir of its own"},
+    {"SCHEMA_TOO_NEW", "start a longhauld as new as the one that wrote this state, or restore a backup from before it"},
+    {"SCHEMA_TOO_OLD", "open it once with a longhauld between the two versions"},
+    {"SCHEMA_MISMATCH", "start longhauld on this state folder once: it brings the database up to date"},
+    {"TOO_MANY_TOKENS", "revoke tokens that nobody uses: longhauld token list, longhauld token revoke"},
+    {"TOKEN_NOT_FOUND", "`longhauld token list` shows the tokens"},
+    {"FILE_EXISTS", "name another file, or move that one away"},
+    {"FILE_TOO_LARGE", "see that it is the file that was meant"},
+    {"FILE_TOO_SHORT", kDamaged},
+    {"FILE_TRUNCATED", kDamaged},
+    {"FILE_INVALID", kDamaged},
+    {"TENSOR_INVALID", kDamaged},
+    {"TENSOR_UNKNOWN", kDamaged},
+    {"INVALID_MODEL", "give a .gguf file, or a folder with config.json, tokenizer.json and .safetensors files"},
+    {"MODEL_TWICE", "give each model once, or rename one: workers know models by their names"},
+    {"MODEL_CHANGED", "run it again once the model's files are written"},
+    {"NO_CHAT_TEMPLATE", "take data of {\"text\": ...}, or a model that was made for chats"},
+    {"TEMPLATE_UNSUPPORTED", kTemplate},
+    {"TEMPLATE_UNTRACEABLE", kTemplate},
+    {"TEMPLATE_ERROR", kTemplate},
+    {"TEMPLATE_LIMIT", kTemplate},
+    {"TEXT_TOO_LONG", "shorten that text, or split it into several examples"},
+    {"NOT_UTF8", "save the file as UTF-8"},
+    {"INVALID_DATASET", "correct the lines, and look at the result before submitting it: longhaul data preview"},
+    {"INVALID_ADAPTER", "give the folder that `longhaul download` made, and the model that the adapter was trained on"},
+    {"FOLDER_NOT_EMPTY", "name a folder that is empty or does not exist"},
+    {"TOOL_MISSING", "install the package longhaul-worker on this machine, or run the command on a worker"},
+    {"LOCAL_FILE", "see that the path is right, readable, and on a disk with room"},
+    {"NO_ARTIFACT", "download once the job has SUCCEEDED: longhaul wait ID"},
+    {"BAD_FILE_NAME", kBug},
+    {"WRONG_CONTENT", "run the command again; if it stays so, the scheduler's copy is damaged: see its disk"},
+};
+
+}  // namespace
+
+absl::Status LocalFileError(const absl::Status& status) {
+  const std::string reason = ErrorReason(status);
+  for (const char* of_the_file_system : {"FILE_NOT_FOUND", "PERMISSION_DENIED", "FILE_EXISTS", "IO_ERROR", "DISK_FULL",
+                                         "TOO_MANY_OPEN_FILES", "FILE_TOO_LARGE"}) {
+    if (reason != of_the_file_system) continue;
+    const absl::Status local = MakeError(status.code(), "LOCAL_FILE", std::string(status.message()));
+    if (reason == "DISK_FULL") return WithAdvice(local, "free disk space and try again");
+    return WithAdvice(local, ErrorAdvice(status));
+  }
+  return status;
+}
+
+std::string WhatToDo(const absl::Status& status) {
+  if (std::string advice = ErrorAdvice(status); !advice.empty()) return advice;
+  const std::string reason = ErrorReason(status);
+  for (const Hint& hint : kHints) {
+    if (reason == hint.reason) return hint.text;
+  }
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+      return reason.empty() ? "" : kAgainSoon;  // with a reason it has answered
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return kCorrect;
+    case absl::StatusCode::kInternal:
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kDataLoss:
+      return kBug;
+    default:
+      return "";
+  }
+}
+
+ExitCode ExitCodeFor(const absl::Status& status) {
+  const std::string reason = ErrorReason(status);
+  if (reason == "EXCEEDS_EVERY_DEVICE") return kJobFailed;
+  if (reason == "WAIT_TIMEOUT") return kTimeout;
+  if (reason == "INTERRUPTED") return kInterrupted;
+  if (reason == "LOCAL_FILE") return kInternal;
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return kOk;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return kInvalid;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+      return kUnreachable;
+    case absl::StatusCode::kNotFound:
+      return kNotFound;
+    case absl::StatusCode::kCancelled:
+      return kInterrupted;
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kResourceExhausted:
+      return kRefused;
+    case absl::StatusCode::kUnauthenticated:
+    case absl::StatusCode::kPermissionDenied:
+      return kPermission;
+    default:
+      return kInternal;
+  }
+}
+
+std::string DescribeError(const std::string& program, const absl::Status& status, const std::string& fallback) {
+  const std::string reason = ErrorReason(status);
+  std::string message(status.message());
+  std::vector<FieldViolation> violations = ErrorViolations(status);
+  // A message that has the violations one behind the other is cut before the first: each gets its line, and no words
+  // come twice. A single one is the message already.
+  size_t first = std::string::npos;
+  bool all_told = true;
+  for (const FieldViolation& violation : violations) {
+    const size_t at = message.find(violation.description);
+    all_told = all_told && at != std::string::npos;
+    first = std::min({first, at, message.find(violation.field + " " + violation.description)});
+  }
+  if (violations.size() == 1 && (all_told || message.find(violations[0].field) != std::string::npos)) {
+    violations.clear();
+  } else if (violations.size() > 1 && all_told) {
+    message.resize(first);
+    while (!message.empty() && (message.back() == ' ' || message.back() == ';' || message.back() == ':')) {
+      message.pop_back();
+    }
+    if (message.empty()) message = std::to_string(violations.size()) + " values are wrong";
+  }
+  std::string text = program + ": error: " + message;
+  if (!reason.empty()) text += " [" + reason + "]";
+  text += "\n";
+  for (const FieldViolation& violation : violations) {
+    text += "  " + violation.field + ": " + violation.description + "\n";
+  }
+  const std::string known = WhatToDo(status);
+  return text + "  what to do: " + (known.empty() ? fallback : known) + "\n";
+}
+
+}  // namespace longhaul::program
