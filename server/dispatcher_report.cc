@@ -260,7 +260,8 @@ absl::Status DispatcherCore::EndedValidation(JobRecord& record, const AttemptRep
   }
   if (fits) {
     return SetState(record, JobState::kQueued, Reason::kNone,
-                    "its dataset is valid: " + std::to_string(report.report_examples) + " examples");
+                    "its dataset is valid: " + std::to_string(report.report_examples) +
+                        (report.report_examples == 1 ? " example" : " examples"));
   }
   Failure failure;
   failure.reason = Reason::kExceedsEveryDevice;

@@ -2,8 +2,10 @@
 
 #include <CLI/CLI.hpp>
 #include <map>
+#include <memory>
 #include <optional>
 #include <ostream>
+#include <string_view>
 
 #include "base/program/command_line.h"
 #include "clients/channel/channel_flags.h"
@@ -11,6 +13,17 @@
 
 namespace longhaul::cli {
 namespace {
+
+// CLI11 shows the value that a --no- flag gives: "--packing,--no-packing{false}".
+class HelpFormatter final : public CLI::Formatter {
+ public:
+  std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
+    std::string name = CLI::Formatter::make_option_name(option, is_positional);
+    constexpr std::string_view kValue = "{false}";
+    for (size_t at = name.find(kValue); at != std::string::npos; at = name.find(kValue)) name.erase(at, kValue.size());
+    return name;
+  }
+};
 
 void AddGlobalOptions(CLI::App& app, Context& context) {
   context.channel = context.env.default_channel;
@@ -39,6 +52,7 @@ void AddGlobalOptions(CLI::App& app, Context& context) {
 int RunCli(const std::vector<std::string>& arguments, const CliEnv& env) {
   Context context(env);
   CLI::App app("Longhaul fine-tunes language models: submit a job, follow it, download its adapter.", "longhaul");
+  app.formatter(std::make_shared<HelpFormatter>());  // inherited
   app.footer(std::string("\n") + program::kExitCodeHelp +
              "\nData goes to stdout, progress and errors to stderr. Ids may be shortened while they are unique.");
   app.set_version_flag("--version", std::string("longhaul ") + LONGHAUL_VERSION);

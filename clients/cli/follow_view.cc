@@ -4,8 +4,8 @@
 
 namespace longhaul::cli {
 
-FollowView::FollowView(const CliEnv& env, std::ostream& out, bool out_is_terminal)
-    : env_(env), out_(out), is_terminal_(out_is_terminal) {}
+FollowView::FollowView(const CliEnv& env, std::ostream& out, bool out_is_terminal, bool from_start)
+    : env_(env), out_(out), is_terminal_(out_is_terminal), tell_snapshot_(!from_start) {}
 
 FollowView::~FollowView() { Clear(); }
 
@@ -30,13 +30,13 @@ void FollowView::Draw() {
 
 void FollowView::OnSnapshot(const v1::Snapshot& snapshot) {
   const v1::Job& job = snapshot.job();
-  if (first_snapshot_) {
+  if (tell_snapshot_) {
     std::string text = job.id() + " " + v1::JobState_Name(job.state());
     if (job.reason() != v1::REASON_UNSPECIFIED) text += "  " + v1::Reason_Name(job.reason());
     if (!job.reason_detail().empty()) text += "  " + job.reason_detail();
     Line(text);
   }
-  first_snapshot_ = false;
+  tell_snapshot_ = false;
   if (job.has_progress() && job.progress().step() > 0) OnProgress(job.progress());
 }
 

@@ -15,7 +15,8 @@ namespace longhaul::cli {
 class FollowView : public WatchSink {
  public:
   // `notes` gets what is about the connection. On a terminal `out` is redrawn, so it must be the terminal itself.
-  FollowView(const CliEnv& env, std::ostream& out, bool out_is_terminal);
+  // `from_start`: every event comes, so that the snapshot's state needs no line of its own.
+  FollowView(const CliEnv& env, std::ostream& out, bool out_is_terminal, bool from_start);
   ~FollowView() override;
   void OnSnapshot(const v1::Snapshot& snapshot) override;
   void OnEvent(const v1::JobEvent& event) override;
@@ -33,7 +34,7 @@ class FollowView : public WatchSink {
   const CliEnv& env_;
   std::ostream& out_;
   const bool is_terminal_;
-  bool first_snapshot_ = true;
+  bool tell_snapshot_;  // the first one of a watch that begins in the middle
   bool drawn_ = false;
   std::string status_;                              // the redrawn line
   std::pair<int32_t, int64_t> last_shown_{-1, -1};  // (attempt, step) of the last progress

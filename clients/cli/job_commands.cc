@@ -57,6 +57,7 @@ absl::StatusOr<ExitCode> List(Context& context, const ListOptions& options) {
   } else if (context.output == OutputFormat::kName) {
     for (const v1::Job& job : all.jobs()) *context.env.out << job.id() << "\n";
   } else {
+    if (all.jobs().empty()) *context.env.err << "no jobs\n";
     PrintJobTable({all.jobs().begin(), all.jobs().end()}, context.output == OutputFormat::kWide, options.all_projects,
                   context.env, *context.env.out);
   }

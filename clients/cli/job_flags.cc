@@ -220,6 +220,11 @@ absl::Status JobFlags::NameFlags(const absl::Status& status) const {
     }
     violation.field = with_flag;
   }
+  if (const size_t colon = message.find(": "); violations.empty() && colon != std::string::npos) {
+    const std::string with_flag = NameOf(message.substr(0, colon));  // "spec.dataset: cannot stat ..."
+    named = with_flag.size() > colon;
+    message.replace(0, colon, with_flag);
+  }
   if (!named) return status;
   const absl::Status renamed = MakeError(status.code(), ErrorReason(status), message, std::move(violations));
   const std::string advice = ErrorAdvice(status);

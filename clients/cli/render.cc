@@ -145,13 +145,12 @@ std::string DescribeEvent(const v1::JobEvent& event) {
   std::string text = "[" + FormatTimestamp(ToMicros(event.time())).substr(11, 8) + "Z] ";
   switch (event.type()) {
     case v1::JOB_EVENT_TYPE_CHECKPOINT:
-      text += "checkpoint at step " + std::to_string(event.step());
-      break;
+      return text + (event.message().empty() ? "checkpoint of step " + std::to_string(event.step()) : event.message());
     case v1::JOB_EVENT_TYPE_WARNING:
       text += "warning";
       break;
     case v1::JOB_EVENT_TYPE_ATTEMPT:
-      text += "attempt";
+      if (event.message().rfind("attempt ", 0) == 0) return text + event.message();  // it names itself
       break;
     default:
       if (event.from_state() != v1::JOB_STATE_UNSPECIFIED && event.from_state() != event.state()) {

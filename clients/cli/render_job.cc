@@ -162,9 +162,10 @@ void PrintJob(const v1::Job& job, const CliEnv& env, std::ostream& out) {
             "  failed so far " + std::to_string(job.failed_attempts()));
   }
   if (job.has_estimate()) {
+    const double seconds = job.estimate().total_seconds();  // 0 = not known before the data are read
     Row(out, "Estimate",
-        Memory(job.estimate()) + " on " + job.estimate().device_class() + ", " +
-            FormatDuration(job.estimate().total_seconds()));
+        Memory(job.estimate()) + " on " + job.estimate().device_class() +
+            (seconds > 0 ? ", " + FormatDuration(seconds) : ""));
   }
   if (job.has_progress() && job.progress().step() > 0) {
     v1::TrainingProgress progress = job.progress();

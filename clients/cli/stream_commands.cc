@@ -43,7 +43,7 @@ absl::StatusOr<ExitCode> Watch(Context& context, const std::string& text, int64_
   watch.id = found.id();
   watch.known_reachable = true;
   if (has_cursor) watch.after_sequence = after_sequence;
-  FollowView lines(context.env, *context.env.out, context.env.out_is_terminal);
+  FollowView lines(context.env, *context.env.out, context.env.out_is_terminal, has_cursor && after_sequence == 0);
   JsonLinesView json(context.env);
   WatchSink& sink = context.output == OutputFormat::kJson ? static_cast<WatchSink&>(json) : lines;
   const auto job = WatchToEnd(context.client(), watch, sink);

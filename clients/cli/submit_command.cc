@@ -145,7 +145,7 @@ absl::StatusOr<ExitCode> FollowJob(Context& context, const std::string& id) {
   watch.id = id;
   watch.after_sequence = 0;
   watch.known_reachable = true;
-  FollowView view(context.env, *context.env.err, context.env.err_is_terminal);
+  FollowView view(context.env, *context.env.err, context.env.err_is_terminal, /*from_start=*/true);
   const auto job = WatchToEnd(context.client(), watch, view);
   view.Clear();
   if (!job.ok() && ErrorReason(job.status()) == "INTERRUPTED") {

@@ -19,7 +19,11 @@ bool Bad(LineError* error, std::string field, std::string reason) {
   return false;
 }
 
-std::string TypeOf(const Json& value) { return value.is_null() ? "null" : value.type_name(); }
+std::string TypeOf(const Json& value) {
+  if (value.is_null()) return "null";
+  const std::string name = value.type_name();
+  return (name == "array" || name == "object" ? "an " : "a ") + name;
+}
 
 bool KnownRole(const std::string& role) {
   return role == "system" || role == "developer" || role == "user" || role == "assistant" || role == "tool" ||

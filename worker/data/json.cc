@@ -52,6 +52,9 @@ absl::StatusOr<Json> ParseJson(std::string_view text, int64_t max_values) {
     std::string what = error.what();
     const size_t tag = what.find("] ");
     if (tag != std::string::npos) what.erase(0, tag + 2);
+    // Whose line it is, the caller says: a text of JSONL has one line, and this would call it the first.
+    constexpr std::string_view kFirstLine = "parse error at line 1, column ";
+    if (what.rfind(kFirstLine, 0) == 0) what.replace(0, kFirstLine.size(), "error at column ");
     if (what.size() > 300) what = what.substr(0, 300) + "...";
     return Malformed("is not JSON: " + LossyUtf8(what));  // the message quotes the input
   }
