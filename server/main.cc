@@ -1,5 +1,5 @@
-// longhauld: the scheduler, and the commands on its state folder. Flags, signals, and what to do where it cannot
-// start.
+// longhauld: the scheduler, and the commands on its state folder. Flags, signals, and one line on stderr where it
+// cannot start.
 #include <sys/stat.h>
 
 #include <csignal>
@@ -35,7 +35,7 @@ constexpr char kSeeHelp[] = "`longhauld --help` lists the commands and flags; RE
 // What went wrong and what to do; the exit code.
 int Report(const absl::Status& status) {
   if (status.ok()) return 0;
-  std::cerr << longhaul::program::DescribeError("longhauld", longhaul::program::LocalFileError(status), kSeeHelp);
+  std::cerr << longhaul::program::DescribeErrorInLine("longhauld", longhaul::program::LocalFileError(status), kSeeHelp);
   return 1;
 }
 

@@ -11,7 +11,8 @@ namespace longhaul::server {
 namespace {
 
 int Failed(const absl::Status& status, std::ostream& err) {
-  err << program::DescribeError("longhauld", program::LocalFileError(status), "`longhauld --help` lists the commands");
+  err << program::DescribeErrorInLine("longhauld", program::LocalFileError(status),
+                                      "`longhauld --help` lists the commands");
   return 1;
 }
 

@@ -188,8 +188,8 @@ int Main(int argc, char** argv) {
   if (const std::optional<int> code = program::ParseCommandLine(app, argc, argv)) return *code;
   const absl::Status status = Run(flags);
   if (status.ok()) return 0;
-  std::cerr << program::DescribeError("longhaul-worker", program::LocalFileError(status),
-                                      "`longhaul-worker --help` lists the flags; README.md tells how it is run");
+  std::cerr << program::DescribeErrorInLine("longhaul-worker", program::LocalFileError(status),
+                                            "`longhaul-worker --help` lists the flags; README.md tells how it is run");
   return 1;
 }
 

@@ -45,8 +45,8 @@ void LogLine(const std::string& line) {
 }
 
 int Complain(const absl::Status& status, int code) {
-  std::cerr << program::DescribeError("longhaul-train", program::LocalFileError(status),
-                                      "`longhaul-train --help` lists the flags");
+  std::cerr << program::DescribeErrorInLine("longhaul-train", program::LocalFileError(status),
+                                            "`longhaul-train --help` lists the flags");
   return code;
 }
 

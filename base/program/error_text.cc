@@ -200,6 +200,15 @@ ExitCode ExitCodeFor(const absl::Status& status) {
   }
 }
 
+std::string DescribeErrorInLine(const std::string& program, const absl::Status& status, const std::string& fallback) {
+  std::string message(status.message());
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  const std::string reason = ErrorReason(status);
+  const std::string known = WhatToDo(status);
+  return program + ": error: " + message + (reason.empty() ? "" : " [" + reason + "]") +
+         "; what to do: " + (known.empty() ? fallback : known) + "\n";
+}
+
 std::string DescribeError(const std::string& program, const absl::Status& status, const std::string& fallback) {
   const std::string reason = ErrorReason(status);
   std::string message(status.message());

@@ -18,13 +18,14 @@ SERIES = ["longhaul_jobs{", "longhaul_jobs_created_total", "longhaul_jobs_finish
 
 
 def refused_start(argv, *parts):
-    """The program must end by itself with a non-zero code and one line on stderr that has `parts`."""
+    """The program must end by itself with a non-zero code and one line on stderr that has `parts`
+    and what to do."""
     result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GUARD_S, check=False)
     name = os.path.basename(argv[0])
     check(result.returncode != 0, "%s started although it must not" % name)
     lines = result.stderr.strip().splitlines()
     check(len(lines) == 1, "%s printed %d lines instead of one:\n%s" % (name, len(lines), result.stderr))
-    for part in parts:
+    for part in (*parts, "; what to do: "):
         check_in(part, lines[0], "the error of %s" % name)
 
 
@@ -39,7 +40,7 @@ def startup_errors(cluster):
     http_port = str(cluster.ports["http_port"])
     refused_start([server, "--state-dir", cluster.path("other2"), "--listen", "127.0.0.1:0",
                    "--http-listen", "127.0.0.1:" + http_port], http_port)
-    refused_start([server, "--state-dir", cluster.path("scheduler"), *anywhere], cluster.path("scheduler"))
+    refused_start([server, "--state-dir", cluster.path("scheduler"), *anywhere], cluster.path("scheduler"), "process ")
     plain_file = cluster.path("plain")
     with open(plain_file, "w", encoding="utf-8") as file:
         file.write("x")
