@@ -48,6 +48,7 @@ inline constexpr int64_t kDefaultTokenDays = 90;
 inline constexpr int64_t kMaxTokenDays = 3'650;
 inline constexpr int64_t kTokenKeepDays = 90;      // listed that long after they have ended
 inline constexpr int64_t kTokenRefreshMs = 1'000;  // a revocation works after at most this
+inline constexpr int kMaxStateIdBytes = 64;        // of a state folder's state-id
 inline constexpr int kMaxTokenFileBytes = 4'096;
 inline constexpr int64_t kMaxPemBytes = 1 << 20;
 inline constexpr int64_t kHandshakeMs = 20'000;

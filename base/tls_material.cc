@@ -63,6 +63,10 @@ absl::StatusOr<X509Ptr> FirstCertificate(const std::string& path, const std::str
 
 }  // namespace
 
+absl::Status CheckCertificates(const std::string& name, const std::string& pem) {
+  return FirstCertificate(name, pem).status();
+}
+
 absl::StatusOr<TlsMaterial> ReadTlsMaterial(const TlsFiles& files, int64_t now_wall_micros) {
   TlsMaterial material;
   LH_ASSIGN_OR_RETURN(material.certificate_pem, ReadFile(files.certificate, limits::kMaxPemBytes));

@@ -30,6 +30,9 @@ struct TlsMaterial {
 // INVALID_ARGUMENT TLS_MATERIAL names the file; errors of files as base/env.h.
 absl::StatusOr<TlsMaterial> ReadTlsMaterial(const TlsFiles& files, int64_t now_wall_micros);
 
+// That `pem`, of the file or flag `name`, is one or more certificates. INVALID_ARGUMENT TLS_MATERIAL.
+absl::Status CheckCertificates(const std::string& name, const std::string& pem);
+
 // Thread-safe.
 class TlsReloader {
  public:

@@ -36,7 +36,7 @@ constexpr char kSeeHelp[] = "`longhauld --help` lists the commands and flags; RE
 int Report(const absl::Status& status) {
   if (status.ok()) return 0;
   std::cerr << longhaul::program::DescribeErrorInLine("longhauld", longhaul::program::LocalFileError(status), kSeeHelp);
-  return 1;
+  return absl::IsInvalidArgument(status) ? 2 : 1;
 }
 
 void AddAccessOptions(CLI::App& app, longhaul::server::ServerOptions* options) {

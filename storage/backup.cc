@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/limits.h"
+#include "base/random.h"
 #include "base/status_macros.h"
 #include "storage/access_store.h"
 #include "storage/blob_store.h"
@@ -21,6 +22,8 @@ namespace longhaul::storage {
 namespace {
 
 constexpr char kTemporary[] = "state.db.new";
+// Made at a state folder's first backup; a backup has a copy, by which it is known as one of this state.
+constexpr char kStateId[] = "state-id";
 
 absl::Status BadDestination(const std::string& why) {
   return MakeError(absl::StatusCode::kFailedPrecondition, "BAD_DESTINATION", why);
@@ -41,6 +44,28 @@ absl::Status CheckDestination(const std::string& state_dir, const std::string& d
                           "on it, or choose another folder");
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> StateId(const std::string& state_dir) {
+  const std::string path = JoinPath(state_dir, kStateId);
+  if (!FileExists(path)) LH_RETURN_IF_ERROR(WriteFileAtomic(path, RandomId() + "\n"));
+  return ReadFile(path, limits::kMaxStateIdBytes);
+}
+
+// Marks an empty folder as this state's. Anything else in one that is not marked is not ours to overwrite.
+absl::Status ClaimDestination(const std::string& state_dir, const std::string& destination) {
+  LH_ASSIGN_OR_RETURN(const std::string id, StateId(state_dir));
+  const std::string mark = JoinPath(destination, kStateId);
+  if (FileExists(mark)) {
+    LH_ASSIGN_OR_RETURN(const std::string there, ReadFile(mark, limits::kMaxStateIdBytes));
+    if (there == id) return absl::OkStatus();
+    return BadDestination(destination + " has a backup of another state than " + state_dir);
+  }
+  LH_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(destination));
+  for (const std::string& name : names) {
+    if (name != "lock") return BadDestination(destination + " has files, " + name + " for one, and is no backup");
+  }
+  return WriteFileAtomic(mark, id);
 }
 
 class Backup {
@@ -206,6 +231,7 @@ absl::StatusOr<BackupReport> BackupState(const std::string& state_dir, const std
   LH_RETURN_IF_ERROR(CheckDestination(state_dir, destination));
   LH_RETURN_IF_ERROR(CreateDirs(destination));
   LH_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(JoinPath(destination, "lock")));
+  LH_RETURN_IF_ERROR(ClaimDestination(state_dir, destination));
   return Backup(state_dir, destination).Run();
 }
 

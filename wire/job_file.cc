@@ -74,7 +74,7 @@ absl::StatusOr<YAML::Node> ReadJobFile(const std::string& path) {
     }
     return root;
   } catch (const YAML::Exception& error) {
-    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_YAML", path + ": " + error.what());
+    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_YAML", AtMark(path, error));
   }
 }
 

@@ -194,6 +194,11 @@ class Converter {
 
 }  // namespace
 
+std::string AtMark(const std::string& origin, const YAML::Exception& error) {
+  const std::string line = error.mark.is_null() ? "" : ":" + std::to_string(error.mark.line + 1);
+  return origin + line + ": " + error.msg;
+}
+
 absl::Status YamlToProto(const YAML::Node& root, const std::string& origin, google::protobuf::Message* message) {
   json object;
   try {
@@ -201,7 +206,7 @@ absl::Status YamlToProto(const YAML::Node& root, const std::string& origin, goog
     object = converter.Message(root, message->GetDescriptor(), "");
     if (absl::Status status = converter.status(); !status.ok()) return status;
   } catch (const YAML::Exception& error) {
-    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_YAML", origin + ": " + error.what());
+    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_YAML", AtMark(origin, error));
   }
   // Replaces bytes that are not UTF-8; protobuf would refuse them with less to say.
   const std::string text = object.dump(-1, ' ', false, json::error_handler_t::replace);

@@ -15,4 +15,7 @@ namespace longhaul::wire {
 // range, unknown enum value (the values are listed).
 absl::Status YamlToProto(const YAML::Node& root, const std::string& origin, google::protobuf::Message* message);
 
+// What yaml-cpp found wrong, at its line of the file `origin`.
+std::string AtMark(const std::string& origin, const YAML::Exception& error);
+
 }  // namespace longhaul::wire

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -19,6 +20,7 @@
 #include "base/error.h"
 #include "base/format.h"
 #include "base/limits.h"
+#include "base/net_address.h"
 #include "base/program/command_line.h"
 #include "base/program/error_text.h"
 #include "base/random.h"
@@ -93,18 +95,12 @@ absl::StatusOr<std::string> WorkerId(const Flags& flags) {
   return id;
 }
 
-absl::Status CheckAddress(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  if (colon != std::string::npos && colon > 0 && colon + 1 < address.size()) return absl::OkStatus();
-  return InvalidField("--scheduler", "is \"" + address + "\"; must be HOST:PORT");
-}
-
 absl::Status Run(const Flags& flags) {
   Mailbox mailbox;
   std::atomic<bool> drain = false;
   std::atomic<bool> stop = false;
   const SignalThread signals(&mailbox, &drain, &stop);
-  LH_RETURN_IF_ERROR(CheckAddress(flags.scheduler.address));
+  LH_RETURN_IF_ERROR(CheckTarget("--scheduler", flags.scheduler.address));
   LH_RETURN_IF_ERROR(CreateDirs(flags.state_dir));
   const auto lock = FileLock::Acquire(JoinPath(flags.state_dir, "lock"));
   if (!lock.ok()) return lock.status();
@@ -124,7 +120,9 @@ absl::Status Run(const Flags& flags) {
   wanted.cpu_threads = flags.cpu_threads;
   wanted.trainer_path = options.trainer_path;
   if (!flags.host_bytes.empty()) {
-    LH_ASSIGN_OR_RETURN(wanted.host_bytes, ParseBytes(flags.host_bytes));
+    const auto bytes = ParseBytes(flags.host_bytes);
+    if (!bytes.ok()) return InvalidField("--host-bytes", std::string(bytes.status().message()));
+    wanted.host_bytes = *bytes;
   }
   std::atomic<bool> ended = false;
   ModelWatch models(flags.models, [&wanted, &drain, &ended] {
@@ -186,11 +184,15 @@ int Main(int argc, char** argv) {
   app.add_option("--drain-seconds", flags.drain_seconds, "How long SIGTERM waits for checkpoints")
       ->capture_default_str();
   if (const std::optional<int> code = program::ParseCommandLine(app, argc, argv)) return *code;
+  channel::SilenceGrpcLog();
+  // A trainer works in its own folder: what it is handed must not depend on ours.
+  flags.state_dir = std::filesystem::absolute(flags.state_dir).lexically_normal();
+  for (std::string& models : flags.models) models = std::filesystem::absolute(models).lexically_normal();
   const absl::Status status = Run(flags);
   if (status.ok()) return 0;
   std::cerr << program::DescribeErrorInLine("longhaul-worker", program::LocalFileError(status),
                                             "`longhaul-worker --help` lists the flags; README.md tells how it is run");
-  return 1;
+  return absl::IsInvalidArgument(status) ? 2 : 1;
 }
 
 }  // namespace

@@ -85,7 +85,9 @@ absl::Status PreviewData(const Flags& flags) {
   } else {
     std::cout << data::PreviewText(preview, model.tokenizer, {.color = ColorWanted(), .ids = flags.ids});
   }
-  return absl::OkStatus();
+  if (preview["report"]["examples"] != 0) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_DATASET",
+                   flags.data + " has no example that can be trained on");
 }
 
 // A .gguf file or a folder with tokenizer.json; no weights are needed.
@@ -288,7 +290,7 @@ void AddDataCommands(CLI::App& app, Flags& flags, Command& chosen) {
   preview->add_option("-n,--count", flags.count, "Examples to show")
       ->check(CLI::Range(0, 10'000))
       ->capture_default_str();
-  preview->add_option("--max-sequence-length", flags.max_sequence_length, "Tokens that an example keeps")
+  preview->add_option("--max-sequence-length,--max-seq-len", flags.max_sequence_length, "Tokens that an example keeps")
       ->check(CLI::Range(int64_t{2}, limits::kMaxSequenceLength))
       ->capture_default_str();
   preview->add_option("--format", flags.format, "auto, messages or text")
@@ -340,7 +342,7 @@ int Main(int argc, char** argv) {
   AddModelCommands(app, flags, chosen);
   if (const std::optional<int> code = program::ParseCommandLine(app, argc, argv)) return *code;
   const absl::Status status = program::LocalFileError(chosen(flags));
-  if (status.ok()) return program::kOk;
+  if (status.ok()) return program::FlushOutput(app.get_name()) ? program::kOk : program::kInternal;
   std::cerr << program::DescribeError(app.get_name(), status, "--help of the command lists its flags");
   return program::ExitCodeFor(status);
 }

@@ -1,6 +1,11 @@
 #include "base/program/command_line.h"
 
+#include <cmath>
+#include <cstdlib>
+#include <iomanip>
 #include <iostream>
+#include <regex>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/format.h"
@@ -52,6 +57,39 @@ absl::Status UsageError(const std::string& message, const std::string& advice) {
   return WithAdvice(MakeError(absl::StatusCode::kInvalidArgument, "USAGE", message), advice);
 }
 
+// "0.000000" as CLI11 prints a bound -> "0"; "" where it stands for no bound at all.
+std::string Bound(const std::string& text) {
+  const double value = std::strtod(text.c_str(), nullptr);
+  if (std::abs(value) >= 1e18) return "";
+  std::ostringstream out;
+  out << std::setprecision(15) << value;
+  return out.str();
+}
+
+// CLI11's own words for a bad value, as every other bad value is told: "--rank is 'x'; must be ...".
+std::string BadValue(const std::string& words) {
+  static const std::regex range(R"(^(\S+): Value (.*) not in range (\S+) to (\S+)$)");
+  static const std::regex member(R"(^(\S+): (.*) not in \{(.*)\}$)");
+  static const std::regex number(R"(^Could not convert: (\S+) = (.*)$)");
+  static const std::regex absent(R"(^(\S+): 1 required \S+ missing$)");
+  std::smatch parts;
+  if (std::regex_match(words, parts, range)) {
+    const std::string is = parts.str(1) + " is '" + parts.str(2) + "'; must be ";
+    const std::string from = Bound(parts.str(3));
+    const std::string to = Bound(parts.str(4));
+    if (!to.empty()) return is + from + " to " + to;
+    // PositiveNumber's range begins at the least double above 0, which prints as 0.
+    return is + (from == "0" ? "a number above 0" : from + " or more");
+  }
+  if (std::regex_match(words, parts, member)) {
+    const std::string known = std::regex_replace(parts.str(3), std::regex(","), ", ");
+    return parts.str(1) + " is '" + parts.str(2) + "'; must be one of " + known;
+  }
+  if (std::regex_match(words, parts, number)) return parts.str(1) + " is '" + parts.str(2) + "'; must be a number";
+  if (std::regex_match(words, parts, absent)) return parts.str(1) + " needs a value";
+  return words;
+}
+
 absl::Status Explain(const CLI::App& app, const CLI::ParseError& error) {
   const Reached at = DeepestCommand(app);
   const std::vector<std::string> commands = CommandNames(*at.app);
@@ -60,7 +98,7 @@ absl::Status Explain(const CLI::App& app, const CLI::ParseError& error) {
   // A mistyped flag comes first: that another is missing may only follow from it.
   const bool usage = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr ||
                      dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
-  if (!usage) return UsageError(error.what(), see);
+  if (!usage) return UsageError(BadValue(error.what()), see);
   for (const std::string& word : unknown) {
     if (word.size() < 2 || word[0] != '-') continue;
     const std::string flag = word.substr(0, word.find('='));
@@ -70,8 +108,9 @@ absl::Status Explain(const CLI::App& app, const CLI::ParseError& error) {
     return UsageError("`" + at.name + "` has no command '" + unknown[0] + "'", DidYouMean(unknown[0], commands) + see);
   }
   if (!unknown.empty()) return UsageError("`" + at.name + "` takes no further argument '" + unknown[0] + "'", see);
-  if (!commands.empty()) return UsageError("`" + at.name + "` needs a command", see);
-  return UsageError("`" + at.name + "`: " + error.what(), see);
+  const std::string words = error.what();
+  if (words.rfind("A subcommand", 0) == 0) return UsageError("`" + at.name + "` needs a command", see);
+  return UsageError("`" + at.name + "`: " + words, see);
 }
 
 }  // namespace

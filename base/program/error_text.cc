@@ -1,6 +1,7 @@
 #include "base/program/error_text.h"
 
 #include <algorithm>
+#include <iostream>
 #include <vector>
 
 #include "base/error.h"
@@ -20,6 +21,7 @@ constexpr char kSeeWorkers[] = "`longhaul workers` lists the workers";
 constexpr char kStoreTrouble[] = "see the scheduler's log and its state folder's disk, then run the command again";
 constexpr char kDamaged[] = "fetch the file again: this copy is damaged, or not what its name says";
 constexpr char kTemplate[] = "correct the chat template of the model, or take data of {\"text\": ...}";
+constexpr char kNoCuda[] = "run it where there is such an NVIDIA GPU, or on the CPU: leave --device out";
 constexpr char kBug[] = "this is a bug: please report it with the scheduler's log";
 
 // What to do, by reason: every reason that a person may meet, from the scheduler, the client, a daemon's start or a
@@ -38,10 +40,10 @@ constexpr Hint kHints[] = {
     {"MODEL_UNSUPPORTED", "take a model of a supported family; README.md names them"},
     {"DEVICE_UNSUPPORTED", "take another worker: this one's device runs no such job"},
     {"WEIGHT_NOT_FINITE", "the model's file is damaged (a weight is not a number): fetch it again"},
-    {"PLAN_DOES_NOT_FIT", "shorten --max-seq-len, or lower --batch-size or --rank"},
+    {"PLAN_DOES_NOT_FIT", "shorten the sequences, or lower the batch size or the rank"},
     {"EXCEEDS_EVERY_DEVICE",
-     "shorten --max-seq-len, lower --batch-size or --rank, or add a larger worker; `longhaul estimate` tells what "
-     "fits"},
+     "`longhaul estimate` tells what fits where: a shorter --max-seq-len, a lower --batch-size or --rank, another "
+     "--compute-type, or a larger worker"},
     {"DATASET_NOT_UPLOADED", kSubmitAgain},
     {"BLOB_MISSING", kSubmitAgain},
     {"BLOB_GONE", kSubmitAgain},
@@ -82,7 +84,7 @@ constexpr Hint kHints[] = {
     {"NO_CREDENTIALS", "pass a token: --token-file FILE, or LONGHAUL_TOKEN"},
     {"TOKEN_INVALID", "ask the scheduler's administrator for a new one (longhauld token create)"},
     {"TOKEN_NEEDS_TLS", "give --tls-ca FILE, who signs the scheduler's certificate, or --tls"},
-    {"TLS_MATERIAL", "give a certificate and the key that belongs to it, both in PEM form"},
+    {"TLS_MATERIAL", "give a certificate that is valid now and the key that belongs to it, both in PEM form"},
     {"CERTIFICATE_INVALID", "ask the scheduler's administrator for a certificate of this worker"},
     {"RATE_LIMITED", "wait a moment and run the command again"},
     {"TOO_MANY_UPLOADS", "delete jobs that nobody needs, or ask the scheduler's administrator for room"},
@@ -91,6 +93,12 @@ constexpr Hint kHints[] = {
     {"INTERRUPTED", "run the command again"},
     {"WAIT_TIMEOUT", "wait again with a longer --timeout, or see what it does: longhaul get, longhaul watch"},
     {"USAGE", kCorrect},
+    {"NO_CUDA_DEVICE", kNoCuda},
+    {"NO_CUDA_KERNELS", kNoCuda},
+    {"NO_CUDA", kNoCuda},
+    {"CUDA_DRIVER_TOO_OLD", "install a newer NVIDIA driver, or train on the CPU: leave --device out"},
+    {"CUDA_DEVICE_TOO_OLD", kNoCuda},
+    {"CUDA_LIBRARY_MISSING", "install the library, or give the folder that has it in LD_LIBRARY_PATH"},
     {"PORT_TAKEN",
      "end the program that listens there (`ss -ltnp` names it), or listen elsewhere: --listen is for gRPC, "
      "--http-listen for the page"},
@@ -113,7 +121,10 @@ constexpr Hint kHints[] = {
     {"FILE_INVALID", kDamaged},
     {"TENSOR_INVALID", kDamaged},
     {"TENSOR_UNKNOWN", kDamaged},
-    {"INVALID_MODEL", "give a .gguf file, or a folder with config.json, tokenizer.json and .safetensors files"},
+    {"INVALID_MODEL",
+     "give a .gguf file, or a folder with config.json, tokenizer.json and .safetensors files; one that is damaged is "
+     "to be "
+     "fetched again"},
     {"MODEL_TWICE", "give each model once, or rename one: workers know models by their names"},
     {"MODEL_CHANGED", "run it again once the model's files are written"},
     {"NO_CHAT_TEMPLATE", "take data of {\"text\": ...}, or a model that was made for chats"},
@@ -142,6 +153,7 @@ absl::Status LocalFileError(const absl::Status& status) {
     if (reason != of_the_file_system) continue;
     const absl::Status local = MakeError(status.code(), "LOCAL_FILE", std::string(status.message()));
     if (reason == "DISK_FULL") return WithAdvice(local, "free disk space and try again");
+    if (reason == "FILE_TOO_LARGE") return WithAdvice(local, "see that it is the file that was meant");
     return WithAdvice(local, ErrorAdvice(status));
   }
   return status;
@@ -168,12 +180,21 @@ std::string WhatToDo(const absl::Status& status) {
   }
 }
 
+bool FlushOutput(const std::string& program) {
+  std::cout.flush();
+  if (std::cout.good()) return true;
+  std::cerr << DescribeError(program,
+                             MakeError(absl::StatusCode::kInternal, "LOCAL_FILE", "cannot write standard output"), "");
+  return false;
+}
+
 ExitCode ExitCodeFor(const absl::Status& status) {
   const std::string reason = ErrorReason(status);
   if (reason == "EXCEEDS_EVERY_DEVICE") return kJobFailed;
   if (reason == "WAIT_TIMEOUT") return kTimeout;
   if (reason == "INTERRUPTED") return kInterrupted;
   if (reason == "LOCAL_FILE") return kInternal;
+  if (reason == "MODEL_UNSUPPORTED") return kInvalid;
   switch (status.code()) {
     case absl::StatusCode::kOk:
       return kOk;

@@ -1,6 +1,7 @@
 #include "clients/channel/channel.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "base/program/error_text.h"
 #include "base/status_macros.h"
 #include "base/tls_material.h"
+#include "grpc/support/log.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/client_interceptor.h"
@@ -81,6 +83,9 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> TlsCredentials(const C
   grpc::SslCredentialsOptions ssl;
   if (!options.ca_file.empty()) {
     LH_ASSIGN_OR_RETURN(ssl.pem_root_certs, ReadNamed("--tls-ca", options.ca_file, limits::kMaxPemBytes));
+    if (absl::Status status = CheckCertificates("--tls-ca " + options.ca_file, ssl.pem_root_certs); !status.ok()) {
+      return status;
+    }
   }
   if (options.certificate_file.empty() != options.key_file.empty()) {
     return InvalidField("--tls-cert", "and --tls-key go together");
@@ -114,6 +119,9 @@ void ReadEnvironment(const std::function<const char*(const char*)>& getenv, Chan
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const ChannelOptions& options,
                                                            grpc::ChannelArguments arguments) {
   LH_ASSIGN_OR_RETURN(const std::string token, ReadToken(options));
+  if (!options.uses_tls() && !options.server_name.empty()) {
+    return InvalidField("--tls-server-name", "is " + options.server_name + ", but there is no TLS; give --tls-ca FILE");
+  }
   if (!token.empty() && !options.uses_tls() && !IsLocal(options.address)) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "TOKEN_NEEDS_TLS",
                      "a token goes to another machine over TLS only: give --tls-ca FILE (or --tls, where a public "
@@ -134,6 +142,41 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const ChannelOptions&
   interceptors.push_back(std::make_unique<BearerFactory>(options));
   return grpc::experimental::CreateCustomChannelWithInterceptors(options.address, credentials, arguments,
                                                                  std::move(interceptors));
+}
+
+NoConnection ExplainNoConnection(const std::string& address_flag, const std::string& words) {
+  const std::string name_another = "name another address with " + address_flag;
+  const char* const closed = "what listens there closed the connection at once";
+  const std::string closed_advice =
+      "a scheduler with TLS does that to a client without: give --tls-ca FILE; one that wants a client's certificate: "
+      "--tls-cert FILE and --tls-key FILE too; else see that it is longhauld's --listen address, not the page's";
+  const struct {
+    const char* words;
+    const char* what;
+    std::string advice;
+  } known[] = {
+      {"Connection refused", "nothing listens there",
+       "start the scheduler (longhauld --state-dir DIR), or " + name_another},
+      {"DNS resolution failed", "its host's name is not known", name_another},
+      {"wrong version number", "what listens there speaks no TLS",
+       "leave out --tls, --tls-ca and LONGHAUL_TLS_CA; or start the scheduler with --tls-cert and --tls-key"},
+      {"certificate verify failed", "its certificate is signed by nobody who is trusted here",
+       "give --tls-ca FILE (or LONGHAUL_TLS_CA), the PEM of who signed the scheduler's certificate; its administrator "
+       "has it"},
+      {"is not in peer certificate", "its certificate is for another name than that of the address",
+       "reach it by the name in its certificate, or say that name: --tls-server-name NAME"},
+      {"Socket closed", closed, closed_advice},
+      {"Connection reset", closed, closed_advice},
+  };
+  for (const auto& row : known) {
+    if (words.find(row.words) != std::string::npos) return {row.what, row.advice};
+  }
+  return {words, ""};
+}
+
+void SilenceGrpcLog() {
+  const char* const asked = std::getenv("GRPC_VERBOSITY");
+  if (asked == nullptr || asked[0] == '\0') gpr_set_log_function([](gpr_log_func_args*) {});
 }
 
 std::string TlsFilesDigest(const ChannelOptions& options) {

@@ -37,4 +37,15 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const ChannelOptions&
 // "" where there are none, or they cannot be read just now.
 std::string TlsFilesDigest(const ChannelOptions& options);
 
+// Why no connection came about, in words for people, by gRPC's own; `advice` is "" where it is not known.
+// `address_flag` is what names the scheduler's address: "--server HOST:PORT".
+struct NoConnection {
+  std::string what;
+  std::string advice;
+};
+NoConnection ExplainNoConnection(const std::string& address_flag, const std::string& words);
+
+// gRPC logs what it also returns; a program tells it once, in its own words. GRPC_VERBOSITY brings its lines back.
+void SilenceGrpcLog();
+
 }  // namespace longhaul::channel

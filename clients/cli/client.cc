@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/net_address.h"
 #include "base/status_macros.h"
 
 namespace longhaul::cli {
@@ -22,6 +23,7 @@ std::string Join(const std::vector<std::string>& words) {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenCliChannel(const channel::ChannelOptions& options) {
+  LH_RETURN_IF_ERROR(CheckTarget("--server (or LONGHAUL_SERVER)", options.address));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
   // A restarted scheduler is found again within a second, not after gRPC's two minutes.
@@ -57,7 +59,8 @@ absl::Status Client::Error(const grpc::Status& status) const {
 
 absl::StatusOr<v1::Job> Client::FindJob(const std::string& text) {
   if (text.empty()) return InvalidField("id", "is empty; give a job's id or its beginning");
-  const bool prefixed = text.rfind(kIdPrefix, 0) == 0;
+  // "ft" is the beginning of every id.
+  const bool prefixed = text.rfind(kIdPrefix, 0) == 0 || std::string_view(kIdPrefix).rfind(text, 0) == 0;
   v1::ListFineTuneJobsRequest request;
   request.set_id_prefix(prefixed ? text : kIdPrefix + text);
   request.set_page_size(kCandidatesShown);

@@ -73,7 +73,12 @@ absl::StatusOr<ExitCode> RunEstimate(Context& context, const EstimateOptions& op
                      << " --state-dir DIR --models DIR)\n";
     return kInvalid;
   }
-  return response.fits_somewhere() ? kOk : kJobFailed;
+  if (response.fits_somewhere()) return kOk;
+  *context.env.err
+      << "longhaul: it fits on no device that is registered\n"
+      << "  what to do: shorten the sequences to what LONGEST SEQUENCE says, lower --batch-size or --rank, "
+         "or add a larger worker\n";
+  return kJobFailed;
 }
 
 }  // namespace

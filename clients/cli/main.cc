@@ -6,8 +6,8 @@
 #include <sstream>
 
 #include "base/env.h"
+#include "base/program/error_text.h"
 #include "clients/cli/cli.h"
-#include "grpc/support/log.h"
 
 namespace {
 
@@ -37,16 +37,10 @@ bool HasValue(const char* variable) {
   return value != nullptr && value[0] != '\0';
 }
 
-// What gRPC has to say of a connection comes back as the call's error, and is told once, in our words.
-void SilenceGrpc() {
-  if (HasValue("GRPC_VERBOSITY")) return;
-  gpr_set_log_function([](gpr_log_func_args*) {});
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-  SilenceGrpc();
+  longhaul::channel::SilenceGrpcLog();
   longhaul::RealClock clock;
   longhaul::cli::StopSignal stop;
   SignalThread signals(stop);
@@ -66,5 +60,6 @@ int main(int argc, char** argv) {
   env.stop = &stop;
   env.exec = Exec;
   env.tool_dirs = ToolDirs();
-  return longhaul::cli::RunCli(std::vector<std::string>(argv + 1, argv + argc), env);
+  const int code = longhaul::cli::RunCli(std::vector<std::string>(argv + 1, argv + argc), env);
+  return longhaul::program::FlushOutput("longhaul") ? code : longhaul::program::kInternal;
 }

@@ -158,7 +158,8 @@ std::string DescribeEvent(const v1::JobEvent& event) {
       }
       text += v1::JobState_Name(event.state());
   }
-  if (event.attempt() > 0) text += "  attempt " + std::to_string(event.attempt());
+  const bool names_itself = event.message().rfind("attempt ", 0) == 0;
+  if (event.attempt() > 0 && !names_itself) text += "  attempt " + std::to_string(event.attempt());
   if (event.reason() != v1::REASON_UNSPECIFIED) text += "  " + v1::Reason_Name(event.reason());
   if (!event.message().empty()) text += "  " + event.message();
   return text;

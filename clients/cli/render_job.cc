@@ -48,12 +48,14 @@ std::string Pairs(const google::protobuf::Map<std::string, std::string>& map) {
   return text;
 }
 
+std::string BadLines(int64_t count) { return FormatCount(count) + (count == 1 ? " bad line" : " bad lines"); }
+
 void PrintDataReport(const v1::DataReport& report, std::ostream& out) {
   Row(out, "Data",
       FormatCount(report.examples()) + " examples, " + FormatCount(report.tokens()) + " tokens (" +
           FormatCount(report.trained_tokens()) + " of them targets), longest " + FormatCount(report.longest_tokens()) +
-          ", dropped " + FormatCount(report.dropped()) + ", truncated " + FormatCount(report.truncated()) +
-          ", bad lines " + FormatCount(report.error_count()));
+          ", dropped " + FormatCount(report.dropped()) + ", truncated " + FormatCount(report.truncated()) + ", " +
+          BadLines(report.error_count()));
   for (const v1::DataError& error : report.errors()) {
     out << "  " << error.file_name() << (error.file_name().empty() ? "line " : ":") << error.line() << ": "
         << (error.field().empty() ? "" : error.field() + ": ") << error.reason() << "\n";
@@ -67,7 +69,9 @@ void PrintFailure(const v1::Job& job, std::ostream& out) {
   const v1::Failure& failure = job.failure();
   // Bad lines have been told, each on a line of its own.
   const bool told = job.data_report().error_count() > 0;
-  Row(out, "Failure", v1::Reason_Name(failure.reason()) + (told ? "" : "  " + failure.message()));
+  Row(out, "Failure",
+      v1::Reason_Name(failure.reason()) + "  " +
+          (told ? BadLines(job.data_report().error_count()) : failure.message()));
   Row(out, "Fix",
       failure.user_can_fix() ? "yours: correct the job or its data and submit again"
                              : "not yours: see the log and the worker");
@@ -140,7 +144,9 @@ void PrintJob(const v1::Job& job, const CliEnv& env, std::ostream& out) {
   Row(out, "Name", job.suffix());
   const bool stored = ToMicros(job.create_time()) > 0;  // else a dry run's answer
   if (stored) Row(out, "State", ColoredState(job.state(), env.color && env.out_is_terminal));
-  if (job.reason() != v1::REASON_UNSPECIFIED) Row(out, "Reason", ReasonText(job) + "  " + job.reason_detail());
+  // (Why it failed has a row of its own.)
+  if (job.reason() != v1::REASON_UNSPECIFIED && !job.has_failure())
+    Row(out, "Reason", ReasonText(job) + "  " + job.reason_detail());
   if (job.queue_position() > 0) {
     Row(out, "Position", std::to_string(job.queue_position()));
     Row(out, "Starts", Expected(job.expected_start_time(), *env.clock));

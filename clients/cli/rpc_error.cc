@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "clients/channel/channel.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -14,35 +15,11 @@ namespace {
 constexpr char kStartIt[] =
     "start the scheduler (longhauld --state-dir DIR), or name another with --server HOST:PORT or LONGHAUL_SERVER";
 
-// Why no connection came about, by gRPC's own words, which say little to a person.
-struct NoConnection {
-  const char* words;
-  const char* what;
-  const char* advice;
-};
-constexpr NoConnection kNoConnections[] = {
-    {"Connection refused", "nothing listens there", kStartIt},
-    {"DNS resolution failed", "its host's name is not known", "correct --server HOST:PORT or LONGHAUL_SERVER"},
-    {"wrong version number", "what listens there speaks no TLS",
-     "leave out --tls, --tls-ca and LONGHAUL_TLS_CA; or start the scheduler with --tls-cert and --tls-key"},
-    {"certificate verify failed", "its certificate is signed by nobody who is trusted here",
-     "give --tls-ca FILE (or LONGHAUL_TLS_CA), the PEM of who signed the scheduler's certificate; its administrator "
-     "has "
-     "it"},
-    {"is not in peer certificate", "its certificate is for another name than that of the address",
-     "reach it by the name in its certificate, or say that name: --tls-server-name NAME"},
-    {"Socket closed", "what listens there closed the connection at once",
-     "a scheduler with TLS does that to a client without: give --tls-ca FILE; one that wants a client's certificate: "
-     "--tls-cert FILE and --tls-key FILE too; else see that it is longhauld's --listen address"},
-};
-
 absl::Status Unreachable(const std::string& address, const std::string& words) {
-  const std::string prefix = "the scheduler at " + address + " cannot be reached: ";
-  for (const NoConnection& known : kNoConnections) {
-    if (words.find(known.words) == std::string::npos) continue;
-    return WithAdvice(absl::UnavailableError(prefix + known.what), known.advice);
-  }
-  return absl::UnavailableError(prefix + words);
+  const channel::NoConnection why = channel::ExplainNoConnection("--server HOST:PORT or LONGHAUL_SERVER", words);
+  const absl::Status status =
+      absl::UnavailableError("the scheduler at " + address + " cannot be reached: " + std::string(why.what));
+  return WithAdvice(status, why.advice.empty() ? kStartIt : why.advice);
 }
 
 }  // namespace

@@ -16,6 +16,9 @@ constexpr char kToolName[] = "longhaul-tool";
 
 absl::StatusOr<ExitCode> ExecTool(Context& context, const std::vector<std::string>& tool_command,
                                   std::vector<std::string> arguments) {
+  if (context.output != OutputFormat::kJson && context.output != OutputFormat::kTable) {
+    return InvalidField("--output", "is a form of lists and jobs; this command prints text, or json");
+  }
   // Ours to say, the tool's to do: -o was taken by our own parse.
   if (context.output == OutputFormat::kJson) arguments.insert(arguments.end(), {"-o", "json"});
   for (const std::string& dir : context.env.tool_dirs) {

@@ -43,6 +43,26 @@ class BackupTest : public ::testing::Test {
   const std::string backup_ = JoinPath(dir_.path(), "backup");
 };
 
+TEST_F(BackupTest, WritesOverNothingButABackupOfThisState) {
+  MakeKeptFolder(state_);
+  const std::string other = JoinPath(dir_.path(), "other");
+  MakeKeptFolder(other);
+  ASSERT_TRUE(BackupState(other, backup_).ok());
+  EXPECT_EQ(ErrorReason(BackupState(state_, backup_).status()), "BAD_DESTINATION") << "another scheduler's backup";
+  EXPECT_TRUE(BackupState(other, backup_).ok()) << "its own is brought up to date";
+
+  const std::string foreign = JoinPath(dir_.path(), "adapter");
+  ASSERT_TRUE(CreateDirs(foreign).ok());
+  ASSERT_TRUE(WriteFileAtomic(JoinPath(foreign, "state.db"), "a text").ok());
+  EXPECT_EQ(ErrorReason(BackupState(state_, foreign).status()), "BAD_DESTINATION");
+  EXPECT_EQ(*ReadFile(JoinPath(foreign, "state.db"), 100), "a text");
+  EXPECT_THAT(*ListDir(foreign), ::testing::UnorderedElementsAre("lock", "state.db"));
+
+  const std::string empty = JoinPath(dir_.path(), "empty");
+  ASSERT_TRUE(CreateDirs(empty).ok());
+  EXPECT_TRUE(BackupState(state_, empty).ok());
+}
+
 TEST_F(BackupTest, SaysWhatTheOriginalSays) {
   MakeKeptFolder(state_);
   ASSERT_TRUE(CreateDirs(JoinPath(state_, "logs/ftjob-kept10")).ok());

@@ -113,7 +113,7 @@ TEST_F(JobFileTest, BadValues) {
   EXPECT_THAT(Error("model: a\nmodel: b\n"), HasSubstr("appears more than once"));
   EXPECT_THAT(Error("- model: a\n"), HasSubstr("must be a mapping"));
   EXPECT_THAT(Error("model: [unclosed\n"), HasSubstr("job.yaml"));
-  EXPECT_THAT(Error("a: b: c\n"), HasSubstr("line 1"));
+  EXPECT_THAT(Error("a: b: c\n"), HasSubstr("job.yaml:1: "));
   EXPECT_THAT(Error("hyperparameters: 3\n"), HasSubstr("must be a mapping"));
   EXPECT_THAT(Error("labels: {a: {b: c}}\n"), HasSubstr("labels"));
   EXPECT_THAT(Error("suffix: {a: b}\n"), HasSubstr("must be a single value"));

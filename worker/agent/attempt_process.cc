@@ -165,7 +165,8 @@ v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
     exit.set_message("the trainer was ended by signal " + std::to_string(state.signal) + " (" +
                      ::strsignal(state.signal) + ")");
   } else if (state.exit_code >= 0) {
-    exit.set_message("the trainer ended with code " + std::to_string(state.exit_code) + " without saying why");
+    exit.set_message("the trainer ended with code " + std::to_string(state.exit_code) +
+                     "; the end of its log may say why");
   } else {
     exit.set_message("the trainer is gone without saying why");
   }

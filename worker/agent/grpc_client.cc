@@ -39,6 +39,10 @@ absl::Status FromGrpc(const grpc::Status& status) {
       for (const auto& v : bad.field_violations()) violations.push_back({v.field(), v.description()});
     }
   }
+  if (reason.empty() && status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+    const channel::NoConnection why = channel::ExplainNoConnection("--scheduler HOST:PORT", status.error_message());
+    return WithAdvice(absl::UnavailableError(why.what), why.advice);
+  }
   return MakeError(static_cast<absl::StatusCode>(status.error_code()), reason, status.error_message(),
                    std::move(violations));
 }

@@ -81,6 +81,7 @@ class Session {
   std::string reopen_;  // why, where the answer to an opening that tells too little is on its way
   bool news_ = false;
   bool complained_ = false;  // about the outage that lasts; said once
+  int taken_ = 0;            // sessions in a row that the scheduler closed soon after they were opened
   int64_t next_number_ = 1;
   std::map<int64_t, int64_t> in_flight_;  // number -> sent_boot_nanos
   std::set<int64_t> to_repeat_;           // failed numbers, lowest first

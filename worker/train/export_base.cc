@@ -101,7 +101,9 @@ absl::Status WriteIndex(const std::vector<Shard>& shards, const ExportBaseOption
   return WriteFileAtomic(JoinPath(folder, kIndexName), index.dump(2) + "\n");
 }
 
-absl::Status CheckFolder(const std::string& folder) {
+}  // namespace
+
+absl::Status CheckExportFolder(const std::string& folder) {
   LH_RETURN_IF_ERROR(CreateDirs(folder));
   LH_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(folder));
   for (const std::string& name : names) {
@@ -112,12 +114,10 @@ absl::Status CheckFolder(const std::string& folder) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
 absl::Status ExportBaseWeights(const formats::ModelSource& source, const ExportBaseOptions& options,
                                const std::string& folder) {
   LH_CHECK(options.compute != ComputeType::kF64);
-  LH_RETURN_IF_ERROR(CheckFolder(folder));
+  LH_RETURN_IF_ERROR(CheckExportFolder(folder));
   const ModelWeightSource weights(source);
   BaseReader reader(weights, options.base, options.threads);
   const std::vector<Shard> shards = SplitIntoShards(source, options);

@@ -20,6 +20,9 @@ struct ExportBaseOptions {
   int64_t shard_bytes = limits::kExportShardBytes;  // a file holds at least one tensor and then at most this
 };
 
+// Makes `folder` where it is absent. ALREADY_EXISTS FOLDER_NOT_EMPTY where it holds a model or part of one.
+absl::Status CheckExportFolder(const std::string& folder);
+
 // Writes config.json and model.safetensors (or shards and their index) into `folder`, which is created and must be
 // empty but for files that it does not write; the config last, so that a folder with one is whole. Holds one shard in
 // memory. ModelSource::Open(folder) gives the same shape, and the same weights as f32.

@@ -48,10 +48,36 @@ TEST_F(CommandTest, AMistypedWordIsNamedWithItsNeighbour) {
   EXPECT_THAT(err_.str(), HasSubstr("`longhaul` needs a command"));
   EXPECT_EQ(Run({"list", "-o", "xml"}), kInvalid);
   EXPECT_THAT(err_.str(), HasSubstr("is 'xml'; must be table, wide, json, yaml or name"));
+  EXPECT_EQ(Run({"list", "--limit", "0"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("--limit is '0'; must be a number above 0 [USAGE]"));
+  EXPECT_EQ(Run({"list", "--limit", "many"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("--limit is 'many'; must be a number"));
+  EXPECT_EQ(Run({"submit", "--model"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("--model needs a value"));
   EXPECT_EQ(out_.str(), "");
 }
 
+TEST_F(CommandTest, AddressesThatAreNone) {
+  for (const char* address : {"127.0.0.1", "127.0.0.1:", ":7070", "host:99999", "host:x", "host:0", "nonsense"}) {
+    EXPECT_EQ(Run({"list", "--server", address}), kInvalid) << address;
+    EXPECT_THAT(err_.str(), HasSubstr("is '" + std::string(address) + "'; must be HOST:PORT"));
+  }
+  EXPECT_EQ(Run({"list", "--tls-server-name", "x"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("there is no TLS; give --tls-ca FILE"));
+}
+
+TEST_F(CommandTest, TheBeginningOfEveryIdIsAmbiguous) {
+  AddJob("ftjob-a1", v1::RUNNING);
+  AddJob("ftjob-b2", v1::RUNNING);
+  for (const char* text : {"f", "ftjob", "ftjob-"}) {
+    EXPECT_EQ(Run({"get", text}), kInvalid) << text;
+    EXPECT_THAT(err_.str(), HasSubstr("AMBIGUOUS_ID"));
+  }
+}
+
 TEST_F(CommandTest, FilesOfSecurityFlags) {
+  EXPECT_EQ(Run({"list", "--tls-ca", Write("no.pem", "no certificate")}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("no.pem has no certificate in PEM form [TLS_MATERIAL]"));
   EXPECT_EQ(Run({"list", "--tls-ca", (dir_ / "absent").string()}), kInternal);
   EXPECT_THAT(err_.str(), HasSubstr("--tls-ca: cannot open"));
   EXPECT_EQ(Run({"list", "--token-file", (dir_ / "absent").string()}), kInternal);
@@ -248,7 +274,7 @@ TEST_F(CommandTest, GetShowsBadLinesAndFailure) {
   ASSERT_EQ(Run({"get", "bad"}), kOk);
   EXPECT_THAT(out_.str(), HasSubstr("line 7: messages[1].role: is 'robot'"));
   EXPECT_THAT(out_.str(), HasSubstr("... and 2 more"));
-  EXPECT_THAT(out_.str(), HasSubstr("Failure:      INVALID_DATASET\n")) << "the lines say the rest";
+  EXPECT_THAT(out_.str(), HasSubstr("Failure:      INVALID_DATASET  3 bad lines\n"));
   EXPECT_THAT(out_.str(), Not(HasSubstr("  | two")));
   job.clear_data_report();
   ASSERT_EQ(Run({"get", "bad"}), kOk);

@@ -180,6 +180,25 @@ TEST_F(SessionTest, ASessionTakenAtOnceIsNotFoughtFor) {
   EXPECT_EQ(client_.opens.size(), 1u);
 }
 
+TEST_F(SessionTest, TwoAgentsUnderOneIdAreTold) {
+  const auto told = [this] {
+    return std::count_if(lines_.begin(), lines_.end(),
+                         [](const std::string& line) { return line.find("another agent") != std::string::npos; });
+  };
+  for (int i = 0; i < 6; ++i) {
+    EXPECT_EQ(told(), i < 3 ? 0 : 1) << i;
+    if (i == 0) {
+      Open();
+    } else {
+      Turn(limits::kMaxBackoffMs);
+      Open();
+    }
+    client_.syncs.back().done(MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED", "closed"));
+    client_.syncs.clear();
+    mailbox_.Drain();
+  }
+}
+
 TEST_F(SessionTest, AnAbsentSchedulerIsAskedAgain) {
   session_.Poll();
   client_.opens.front()(absl::UnavailableError("connection refused"));
