@@ -18,6 +18,11 @@ using namespace server;  // NOLINT: the domain's values are this file's subject
 // "ftjob-" and two of the 32 letters: a thousandth of all jobs, which may be sorted.
 constexpr size_t kSelectivePrefixBytes = 8;
 
+// Beyond this many rows one leading index is as good as another.
+constexpr int64_t kRowsCounted = 1'000;
+
+using Label = std::pair<const std::string, std::string>;
+
 struct Row {
   int64_t create_number = 0;
   std::string body;
@@ -28,11 +33,6 @@ std::string PrefixEnd(std::string prefix) {
   while (!prefix.empty() && static_cast<unsigned char>(prefix.back()) == 0xff) prefix.pop_back();
   if (!prefix.empty()) prefix.back() = static_cast<char>(prefix.back() + 1);
   return prefix;
-}
-
-bool AllLive(const std::vector<JobState>& states) {
-  return !states.empty() &&
-         std::none_of(states.begin(), states.end(), [](JobState state) { return IsTerminal(state); });
 }
 
 // Text and values of one query, built together so that they cannot disagree.
@@ -47,11 +47,15 @@ class ListQuery {
     texts_.push_back({++parameters_, value});
     return "?" + std::to_string(parameters_);
   }
-  absl::StatusOr<std::vector<Row>> Run(Db* db, const std::string& from, const std::string& tail) {
-    LH_ASSIGN_OR_RETURN(Statement statement,
-                        db->PrepareText("SELECT jobs.create_number, jobs.body FROM " + from + where_ + tail));
+  // REQUIRES: this outlives the statement.
+  absl::StatusOr<Statement> Prepare(Db* db, const std::string& head, const std::string& tail) const {
+    LH_ASSIGN_OR_RETURN(Statement statement, db->PrepareText(head + where_ + tail));
     for (const auto& [index, value] : values_) statement.Bind(index, value);
     for (const auto& [index, text] : texts_) statement.BindText(index, text);
+    return statement;
+  }
+  absl::StatusOr<std::vector<Row>> Run(Db* db, const std::string& from, const std::string& tail) const {
+    LH_ASSIGN_OR_RETURN(Statement statement, Prepare(db, "SELECT jobs.create_number, jobs.body FROM " + from, tail));
     std::vector<Row> rows;
     while (true) {
       LH_ASSIGN_OR_RETURN(const bool row, statement.Step());
@@ -101,46 +105,86 @@ absl::StatusOr<Range> RangeOf(Db* db, const JobFilter& filter) {
   return range;
 }
 
-// The index whose rows come in the order of the list. `state` 0: none, or several beside a label.
+bool Ended(int state) { return state != 0 && IsTerminal(static_cast<JobState>(state)); }
+
+// The index whose rows come in the order of the list; "" is that of all jobs. `state` 0: any. What lives is found by
+// its state, whatever else is asked: there is little of it.
 std::string IndexFor(const JobFilter& filter, int state) {
-  const bool model = !filter.model.empty() && (state == 0 || state == static_cast<int>(JobState::kSucceeded));
-  if (!filter.project.empty()) {
-    return model ? "jobs_by_project_model" : state != 0 ? "jobs_by_project_state" : "jobs_by_project";
-  }
-  return model ? "jobs_by_model" : state != 0 ? "jobs_by_state" : "";
+  const std::string project = filter.project.empty() ? "" : "project_";
+  if (!filter.model.empty() && Ended(state)) return "jobs_ended_by_" + project + "model";
+  if (!filter.model.empty() && state == 0) return "jobs_by_" + project + "model";
+  if (state != 0) return "jobs_by_" + project + "state";
+  return filter.project.empty() ? "" : "jobs_by_project";
 }
 
-// One query: of one state, or of all that the filter names where a label leads.
-absl::StatusOr<std::vector<Row>> RunOne(Db* db, const JobFilter& filter, const Range& range, int state, bool by_label,
-                                        int most) {
+void AndJobs(const JobFilter& filter, int state, ListQuery* query) {
+  if (!filter.project.empty()) query->And("jobs.project=" + query->Text(filter.project));
+  if (!filter.model.empty()) query->And("jobs.model=" + query->Text(filter.model));
+  if (state != 0) query->And("jobs.state=" + query->Int(state));
+  if (Ended(state)) query->And("jobs.state>=10");  // as the index has it: so that it may be used
+}
+
+// Returns what to read from.
+std::string AndLabel(const JobFilter& filter, int state, const Label& label, ListQuery* query) {
+  if (!filter.project.empty()) query->And("label.project=" + query->Text(filter.project));
+  query->And("label.key=" + query->Text(label.first));
+  query->And("label.value=" + query->Text(label.second));
+  if (Ended(state)) query->And("label.end_state=" + query->Int(state));
+  const std::string ended = filter.project.empty() ? "job_labels_ended_of_all" : "job_labels_ended";
+  return "job_labels AS label" + (Ended(state) ? " INDEXED BY " + ended : "");
+}
+
+// The label whose rows are read; null: those of the model or the state. Of several, what has the fewest, where it has
+// few: 50 jobs of an experiment are not looked for among the 100,000 of its team.
+absl::StatusOr<const Label*> LeadingLabel(Db* db, const JobFilter& filter, int state) {
+  if (filter.labels.empty() || (state != 0 && !Ended(state))) return nullptr;
+  const Label* lead = &*filter.labels.begin();
+  if (filter.labels.size() == 1 && filter.model.empty()) return lead;
+  const std::string head = "SELECT COUNT(*) FROM (SELECT 1 FROM ";
+  int64_t fewest = kRowsCounted;
+  const auto count = [&](const Label* label) -> absl::Status {
+    ListQuery query;
+    const std::string from =
+        label != nullptr ? AndLabel(filter, state, *label, &query) : "jobs INDEXED BY " + IndexFor(filter, state);
+    if (label == nullptr) AndJobs(filter, state, &query);
+    const std::string tail = " LIMIT " + query.Int(kRowsCounted) + ")";
+    LH_ASSIGN_OR_RETURN(Statement statement, query.Prepare(db, head + from, tail));
+    LH_RETURN_IF_ERROR(statement.Step().status());
+    if (statement.Int(0) < fewest) {
+      fewest = statement.Int(0);
+      lead = label;
+    }
+    return absl::OkStatus();
+  };
+  for (const Label& label : filter.labels) LH_RETURN_IF_ERROR(count(&label));
+  if (!filter.model.empty()) LH_RETURN_IF_ERROR(count(nullptr));
+  return lead;
+}
+
+// One query: of one state, or (0) of all.
+absl::StatusOr<std::vector<Row>> RunOne(Db* db, const JobFilter& filter, const Range& range, int state, int most) {
   ListQuery query;
-  auto label = filter.labels.begin();
   std::string from = "jobs";
   std::string number = "jobs.create_number";
+  const Label* lead = nullptr;
   if (filter.id_prefix.size() >= kSelectivePrefixBytes) {
     number = "+jobs.create_number";  // few rows, sorted
-  } else if (by_label) {
-    from = "job_labels AS label CROSS JOIN jobs ON jobs.id=label.job_id";
-    number = "label.create_number";
-    if (!filter.project.empty()) query.And("label.project=" + query.Text(filter.project));
-    query.And("label.key=" + query.Text(label->first));
-    query.And("label.value=" + query.Text(label->second));
-    ++label;
-  } else if (const std::string index = IndexFor(filter, state); !index.empty()) {
-    from += " INDEXED BY " + index;
+  } else {
+    LH_ASSIGN_OR_RETURN(lead, LeadingLabel(db, filter, state));
+    if (lead != nullptr) {
+      // By number: labels are in its order, and so are the jobs; their ids are spread over all of the index.
+      from = AndLabel(filter, state, *lead, &query) + " CROSS JOIN jobs ON jobs.create_number=label.create_number";
+      number = "label.create_number";
+    } else if (const std::string index = IndexFor(filter, state); !index.empty()) {
+      from += " INDEXED BY " + index;
+    }
   }
-  if (!filter.project.empty()) query.And("jobs.project=" + query.Text(filter.project));
-  if (!filter.model.empty()) query.And("jobs.model=" + query.Text(filter.model));
-  if (state != 0) query.And("jobs.state=" + query.Int(state));
-  if (state == 0 && !filter.states.empty()) {
-    std::string list;
-    for (const JobState one : filter.states) list += (list.empty() ? "" : ",") + query.Int(static_cast<int64_t>(one));
-    query.And("jobs.state IN (" + list + ")");
-  }
-  for (; label != filter.labels.end(); ++label) {
-    const std::string key = query.Text(label->first);
+  AndJobs(filter, state, &query);
+  for (const Label& label : filter.labels) {
+    if (&label == lead) continue;
+    const std::string key = query.Text(label.first);
     query.And("EXISTS (SELECT 1 FROM job_labels AS other WHERE other.project=jobs.project AND other.key=" + key +
-              " AND other.value=" + query.Text(label->second) + " AND other.create_number=jobs.create_number)");
+              " AND other.value=" + query.Text(label.second) + " AND other.create_number=jobs.create_number)");
   }
   if (!filter.id_prefix.empty()) {
     query.And("jobs.id>=" + query.Text(filter.id_prefix));
@@ -158,18 +202,14 @@ absl::StatusOr<std::vector<Row>> RunOne(Db* db, const JobFilter& filter, const R
 absl::StatusOr<JobPage> QueryJobs(Db* db, const JobFilter& filter) {
   const int page_size = std::clamp(filter.page_size, 1, limits::kMaxPageSize);
   LH_ASSIGN_OR_RETURN(const Range range, RangeOf(db, filter));
-  const bool by_label = !filter.labels.empty() && !AllLive(filter.states);
   std::vector<int> states;
-  if (by_label || filter.states.empty()) {
-    states = {0};
-  } else {
-    for (const JobState state : filter.states) states.push_back(static_cast<int>(state));
-    std::sort(states.begin(), states.end());
-    states.erase(std::unique(states.begin(), states.end()), states.end());
-  }
+  for (const JobState state : filter.states) states.push_back(static_cast<int>(state));
+  if (states.empty()) states = {0};
+  std::sort(states.begin(), states.end());
+  states.erase(std::unique(states.begin(), states.end()), states.end());
   std::vector<Row> rows;
   for (const int state : states) {
-    LH_ASSIGN_OR_RETURN(std::vector<Row> some, RunOne(db, filter, range, state, by_label, page_size + 1));
+    LH_ASSIGN_OR_RETURN(std::vector<Row> some, RunOne(db, filter, range, state, page_size + 1));
     rows.insert(rows.end(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
   }
   std::sort(rows.begin(), rows.end(), [&](const Row& a, const Row& b) {

@@ -183,6 +183,16 @@ std::vector<Query> Queries(int64_t jobs) {
          (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10);
          r->add_states(v1::CANCELLED);
        }},
+      {"rare and common label",
+       [](Request* r, int i) {
+         (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10);
+         (*r->mutable_labels())["experiment"] = "experiment-" + std::to_string(i % 20);
+       }},
+      {"model and state",
+       [](Request* r, int i) {
+         r->set_model("model-" + std::to_string(i % 40));
+         r->add_states(v1::FAILED);
+       }},
       {"created before", [=](Request* r, int i) { SetTime(r->mutable_created_before(), jobs / 2 + i * 37); }},
       {"created in an hour",
        [=](Request* r, int i) {
