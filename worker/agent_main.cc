@@ -10,6 +10,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -127,8 +128,11 @@ absl::Status Run(const Flags& flags) {
     LH_ASSIGN_OR_RETURN(wanted.host_bytes, ParseBytes(flags.host_bytes));
   }
   std::atomic<bool> ended = false;
-  ModelWatch models(flags.models, [&wanted, &drain, &ended] {
-    return TakeModels(wanted, LogLine, [&] { return drain.load() || ended.load(); });
+  ModelOffer offered;  // once the agent runs, the looks' thread's
+  ModelWatch models(flags.models, [&](const std::set<std::string>& changing) {
+    auto taken = TakeModels(wanted, offered, changing, LogLine, [&] { return drain.load() || ended.load(); });
+    if (taken.ok()) offered = *taken;
+    return taken;
   });
   // Before there is an agent there is nothing to drain: a signal ends it, however long the reading of a model takes.
   auto taken = TakeInventory(wanted, LogLine, [&drain] { return drain.load(); });
@@ -146,7 +150,9 @@ absl::Status Run(const Flags& flags) {
   LogLine("offers " + FormatBytes(inventory.proto.host_bytes_total()) + " of RAM and " +
           std::to_string(inventory.proto.cpu_threads_total()) + " CPU threads");
   options.inventory = std::move(inventory.proto);
-  options.models = std::move(inventory.models);
+  options.models = ByDigest(inventory.models);
+  offered = std::move(inventory.models);
+  options.model_fingerprint = ModelFingerprint;
   options.look_for_models = [&models](bool anyway) { return models.Look(anyway); };
 
   const RealClock clock;
