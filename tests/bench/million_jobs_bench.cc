@@ -183,10 +183,11 @@ std::vector<Query> Queries(int64_t jobs) {
          (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10);
          r->add_states(v1::CANCELLED);
        }},
-      {"rare and common label",
+      // Each common; half of these have no job in common.
+      {"label and model",
        [](Request* r, int i) {
-         (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10);
-         (*r->mutable_labels())["experiment"] = "experiment-" + std::to_string(i % 20);
+         (*r->mutable_labels())["team"] = "team-" + std::to_string((i + i / 40) % 10);
+         r->set_model("model-" + std::to_string(i % 40));
        }},
       {"model and state",
        [](Request* r, int i) {
