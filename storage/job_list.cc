@@ -18,6 +18,8 @@ using namespace server;  // NOLINT: the domain's values are this file's subject
 // "ftjob-" and two of the 32 letters: a thousandth of all jobs, which may be sorted.
 constexpr size_t kSelectivePrefixBytes = 8;
 
+using Label = std::pair<const std::string, std::string>;
+
 struct Row {
   int64_t create_number = 0;
   std::string body;
@@ -30,42 +32,34 @@ std::string PrefixEnd(std::string prefix) {
   return prefix;
 }
 
-bool AllLive(const std::vector<JobState>& states) {
-  return !states.empty() &&
-         std::none_of(states.begin(), states.end(), [](JobState state) { return IsTerminal(state); });
-}
-
-// Text and values of one query, built together so that they cannot disagree.
-class ListQuery {
+// The values of one query, named as its text is built, so that they cannot disagree.
+class Values {
  public:
-  void And(const std::string& condition) { where_ += (where_.empty() ? " WHERE " : " AND ") + condition; }
   std::string Int(int64_t value) {
-    values_.push_back({++parameters_, value});
-    return "?" + std::to_string(parameters_);
+    ints_.push_back({++count_, value});
+    return "?" + std::to_string(count_);
   }
   std::string Text(const std::string& value) {
-    texts_.push_back({++parameters_, value});
-    return "?" + std::to_string(parameters_);
+    texts_.push_back({++count_, value});
+    return "?" + std::to_string(count_);
   }
-  absl::StatusOr<std::vector<Row>> Run(Db* db, const std::string& from, const std::string& tail) {
-    LH_ASSIGN_OR_RETURN(Statement statement,
-                        db->PrepareText("SELECT jobs.create_number, jobs.body FROM " + from + where_ + tail));
-    for (const auto& [index, value] : values_) statement.Bind(index, value);
-    for (const auto& [index, text] : texts_) statement.BindText(index, text);
-    std::vector<Row> rows;
-    while (true) {
-      LH_ASSIGN_OR_RETURN(const bool row, statement.Step());
-      if (!row) return rows;
-      rows.push_back({statement.Int(0), statement.Text(1)});
-    }
+  // REQUIRES: this outlives what is done with `statement`.
+  void BindTo(Statement* statement) const {
+    for (const auto& [index, value] : ints_) statement->Bind(index, value);
+    for (const auto& [index, text] : texts_) statement->BindText(index, text);
   }
 
  private:
-  std::string where_;
-  int parameters_ = 0;
-  std::vector<std::pair<int, int64_t>> values_;
+  int count_ = 0;
+  std::vector<std::pair<int, int64_t>> ints_;
   std::vector<std::pair<int, std::string>> texts_;
 };
+
+std::string Where(const std::vector<std::string>& conditions) {
+  std::string text;
+  for (const std::string& one : conditions) text += (text.empty() ? " WHERE " : " AND ") + one;
+  return text;
+}
 
 // Which rows of the list: strictly behind the page token, within the range of time.
 struct Range {
@@ -101,56 +95,116 @@ absl::StatusOr<Range> RangeOf(Db* db, const JobFilter& filter) {
   return range;
 }
 
-// The index whose rows come in the order of the list. `state` 0: none, or several beside a label.
+bool Ended(int state) { return state != 0 && IsTerminal(static_cast<JobState>(state)); }
+
+// The index whose rows come in the order of the list; "" is that of all jobs. `state` 0: any. What lives is found by
+// its state, whatever else is asked: there is little of it.
 std::string IndexFor(const JobFilter& filter, int state) {
-  const bool model = !filter.model.empty() && (state == 0 || state == static_cast<int>(JobState::kSucceeded));
-  if (!filter.project.empty()) {
-    return model ? "jobs_by_project_model" : state != 0 ? "jobs_by_project_state" : "jobs_by_project";
-  }
-  return model ? "jobs_by_model" : state != 0 ? "jobs_by_state" : "";
+  const std::string project = filter.project.empty() ? "" : "project_";
+  if (!filter.model.empty() && Ended(state)) return "jobs_ended_by_" + project + "model";
+  if (!filter.model.empty() && state == 0) return "jobs_by_" + project + "model";
+  if (state != 0) return "jobs_by_" + project + "state";
+  return filter.project.empty() ? "" : "jobs_by_project";
 }
 
-// One query: of one state, or of all that the filter names where a label leads.
-absl::StatusOr<std::vector<Row>> RunOne(Db* db, const JobFilter& filter, const Range& range, int state, bool by_label,
-                                        int most) {
-  ListQuery query;
-  auto label = filter.labels.begin();
-  std::string from = "jobs";
-  std::string number = "jobs.create_number";
-  if (filter.id_prefix.size() >= kSelectivePrefixBytes) {
-    number = "+jobs.create_number";  // few rows, sorted
-  } else if (by_label) {
-    from = "job_labels AS label CROSS JOIN jobs ON jobs.id=label.job_id";
-    number = "label.create_number";
-    if (!filter.project.empty()) query.And("label.project=" + query.Text(filter.project));
-    query.And("label.key=" + query.Text(label->first));
-    query.And("label.value=" + query.Text(label->second));
-    ++label;
-  } else if (const std::string index = IndexFor(filter, state); !index.empty()) {
-    from += " INDEXED BY " + index;
+// One query's text and values: jobs of one state (0: of any) in the range, in the order of their numbers.
+class StateQuery {
+ public:
+  StateQuery(const JobFilter& filter, const Range& range, int state) : filter_(filter), range_(range), state_(state) {}
+  absl::StatusOr<std::vector<Row>> Run(Db* db, int most) {
+    const std::string limit = " LIMIT " + values_.Int(most);
+    const std::string text = "SELECT jobs.create_number, jobs.body FROM " + Text(limit) + limit;
+    LH_ASSIGN_OR_RETURN(Statement statement, db->PrepareText(text));
+    values_.BindTo(&statement);
+    std::vector<Row> rows;
+    while (true) {
+      LH_ASSIGN_OR_RETURN(const bool row, statement.Step());
+      if (!row) return rows;
+      rows.push_back({statement.Int(0), statement.Text(1)});
+    }
   }
-  if (!filter.project.empty()) query.And("jobs.project=" + query.Text(filter.project));
-  if (!filter.model.empty()) query.And("jobs.model=" + query.Text(filter.model));
-  if (state != 0) query.And("jobs.state=" + query.Int(state));
-  if (state == 0 && !filter.states.empty()) {
-    std::string list;
-    for (const JobState one : filter.states) list += (list.empty() ? "" : ",") + query.Int(static_cast<int64_t>(one));
-    query.And("jobs.state IN (" + list + ")");
+
+ private:
+  std::string Text(const std::string& limit);
+  std::string NumbersOf(const Label& label);
+  std::string NumbersOfJobs();
+  std::vector<std::string> OfJobs();
+  std::vector<std::string> OfId();
+  void AddRange(const std::string& number, std::vector<std::string>* conditions);
+  std::string Order() const { return filter_.oldest_first ? "" : " DESC"; }
+
+  const JobFilter& filter_;
+  const Range& range_;
+  const int state_;
+  Values values_;
+};
+
+void StateQuery::AddRange(const std::string& number, std::vector<std::string>* conditions) {
+  conditions->push_back(number + ">" + values_.Int(range_.above));
+  if (range_.below != 0) conditions->push_back(number + "<" + values_.Int(range_.below));
+}
+
+std::vector<std::string> StateQuery::OfJobs() {
+  std::vector<std::string> conditions;
+  if (!filter_.project.empty()) conditions.push_back("jobs.project=" + values_.Text(filter_.project));
+  if (!filter_.model.empty()) conditions.push_back("jobs.model=" + values_.Text(filter_.model));
+  if (state_ != 0) conditions.push_back("jobs.state=" + values_.Int(state_));
+  if (Ended(state_)) conditions.push_back("jobs.state>=10");  // as the index has it: so that it may be used
+  return conditions;
+}
+
+std::vector<std::string> StateQuery::OfId() {
+  std::vector<std::string> conditions;
+  if (filter_.id_prefix.empty()) return conditions;
+  conditions.push_back("jobs.id>=" + values_.Text(filter_.id_prefix));
+  const std::string end = PrefixEnd(filter_.id_prefix);
+  if (!end.empty()) conditions.push_back("jobs.id<" + values_.Text(end));
+  return conditions;
+}
+
+std::string StateQuery::NumbersOf(const Label& label) {
+  std::vector<std::string> conditions;
+  if (!filter_.project.empty()) conditions.push_back("project=" + values_.Text(filter_.project));
+  conditions.push_back("key=" + values_.Text(label.first));
+  conditions.push_back("value=" + values_.Text(label.second));
+  if (Ended(state_)) conditions.push_back("end_state=" + values_.Int(state_));
+  AddRange("create_number", &conditions);
+  const std::string ended = filter_.project.empty() ? "job_labels_ended_of_all" : "job_labels_ended";
+  return "SELECT create_number FROM job_labels" + (Ended(state_) ? " INDEXED BY " + ended : "") + Where(conditions);
+}
+
+std::string StateQuery::NumbersOfJobs() {
+  std::vector<std::string> conditions = OfJobs();
+  AddRange("create_number", &conditions);
+  return "SELECT create_number FROM jobs INDEXED BY " + IndexFor(filter_, state_) + Where(conditions);
+}
+
+// Everything behind "FROM" but the limit.
+std::string StateQuery::Text(const std::string& limit) {
+  std::vector<std::string> conditions = OfId();
+  if (filter_.id_prefix.size() >= kSelectivePrefixBytes) {
+    for (std::string& one : OfJobs()) conditions.push_back(std::move(one));
+    for (const Label& label : filter_.labels) {
+      conditions.push_back("jobs.create_number IN (" + NumbersOf(label) + " AND create_number=jobs.create_number)");
+    }
+    AddRange("jobs.create_number", &conditions);
+    return "jobs" + Where(conditions) + " ORDER BY +jobs.create_number" + Order();  // few rows, sorted
   }
-  for (; label != filter.labels.end(); ++label) {
-    const std::string key = query.Text(label->first);
-    query.And("EXISTS (SELECT 1 FROM job_labels AS other WHERE other.project=jobs.project AND other.key=" + key +
-              " AND other.value=" + query.Text(label->second) + " AND other.create_number=jobs.create_number)");
+  if (filter_.labels.empty()) {
+    for (std::string& one : OfJobs()) conditions.push_back(std::move(one));
+    AddRange("jobs.create_number", &conditions);
+    const std::string index = IndexFor(filter_, state_);
+    return "jobs" + (index.empty() ? "" : " INDEXED BY " + index) + Where(conditions) + " ORDER BY jobs.create_number" +
+           Order();
   }
-  if (!filter.id_prefix.empty()) {
-    query.And("jobs.id>=" + query.Text(filter.id_prefix));
-    const std::string end = PrefixEnd(filter.id_prefix);
-    if (!end.empty()) query.And("jobs.id<" + query.Text(end));
-  }
-  query.And(number + ">" + query.Int(range.above));
-  if (range.below != 0) query.And(number + "<" + query.Int(range.below));
-  const std::string order = " ORDER BY " + number + (filter.oldest_first ? "" : " DESC");
-  return query.Run(db, from, order + " LIMIT " + query.Int(most));
+  // Numbers that are in every list: SQLite merges lists that are in order, and reads of a job only its numbers in
+  // indexes until it is found. A list of 100,000 costs 10 ms where the jobs themselves cost a second.
+  std::string lists;
+  for (const Label& label : filter_.labels) lists += (lists.empty() ? "" : " INTERSECT ") + NumbersOf(label);
+  if (!filter_.model.empty() || (state_ != 0 && !Ended(state_))) lists += " INTERSECT " + NumbersOfJobs();
+  lists += " ORDER BY 1" + Order() + (filter_.id_prefix.empty() ? limit : "");
+  return "(" + lists + ") AS hit CROSS JOIN jobs ON jobs.create_number=hit.create_number" + Where(conditions) +
+         " ORDER BY hit.create_number" + Order();
 }
 
 }  // namespace
@@ -158,18 +212,14 @@ absl::StatusOr<std::vector<Row>> RunOne(Db* db, const JobFilter& filter, const R
 absl::StatusOr<JobPage> QueryJobs(Db* db, const JobFilter& filter) {
   const int page_size = std::clamp(filter.page_size, 1, limits::kMaxPageSize);
   LH_ASSIGN_OR_RETURN(const Range range, RangeOf(db, filter));
-  const bool by_label = !filter.labels.empty() && !AllLive(filter.states);
   std::vector<int> states;
-  if (by_label || filter.states.empty()) {
-    states = {0};
-  } else {
-    for (const JobState state : filter.states) states.push_back(static_cast<int>(state));
-    std::sort(states.begin(), states.end());
-    states.erase(std::unique(states.begin(), states.end()), states.end());
-  }
+  for (const JobState state : filter.states) states.push_back(static_cast<int>(state));
+  if (states.empty()) states = {0};
+  std::sort(states.begin(), states.end());
+  states.erase(std::unique(states.begin(), states.end()), states.end());
   std::vector<Row> rows;
   for (const int state : states) {
-    LH_ASSIGN_OR_RETURN(std::vector<Row> some, RunOne(db, filter, range, state, by_label, page_size + 1));
+    LH_ASSIGN_OR_RETURN(std::vector<Row> some, StateQuery(filter, range, state).Run(db, page_size + 1));
     rows.insert(rows.end(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
   }
   std::sort(rows.begin(), rows.end(), [&](const Row& a, const Row& b) {

@@ -58,6 +58,7 @@ class JobTransaction final : public StoreTransaction {
     return statement.Run();
   }
   absl::Status PutLabels(const Job& job);
+  absl::Status PutEndState(const Job& job);
   absl::Status PutRefs(const std::string& job_id, int64_t source, const std::vector<const BlobRef*>& blobs);
   absl::StatusOr<bool> AppendToChunk(const std::string& job_id, int64_t first_step,
                                      const std::vector<const MetricPoint*>& added);
@@ -69,13 +70,15 @@ class JobTransaction final : public StoreTransaction {
 
 absl::Status JobTransaction::PutJob(const Job& job) {
   const std::string body = EncodeJob(job);
-  LH_ASSIGN_OR_RETURN(Statement known, db_->Prepare("SELECT 1 FROM jobs WHERE id=?1"));
+  LH_ASSIGN_OR_RETURN(Statement known, db_->Prepare("SELECT state FROM jobs WHERE id=?1"));
   LH_ASSIGN_OR_RETURN(const bool exists, known.BindText(1, job.id).Step());
   if (exists) {
+    const bool ended = known.Int(0) >= static_cast<int64_t>(JobState::kSucceeded);
     // Project, model, labels and numbers are set at Create and constant.
     LH_ASSIGN_OR_RETURN(Statement update, db_->Prepare("UPDATE jobs SET state=?2, body=?3 WHERE id=?1"));
     update.BindText(1, job.id).Bind(2, static_cast<int64_t>(job.state)).BindBlob(3, body);
     LH_RETURN_IF_ERROR(update.Run());
+    if (ended || IsTerminal(job.state)) LH_RETURN_IF_ERROR(PutEndState(job));
   } else {
     LH_ASSIGN_OR_RETURN(
         Statement insert,
@@ -95,14 +98,25 @@ absl::Status JobTransaction::PutJob(const Job& job) {
 
 absl::Status JobTransaction::PutLabels(const Job& job) {
   for (const auto& [key, value] : job.labels) {
-    LH_ASSIGN_OR_RETURN(
-        Statement insert,
-        db_->Prepare("INSERT INTO job_labels(project, key, value, create_number, job_id) VALUES(?1, ?2, ?3, ?4, ?5)"));
+    LH_ASSIGN_OR_RETURN(Statement insert,
+                        db_->Prepare("INSERT INTO job_labels(project, key, value, create_number, job_id, end_state) "
+                                     "VALUES(?1, ?2, ?3, ?4, ?5, ?6)"));
     insert.BindText(1, job.project).BindText(2, key).BindText(3, value);
     insert.Bind(4, static_cast<int64_t>(job.create_number));
-    LH_RETURN_IF_ERROR(insert.BindText(5, job.id).Run());
+    insert.BindText(5, job.id);
+    if (IsTerminal(job.state)) insert.Bind(6, static_cast<int64_t>(job.state));
+    LH_RETURN_IF_ERROR(insert.Run());
   }
   return absl::OkStatus();
+}
+
+// Once in a job's life, as it ends: what lives is found by its state alone.
+absl::Status JobTransaction::PutEndState(const Job& job) {
+  LH_ASSIGN_OR_RETURN(Statement update,
+                      db_->Prepare("UPDATE job_labels SET end_state=?2 WHERE job_id=?1 AND end_state IS NOT ?2"));
+  update.BindText(1, job.id);
+  if (IsTerminal(job.state)) update.Bind(2, static_cast<int64_t>(job.state));
+  return update.Run();
 }
 
 absl::Status JobTransaction::PutRefs(const std::string& job_id, int64_t source,

@@ -202,6 +202,18 @@ ALTER TABLE new_job_labels RENAME TO job_labels;
 CREATE INDEX job_labels_by_job ON job_labels(job_id);
 CREATE INDEX job_labels_of_all ON job_labels(key, value, create_number);
 )sql",
+    // 5: a label, or a model, and the state in which a job ended are one range of an index.
+    R"sql(
+-- NULL while the job lives: these indexes have no row of a job until it ends, and one for good from then on.
+ALTER TABLE job_labels ADD COLUMN end_state INTEGER;
+UPDATE job_labels SET end_state=jobs.state FROM jobs WHERE jobs.create_number=job_labels.create_number AND jobs.state>=10;
+CREATE INDEX job_labels_ended ON job_labels(project, key, value, end_state, create_number)
+  WHERE end_state IS NOT NULL;
+CREATE INDEX job_labels_ended_of_all ON job_labels(key, value, end_state, create_number)
+  WHERE end_state IS NOT NULL;
+CREATE INDEX jobs_ended_by_model ON jobs(model, state, create_number) WHERE state>=10;
+CREATE INDEX jobs_ended_by_project_model ON jobs(project, model, state, create_number) WHERE state>=10;
+)sql",
 };
 
 // The schema's number, where this build knows it.

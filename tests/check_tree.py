@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Checks of the source tree that no compiler makes: the include table of ARCHITECTURE.md, tests that are not built, file
-lengths, unfinished words.
+"""Checks of the source tree that no compiler makes: the include table of ARCHITECTURE.md, tests that are not built or
+are named and not there, file lengths, unfinished words.
 
 Prints one line a violation and exits 1 if there is any.
 """
 
+import fnmatch
 import pathlib
 import re
 import subprocess
@@ -137,6 +138,27 @@ def check_failpoints(files, problems):
         problems.append(f"base/failpoints.h: lists {name}, which the code does not have")
 
 
+def check_named_tests(files, problems):
+    """A test that a document gives for a promise, or a patch of tests/mutations for a bug, is there to be run."""
+    tests = set()
+    for path in files:
+        if path.startswith("tests/") and path.endswith(".cc"):
+            text = (ROOT / path).read_text()
+            tests.update(".".join(t) for t in re.findall(r"\bTEST(?:_F|_P)?\(\s*(\w+),\s*(\w+)\)", text))
+    name = re.compile(r"`(\*?[A-Z]\w*\*?\.(?:\*|[A-Z]\w*\*?))`")
+    for path in files:
+        if path.endswith(".md"):
+            named = [n for n in name.findall((ROOT / path).read_text()) if "Service." not in n]  # those are RPCs
+        elif path.startswith("tests/mutations/"):
+            # Of a test with a parameter gtest has "Instance/Suite.Test/0".
+            named = [f.strip("/") for f in re.findall(r"^Filter: (.*)$", (ROOT / path).read_text(), re.M)]
+        else:
+            continue
+        for one in named:
+            if not any(fnmatch.fnmatchcase(test, one) for test in tests):
+                problems.append(f"{path}: names {one}, and there is no such test")
+
+
 def check_texts(files, problems):
     unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK|not implemented|placeholder)\b", re.I)
     conflict = re.compile(r"^(<<<<<<<|>>>>>>>) ")
@@ -165,8 +187,9 @@ def main():
     check_includes(files, problems)
     check_built(files, problems)
     check_failpoints(files, problems)
+    check_named_tests(files, problems)
     check_texts(files, problems)
-    print("\n".join(problems) or f"{len(files)} files: includes, lengths and texts are in order")
+    print("\n".join(problems) or f"{len(files)} files: includes, tests, lengths and texts are in order")
     return 1 if problems else 0
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Long runs that CI has no time for. Run by hand; ends with `N passed, N failed`.
 #   bash tests/soak.sh [SECTION ...]     sections: fuzz simulate powercuts mutations sigstop cancels kills
-#                                        outage request_ids (the default: all)
+#                                        demo outage request_ids (the default: all)
 #   LONGHAUL_SOAK_SECONDS   time of each timed target (default 600)
 #   LONGHAUL_FUZZ_SEED      first seed (default: from the clock, printed)
 #   LONGHAUL_FUZZ_TARGETS   which of the fuzz tests (default: all four)
@@ -9,6 +9,7 @@
 #   LONGHAUL_SOAK_CUTS      power cuts (default 1000)
 #   LONGHAUL_SOAK_STOPS, LONGHAUL_SOAK_CANCELS, LONGHAUL_SOAK_KILLS, LONGHAUL_SOAK_REQUEST_IDS
 #                           rounds of the section (default 200, 200, 1000, 1000)
+#   LONGHAUL_SOAK_DEMO_S    how long ten jobs on three workers are disturbed (default 600)
 #   LONGHAUL_SOAK_OUTAGE_S  how long the scheduler is away (default 600)
 # simulate, powercuts, sigstop, cancels, kills and request_ids go on where an earlier run was stopped (build/soak/SECTION.next; remove it to begin again).
 set -euo pipefail
@@ -140,6 +141,13 @@ sigstop() { processes && rounds_in_parts sigstop "${LONGHAUL_SOAK_STOPS:-200}" 2
 cancels() { processes && rounds_in_parts cancels "${LONGHAUL_SOAK_CANCELS:-200}" 50 bash tests/e2e/run.sh build/dev/bin cancelled_while_running; }
 kills() { processes && rounds_in_parts kills "${LONGHAUL_SOAK_KILLS:-1000}" 50 bash tests/e2e/run.sh build/dev/bin killed_at_random; }
 
+demo() {
+  local status=0
+  processes
+  LONGHAUL_SOAK_DEMO_S=${LONGHAUL_SOAK_DEMO_S:-600} bash tests/e2e/run.sh build/dev/bin three_workers_ten_jobs || status=1
+  note demo "$status"
+}
+
 outage() {
   local status=0
   processes
@@ -161,11 +169,11 @@ mutations() {
 }
 
 sections=("$@")
-[ ${#sections[@]} -gt 0 ] || sections=(fuzz simulate powercuts mutations sigstop cancels kills outage request_ids)
+[ ${#sections[@]} -gt 0 ] || sections=(fuzz simulate powercuts mutations sigstop cancels kills demo outage request_ids)
 for name in "${sections[@]}"; do
   case $name in
-    fuzz | simulate | powercuts | mutations | sigstop | cancels | kills | outage | request_ids) "$name" ;;
-    *) echo "soak.sh: no section '$name'; there are: fuzz simulate powercuts mutations sigstop cancels kills outage request_ids" >&2; exit 2 ;;
+    fuzz | simulate | powercuts | mutations | sigstop | cancels | kills | demo | outage | request_ids) "$name" ;;
+    *) echo "soak.sh: no section '$name'; there are: fuzz simulate powercuts mutations sigstop cancels kills demo outage request_ids" >&2; exit 2 ;;
   esac
 done
 printf '%d passed, %d failed\n' "$passed" "$failed"

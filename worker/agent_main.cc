@@ -11,6 +11,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -125,8 +126,11 @@ absl::Status Run(const Flags& flags) {
     wanted.host_bytes = *bytes;
   }
   std::atomic<bool> ended = false;
-  ModelWatch models(flags.models, [&wanted, &drain, &ended] {
-    return TakeModels(wanted, LogLine, [&] { return drain.load() || ended.load(); });
+  ModelOffer offered;  // once the agent runs, the looks' thread's
+  ModelWatch models(flags.models, [&](const std::set<std::string>& changing) {
+    auto taken = TakeModels(wanted, offered, changing, LogLine, [&] { return drain.load() || ended.load(); });
+    if (taken.ok()) offered = *taken;
+    return taken;
   });
   // Before there is an agent there is nothing to drain: a signal ends it, however long the reading of a model takes.
   auto taken = TakeInventory(wanted, LogLine, [&drain] { return drain.load(); });
@@ -144,7 +148,9 @@ absl::Status Run(const Flags& flags) {
   LogLine("offers " + FormatBytes(inventory.proto.host_bytes_total()) + " of RAM and " +
           std::to_string(inventory.proto.cpu_threads_total()) + " CPU threads");
   options.inventory = std::move(inventory.proto);
-  options.models = std::move(inventory.models);
+  options.models = ByDigest(inventory.models);
+  offered = std::move(inventory.models);
+  options.model_fingerprint = ModelFingerprint;
   options.look_for_models = [&models](bool anyway) { return models.Look(anyway); };
 
   const RealClock clock;

@@ -183,6 +183,17 @@ std::vector<Query> Queries(int64_t jobs) {
          (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10);
          r->add_states(v1::CANCELLED);
        }},
+      // Each common; half of these have no job in common.
+      {"label and model",
+       [](Request* r, int i) {
+         (*r->mutable_labels())["team"] = "team-" + std::to_string((i + i / 40) % 10);
+         r->set_model("model-" + std::to_string(i % 40));
+       }},
+      {"model and state",
+       [](Request* r, int i) {
+         r->set_model("model-" + std::to_string(i % 40));
+         r->add_states(v1::FAILED);
+       }},
       {"created before", [=](Request* r, int i) { SetTime(r->mutable_created_before(), jobs / 2 + i * 37); }},
       {"created in an hour",
        [=](Request* r, int i) {

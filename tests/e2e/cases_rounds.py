@@ -1,7 +1,8 @@
 """The same disturbance many times over, with real processes: a short form in every run of the tests, the long ones in
 tests/soak.sh.
 
-LONGHAUL_SOAK_ROUNDS is how often, LONGHAUL_SOAK_SEED where the draws begin, LONGHAUL_SOAK_OUTAGE_S how long an outage is.
+LONGHAUL_SOAK_ROUNDS is how often, LONGHAUL_SOAK_SEED where the draws begin, LONGHAUL_SOAK_OUTAGE_S how long an outage is,
+LONGHAUL_SOAK_DEMO_S how long ten jobs are disturbed.
 """
 
 import os
@@ -19,6 +20,8 @@ LEASES = ["--lease-ms", "3000", "--worker-lost-ms", "4000", "--sync-hold-ms", "1
 OUTAGE_LEASES = ["--lease-ms", "3000", "--worker-lost-ms", "60000", "--sync-hold-ms", "1000"]
 CANCELLED_WITHIN_S = 10
 MOST_FAILURES = 100
+DEMO_JOBS = 10
+DEMO_STEP_MS = 200
 
 
 def rounds(short):
@@ -89,36 +92,35 @@ def cancelled_while_running(cluster):
 
 
 class Killings:
-    """Scheduler, agents and trainers, one of them killed -9 in every cycle, while short jobs come and end."""
+    """Scheduler, agents and trainers of a cluster, one of them killed -9 at a time."""
 
-    def __init__(self, cluster):
-        self.cluster, self.draw = cluster, draws()
+    def __init__(self, cluster, workers):
+        self.cluster, self.draw, self.env = cluster, draws(), None
         self.data = write_chat(cluster.path("train.jsonl"))
         cluster.start_server(*LEASES)
-        self.agents = {name: cluster.start_worker(name=name) for name in ("one", "two")}
-        self.expected = self.adapter(self.submit("undisturbed"))
-        self.acknowledged = {}  # request id -> job id
+        self.agents = {name: cluster.start_worker(name=name) for name in workers}
 
-    def submit(self, request_id):
-        return self.cluster.submit(self.data, *FLAGS, "--retry-limit", str(MOST_FAILURES), "--request-id", request_id)
+    def submit(self, request_id, *flags, **options):
+        return self.cluster.submit(self.data, *FLAGS, "--retry-limit", str(MOST_FAILURES), "--request-id", request_id,
+                                   *flags, **options)
 
     def adapter(self, job_id):
         self.cluster.wait(job_id, 0)
         return self.cluster.adapter_digest(job_id)
 
-    def create(self, number):
-        request_id = "cycle-%d" % number
-        self.acknowledged[request_id] = self.submit(request_id)
+    def kill_agent(self, name):
+        """Its trainers live on; the next agent finds them."""
+        self.cluster.kill(self.agents[name])
+        self.agents[name] = self.cluster.start_worker(name=name, env=self.env)
 
     def kill_one(self):
+        """Which kind it was."""
         victim = self.draw.choice(["scheduler", "agent", "trainer"])
         if victim == "scheduler":
             self.cluster.kill(self.cluster.server)
             self.cluster.start_server(*LEASES)
         elif victim == "agent":
-            name = self.draw.choice(sorted(self.agents))
-            self.cluster.kill(self.agents[name])
-            self.agents[name] = self.cluster.start_worker(name=name)
+            self.kill_agent(self.draw.choice(sorted(self.agents)))
         else:
             trainers = [t for name in self.agents for t in self.cluster.trainers(name)]
             if trainers:
@@ -131,20 +133,67 @@ class Killings:
 
 
 def killed_at_random(cluster):
-    """Nothing that was acknowledged is lost or made twice, and every job ends with the very bytes of an undisturbed run."""
-    killings = Killings(cluster)
-    victims = {}
+    """While short jobs come and end. Nothing that was acknowledged is lost or made twice, and every job ends with the
+    very bytes of an undisturbed run."""
+    killings = Killings(cluster, ("one", "two"))
+    expected = killings.adapter(killings.submit("undisturbed"))
+    acknowledged, victims = {}, {}  # acknowledged: request id -> job id
     for number in range(rounds(4)):
         if len(killings.live()) < 3:
-            killings.create(number)
+            request_id = "cycle-%d" % number
+            acknowledged[request_id] = killings.submit(request_id)
         wait_for("something that runs", lambda: any(j["state"] == "RUNNING" for j in killings.live()) or not killings.live())
         victim = killings.kill_one()
         victims[victim] = victims.get(victim, 0) + 1
-    for request_id, job_id in killings.acknowledged.items():
-        check(killings.adapter(job_id) == killings.expected, "the adapter of %s differs" % job_id)
+    for request_id, job_id in acknowledged.items():
+        check(killings.adapter(job_id) == expected, "the adapter of %s differs" % job_id)
         check(killings.submit(request_id) == job_id, "request id %s made another job than %s" % (request_id, job_id))
-    check(len(cluster.jobs("--limit", "100000")) == len(killings.acknowledged) + 1, "there are jobs that nobody made")
-    print("  %d jobs; killed: %s" % (len(killings.acknowledged), victims))
+    check(len(cluster.jobs("--limit", "100000")) == len(acknowledged) + 1, "there are jobs that nobody made")
+    print("  %d jobs; killed: %s" % (len(acknowledged), victims))
+
+
+class Demo(Killings):
+    """Ten jobs on three workers. With nobody in the way first; then with steps that are slowed down (which changes no
+    number of the training), so that there is always one in the middle of a run."""
+
+    def __init__(self, cluster, seconds):
+        super().__init__(cluster, ("one", "two", "three"))
+        # Six run at a time: with nobody in the way they would take a tenth longer than the time.
+        self.steps = max(20, seconds * 6 * 1100 // (DEMO_JOBS * DEMO_STEP_MS))
+        self.undisturbed = [self.adapter(job_id) for job_id in self.submit_all("undisturbed")]
+        check(len(set(self.undisturbed)) == DEMO_JOBS, "jobs that differ have the same adapter")
+        self.env = {"LONGHAUL_FAILPOINTS": ",".join(
+            "train_step_%d=sleep:%d" % (step, DEMO_STEP_MS) for step in range(1, self.steps + 1))}
+        for name in self.agents:
+            self.kill_agent(name)
+
+    def submit_all(self, request):
+        return [self.submit("%s-%d" % (request, number), "--seed", str(number), "--cpu-threads", "1", steps=self.steps)
+                for number in range(DEMO_JOBS)]
+
+
+def three_workers_ten_jobs(cluster):
+    """Three workers, ten jobs, and something of them killed -9 at random moments for LONGHAUL_SOAK_DEMO_S: every adapter
+    has the very bytes of an undisturbed run."""
+    seconds = int(os.environ.get("LONGHAUL_SOAK_DEMO_S", "20"))
+    demo = Demo(cluster, seconds)
+    jobs, victims = demo.submit_all("disturbed"), {}
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and demo.live():
+        moment = time.monotonic() + demo.draw.uniform(0.2, 2.5)
+        wait_for("the next kill", lambda: time.monotonic() >= moment)
+        victim = demo.kill_one()
+        victims[victim] = victims.get(victim, 0) + 1
+    late = end - time.monotonic()
+    check(late <= 0, "all ten had ended %.0f s before the time was over" % late)
+    for number, job_id in enumerate(jobs):
+        wait_for("the end of %s" % job_id, lambda: job_id not in {job["id"] for job in demo.live()}, guard_s=seconds * 4 + 300)
+        digest = demo.adapter(job_id)
+        attempts = train_attempts(cluster, job_id)
+        print("  job %d: %d steps, %d attempts on %s, adapter %s" % (
+            number, demo.steps, len(attempts), "/".join(sorted({a["worker_id"] for a in attempts})), digest[:16]))
+        check(digest == demo.undisturbed[number], "the adapter of %s differs from that of an undisturbed run" % job_id)
+    print("  %d s; killed: %s" % (seconds, victims))
 
 
 def outage(cluster):
@@ -169,4 +218,4 @@ def outage(cluster):
     check(after["failed_attempts"] == 0, "an outage counts as a failure")
 
 
-CASES = [stopped_past_lease, cancelled_while_running, killed_at_random, outage]
+CASES = [stopped_past_lease, cancelled_while_running, killed_at_random, three_workers_ten_jobs, outage]

@@ -5,6 +5,7 @@ usage: driver.py BIN_DIR WORK_DIR [CASE ...]
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -57,6 +58,8 @@ def main():
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit("driver.py: no case %s; there are %s" % (", ".join(unknown), ", ".join(sorted(known))))
+    # Told to stop, by a soak's end too: what a case has started goes with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     counts = {"passed": 0, "FAILED": 0, "skipped": 0}
     for case in CASES:
         if names and case.__name__ not in names:

@@ -104,6 +104,16 @@ TEST_F(CheckStateTest, ForeignRowsAndLabels) {
               ElementsAre(HasSubstr("a row of events refers to a row of jobs"), HasSubstr("ftjob-kept1: its labels")));
 }
 
+// List would miss the job, or show it among those of another state.
+TEST_F(CheckStateTest, LabelsFollowTheStateInWhichAJobEnded) {
+  Exec(
+      "UPDATE job_labels SET end_state=11 WHERE job_id='ftjob-kept2' AND key='team'; "
+      "UPDATE job_labels SET end_state=NULL WHERE job_id='ftjob-kept10' AND key='team'; "
+      "UPDATE job_labels SET end_state=10 WHERE job_id='ftjob-kept11' AND key='team'");
+  EXPECT_THAT(Problems(), ElementsAre(HasSubstr("ftjob-kept2: its labels"), HasSubstr("ftjob-kept10: its labels"),
+                                      HasSubstr("ftjob-kept11: its labels")));
+}
+
 TEST_F(CheckStateTest, BlobsGoneCutAndChanged) {
   ASSERT_TRUE(RemoveFile(BlobPath("card")).ok());
   std::filesystem::resize_file(BlobPath("artifact"), 3);

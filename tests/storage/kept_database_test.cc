@@ -88,6 +88,15 @@ void ExpectDerived(Store* store) {
   EXPECT_THAT(ListIds(store, filter), ElementsAre("12", "9", "6", "3"));
   filter.labels["number"] = "9";
   EXPECT_THAT(ListIds(store, filter), ElementsAre("9"));
+  // Jobs 10, 11 and 12 have ended, each in a state of its own.
+  filter = JobFilter();
+  filter.labels = {{"team", "b"}};
+  filter.states = {JobState::kSucceeded, JobState::kFailed, JobState::kCancelled};
+  EXPECT_THAT(ListIds(store, filter), ElementsAre("11", "10"));
+  filter.project = "research";
+  EXPECT_THAT(ListIds(store, filter), ElementsAre("11"));
+  filter.states = {JobState::kSucceeded};
+  EXPECT_THAT(ListIds(store, filter), ElementsAre());
   filter = JobFilter();
   // Job 7 was created while the clock was behind: it is listed where it stands, after 6.
   filter.created_after_micros = kKeptWallMicros + 5'500'000;

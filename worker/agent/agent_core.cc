@@ -55,14 +55,23 @@ AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
   env_.model = [this](const std::string& digest) { return ModelOf(digest); };
 }
 
-// A model whose files are others than those that the digest was taken of is offered no more, from now on.
+// A model whose files are others than those that the digest was taken of is offered no more, from now on. A file that
+// was put beside it, a README or an adapter, changes the stamp alone.
 absl::StatusOr<LocalModel> AgentCore::ModelOf(const std::string& digest) {
   const auto found = options_.models.find(digest);
   if (found == options_.models.end()) {
     return MakeError(absl::StatusCode::kUnavailable, "MODEL_UNKNOWN", "this worker has no model of digest " + digest);
   }
+  const std::string stamp = ModelStamp(found->second.path);
+  if (found->second.stamp.empty() || stamp == found->second.stamp) return found->second;
+  if (options_.model_fingerprint != nullptr) {
+    const absl::StatusOr<std::string> now = options_.model_fingerprint(found->second.path);
+    if (now.ok() && *now == found->second.fingerprint) {
+      found->second.stamp = stamp;
+      return found->second;
+    }
+  }
   const LocalModel model = found->second;
-  if (model.stamp.empty() || ModelStamp(model.path) == model.stamp) return model;
   withdrawn_ = true;
   options_.models.erase(found);
   auto* offered = options_.inventory.mutable_models();
@@ -93,14 +102,18 @@ void AgentCore::OnLooked(const absl::StatusOr<std::optional<ModelOffer>>& found)
   if (!failed.empty() && failed != look_failed_) env_.log("the models stay as they were: " + failed);
   look_failed_ = failed;
   if (!found.ok() || !found->has_value()) return;
-  withdrawn_ = false;
-  options_.models = (*found)->models;
-  options_.inventory.clear_models();
+  options_.models = ByDigest(**found);
+  v1::WorkerInventory inventory = options_.inventory;
+  inventory.clear_models();
   std::string names;
-  for (const v1::Model& model : (*found)->inventory) {
-    *options_.inventory.add_models() = model;
-    names += (names.empty() ? "" : ", ") + model.name();
+  for (const OfferedModel& model : **found) {
+    *inventory.add_models() = model.proto;
+    names += (names.empty() ? "" : ", ") + model.proto.name();
   }
+  const bool same = inventory.SerializeAsString() == options_.inventory.SerializeAsString();
+  options_.inventory = std::move(inventory);
+  withdrawn_ = false;
+  if (same) return;  // something lies beside them
   session_.Reopen("the models have changed: " + (names.empty() ? "there are none" : names));
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
+#include <set>
 #include <utility>
 
 #include "base/env.h"
@@ -76,13 +78,9 @@ std::string StorageOf(const formats::ModelSource& source) {
   return std::string(source.gguf() != nullptr ? "gguf:" : "safetensors:") + main;
 }
 
-struct Described {
-  v1::Model proto;
-  std::string fingerprint;
-};
-
-absl::StatusOr<Described> Describe(const std::string& path, StateCache* cache, const Log& log,
-                                   const Cancelled& cancelled) {
+absl::StatusOr<OfferedModel> Describe(const std::string& path, StateCache* cache, const Log& log,
+                                      const Cancelled& cancelled) {
+  const std::string stamp = ModelStamp(path);  // of before it is read
   LH_ASSIGN_OR_RETURN(const formats::ModelSource source, formats::ModelSource::Open(path));
   LH_ASSIGN_OR_RETURN(const std::string fingerprint, source.Fingerprint());
   auto tokenizer = source.gguf() != nullptr ? data::Tokenizer::FromGguf(*source.gguf())
@@ -98,7 +96,7 @@ absl::StatusOr<Described> Describe(const std::string& path, StateCache* cache, c
   if (const auto* cached = cache->Find(fingerprint);
       cached != nullptr && cached->is_string() && IsSha256Hex(cached->get<std::string>())) {
     model.set_digest(cached->get<std::string>());
-    return Described{std::move(model), fingerprint};
+    return OfferedModel{std::move(model), LocalModel{path, fingerprint, stamp}};
   }
   log("reading " + path + " (" + FormatBytes(source.bytes()) + ") for its digest");
   LH_ASSIGN_OR_RETURN(*model.mutable_digest(), source.ComputeDigest(cancelled));
@@ -108,7 +106,20 @@ absl::StatusOr<Described> Describe(const std::string& path, StateCache* cache, c
     return MakeError(absl::StatusCode::kUnavailable, "MODEL_CHANGED", path + " was written to while it was read");
   }
   cache->Put(fingerprint, model.digest());
-  return Described{std::move(model), fingerprint};
+  return OfferedModel{std::move(model), LocalModel{path, fingerprint, stamp}};
+}
+
+// None where the files that the digest was taken of are others now, or there was no model at `path`.
+std::optional<OfferedModel> AsItWas(const std::string& path, const ModelOffer& before) {
+  const auto was = std::find_if(before.begin(), before.end(), [&](const auto& one) { return one.local.path == path; });
+  if (was == before.end()) return std::nullopt;
+  OfferedModel model = *was;
+  const std::string stamp = ModelStamp(path);
+  if (stamp == model.local.stamp) return model;
+  const absl::StatusOr<std::string> now = ModelFingerprint(path);
+  if (!now.ok() || *now != model.local.fingerprint) return std::nullopt;
+  model.local.stamp = stamp;
+  return model;
 }
 
 double MeasuredFlops(const InventoryOptions& options, const kernels::CpuFacts& cpu, int threads, const Log& log) {
@@ -172,19 +183,30 @@ absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* 
 
 }  // namespace
 
-absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const Log& log, const Cancelled& cancelled) {
+absl::StatusOr<std::string> ModelFingerprint(const std::string& path) {
+  LH_ASSIGN_OR_RETURN(const formats::ModelSource source, formats::ModelSource::Open(path));
+  return source.Fingerprint();
+}
+
+absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const ModelOffer& before,
+                                      const std::set<std::string>& changing, const Log& log,
+                                      const Cancelled& cancelled) {
   ModelOffer offer;
   StateCache cache(JoinPath(options.state_dir, "models.json"));
   std::map<std::string, std::string> path_of_name;
   for (const std::string& dir : options.model_dirs) {
     LH_ASSIGN_OR_RETURN(const std::vector<std::string> paths, FindModels(dir));
     for (const std::string& path : paths) {
-      const std::string stamp = ModelStamp(path);  // of before it is read
-      auto model = Describe(path, &cache, log, cancelled);
-      if (absl::IsCancelled(model.status())) return model.status();
-      if (!model.ok()) {
-        log("model " + path + " is left out: " + std::string(model.status().message()));
-        continue;
+      std::optional<OfferedModel> model = AsItWas(path, before);
+      if (!model.has_value()) {
+        if (changing.count(path) != 0) continue;
+        auto described = Describe(path, &cache, log, cancelled);
+        if (absl::IsCancelled(described.status())) return described.status();
+        if (!described.ok()) {
+          log("model " + path + " is left out: " + std::string(described.status().message()));
+          continue;
+        }
+        model = *std::move(described);
       }
       const auto [at, is_new] = path_of_name.emplace(model->proto.name(), path);
       if (!is_new) {
@@ -193,15 +215,13 @@ absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const Log
             absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
             "two models are called " + model->proto.name() + ": " + at->second + " and " + path + "; rename one");
       }
-      offer.models.emplace(model->proto.digest(), LocalModel{path, model->fingerprint, stamp});
-      offer.inventory.push_back(std::move(model->proto));
+      offer.push_back(*std::move(model));
     }
   }
   LH_RETURN_IF_ERROR(cache.Save());
-  if (offer.inventory.size() > static_cast<size_t>(limits::kMaxModelsPerWorker)) {
-    return MakeError(
-        absl::StatusCode::kInvalidArgument, "LIMIT_EXCEEDED",
-        std::to_string(offer.inventory.size()) + " models; at most " + std::to_string(limits::kMaxModelsPerWorker));
+  if (offer.size() > static_cast<size_t>(limits::kMaxModelsPerWorker)) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "LIMIT_EXCEEDED",
+                     std::to_string(offer.size()) + " models; at most " + std::to_string(limits::kMaxModelsPerWorker));
   }
   return offer;
 }
@@ -213,9 +233,8 @@ absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const L
   for (const std::string& dir : options.model_dirs) LH_RETURN_IF_ERROR(FindModels(dir).status());
   LH_RETURN_IF_ERROR(AddCpu(options, log, &inventory));
   LH_RETURN_IF_ERROR(AddGpus(options, log, cancelled, &inventory.proto));
-  LH_ASSIGN_OR_RETURN(ModelOffer offer, TakeModels(options, log, cancelled));
-  for (v1::Model& model : offer.inventory) *inventory.proto.add_models() = std::move(model);
-  inventory.models = std::move(offer.models);
+  LH_ASSIGN_OR_RETURN(inventory.models, TakeModels(options, {}, {}, log, cancelled));
+  for (const OfferedModel& model : inventory.models) *inventory.proto.add_models() = model.proto;
   return inventory;
 }
 

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,7 +28,7 @@ struct InventoryOptions {
 
 struct Inventory {
   v1::WorkerInventory proto;
-  std::map<std::string, LocalModel> models;  // as ModelOffer's
+  ModelOffer models;  // those of `proto`
 };
 
 // Models: every .gguf file and every folder with a config.json or a .gguf directly under a model folder, or the model
@@ -39,9 +39,13 @@ struct Inventory {
 absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options,
                                         const std::function<void(const std::string&)>& log,
                                         const std::function<bool()>& cancelled = nullptr);
-// The models alone, as they are now. The same errors.
-absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options,
+// The models alone, as they are now. What is as it was in `before` is not read again; of the paths in `changing`, which
+// are still written to, nothing is read: they are offered only where they are as they were. The same errors.
+absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const ModelOffer& before,
+                                      const std::set<std::string>& changing,
                                       const std::function<void(const std::string&)>& log,
                                       const std::function<bool()>& cancelled = nullptr);
+// Of the model at `path` as it is now (ModelSource::Fingerprint). Errors are ModelSource::Open's.
+absl::StatusOr<std::string> ModelFingerprint(const std::string& path);
 
 }  // namespace longhaul::agent

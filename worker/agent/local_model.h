@@ -12,13 +12,18 @@ namespace longhaul::agent {
 struct LocalModel {
   std::string path;
   std::string fingerprint;  // ModelSource::Fingerprint; a trainer that finds another one refuses the model
-  std::string stamp;        // ModelStamp (model_watch.h); "" = not to be compared
+  std::string stamp;  // ModelStamp (model_watch.h): while it is the same, so is the fingerprint; "" = not compared
 };
 
-// What the agent offers of models.
-struct ModelOffer {
-  std::vector<v1::Model> inventory;
-  std::map<std::string, LocalModel> models;  // by digest; of two equal models the first by path
+struct OfferedModel {
+  v1::Model proto;
+  LocalModel local;
 };
+
+// What the agent offers of models, by folder and name.
+using ModelOffer = std::vector<OfferedModel>;
+
+// Of two equal models the first.
+std::map<std::string, LocalModel> ByDigest(const ModelOffer& offer);
 
 }  // namespace longhaul::agent

@@ -28,29 +28,46 @@ std::string ModelStamp(const std::string& path) {
 }
 
 ModelWatch::ModelWatch(std::vector<std::string> model_dirs, Read read)
-    : model_dirs_(std::move(model_dirs)), read_(std::move(read)), read_stamp_(Stamp()), seen_stamp_(read_stamp_) {}
+    : model_dirs_(std::move(model_dirs)), read_(std::move(read)), read_stamps_(Take()), seen_stamps_(read_stamps_) {}
 
-// Of models that lie in the folders themselves, and of those in folders of their own.
-std::string ModelWatch::Stamp() const {
-  std::string stamp;
+// A model folder may be a model itself, or have models as files and folders.
+ModelWatch::Stamps ModelWatch::Take() const {
+  Stamps stamps;
   for (const std::string& dir : model_dirs_) {
-    stamp += dir + '\0' + ModelStamp(dir) + '\n';
+    stamps[dir] = ModelStamp(dir);
     if (!IsDirectory(dir)) continue;
     for (const std::string& name : SortedNames(dir)) {
-      const std::string below = JoinPath(dir, name);
-      if (IsDirectory(below)) stamp += below + '\0' + ModelStamp(below) + '\n';
+      const std::string path = JoinPath(dir, name);
+      stamps[path] = ModelStamp(path);
     }
   }
-  return stamp;
+  return stamps;
 }
 
 absl::StatusOr<std::optional<ModelOffer>> ModelWatch::Look(bool anyway) {
-  const std::string stamp = Stamp();
-  const bool settled = stamp == seen_stamp_;
-  seen_stamp_ = stamp;
-  if ((stamp == read_stamp_ && !anyway) || !settled) return std::optional<ModelOffer>();
-  LH_ASSIGN_OR_RETURN(ModelOffer offer, read_());
-  read_stamp_ = stamp;  // what has changed meanwhile has another
+  Stamps now = Take();
+  std::set<std::string> changing;
+  bool changed = anyway;
+  const auto stamp_in = [](const Stamps& stamps, const std::string& path) {
+    const auto found = stamps.find(path);
+    return found == stamps.end() ? std::string() : found->second;  // one that is gone, or not there yet
+  };
+  const auto compare = [&](const std::string& path) {
+    const std::string stamp = stamp_in(now, path);
+    if (stamp != stamp_in(seen_stamps_, path)) {
+      changing.insert(path);
+    } else if (stamp != stamp_in(read_stamps_, path)) {
+      changed = true;
+    }
+  };
+  for (const auto& [path, stamp] : now) compare(path);
+  for (const auto& [path, stamp] : seen_stamps_) compare(path);
+  for (const auto& [path, stamp] : read_stamps_) compare(path);
+  seen_stamps_ = now;
+  if (!changed) return std::optional<ModelOffer>();
+  LH_ASSIGN_OR_RETURN(ModelOffer offer, read_(changing));
+  for (const std::string& path : changing) now.erase(path);
+  read_stamps_ = std::move(now);  // what has changed meanwhile has another
   return std::optional<ModelOffer>(std::move(offer));
 }
 

@@ -1,10 +1,12 @@
 // The models under the model folders, looked at again while the agent runs: one that was added, replaced or removed is
-// told to the scheduler without a restart. A look costs a few stats; models are read only once their files have been
-// the same for two looks in a row, so that a file that is being copied is left alone.
+// told to the scheduler without a restart. A look costs a few stats. A model is read only once its own files have been
+// the same for two looks in a row, so that one that is being copied is left alone, and the others do not wait for it.
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,29 +15,31 @@
 
 namespace longhaul::agent {
 
-// Names, sizes, times and inodes of a model's files: of a file its own, of a folder those of the files directly in it.
-// "" where there is none.
+// Names, sizes, times and inodes of a model's files: of a file its own, of a folder those of all files directly in it,
+// those beside the model as well. "" where there is none.
 std::string ModelStamp(const std::string& path);
 
 // One thread at a time.
 class ModelWatch {
  public:
-  using Read = std::function<absl::StatusOr<ModelOffer>()>;
+  // Paths of models that are still written to: not to be read.
+  using Read = std::function<absl::StatusOr<ModelOffer>(const std::set<std::string>& changing)>;
 
   // What is there now counts as read: make it before the models are first read.
   ModelWatch(std::vector<std::string> model_dirs, Read read);
 
-  // None where the models are those that were last read, or their files still change. `anyway`: what has settled is
-  // read though it is the same. Errors are `read`'s, and the next look reads again.
+  // None where no model has settled as another one than was last read. `anyway`: read though none has. Errors are
+  // `read`'s, and the next look reads again.
   absl::StatusOr<std::optional<ModelOffer>> Look(bool anyway = false);
 
  private:
-  std::string Stamp() const;
+  using Stamps = std::map<std::string, std::string>;  // by path, of all that may be a model
+  Stamps Take() const;
 
   const std::vector<std::string> model_dirs_;
   const Read read_;
-  std::string read_stamp_;
-  std::string seen_stamp_;  // of the last look
+  Stamps read_stamps_;  // without those that were changing
+  Stamps seen_stamps_;  // of the last look
 };
 
 }  // namespace longhaul::agent

@@ -2,8 +2,12 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
 
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 
@@ -56,7 +60,21 @@ class AgentTest : public ::testing::Test {
   }
   ~AgentTest() override {
     StopAgent();
-    for (const ProcessId& process : trainers_) (void)SignalProcess(process, SIGKILL, true);
+    KillTrainers();
+  }
+  // Those of every attempt below our folder, whatever the test did with them: no test leaves a process behind.
+  void KillTrainers() {
+    const auto processes = ListDir("/proc");
+    ASSERT_TRUE(processes.ok()) << processes.status();
+    for (const std::string& name : *processes) {
+      const pid_t pid = std::atoi(name.c_str());
+      if (pid <= 0) continue;
+      std::ifstream file("/proc/" + name + "/cmdline");
+      const std::string arguments((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+      if (arguments.find(temp_.At("attempts/")) == std::string::npos) continue;
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, nullptr, 0);
+    }
   }
 
   v1::AttemptKey Key(const std::string& job, int attempt = 1, int64_t epoch = 1) {
@@ -122,8 +140,7 @@ class AgentTest : public ::testing::Test {
   // The trainer's process, once it has written its pid; killed when the test ends.
   ProcessId Trainer(const v1::AttemptKey& key) {
     Until([&] { return Dir(key).ReadPid().ok(); });
-    trainers_.push_back(Dir(key).ReadPid().value_or(ProcessId()));
-    return trainers_.back();
+    return Dir(key).ReadPid().value_or(ProcessId());
   }
   // Lets the script's `wait FILE` go on.
   void Release(const v1::AttemptKey& key, const std::string& file) {
@@ -141,7 +158,6 @@ class AgentTest : public ::testing::Test {
   std::unique_ptr<TaskPool> logs_;
   std::unique_ptr<TaskPool> looks_;
   std::unique_ptr<AgentCore> core_;
-  std::vector<ProcessId> trainers_;
   bool begun_ = false;  // there has been an attempt
 };
 

@@ -220,9 +220,9 @@ TEST_F(AgentTest, ModelsThatHaveChangedAreToldInANewSession) {
   Trainer(key);
   ASSERT_TRUE(UntilStep("job", 1));
   ModelOffer offer;
-  offer.inventory.emplace_back().set_name("new");
-  offer.inventory.back().set_digest("other");
-  offer.models["other"] = {"/models/new", "fingerprint", ""};
+  offer.push_back({{}, {"/models/new", "fingerprint", ""}});
+  offer.back().proto.set_name("new");
+  offer.back().proto.set_digest("other");
   int looks = 0;  // by the looks' thread alone, until the agent is gone
   change_options_ = [&](AgentOptions* options) {
     options->model_look_ms = 1;
@@ -260,8 +260,8 @@ TEST_F(AgentTest, AModelThatWasReplacedIsNotGivenToAnAttempt) {
     options->look_for_models = [&ready, path](bool anyway) -> absl::StatusOr<std::optional<ModelOffer>> {
       if (!anyway || !ready) return std::nullopt;
       ModelOffer offer;
-      offer.inventory.emplace_back().set_digest("as it is now");
-      offer.models["as it is now"] = {path, "fingerprint", ModelStamp(path)};
+      offer.push_back({{}, {path, "fingerprint", ModelStamp(path)}});
+      offer.back().proto.set_digest("as it is now");
       return std::optional<ModelOffer>(offer);
     };
   };
@@ -280,6 +280,40 @@ TEST_F(AgentTest, AModelThatWasReplacedIsNotGivenToAnAttempt) {
   ready = true;
   ASSERT_TRUE(Until([&] { return scheduler_.seen().opens.back().inventory().models_size() == 1; }));
   EXPECT_EQ(scheduler_.seen().opens.back().inventory().models(0).digest(), "as it is now");
+  StopAgent();  // its looks use what is ours
+}
+
+// What lies beside a model is no part of it: no attempt fails for it, and nobody is told of another model.
+TEST_F(AgentTest, AFileBesideAModelWithdrawsNothing) {
+  const std::string path = temp_.At("models/tiny");
+  ASSERT_TRUE(CreateDirs(path).ok());
+  ASSERT_TRUE(WriteFileAtomic(JoinPath(path, "weights"), "as they were").ok());
+  std::atomic<int> looks = 0;
+  change_options_ = [&](AgentOptions* options) {
+    options->models["digest"] = {path, "as they were", ModelStamp(path)};
+    options->inventory.add_models()->set_digest("digest");
+    options->model_fingerprint = [](const std::string& of) { return ReadFile(JoinPath(of, "weights"), 100); };
+    options->model_look_ms = 1;
+    options->look_for_models = [&looks, offer = ModelOffer{{options->inventory.models(0), options->models["digest"]}}](
+                                   bool) -> absl::StatusOr<std::optional<ModelOffer>> {
+      ++looks;
+      return std::optional<ModelOffer>(offer);
+    };
+  };
+  StartAgent();
+  ASSERT_TRUE(Until([&] { return !scheduler_.seen().opens.empty(); }));
+  ASSERT_TRUE(WriteFileAtomic(JoinPath(path, "README.md"), "about it").ok());
+  Start("first", "started\nprogress 1\nfinal 1\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("first").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED) << Last("first").exit().message();
+  const int before = looks;
+  ASSERT_TRUE(Until([&] { return looks > before + 2; }));
+  EXPECT_EQ(scheduler_.seen().opens.size(), 1u);
+  // Its own files are.
+  ASSERT_TRUE(WriteFileAtomic(JoinPath(path, "weights"), "others").ok());
+  Start("second", "started\nexit 1\n");
+  ASSERT_TRUE(UntilPhase("second", v1::ATTEMPT_PHASE_ENDED));
+  EXPECT_NE(Last("second").exit().message().find("have changed"), std::string::npos) << Last("second").exit().message();
   StopAgent();  // its looks use what is ours
 }
 

@@ -52,11 +52,14 @@ TEST_F(InventoryTest, DescribesTheCpuAndTheModels) {
   EXPECT_TRUE(IsSha256Hex(model.digest()));
   EXPECT_TRUE(IsSha256Hex(model.tokenizer_digest()));
   EXPECT_EQ(model.shape().hidden(), TinyModelShape().hidden);
-  EXPECT_EQ(inventory->models.at(model.digest()).path, temp_.At("models/tiny"));
+  ASSERT_EQ(inventory->models.size(), 1u);
+  const LocalModel& local = inventory->models[0].local;
+  EXPECT_EQ(inventory->models[0].proto.digest(), model.digest());
+  EXPECT_EQ(local.path, temp_.At("models/tiny"));
   const auto source = formats::ModelSource::Open(temp_.At("models/tiny"));
   ASSERT_TRUE(source.ok());
-  EXPECT_EQ(inventory->models.at(model.digest()).fingerprint, *source->Fingerprint());
-  EXPECT_EQ(inventory->models.at(model.digest()).stamp, ModelStamp(temp_.At("models/tiny")));
+  EXPECT_EQ(local.fingerprint, *source->Fingerprint());
+  EXPECT_EQ(local.stamp, ModelStamp(temp_.At("models/tiny")));
 }
 
 TEST_F(InventoryTest, TheModelsAloneAreTakenAgain) {
@@ -65,11 +68,40 @@ TEST_F(InventoryTest, TheModelsAloneAreTakenAgain) {
   ASSERT_TRUE(first.ok());
   WriteTinyModel(temp_.At("models/tiny"), /*seed=*/2);
   WriteTinyModel(temp_.At("models/more"), /*seed=*/3);
-  const auto offer = TakeModels(options_, [](const std::string&) {});
+  const auto offer = TakeModels(options_, first->models, {}, [](const std::string&) {});
   ASSERT_TRUE(offer.ok()) << offer.status();
-  ASSERT_EQ(offer->inventory.size(), 2u);
-  EXPECT_EQ(offer->models.size(), 2u);
-  for (const v1::Model& model : offer->inventory) EXPECT_NE(model.digest(), first->proto.models(0).digest());
+  ASSERT_EQ(offer->size(), 2u);
+  EXPECT_EQ(ByDigest(*offer).size(), 2u);
+  for (const OfferedModel& model : *offer) EXPECT_NE(model.proto.digest(), first->proto.models(0).digest());
+}
+
+TEST_F(InventoryTest, WhatLiesBesideAModelIsNoPartOfIt) {
+  WriteTinyModel(temp_.At("models/tiny"));
+  const auto first = Take();
+  ASSERT_TRUE(first.ok());
+  const std::string digest = first->proto.models(0).digest();
+  std::string lines;
+  const auto log = [&](const std::string& line) { lines += line; };
+  const std::set<std::string> tiny = {temp_.At("models/tiny")};
+  for (const char* beside : {"README.md", "adapter_model.safetensors", "optimizer.bin"}) {
+    ASSERT_TRUE(WriteFileAtomic(temp_.At("models/tiny/") + beside, "x").ok());
+    // Even while it is written.
+    for (const std::set<std::string>& changing : {std::set<std::string>(), tiny}) {
+      const auto offer = TakeModels(options_, first->models, changing, log);
+      ASSERT_TRUE(offer.ok()) << offer.status();
+      ASSERT_EQ(offer->size(), 1u) << beside;
+      EXPECT_EQ(offer->at(0).proto.digest(), digest);
+      EXPECT_EQ(offer->at(0).local.fingerprint, *ModelFingerprint(temp_.At("models/tiny")));
+      EXPECT_EQ(offer->at(0).local.stamp, ModelStamp(temp_.At("models/tiny")));
+    }
+  }
+  EXPECT_EQ(lines, "") << "nothing was read again";
+  // Its own files: another model, and none while they are written.
+  WriteTinyModel(temp_.At("models/tiny"), /*seed=*/2);
+  EXPECT_TRUE(TakeModels(options_, first->models, tiny, log)->empty());
+  const auto other = TakeModels(options_, first->models, {}, log);
+  ASSERT_EQ(other->size(), 1u);
+  EXPECT_NE(other->at(0).proto.digest(), digest);
 }
 
 TEST_F(InventoryTest, DigestsAndSpeedAreKeptUntilSomethingChanges) {

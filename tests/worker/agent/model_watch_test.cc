@@ -14,11 +14,13 @@ class ModelWatchTest : public ::testing::Test {
     Write("a.gguf", "one");
     EXPECT_TRUE(CreateDirs(temp_.At("models/b")).ok());
     Write("b/config.json", "{}");
-    watch_.emplace(std::vector<std::string>{temp_.At("models")}, [this]() -> absl::StatusOr<ModelOffer> {
-      ++reads_;
-      if (!failure_.ok()) return failure_;
-      return ModelOffer();
-    });
+    watch_.emplace(std::vector<std::string>{temp_.At("models")},
+                   [this](const std::set<std::string>& changing) -> absl::StatusOr<ModelOffer> {
+                     ++reads_;
+                     changing_ = changing;
+                     if (!failure_.ok()) return failure_;
+                     return ModelOffer();
+                   });
   }
   void Write(const std::string& name, const std::string& bytes) {
     EXPECT_TRUE(CreateDirs(temp_.At("models")).ok());
@@ -34,6 +36,7 @@ class ModelWatchTest : public ::testing::Test {
   std::optional<ModelWatch> watch_;
   absl::Status failure_;
   int reads_ = 0;
+  std::set<std::string> changing_;  // as it was told to the last read
 };
 
 TEST_F(ModelWatchTest, ReadsOnceWhatHasChangedAndSettled) {
@@ -62,7 +65,39 @@ TEST_F(ModelWatchTest, ReadsTheSameAgainWhereItIsAsked) {
   ASSERT_TRUE(anyway.ok());
   EXPECT_TRUE(anyway->has_value());
   Write("a.gguf", "two");
-  EXPECT_FALSE(watch_->Look(true)->has_value()) << "not what may still be written";
+  EXPECT_TRUE(watch_->Look(true)->has_value());
+  EXPECT_EQ(changing_.count(temp_.At("models/a.gguf")), 1u) << "not what may still be written";
+  EXPECT_TRUE(Changed()) << "it has settled";
+  EXPECT_TRUE(changing_.empty());
+  EXPECT_FALSE(Changed());
+}
+
+// A copy of an hour keeps no other model back, and is read when it is there.
+TEST_F(ModelWatchTest, OneModelDoesNotWaitForAnother) {
+  auto grow = [this, n = size_t{0}]() mutable { Write("big.gguf", std::string(++n, 'x')); };
+  grow();
+  EXPECT_FALSE(Changed());
+  Write("b/config.json", "{\"layers\": 2}");
+  grow();
+  EXPECT_FALSE(Changed());
+  grow();
+  EXPECT_TRUE(Changed());
+  EXPECT_EQ(changing_, (std::set<std::string>{temp_.At("models"), temp_.At("models/big.gguf")}));
+  grow();
+  EXPECT_FALSE(Changed());
+  EXPECT_TRUE(Changed());
+  EXPECT_TRUE(changing_.empty());
+  EXPECT_FALSE(Changed());
+  EXPECT_EQ(reads_, 2);
+}
+
+// Back to what was last read, by way of a look that told it away.
+TEST_F(ModelWatchTest, WhatWasLeftOutWhileItChangedIsReadAgainThoughItIsAsItWas) {
+  ASSERT_TRUE(RenameFile(temp_.At("models/a.gguf"), temp_.At("kept")).ok());
+  EXPECT_TRUE(watch_->Look(true)->has_value());
+  ASSERT_TRUE(RenameFile(temp_.At("kept"), temp_.At("models/a.gguf")).ok());
+  EXPECT_FALSE(Changed());
+  EXPECT_TRUE(Changed());
 }
 
 TEST_F(ModelWatchTest, WaitsWhileAFileGrows) {
