@@ -46,6 +46,11 @@ class EngineOps {
   // now on.
   virtual TokenBatch Bring(const TokenBatch& batch) = 0;
 
+  // Which of two is the memory that what belongs to the batch last brought is uploaded from. It is free to be written
+  // until Queue, from then on the device may read it until the batch after the next one is brought. (A pass outside
+  // Queue is waited for before that: CutCrossEntropy::Finish.)
+  virtual int64_t batch_slot() const { return 0; }
+
   // Runs body, which queues the passes of a micro-batch, or what it queued before: on CUDA as one graph, captured when
   // a batch of these sizes comes the second time. `index`: of the micro-batch in its window. False where body said so.
   virtual bool Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows,
@@ -53,6 +58,12 @@ class EngineOps {
 
   // After every change of the adapter's masters.
   virtual void AdapterChanged() = 0;
+
+  // What is queued between the two is step `slot`, below kStepSlots, until that number comes again. WaitForStep returns
+  // when all of it is done.
+  virtual void BeginStep(int64_t /*slot*/) {}
+  virtual void EndStep(int64_t /*slot*/) {}
+  virtual void WaitForStep(int64_t /*slot*/) {}
 
   // y = x W^T, plus `residual` where its data is not null; then y[:, target] += s u_target B^T. Writes u = x A^T.
   // Shapes: x [rows, in]; residual, y [rows, out]; u [rows, columns of its field]. `first_row` is the row's number in
