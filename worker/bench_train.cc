@@ -106,6 +106,18 @@ class Recorder final : public train::TrainerObserver {
     used_device_bytes = kernels::CudaUsedBytes(*exec);
     gpu->BeginProfile();
   }
+  // Of the device over the steps but the first, which loads kernels, and the last, which is reported when the timed one
+  // is queued; of the first where there are no others.
+  double BusyShare() const {
+    const size_t begin = steps.size() > 2 ? 1 : 0, end = steps.size() > 2 ? steps.size() - 1 : 1;
+    double busy = 0, all = 0;
+    for (size_t i = begin; i < end; ++i) {
+      busy += busy_seconds[i];
+      all += steps[i].step_seconds;
+    }
+    return busy / all;
+  }
+
   kernels::CudaEngine* gpu = nullptr;
   const kernels::Exec* exec = nullptr;
   bool profiles = false;
@@ -213,7 +225,7 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
   return {{"tokens_per_s", median.tokens_per_second},
           {"best_tokens_per_s", steps.front().tokens_per_second},
           {"step_seconds", median.step_seconds},
-          {"gpu_busy", recorder.busy_seconds.back() / recorder.steps.back().step_seconds},
+          {"gpu_busy", recorder.BusyShare()},
           {"first_step_seconds", recorder.steps.front().step_seconds},
           {"load_seconds", recorder.load_seconds},
           {"loss", median.loss},

@@ -17,7 +17,7 @@ using ::testing::HasSubstr;
 
 constexpr int64_t kPoisonedToken = 519;
 
-// One token's embedding is not a number: samples that contain it are poisoned. (Not of a tied head.)
+// One token's embedding is not a number: samples that contain it are poisoned, where the head is not the embedding.
 class PoisonedToken final : public WeightSource {
  public:
   explicit PoisonedToken(const ModelShape& shape) : inner_(shape) {}
@@ -71,7 +71,7 @@ class CudaLate : public testing::Test {
       documents_.emplace_back(std::vector<int64_t>{128 - 3 * (i % 2 ? 1 : 0)}, 500, 40 + i);
     TrainShape train = CudaTinyTrain(1, 128);
     train.deterministic = true;
-    options_.plan = CudaPlan(CudaTinyShape(), train);
+    options_.plan = CudaPlan(CudaTinyShape(/*qwen3=*/true), train);
     options_.hyper.max_steps = 9;
     options_.hyper.learning_rate = 5e-3;
     options_.hyper.checkpoint_every_steps = 0;
