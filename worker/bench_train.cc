@@ -115,7 +115,7 @@ class Recorder final : public train::TrainerObserver {
       busy += busy_seconds[i];
       all += steps[i].step_seconds;
     }
-    return busy / all;
+    return std::min(1.0, busy / all);  // the first step's begin lies before what its time is counted from
   }
 
   kernels::CudaEngine* gpu = nullptr;

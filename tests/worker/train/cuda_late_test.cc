@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <limits>
+
 #include "base/env.h"
 #include "base/error.h"
 #include "kernels/cuda_error.h"
@@ -45,7 +47,7 @@ struct LateRun final : public TrainerObserver, public TrainerControl {
     return absl::OkStatus();
   }
   void OnWarning(const std::string& text) override { warnings.push_back(text); }
-  Control Poll() override { return ++polls == cancel_at_poll ? Control::kCancel : control; }
+  Control Poll() override { return ++polls >= cancel_at_poll ? Control::kCancel : control; }
   void WaitWhileHeld() override { control = Control::kContinue; }
 
   std::vector<TrainProgress> progress;
@@ -55,7 +57,7 @@ struct LateRun final : public TrainerObserver, public TrainerControl {
   Control at_stop = Control::kContinue;
   Control control = Control::kContinue;
   int polls = 0;
-  int cancel_at_poll = -1;
+  int cancel_at_poll = std::numeric_limits<int>::max();
 
   absl::StatusOr<Outcome> outcome = absl::UnknownError("not run");
   TrainerState state;
@@ -80,7 +82,8 @@ class CudaLate : public testing::Test {
 
   void Run(const TrainerOptions& options, LateRun* run) {
     FixedBatches batches(documents_, 1);
-    auto trainer = Trainer::Create(options, PoisonedToken(options.plan.shape), &batches, &batches, run, run, &clock_);
+    BatchSource* const eval = options.hyper.eval_every_steps > 0 ? &batches : nullptr;
+    auto trainer = Trainer::Create(options, PoisonedToken(options.plan.shape), &batches, eval, run, run, &clock_);
     ASSERT_TRUE(trainer.ok()) << trainer.status();
     run->outcome = (*trainer)->Run();
     run->state = (*trainer)->state();
