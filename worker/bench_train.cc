@@ -95,8 +95,8 @@ class Recorder final : public train::TrainerObserver {
     }
     steps.push_back(progress);
     if (gpu == nullptr) return;
-    const int64_t slot = (progress.step - 1) % kStepSlots;
-    busy_seconds.push_back(gpu->SecondsBetween(train::CudaOps::StepBegun(slot), train::CudaOps::StepEnded(slot)));
+    const int64_t number = progress.step - 1;
+    busy_seconds.push_back(gpu->SecondsBetween(train::CudaOps::StepBegun(number), train::CudaOps::StepEnded(number)));
     if (!profiles) used_device_bytes = progress.device_bytes_used;
   }
   // The update before this one is queued, but not reported yet.
@@ -106,16 +106,14 @@ class Recorder final : public train::TrainerObserver {
     used_device_bytes = kernels::CudaUsedBytes(*exec);
     gpu->BeginProfile();
   }
-  // Of the device over the steps but the first, which loads kernels, and the last, which is reported when the timed one
-  // is queued; of the first where there are no others.
+  // Of the device over the steps but the first, which loads kernels, where there are others.
   double BusyShare() const {
-    const size_t begin = steps.size() > 2 ? 1 : 0, end = steps.size() > 2 ? steps.size() - 1 : 1;
     double busy = 0, all = 0;
-    for (size_t i = begin; i < end; ++i) {
+    for (size_t i = steps.size() > 1 ? 1 : 0; i < steps.size(); ++i) {
       busy += busy_seconds[i];
       all += steps[i].step_seconds;
     }
-    return std::min(1.0, busy / all);  // the first step's begin lies before what its time is counted from
+    return busy / all;
   }
 
   kernels::CudaEngine* gpu = nullptr;

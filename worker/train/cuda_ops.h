@@ -27,9 +27,12 @@ class CudaOps final : public EngineOps {
   bool Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows,
              const std::function<bool()>& body) override;
   void AdapterChanged() override;
-  void BeginStep(int64_t slot) override { engine_->Mark(StepBegun(slot)); }
-  void EndStep(int64_t slot) override { engine_->Mark(StepEnded(slot)); }
-  void WaitForStep(int64_t slot) override { engine_->WaitFor(StepEnded(slot)); }
+  void BeginStep(int64_t number) override { engine_->Mark(StepBegun(number)); }
+  void EndStep(int64_t number) override { engine_->Mark(StepEnded(number)); }
+  void WaitForStep(int64_t number) override { engine_->WaitFor(StepEnded(number)); }
+  double SecondsSinceStepBefore(int64_t number) override {
+    return engine_->SecondsBetween(StepEnded(number - 1), StepEnded(number));
+  }
   void BeginStream(int64_t l, bool written) override;
   void StreamWritten(int64_t l) override;
   void Forward(const QloraLinear& linear, const kernels::Tensor& x, int64_t first_row, const kernels::Tensor& residual,
@@ -52,8 +55,8 @@ class CudaOps final : public EngineOps {
 
   kernels::CudaEngine& engine() const { return *engine_; }
   // Points of the stream (CudaEngine::Mark).
-  static size_t StepBegun(int64_t slot) { return static_cast<size_t>(slot); }
-  static size_t StepEnded(int64_t slot) { return static_cast<size_t>(kStepSlots + slot); }
+  static size_t StepBegun(int64_t number) { return static_cast<size_t>(number % kMarkedSteps); }
+  static size_t StepEnded(int64_t number) { return static_cast<size_t>(kMarkedSteps + number % kMarkedSteps); }
 
  private:
   explicit CudaOps(const EngineMemory& memory) : memory_(memory) {}
@@ -61,7 +64,9 @@ class CudaOps final : public EngineOps {
   using GraphKey = std::tuple<int64_t, bool, int64_t, int64_t>;
   bool RunOrReplay(const GraphKey& key, const std::function<bool()>& body);
   // What was to be uploaded from a slot has left it.
-  static size_t BatchCopied(int64_t slot) { return static_cast<size_t>(2 * kStepSlots + slot); }
+  static size_t BatchCopied(int64_t slot) { return static_cast<size_t>(2 * kMarkedSteps + slot); }
+  // One is queued, one runs, one ended before it.
+  static constexpr int64_t kMarkedSteps = 3;
 
   const EngineMemory& memory_;
   std::unique_ptr<kernels::CudaEngine> engine_;

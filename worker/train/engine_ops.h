@@ -59,11 +59,13 @@ class EngineOps {
   // After every change of the adapter's masters.
   virtual void AdapterChanged() = 0;
 
-  // What is queued between the two is step `slot`, below kStepSlots, until that number comes again. WaitForStep returns
-  // when all of it is done.
-  virtual void BeginStep(int64_t /*slot*/) {}
-  virtual void EndStep(int64_t /*slot*/) {}
-  virtual void WaitForStep(int64_t /*slot*/) {}
+  // What is queued between the two is step `number`; numbers are consecutive. WaitForStep returns when all of it is
+  // done; then SecondsSinceStepBefore is the device's time from the end of the step before, queued without a pause
+  // between, to its end. Both until the step after the next one ends. CPU: nothing of it.
+  virtual void BeginStep(int64_t /*number*/) {}
+  virtual void EndStep(int64_t /*number*/) {}
+  virtual void WaitForStep(int64_t /*number*/) {}
+  virtual double SecondsSinceStepBefore(int64_t /*number*/) { return 0; }
 
   // y = x W^T, plus `residual` where its data is not null; then y[:, target] += s u_target B^T. Writes u = x A^T.
   // Shapes: x [rows, in]; residual, y [rows, out]; u [rows, columns of its field]. `first_row` is the row's number in

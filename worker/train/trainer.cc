@@ -210,11 +210,12 @@ absl::Status Trainer::CountSkip(const UpdateResult& update, const StepInFlight& 
 
 bool Trainer::QueueStep(StepInFlight* step) {
   step->begin_nanos = clock_->BootNanos();
-  step->number = state_.step + (in_flight_.has_value() ? 1 : 0);
+  step->follows = in_flight_.has_value();
+  step->number = state_.step + (step->follows ? 1 : 0);
   step->slot = step->number % kStepSlots;
   last_begun_ = step->number + 1;
   step->window = WindowOf(step->number);
-  ops_->BeginStep(step->slot);
+  ops_->BeginStep(step->number);
   if (!Accumulate(step)) return false;
   // On a GPU the losses are read when more is queued: what is not finite there shows in the gradient's norm, too.
   if (!reads_late()) CollectLosses(step);
@@ -222,7 +223,7 @@ bool Trainer::QueueStep(StepInFlight* step) {
   step->learning_rate = LearningRateAt(options_.hyper, state_.total_steps, step->number);
   updates_->Queue(step->learning_rate, std::isfinite(step->loss), step->slot);
   ops_->AdapterChanged();
-  ops_->EndStep(step->slot);
+  ops_->EndStep(step->number);
   if (!reads_late()) step->timings.update_seconds = SecondsSince(accumulated);
   return true;
 }
@@ -242,7 +243,7 @@ absl::StatusOr<bool> Trainer::Step() {
 absl::Status Trainer::Settle() {
   if (!in_flight_.has_value()) return absl::OkStatus();
   if (reads_late()) {
-    ops_->WaitForStep(in_flight_->slot);
+    ops_->WaitForStep(in_flight_->number);
     CollectLosses(&*in_flight_);
   }
   const StepInFlight step = *std::exchange(in_flight_, std::nullopt);
@@ -268,9 +269,8 @@ void Trainer::Report(const StepInFlight& step, double grad_norm) {
   progress.loss = step.loss;
   progress.learning_rate = step.learning_rate;
   progress.grad_norm = grad_norm;
-  // One that was queued while another ran takes the time from the end of that one.
-  progress.step_seconds = SecondsSince(std::max(step.begin_nanos, settled_nanos_));
-  settled_nanos_ = clock_->BootNanos();
+  // Queued while another ran: when that one ended is the device's to say, the host may have been busy.
+  progress.step_seconds = step.follows ? ops_->SecondsSinceStepBefore(step.number) : SecondsSince(step.begin_nanos);
   state_.train_seconds += progress.step_seconds;
   progress.tokens_per_second = progress.step_seconds > 0 ? static_cast<double>(step.tokens) / progress.step_seconds : 0;
   progress.trained_tokens = state_.trained_tokens;

@@ -153,6 +153,7 @@ class Trainer {
     int64_t slot = 0;    // of EngineOps, loss and updates
     Window window;
     int64_t begin_nanos = 0;
+    bool follows = false;  // it was queued while the one before was in flight
     double learning_rate = 0;
     double loss = 0;
     int64_t tokens = 0;
@@ -219,7 +220,6 @@ class Trainer {
   TrainerState state_;  // exact where nothing is in flight; else as before that update
   std::optional<StepInFlight> in_flight_;
   int64_t last_begun_ = 0;
-  int64_t settled_nanos_ = 0;  // when the last update was
   CheckpointIdentity identity_;
   int64_t checkpoint_step_ = -1;  // of the last one written here, or resumed from
 };
