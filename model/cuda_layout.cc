@@ -187,7 +187,12 @@ void AddBatch(const MemoryPlan& plan, RegionBuilder* device, RegionBuilder* pinn
   device->Add("scalars", kCudaScalarBytes, kAlways);
   device->Add("loss.totals", plan.train.accumulation_steps * 16, kAlways);
   pinned->Add("scalars.host", kCudaScalarBytes, kAlways);
-  pinned->Add("loss.totals.host", plan.train.accumulation_steps * 16, kAlways);
+  pinned->Add("loss.totals.host", kStepSlots * plan.train.accumulation_steps * 16, kAlways);
+  // A batch is written while the one before leaves.
+  for (const char* name : {"batch.ids.host", "batch.positions.host", "loss.rows.host", "loss.labels.host"}) {
+    pinned->Add(name, kStepSlots * n * 4, kAlways);
+  }
+  pinned->Add("batch.offsets.host", kStepSlots * (plan.choices.documents + 1) * 8, kAlways);
 }
 
 void AddLoss(const MemoryPlan& plan, RegionBuilder* b) {

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -50,7 +51,10 @@ class RandomBatches final : public train::BatchSource {
     }
   }
   int64_t UpdatesPerEpoch() const override { return updates_; }
-  train::Window GetWindow(int64_t, int64_t) override { return {1, targets_}; }
+  train::Window GetWindow(int64_t, int64_t update) override {
+    if (on_window) on_window(update);
+    return {1, targets_};
+  }
   train::TokenBatch Get(int64_t) override {
     train::TokenBatch batch;
     batch.rows = rows_;
@@ -65,6 +69,9 @@ class RandomBatches final : public train::BatchSource {
   int64_t MostTokens() const override { return rows_; }
   int64_t LongestDocument() const override { return longest_; }
   int64_t MostDocuments() const override { return static_cast<int64_t>(offsets_.size()) - 1; }
+
+  // Called before update `update`, from 0, is queued.
+  std::function<void(int64_t update)> on_window;
 
  private:
   int64_t rows_;
@@ -88,12 +95,27 @@ class Recorder final : public train::TrainerObserver {
     }
     steps.push_back(progress);
     if (gpu == nullptr) return;
-    busy_seconds.push_back(gpu->SecondsBetween(train::CudaOps::kBatchBegun, train::CudaOps::kUpdateDone));
-    if (progress.step + (profiles ? 1 : 0) < progress.total_steps) return;
+    const int64_t number = progress.step - 1;
+    busy_seconds.push_back(gpu->SecondsBetween(train::CudaOps::StepBegun(number), train::CudaOps::StepEnded(number)));
+    if (!profiles) used_device_bytes = progress.device_bytes_used;
+  }
+  // The update before this one is queued, but not reported yet.
+  void OnWindow(int64_t update, int64_t total_steps) {
+    if (!profiles || update + 1 != total_steps) return;
     // Before the timing, whose events are in device memory, too.
     used_device_bytes = kernels::CudaUsedBytes(*exec);
-    if (profiles) gpu->BeginProfile();
+    gpu->BeginProfile();
   }
+  // Of the device over the steps but the first, which loads kernels, where there are others.
+  double BusyShare() const {
+    double busy = 0, all = 0;
+    for (size_t i = steps.size() > 1 ? 1 : 0; i < steps.size(); ++i) {
+      busy += busy_seconds[i];
+      all += steps[i].step_seconds;
+    }
+    return busy / all;
+  }
+
   kernels::CudaEngine* gpu = nullptr;
   const kernels::Exec* exec = nullptr;
   bool profiles = false;
@@ -201,7 +223,7 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
   return {{"tokens_per_s", median.tokens_per_second},
           {"best_tokens_per_s", steps.front().tokens_per_second},
           {"step_seconds", median.step_seconds},
-          {"gpu_busy", recorder.busy_seconds.back() / recorder.steps.back().step_seconds},
+          {"gpu_busy", recorder.BusyShare()},
           {"first_step_seconds", recorder.steps.front().step_seconds},
           {"load_seconds", recorder.load_seconds},
           {"loss", median.loss},
@@ -287,6 +309,7 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
     recorder.gpu = &static_cast<train::CudaOps&>(trainer->ops()).engine();
     recorder.exec = &trainer->memory().exec();
     recorder.profiles = profiles;
+    batches.on_window = [&](int64_t update) { recorder.OnWindow(update, trainer_options.hyper.max_steps); };
   }
   LH_ASSIGN_OR_RETURN(const train::Outcome outcome, trainer->Run());
   LH_CHECK(outcome == train::Outcome::kFinished);

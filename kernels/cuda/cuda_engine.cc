@@ -133,6 +133,7 @@ class Engine final : public CudaEngine {
 
   void Mark(size_t point) override { profile_.Mark(point); }
   double SecondsBetween(size_t from, size_t to) override { return profile_.SecondsBetween(from, to); }
+  void WaitFor(size_t point) override { profile_.WaitFor(point); }
   void BeginProfile() override { profile_.Begin(); }
   bool is_profiling() const override { return profile_.is_on(); }
   std::vector<Part> EndProfile() override { return profile_.End(); }

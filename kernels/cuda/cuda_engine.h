@@ -109,8 +109,9 @@ class CudaEngine {
   // grad_A += v^T x, grad_B += s dy^T u. REQUIRES: BackwardInput of the same dy before.
   virtual void Gradients(size_t linear, const Tensor& dy, const Tensor& x, int64_t first_row, const Tensor& u) = 0;
 
-  // The documents of the batch that Attention sees from now on: offsets in host memory, ascending from 0 to `rows`.
-  // REQUIRES: at most packed.batch documents. Not to be captured.
+  // The documents of the batch that Attention sees from now on: packed.batch + 1 offsets in host memory, which stays as
+  // it is until the upload is done: ascending from 0, `rows` from the last document's end on. REQUIRES: at most
+  // packed.batch documents. Not to be captured.
   virtual void BeginBatch(const int64_t* offsets, int64_t documents) = 0;
   virtual bool is_dense() const = 0;
   // All calls, one after the other.
@@ -136,6 +137,8 @@ class CudaEngine {
   // A point in the stream; seconds between two points that were reached.
   virtual void Mark(size_t point) = 0;
   virtual double SecondsBetween(size_t from, size_t to) = 0;
+  // Blocks the caller until the stream has reached the point; returns at once where it was never marked.
+  virtual void WaitFor(size_t point) = 0;
 
   // From here on what is queued (and not captured) is timed by its part: "linears forward", "linears backward",
   // "dequantise", "quantise" (tokens, to FP8), "lora u", "lora v", "lora up", "lora dA", "lora dB", "attention

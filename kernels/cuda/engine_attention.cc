@@ -22,7 +22,6 @@ absl::StatusOr<std::unique_ptr<EngineAttention>> EngineAttention::Create(const E
     LH_ASSIGN_OR_RETURN(created->dense_, SdpaPlan::Create(created->cudnn_.get(), *shapes.dense, {}));
     LH_RETURN_IF_ERROR(created->CheckWorkspace(*created->dense_));
   }
-  created->offsets_.resize(static_cast<size_t>(shapes.packed.batch) + 1);
   return created;
 }
 
@@ -46,11 +45,10 @@ void EngineAttention::BeginBatch(const int64_t* offsets, int64_t documents) {
   }
   if (is_dense_) return;
   LH_CHECK(documents <= packed_->shape().batch, std::to_string(documents) + " documents");
-  std::copy(offsets, offsets + documents + 1, offsets_.begin());
-  std::fill(offsets_.begin() + documents + 1, offsets_.end(), offsets[documents]);
-  const int64_t bytes = static_cast<int64_t>(offsets_.size() * sizeof(int64_t));
+  LH_CHECK(offsets[packed_->shape().batch] == offsets[documents]);
+  const int64_t bytes = (packed_->shape().batch + 1) * static_cast<int64_t>(sizeof(int64_t));
   LH_CHECK(bytes <= memory_.document_offsets.bytes);
-  exec_.Upload(memory_.document_offsets.data, offsets_.data(), bytes);
+  exec_.Upload(memory_.document_offsets.data, offsets, bytes);
   const auto* const on_device = static_cast<const int64_t*>(memory_.document_offsets.data);
   packed_->PrepareIndex(exec_.cuda().compute.get(), on_device, on_device, memory_.attention_index.data);
 }

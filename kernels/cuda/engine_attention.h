@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/cuda/cuda_engine.h"
@@ -49,7 +48,6 @@ class EngineAttention {
   std::unique_ptr<Cudnn> cudnn_;
   std::unique_ptr<SdpaPlan> dense_;  // null where no batch is
   std::unique_ptr<SdpaPlan> packed_;
-  std::vector<int64_t> offsets_;  // filled up with empty documents
   bool is_dense_ = false;
   int64_t calls_ = 1;
 };

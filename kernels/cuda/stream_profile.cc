@@ -12,6 +12,10 @@ double StreamProfile::SecondsBetween(size_t from, size_t to) {
   return points_.at(to).MillisecondsSince(points_.at(from)) * 1e-3;
 }
 
+void StreamProfile::WaitFor(size_t point) {
+  if (const auto found = points_.find(point); found != points_.end()) found->second.Synchronize();
+}
+
 void StreamProfile::Begin() {
   spans_.clear();
   is_on_ = true;

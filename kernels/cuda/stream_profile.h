@@ -17,6 +17,7 @@ class StreamProfile {
 
   void Mark(size_t point);
   double SecondsBetween(size_t from, size_t to);
+  void WaitFor(size_t point);
 
   void Begin();
   std::vector<CudaEngine::Part> End();

@@ -183,6 +183,19 @@ TEST(CudaPlan, LongContextsFitSmallCards) {
     bytes[i] = plan->device_bytes_total;
   }
   EXPECT_LE((bytes[1] - bytes[0]) / 65536, 33 * 1024);
+  RecordProperty("bytes_a_token", static_cast<int>((bytes[1] - bytes[0]) / 65536));
+}
+
+// The longest that fit, in --gtest_output=json as well.
+TEST(CudaPlan, TheLongestContextsOfSmallCards) {
+  const struct { int64_t device_gib, least; } cases[] = {{8, 102400}, {12, 131072}, {16, 196608}, {24, 342733}};
+  for (const auto& c : cases) {
+    DeviceFacts facts = Gpu(c.device_gib * kGiB);
+    facts.host_bytes = 120 * kGiB;
+    const int64_t longest = LongestFittingSequence(Llama8bShape(), Bf16(1, 128, 32), facts, {}, 1'000'000);
+    EXPECT_GE(longest, c.least) << c.device_gib << " GiB";
+    RecordProperty("longest_in_" + std::to_string(c.device_gib) + "_gib", static_cast<int>(longest));
+  }
 }
 
 // What is not short of memory computes as ever: all heads of a layer at once.

@@ -94,9 +94,9 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
                                                                 weights.head.forward));
   if (plan.choices.grouped_attention) ops->groups_ = std::make_unique<CudaGroups>(memory, ops->engine_.get());
   const int64_t n = PlannedRows(plan);
-  ops->ids_.resize(static_cast<size_t>(n));
-  ops->positions_.resize(static_cast<size_t>(n));
-  ops->doc_offsets_.reserve(static_cast<size_t>(plan.choices.documents) + 1);
+  ops->host_ids_ = memory.Int32s("batch.ids.host", kStepSlots * n);
+  ops->host_positions_ = memory.Int32s("batch.positions.host", kStepSlots * n);
+  ops->host_offsets_ = static_cast<int64_t*>(memory.GetOrNull("batch.offsets.host"));
   ops->device_ids_ = memory.Int32s("batch.ids", n);
   ops->device_positions_ = memory.Int32s("batch.positions", n);
   return ops;
@@ -127,6 +127,7 @@ bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body
 }
 
 bool CudaOps::Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows, const std::function<bool()>& body) {
+  engine_->Mark(BatchCopied(batch_slot_));
   return RunOrReplay({brought.rows, engine_->is_dense(), trained_rows, index}, body);
 }
 
@@ -136,7 +137,6 @@ void CudaOps::AdapterChanged() {
     engine_->PlaceAdapters();
     return true;
   });
-  engine_->Mark(kUpdateDone);
 }
 
 bool CudaOps::Leaves(int64_t l) const {
@@ -184,28 +184,33 @@ void CudaOps::SetDropout(double probability, uint64_t key) {
 }
 
 TokenBatch CudaOps::Bring(const TokenBatch& batch) {
+  const int64_t most = PlannedRows(memory_.plan()), most_documents = memory_.plan().choices.documents;
   const int64_t rows = RoundUp(batch.rows, kCudaRowUnit);
-  LH_CHECK(batch.rows > 0 && rows <= static_cast<int64_t>(ids_.size()));
-  std::copy(batch.ids, batch.ids + batch.rows, ids_.begin());
-  std::copy(batch.positions, batch.positions + batch.rows, positions_.begin());
-  doc_offsets_.assign(batch.doc_offsets, batch.doc_offsets + batch.docs + 1);
-  if (rows > batch.rows) {
-    // No row may belong to no document: what attention leaves there is not defined, and gradients sum over all rows.
-    // Its positions stay at 0: the table of RoPE may be shorter than it.
-    std::fill(ids_.begin() + batch.rows, ids_.begin() + rows, 0);
-    std::fill(positions_.begin() + batch.rows, positions_.begin() + rows, 0);
-    doc_offsets_.push_back(rows);
-  }
+  LH_CHECK(batch.rows > 0 && rows <= most);
+  batch_slot_ = (batch_slot_ + 1) % kStepSlots;
+  engine_->WaitFor(BatchCopied(batch_slot_));
+  int32_t* const ids = host_ids_ + batch_slot_ * most;
+  int32_t* const positions = host_positions_ + batch_slot_ * most;
+  int64_t* const offsets = host_offsets_ + batch_slot_ * (most_documents + 1);
+  std::copy(batch.ids, batch.ids + batch.rows, ids);
+  std::copy(batch.positions, batch.positions + batch.rows, positions);
+  // No row may belong to no document: what attention leaves there is not defined, and gradients sum over all rows. Its
+  // positions stay at 0: the table of RoPE may be shorter than it.
+  std::fill(ids + batch.rows, ids + rows, 0);
+  std::fill(positions + batch.rows, positions + rows, 0);
+  const int64_t docs = batch.docs + (rows > batch.rows ? 1 : 0);
+  LH_CHECK(docs <= most_documents, std::to_string(docs) + " documents");
+  std::copy(batch.doc_offsets, batch.doc_offsets + batch.docs + 1, offsets);
+  std::fill(offsets + batch.docs + 1, offsets + most_documents + 1, rows);
   const kernels::Exec& exec = memory_.exec();
-  engine_->Mark(kBatchBegun);
-  exec.Upload(device_ids_, ids_.data(), rows * 4);
-  exec.Upload(device_positions_, positions_.data(), rows * 4);
+  exec.Upload(device_ids_, ids, rows * 4);
+  exec.Upload(device_positions_, positions, rows * 4);
   TokenBatch brought = batch;
   brought.rows = rows;
   brought.ids = device_ids_;
   brought.positions = device_positions_;
-  brought.doc_offsets = doc_offsets_.data();
-  brought.docs = static_cast<int64_t>(doc_offsets_.size()) - 1;
+  brought.doc_offsets = offsets;
+  brought.docs = docs;
   engine_->BeginBatch(brought.doc_offsets, brought.docs);
   return brought;
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_engine.h"
+#include "model/cuda_layout.h"
 #include "worker/train/cuda_groups.h"
 #include "worker/train/engine_ops.h"
 
@@ -22,9 +23,16 @@ class CudaOps final : public EngineOps {
 
   void SetDropout(double probability, uint64_t key) override;
   TokenBatch Bring(const TokenBatch& batch) override;
+  int64_t batch_slot() const override { return batch_slot_; }
   bool Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows,
              const std::function<bool()>& body) override;
   void AdapterChanged() override;
+  void BeginStep(int64_t number) override { engine_->Mark(StepBegun(number)); }
+  void EndStep(int64_t number) override { engine_->Mark(StepEnded(number)); }
+  void WaitForStep(int64_t number) override { engine_->WaitFor(StepEnded(number)); }
+  double SecondsSinceStepBefore(int64_t number) override {
+    return engine_->SecondsBetween(StepEnded(number - 1), StepEnded(number));
+  }
   void BeginStream(int64_t l, bool written) override;
   void StreamWritten(int64_t l) override;
   void Forward(const QloraLinear& linear, const kernels::Tensor& x, int64_t first_row, const kernels::Tensor& residual,
@@ -46,14 +54,19 @@ class CudaOps final : public EngineOps {
   std::string Describe() const override { return engine_->Describe(); }
 
   kernels::CudaEngine& engine() const { return *engine_; }
-  // Points of the stream (CudaEngine::Mark): the last micro-batch began; the adapter was placed after an update.
-  static constexpr size_t kBatchBegun = 0, kUpdateDone = 1;
+  // Points of the stream (CudaEngine::Mark).
+  static size_t StepBegun(int64_t number) { return static_cast<size_t>(number % kMarkedSteps); }
+  static size_t StepEnded(int64_t number) { return static_cast<size_t>(kMarkedSteps + number % kMarkedSteps); }
 
  private:
   explicit CudaOps(const EngineMemory& memory) : memory_(memory) {}
   // What decides the launches of a micro-batch: rows, whether attention is dense, trained rows, number in the window.
   using GraphKey = std::tuple<int64_t, bool, int64_t, int64_t>;
   bool RunOrReplay(const GraphKey& key, const std::function<bool()>& body);
+  // What was to be uploaded from a slot has left it.
+  static size_t BatchCopied(int64_t slot) { return static_cast<size_t>(2 * kMarkedSteps + slot); }
+  // One is queued, one runs, one ended before it.
+  static constexpr int64_t kMarkedSteps = 3;
 
   const EngineMemory& memory_;
   std::unique_ptr<kernels::CudaEngine> engine_;
@@ -64,9 +77,11 @@ class CudaOps final : public EngineOps {
   void* StreamOnHost(int64_t l) const;
 
   std::map<GraphKey, std::unique_ptr<kernels::CudaGraph>> graphs_;  // null: seen once
-  // The batch at hand, filled up.
-  std::vector<int32_t> ids_, positions_;
-  std::vector<int64_t> doc_offsets_;
+  // Batches, filled up, in pinned memory: [kStepSlots][rows], [kStepSlots][documents + 1].
+  int32_t* host_ids_ = nullptr;
+  int32_t* host_positions_ = nullptr;
+  int64_t* host_offsets_ = nullptr;
+  int64_t batch_slot_ = 0;
   int32_t* device_ids_ = nullptr;
   int32_t* device_positions_ = nullptr;
   double dropout_ = 0;

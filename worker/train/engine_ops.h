@@ -46,6 +46,11 @@ class EngineOps {
   // now on.
   virtual TokenBatch Bring(const TokenBatch& batch) = 0;
 
+  // Which of two is the memory that what belongs to the batch last brought is uploaded from. It is free to be written
+  // until Queue, from then on the device may read it until the batch after the next one is brought. (A pass outside
+  // Queue is waited for before that: CutCrossEntropy::Finish.)
+  virtual int64_t batch_slot() const { return 0; }
+
   // Runs body, which queues the passes of a micro-batch, or what it queued before: on CUDA as one graph, captured when
   // a batch of these sizes comes the second time. `index`: of the micro-batch in its window. False where body said so.
   virtual bool Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows,
@@ -53,6 +58,14 @@ class EngineOps {
 
   // After every change of the adapter's masters.
   virtual void AdapterChanged() = 0;
+
+  // What is queued between the two is step `number`; numbers are consecutive. WaitForStep returns when all of it is
+  // done; then SecondsSinceStepBefore is the device's time from the end of the step before, queued without a pause
+  // between, to its end. Both until the step after the next one ends. CPU: nothing of it.
+  virtual void BeginStep(int64_t /*number*/) {}
+  virtual void EndStep(int64_t /*number*/) {}
+  virtual void WaitForStep(int64_t /*number*/) {}
+  virtual double SecondsSinceStepBefore(int64_t /*number*/) { return 0; }
 
   // y = x W^T, plus `residual` where its data is not null; then y[:, target] += s u_target B^T. Writes u = x A^T.
   // Shapes: x [rows, in]; residual, y [rows, out]; u [rows, columns of its field]. `first_row` is the row's number in

@@ -23,11 +23,12 @@ CutCrossEntropy::CutCrossEntropy(const EngineMemory& memory, const kernels::Exec
   hidden_ = memory.Matrix("loss.hidden", rows, plan.shape.hidden);
   rstd_ = memory.StatMatrix("loss.rstd", rows, 1);
   sums_.resize(steps);
-  if (plan.device == DeviceKind::kCuda) {
+  on_cpu_ = plan.device == DeviceKind::kCpu;
+  if (!on_cpu_) {
     row_unit_ = kCudaRowUnit;
-    host_copy_.resize(static_cast<size_t>(2 * n));
-    host_rows_ = host_copy_.data();
-    host_labels_ = host_rows_ + n;
+    host_rows_ = memory.Int32s("loss.rows.host", kStepSlots * n);
+    host_labels_ = memory.Int32s("loss.labels.host", kStepSlots * n);
+    slot_totals_ = plan.train.accumulation_steps;
     grad_scale_ = &ScalarsOf(memory)->grad_scale;
     totals_ = static_cast<LossTotals*>(memory.GetOrNull("loss.totals"));
     host_totals_ = static_cast<LossTotals*>(memory.GetOrNull("loss.totals.host"));
@@ -44,7 +45,7 @@ CutCrossEntropy::CutCrossEntropy(const EngineMemory& memory, const kernels::Exec
 void CutCrossEntropy::BeginWindow(int64_t micro_batches) {
   const auto needed = static_cast<size_t>(micro_batches);
   if (needed > sums_.size()) {
-    LH_CHECK(!cpu_totals_.empty(), std::to_string(micro_batches) + " micro-batches");
+    LH_CHECK(on_cpu_, std::to_string(micro_batches) + " micro-batches");
     sums_.resize(needed);
     cpu_totals_.resize(needed);
     totals_ = host_totals_ = cpu_totals_.data();
@@ -54,14 +55,14 @@ void CutCrossEntropy::BeginWindow(int64_t micro_batches) {
   std::fill(sums_.begin(), sums_.end(), LossSum{});
 }
 
-void CutCrossEntropy::ListRows() {
+void CutCrossEntropy::ListRows(int32_t* rows, int32_t* labels) {
   const int64_t vocab = memory_.plan().shape.vocab;
   count_ = 0;
   for (int64_t i = 0; i < batch_.rows; ++i) {
     if (batch_.labels[i] == kernels::kNotTrained) continue;
     LH_CHECK(batch_.labels[i] >= 0 && batch_.labels[i] < vocab);
-    host_rows_[count_] = static_cast<int32_t>(i);
-    host_labels_[count_] = batch_.labels[i];
+    rows[count_] = static_cast<int32_t>(i);
+    labels[count_] = batch_.labels[i];
     ++count_;
   }
   sums_[static_cast<size_t>(index_)].targets = count_;
@@ -71,17 +72,19 @@ void CutCrossEntropy::Prepare(const TokenBatch& batch, int64_t index, double gra
   LH_CHECK(index >= 0 && index < static_cast<int64_t>(sums_.size()));
   batch_ = batch;
   index_ = index;
-  if (host_copy_.empty()) {
+  if (on_cpu_) {
     *grad_scale_ = grad_scale;
     return;
   }
-  ListRows();
+  int32_t* const rows = host_rows_ + ops_.batch_slot() * PlannedRows(memory_.plan());
+  int32_t* const labels = host_labels_ + ops_.batch_slot() * PlannedRows(memory_.plan());
+  ListRows(rows, labels);
   // Rows that fill up the last call are the first one again, not trained.
   const int64_t padded = RoundUp(count_, row_unit_);
-  std::fill(host_rows_ + count_, host_rows_ + padded, 0);
-  std::fill(host_labels_ + count_, host_labels_ + padded, kernels::kNotTrained);
-  exec_.Upload(rows_, host_rows_, padded * 4);
-  exec_.Upload(labels_, host_labels_, padded * 4);
+  std::fill(rows + count_, rows + padded, 0);
+  std::fill(labels + count_, labels + padded, kernels::kNotTrained);
+  exec_.Upload(rows_, rows, padded * 4);
+  exec_.Upload(labels_, labels, padded * 4);
   exec_.Upload(grad_scale_, &grad_scale, sizeof(grad_scale));
 }
 
@@ -101,18 +104,21 @@ void CutCrossEntropy::RunTile(const Tensor& x, int64_t begin, int64_t end, const
 
 void CutCrossEntropy::Queue(const Tensor& x, const Tensor& d_x) {
   // On a CPU the lists lie where the forward pass was until now.
-  if (host_copy_.empty()) ListRows();
+  if (on_cpu_) ListRows(host_rows_, host_labels_);
   if (d_x.data != nullptr && count_ < x.rows) kernels::Zero(exec_, d_x);
   ops_.BringHead();
   const int64_t tile = LossRows(memory_.plan());
   for (int64_t begin = 0; begin < count_; begin += tile) RunTile(x, begin, std::min(count_, begin + tile), d_x);
 }
 
+void CutCrossEntropy::QueueTotals(int64_t slot, int64_t count) {
+  if (on_cpu_) return;
+  exec_.Download(host_totals_ + slot * slot_totals_, totals_, count * static_cast<int64_t>(sizeof(LossTotals)));
+}
+
 const std::vector<LossSum>& CutCrossEntropy::Finish(int64_t count) {
-  if (host_totals_ != totals_) {
-    exec_.Download(host_totals_, totals_, count * static_cast<int64_t>(sizeof(LossTotals)));
-    exec_.Synchronize();
-  }
+  QueueTotals(0, count);
+  exec_.Synchronize();
   for (int64_t i = 0; i < count; ++i) {
     sums_[static_cast<size_t>(i)].nats = host_totals_[i].nats;
     sums_[static_cast<size_t>(i)].correct = host_totals_[i].correct;

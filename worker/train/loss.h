@@ -35,10 +35,14 @@ class CutCrossEntropy {
   // d_x = grad_scale * d(sum of nats) / dx, zero in rows that are not trained. d_x may not alias x. grad_scale > 0
   // then.
   void Queue(const kernels::Tensor& x, const kernels::Tensor& d_x);
-  // (4) Waits; the sums of micro-batches [0, count).
+  // (4) Queues the copy of the totals of micro-batches [0, count) to `slot`, below kStepSlots; when that is done
+  // NatsOf is the sum over a micro-batch's targets.
+  void QueueTotals(int64_t slot, int64_t count);
+  double NatsOf(int64_t slot, int64_t index) const { return host_totals_[slot * slot_totals_ + index].nats; }
+  // Or, instead of (4): waits; the sums of micro-batches [0, count).
   const std::vector<LossSum>& Finish(int64_t count);
 
-  // All four for one micro-batch.
+  // All of it for one micro-batch.
   LossSum Run(const TokenBatch& batch, const kernels::Tensor& x, double grad_scale, const kernels::Tensor& d_x);
 
   // CUDA: rows that are trained in the batch last prepared.
@@ -48,7 +52,8 @@ class CutCrossEntropy {
   kernels::Tensor Logits(const kernels::Tensor& x) const;
 
  private:
-  void ListRows();
+  // Which rows of the batch are trained, and their targets.
+  void ListRows(int32_t* rows, int32_t* labels);
   void RunTile(const kernels::Tensor& x, int64_t begin, int64_t end, const kernels::Tensor& d_x) const;
 
   const EngineMemory& memory_;
@@ -56,10 +61,10 @@ class CutCrossEntropy {
   EngineOps& ops_;
   const ModelWeights& weights_;
   int64_t row_unit_;  // calls of the head have a multiple of so many rows
-  // In host memory. CPU: the Exec's own.
+  bool on_cpu_;
+  // In host memory, [rows] a slot (EngineOps::batch_slot). CPU: the Exec's own.
   int32_t* host_rows_;
   int32_t* host_labels_;
-  std::vector<int32_t> host_copy_;  // empty on a CPU
   // In the Exec's memory, regions of the plan at their full size.
   int32_t* rows_;           // [rows]
   int32_t* labels_;         // [rows]
@@ -68,7 +73,8 @@ class CutCrossEntropy {
   kernels::Tensor rstd_;    // [LossRows, 1]
   double* grad_scale_;
   kernels::LossTotals* totals_;       // [accumulation steps]
-  kernels::LossTotals* host_totals_;  // of Finish
+  kernels::LossTotals* host_totals_;  // [kStepSlots][accumulation steps]; CPU: totals_, the one slot
+  int64_t slot_totals_ = 0;           // micro-batches of a slot; CPU: 0
   std::vector<kernels::LossTotals> cpu_totals_;
   double cpu_grad_scale_ = 0;
   int64_t count_ = 0;  // trained rows of the batch last prepared

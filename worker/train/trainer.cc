@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/env.h"
 #include "base/error.h"
@@ -104,6 +105,8 @@ absl::Status Trainer::Load(const WeightSource& weights) {
   identity_.run_signature = RunSignature(options_, state_.total_steps);
   if (!options_.resume_from.empty()) LH_RETURN_IF_ERROR(Resume());
   ops_->AdapterChanged();
+  updates_ = std::make_unique<AdapterUpdates>(*memory_, *adapter_, options_.hyper);
+  updates_->Begin(state_.adam_steps);
   observer_->OnStarted({options_.plan.arena_bytes, options_.plan.device_arena_bytes, state_.total_steps, state_.step,
                         SecondsSince(begin)});
   return absl::OkStatus();
@@ -129,25 +132,29 @@ absl::Status Trainer::Resume() {
   return absl::OkStatus();
 }
 
-Trainer::StepResult Trainer::Accumulate(const Window& window) {
-  StepResult result;
+Window Trainer::WindowOf(int64_t number) const {
+  return train_->GetWindow(number / train_->UpdatesPerEpoch(), number % train_->UpdatesPerEpoch());
+}
+
+bool Trainer::Accumulate(StepInFlight* step) {
+  const Window& window = step->window;
   const double grad_scale = GradScale(window);
   loss_->BeginWindow(window.micro_batches);
   for (int64_t i = 0; i < window.micro_batches; ++i) {
     const TokenBatch batch = train_->Get(i);
-    result.tokens += batch.rows;
+    step->tokens += batch.rows;
     // Nothing to learn from: legal, and costs nothing.
     if (CountTargets(batch) == 0) continue;
     if (options_.hyper.lora_dropout > 0) {
-      const uint64_t step_key = CounterBits(options_.hyper.seed, static_cast<uint64_t>(state_.step) + 1);
+      const uint64_t step_key = CounterBits(options_.hyper.seed, static_cast<uint64_t>(step->number) + 1);
       ops_->SetDropout(options_.hyper.lora_dropout, CounterBits(step_key, static_cast<uint64_t>(i)));
     } else {
       ops_->SetDropout(0, 0);
     }
-    if (!RunMicroBatch(batch, i, grad_scale, &result.timings)) return result;
+    if (!RunMicroBatch(batch, i, grad_scale, &step->timings)) return false;
   }
-  result.complete = true;
-  return result;
+  loss_->QueueTotals(step->slot, window.micro_batches);
+  return true;
 }
 
 bool Trainer::RunMicroBatch(const TokenBatch& batch, int64_t index, double grad_scale, TrainProgress* timings) {
@@ -168,27 +175,30 @@ bool Trainer::RunMicroBatch(const TokenBatch& batch, int64_t index, double grad_
   });
 }
 
-void Trainer::CollectLosses(const Window& window, StepResult* result) {
-  const std::vector<LossSum>& sums = loss_->Finish(window.micro_batches);
-  double nats = 0;
-  for (int64_t i = 0; i < window.micro_batches; ++i) {
-    const LossSum& sum = sums[static_cast<size_t>(i)];
-    if (!std::isfinite(sum.nats) && result->non_finite.empty()) {
-      train_->Get(i);  // so that it is the one described
-      result->non_finite = train_->Describe();
-    }
-    nats += sum.nats;
-  }
-  result->loss = nats * GradScale(window);
+std::string Trainer::DescribeMicroBatch(const StepInFlight& step, int64_t index) const {
+  WindowOf(step.number);  // the source may be at the next one
+  train_->Get(index);
+  return train_->Describe();
 }
 
-absl::Status Trainer::CountSkip(const UpdateResult& update, const StepResult& step) {
+void Trainer::CollectLosses(StepInFlight* step) const {
+  double nats = 0;
+  for (int64_t i = 0; i < step->window.micro_batches; ++i) {
+    const double part = loss_->NatsOf(step->slot, i);
+    if (!std::isfinite(part) && step->non_finite.empty()) step->non_finite = DescribeMicroBatch(*step, i);
+    nats += part;
+  }
+  step->loss = nats * GradScale(step->window);
+}
+
+absl::Status Trainer::CountSkip(const UpdateResult& update, const StepInFlight& step) {
   ++state_.skipped_updates;
   ++state_.skipped_in_a_row;
-  const std::string what = "update " + std::to_string(state_.step + 1) + ": " +
-                           (step.non_finite.empty() ? "the gradient's norm is " + std::to_string(update.grad_norm) +
-                                                          ", last micro-batch of " + train_->Describe()
-                                                    : "the loss is not finite for " + step.non_finite);
+  const std::string what =
+      "update " + std::to_string(step.number + 1) + ": " +
+      (step.non_finite.empty() ? "the gradient's norm is " + std::to_string(update.grad_norm) +
+                                     ", last micro-batch of " + DescribeMicroBatch(step, step.window.micro_batches - 1)
+                               : "the loss is not finite for " + step.non_finite);
   if (state_.skipped_in_a_row < limits::kMaxNonFiniteStepsInARow) {
     observer_->OnWarning(what + "; the update was skipped");
     return absl::OkStatus();
@@ -198,50 +208,81 @@ absl::Status Trainer::CountSkip(const UpdateResult& update, const StepResult& st
                        " updates in a row were skipped. Lower the learning rate or look at the data");
 }
 
+bool Trainer::QueueStep(StepInFlight* step) {
+  step->begin_nanos = clock_->BootNanos();
+  step->follows = in_flight_.has_value();
+  step->number = state_.step + (step->follows ? 1 : 0);
+  step->slot = step->number % kStepSlots;
+  last_begun_ = step->number + 1;
+  step->window = WindowOf(step->number);
+  ops_->BeginStep(step->number);
+  if (!Accumulate(step)) return false;
+  // On a GPU the losses are read when more is queued: what is not finite there shows in the gradient's norm, too.
+  if (!reads_late()) CollectLosses(step);
+  const int64_t accumulated = clock_->BootNanos();
+  step->learning_rate = LearningRateAt(options_.hyper, state_.total_steps, step->number);
+  updates_->Queue(step->learning_rate, std::isfinite(step->loss), step->slot);
+  ops_->AdapterChanged();
+  ops_->EndStep(step->number);
+  if (!reads_late()) step->timings.update_seconds = SecondsSince(accumulated);
+  return true;
+}
+
 absl::StatusOr<bool> Trainer::Step() {
-  const int64_t begin = clock_->BootNanos();
-  const int64_t updates = train_->UpdatesPerEpoch();
-  const Window window = train_->GetWindow(state_.step / updates, state_.step % updates);
-  StepResult step = Accumulate(window);
-  if (!step.complete) {
+  StepInFlight step;
+  if (!QueueStep(&step)) {
     kernels::Zero(*exec_, adapter_->grad());
     return false;
   }
-  // On a GPU the losses are read when the update is queued: what is not finite there shows in the gradient's norm, too.
-  const bool reads_late = options_.plan.device == DeviceKind::kCuda;
-  if (!reads_late) CollectLosses(window, &step);
-  const int64_t accumulated = clock_->BootNanos();
-  const double learning_rate = LearningRateAt(options_.hyper, state_.total_steps, state_.step);
-  const UpdateResult update = UpdateAdapter(*memory_, *adapter_, options_.hyper, learning_rate, state_.adam_steps + 1,
-                                            std::isfinite(step.loss));
-  ops_->AdapterChanged();
-  if (reads_late) CollectLosses(window, &step);
+  LH_RETURN_IF_ERROR(Settle());
+  in_flight_ = std::move(step);
+  if (!reads_late() || IsLookedAt(in_flight_->number + 1)) LH_RETURN_IF_ERROR(Settle());
+  return true;
+}
+
+absl::Status Trainer::Settle() {
+  if (!in_flight_.has_value()) return absl::OkStatus();
+  if (reads_late()) {
+    ops_->WaitForStep(in_flight_->number);
+    CollectLosses(&*in_flight_);
+  }
+  const StepInFlight step = *std::exchange(in_flight_, std::nullopt);
+  const UpdateResult update = updates_->Result(step.slot);
+  state_.adam_steps = update.adam_steps;
   if (update.skipped) {
     LH_RETURN_IF_ERROR(CountSkip(update, step));
   } else {
-    ++state_.adam_steps;
     state_.skipped_in_a_row = 0;
     state_.last_loss = step.loss;
   }
   ++state_.step;
   state_.trained_tokens += step.tokens;
+  Report(step, update.grad_norm);
+  return Failpoint("trainer_after_step");
+}
+
+void Trainer::Report(const StepInFlight& step, double grad_norm) {
   TrainProgress progress = step.timings;
   progress.step = state_.step;
   progress.total_steps = state_.total_steps;
-  progress.epoch = static_cast<double>(state_.step) / static_cast<double>(updates);
+  progress.epoch = static_cast<double>(state_.step) / static_cast<double>(train_->UpdatesPerEpoch());
   progress.loss = step.loss;
-  progress.learning_rate = learning_rate;
-  progress.grad_norm = update.grad_norm;
-  if (!reads_late) progress.update_seconds = SecondsSince(accumulated);
-  progress.step_seconds = SecondsSince(begin);
+  progress.learning_rate = step.learning_rate;
+  progress.grad_norm = grad_norm;
+  // Queued while another ran: when that one ended is the device's to say, the host may have been busy.
+  progress.step_seconds = step.follows ? ops_->SecondsSinceStepBefore(step.number) : SecondsSince(step.begin_nanos);
   state_.train_seconds += progress.step_seconds;
   progress.tokens_per_second = progress.step_seconds > 0 ? static_cast<double>(step.tokens) / progress.step_seconds : 0;
   progress.trained_tokens = state_.trained_tokens;
   progress.skipped_updates = state_.skipped_updates;
   if (options_.plan.device == DeviceKind::kCuda) progress.device_bytes_used = kernels::CudaUsedBytes(*exec_);
   observer_->OnProgress(progress);
-  LH_RETURN_IF_ERROR(Failpoint("trainer_after_step"));
-  return true;
+}
+
+bool Trainer::IsLookedAt(int64_t done) const {
+  const auto due = [done](int64_t every) { return every > 0 && done % every == 0; };
+  return done == state_.total_steps || due(options_.hyper.eval_every_steps) ||
+         due(options_.hyper.checkpoint_every_steps);
 }
 
 bool Trainer::EvaluateNow() {
@@ -311,6 +352,8 @@ void Trainer::RemoveOldCheckpoints() {
 
 absl::StatusOr<std::optional<Outcome>> Trainer::AtBoundary() {
   Control control = control_->Poll();
+  if (control == Control::kContinue) return std::optional<Outcome>();
+  if (control != Control::kCancel) LH_RETURN_IF_ERROR(Settle());
   // Before the first update there is nothing to lose.
   const bool unsaved = state_.step > 0 && checkpoint_step_ != state_.step;
   if (control == Control::kHold) {
@@ -331,6 +374,14 @@ absl::StatusOr<std::optional<Outcome>> Trainer::AtBoundary() {
 }
 
 absl::StatusOr<Outcome> Trainer::Run() {
+  absl::StatusOr<Outcome> outcome = RunSteps();
+  // Where it ended early, more may be queued than was read.
+  exec_->Synchronize();
+  in_flight_.reset();
+  return outcome;
+}
+
+absl::StatusOr<Outcome> Trainer::RunSteps() {
   if (state_.training_done) return Outcome::kFinished;
   const Hyper& hyper = options_.hyper;
   const auto due = [this](int64_t every) { return every > 0 && state_.step % every == 0; };
@@ -343,6 +394,7 @@ absl::StatusOr<Outcome> Trainer::Run() {
     if (stop.has_value()) return *stop;
     LH_ASSIGN_OR_RETURN(const bool complete, Step());
     if (!complete) return Outcome::kCancelled;
+    if (in_flight_.has_value()) continue;
     if (state_.step == state_.total_steps) break;
     if (due(hyper.eval_every_steps)) {
       LH_ASSIGN_OR_RETURN(stop, EvaluateAtBoundary());

@@ -131,6 +131,9 @@ class Trainer {
 
   // Errors: NON_FINITE_LOSS (FAILED_PRECONDITION) naming step and sample; DISK_FULL and others of the file system.
   absl::StatusOr<Outcome> Run();
+  // The number of the last update that Run began. Progress of the one before may not have been reported yet: on CUDA
+  // an update is queued before the last one's numbers are read.
+  int64_t last_begun() const { return last_begun_; }
 
   const TrainerState& state() const { return state_; }
   const MemoryPlan& plan() const { return memory_->plan(); }
@@ -144,8 +147,14 @@ class Trainer {
   }
 
  private:
-  struct StepResult {
-    bool complete = false;  // false: cancelled within
+  // An update from when it is begun until its numbers are read.
+  struct StepInFlight {
+    int64_t number = 0;  // of the updates before it
+    int64_t slot = 0;    // of EngineOps, loss and updates
+    Window window;
+    int64_t begin_nanos = 0;
+    bool follows = false;  // it was queued while the one before was in flight
+    double learning_rate = 0;
     double loss = 0;
     int64_t tokens = 0;
     std::string non_finite;  // what the first micro-batch with a non-finite loss was made of
@@ -156,19 +165,32 @@ class Trainer {
           TrainerControl* control, const Clock* clock)
       : options_(options), train_(train), eval_(eval), observer_(observer), control_(control), clock_(clock) {}
 
+  bool reads_late() const { return options_.plan.device == DeviceKind::kCuda; }
   absl::Status CheckBatches(const BatchSource& batches, const char* name) const;
   absl::Status Load(const WeightSource& weights);
   absl::Status Resume();
-  StepResult Accumulate(const Window& window);
+  // The window of update `number`, which becomes the source's.
+  Window WindowOf(int64_t number) const;
+  bool Accumulate(StepInFlight* step);  // false: cancelled
   // Forward, loss and backward of micro-batch `index`; false: cancelled.
   bool RunMicroBatch(const TokenBatch& batch, int64_t index, double grad_scale, TrainProgress* timings);
-  // What the window's losses were; waits.
-  void CollectLosses(const Window& window, StepResult* result);
+  // What the window's losses were. REQUIRES: their totals are there.
+  void CollectLosses(StepInFlight* step) const;
+  std::string DescribeMicroBatch(const StepInFlight& step, int64_t index) const;
   static double GradScale(const Window& window) {
     return window.targets > 0 ? 1.0 / static_cast<double>(window.targets) : 0;
   }
-  absl::StatusOr<bool> Step();  // false: cancelled
-  absl::Status CountSkip(const UpdateResult& update, const StepResult& step);
+  // Begins an update and settles the one before; also this one, where nothing is read late or somebody looks at the
+  // state after it. False: cancelled.
+  absl::StatusOr<bool> Step();
+  bool QueueStep(StepInFlight* step);  // false: cancelled
+  // Reads the numbers of the update in flight, if there is one: from here on the state is exact.
+  absl::Status Settle();
+  void Report(const StepInFlight& step, double grad_norm);
+  absl::Status CountSkip(const UpdateResult& update, const StepInFlight& step);
+  // An evaluation, a checkpoint or the end comes after update `done`.
+  bool IsLookedAt(int64_t done) const;
+  absl::StatusOr<Outcome> RunSteps();
   bool EvaluateNow();  // false: told to stop, hold or cancel
   // Evaluates to the end unless AtBoundary ends the run. A checkpoint written in between says that it is to be done.
   absl::StatusOr<std::optional<Outcome>> EvaluateAtBoundary();
@@ -194,7 +216,10 @@ class Trainer {
   std::unique_ptr<CutCrossEntropy> loss_;
   KeepGoing keep_going_;
   KeepGoing keep_evaluating_;
-  TrainerState state_;
+  std::unique_ptr<AdapterUpdates> updates_;
+  TrainerState state_;  // exact where nothing is in flight; else as before that update
+  std::optional<StepInFlight> in_flight_;
+  int64_t last_begun_ = 0;
   CheckpointIdentity identity_;
   int64_t checkpoint_step_ = -1;  // of the last one written here, or resumed from
 };

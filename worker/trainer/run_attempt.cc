@@ -127,6 +127,14 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
   return options;
 }
 
+// A GPU's errors are seen by whatever call comes next: the step that failed is the first that was not reported, or one
+// begun since.
+std::string WhenInRun(const train::Trainer& trainer, int64_t reported) {
+  if (trainer.last_begun() <= reported) return "after step " + std::to_string(reported);
+  const std::string first = "in step " + std::to_string(reported + 1);
+  return trainer.last_begun() == reported + 1 ? first : first + " or " + std::to_string(trainer.last_begun());
+}
+
 // A context is of no use after a CUDA call that failed: the attempt ends, with the step that it was in.
 absl::StatusOr<train::Outcome> RunEngine(const train::TrainerOptions& options, const AttemptContext& context,
                                          formats::ModelSource source, DatasetBatches* train, DatasetBatches* eval,
@@ -140,8 +148,7 @@ absl::StatusOr<train::Outcome> RunEngine(const train::TrainerOptions& options, c
     }
     return (*trainer)->Run();
   } catch (const kernels::CudaError& error) {
-    return CudaFailure(
-        error, *trainer == nullptr ? "while the model was loaded" : "in step " + std::to_string(watch->step() + 1));
+    return CudaFailure(error, *trainer == nullptr ? "while the model was loaded" : WhenInRun(**trainer, watch->step()));
   }
 }
 

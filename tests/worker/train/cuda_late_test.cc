@@ -1,0 +1,221 @@
+// A trainer on CUDA queues an update before it reads the numbers of the one before. Nobody may notice: reports, skips,
+// stops and checkpoints are those of a trainer that waits after each.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <limits>
+
+#include "base/env.h"
+#include "base/error.h"
+#include "kernels/cuda_error.h"
+#include "tests/worker/train/cuda_rig.h"
+#include "worker/train/trainer.h"
+
+namespace longhaul::train {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr int64_t kPoisonedToken = 519;
+
+// One token's embedding is not a number: samples that contain it are poisoned, where the head is not the embedding.
+class PoisonedToken final : public WeightSource {
+ public:
+  explicit PoisonedToken(const ModelShape& shape) : inner_(shape) {}
+  const ModelShape& shape() const override { return inner_.shape(); }
+  StoredAs Type(const std::string& name) const override { return inner_.Type(name); }
+  absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
+    const absl::Status status = inner_.ReadRows(name, begin, end, out);
+    if (name == "model.embed_tokens.weight" && begin <= kPoisonedToken && kPoisonedToken < end) {
+      out[(kPoisonedToken - begin) * shape().hidden] = NAN;
+    }
+    return status;
+  }
+
+ private:
+  Bf16Source inner_;
+};
+
+struct LateRun final : public TrainerObserver, public TrainerControl {
+  void OnProgress(const TrainProgress& p) override {
+    progress.push_back(p);
+    if (p.step == stop_after) control = at_stop;
+  }
+  absl::Status OnCheckpoint(const CheckpointInfo& info) override {
+    checkpoints.push_back(info);
+    return absl::OkStatus();
+  }
+  void OnWarning(const std::string& text) override { warnings.push_back(text); }
+  Control Poll() override { return ++polls >= cancel_at_poll ? Control::kCancel : control; }
+  void WaitWhileHeld() override { control = Control::kContinue; }
+
+  std::vector<TrainProgress> progress;
+  std::vector<CheckpointInfo> checkpoints;
+  std::vector<std::string> warnings;
+  int64_t stop_after = -1;
+  Control at_stop = Control::kContinue;
+  Control control = Control::kContinue;
+  int polls = 0;
+  int cancel_at_poll = std::numeric_limits<int>::max();
+
+  absl::StatusOr<Outcome> outcome = absl::UnknownError("not run");
+  TrainerState state;
+  std::vector<float> master;
+};
+
+class CudaLate : public testing::Test {
+ protected:
+  CudaLate() {
+    std::string pattern = testing::TempDir() + "cudalateXXXXXX";
+    folder_ = mkdtemp(pattern.data());
+    for (uint64_t i = 0; i < 6; ++i)
+      documents_.emplace_back(std::vector<int64_t>{128 - 3 * (i % 2 ? 1 : 0)}, 500, 40 + i);
+    TrainShape train = CudaTinyTrain(1, 128);
+    train.deterministic = true;
+    options_.plan = CudaPlan(CudaTinyShape(/*qwen3=*/true), train);
+    options_.hyper.max_steps = 9;
+    options_.hyper.learning_rate = 5e-3;
+    options_.hyper.checkpoint_every_steps = 0;
+  }
+  ~CudaLate() override { RemoveTree(folder_).IgnoreError(); }
+
+  void Run(const TrainerOptions& options, LateRun* run) {
+    FixedBatches batches(documents_, 1);
+    BatchSource* const eval = options.hyper.eval_every_steps > 0 ? &batches : nullptr;
+    auto trainer = Trainer::Create(options, PoisonedToken(options.plan.shape), &batches, eval, run, run, &clock_);
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    run->outcome = (*trainer)->Run();
+    run->state = (*trainer)->state();
+    const Adapter& adapter = (*trainer)->adapter();
+    adapter.Download();
+    const float* const master = adapter.host().master.as<float>();
+    run->master = {master, master + adapter.params()};
+  }
+
+  RealClock clock_;
+  std::string folder_;
+  std::vector<TinyBatch> documents_;
+  TrainerOptions options_;
+};
+
+TEST_F(CudaLate, ReportsAreThoseOfAWaitAfterEachUpdate) {
+  LateRun late, waiting;
+  Run(options_, &late);
+  options_.hyper.eval_every_steps = 1;  // every state is looked at
+  Run(options_, &waiting);
+  ASSERT_TRUE(late.outcome.ok()) << late.outcome.status();
+  ASSERT_EQ(late.progress.size(), 9u);
+  ASSERT_EQ(waiting.progress.size(), 9u);
+  for (size_t i = 0; i < 9; ++i) {
+    EXPECT_EQ(late.progress[i].step, static_cast<int64_t>(i) + 1);
+    EXPECT_EQ(late.progress[i].loss, waiting.progress[i].loss) << i;
+    EXPECT_EQ(late.progress[i].grad_norm, waiting.progress[i].grad_norm) << i;
+    EXPECT_EQ(late.progress[i].learning_rate, waiting.progress[i].learning_rate) << i;
+    EXPECT_EQ(late.progress[i].trained_tokens, waiting.progress[i].trained_tokens) << i;
+    EXPECT_GT(late.progress[i].step_seconds, 0);
+  }
+  EXPECT_EQ(late.master, waiting.master);
+  EXPECT_EQ(late.state.adam_steps, 9);
+}
+
+// Update 2, and 8 in the second epoch: what follows was queued before anybody knew.
+TEST_F(CudaLate, PoisonedUpdatesAreSkippedCountedAndNamedAsOnTheCpu) {
+  documents_[1].ids[4] = kPoisonedToken;
+  LateRun cuda, cpu;
+  Run(options_, &cuda);
+  options_.plan = CpuTwin(options_.plan);
+  Run(options_, &cpu);
+  ASSERT_TRUE(cuda.outcome.ok()) << cuda.outcome.status();
+  EXPECT_EQ(cuda.state.skipped_updates, 2);
+  EXPECT_EQ(cuda.state.adam_steps, 7);
+  ASSERT_EQ(cuda.warnings.size(), 2u);
+  EXPECT_THAT(cuda.warnings[0], HasSubstr("update 2"));
+  EXPECT_THAT(cuda.warnings[0], HasSubstr("sample 1"));
+  EXPECT_EQ(cuda.warnings, cpu.warnings);
+  for (float value : cuda.master) ASSERT_TRUE(std::isfinite(value));
+  for (size_t i = 0; i < 9; ++i) {
+    if (i % 6 == 1) continue;
+    EXPECT_NEAR(cuda.progress[i].loss, cpu.progress[i].loss, 0.01 * cpu.progress[i].loss) << i;
+  }
+}
+
+TEST_F(CudaLate, TooManyPoisonedUpdatesFailTheRunByTheirNumber) {
+  for (TinyBatch& document : documents_) document.ids[0] = kPoisonedToken;
+  options_.hyper.max_steps = 50;
+  LateRun run;
+  Run(options_, &run);
+  EXPECT_EQ(ErrorReason(run.outcome.status()), "NON_FINITE_LOSS");
+  EXPECT_THAT(std::string(run.outcome.status().message()),
+              HasSubstr("update " + std::to_string(limits::kMaxNonFiniteStepsInARow) + ":"));
+  EXPECT_EQ(run.warnings.size() + 1, static_cast<size_t>(limits::kMaxNonFiniteStepsInARow));
+}
+
+TEST_F(CudaLate, AStopOrAHoldLeavesAnExactCheckpoint) {
+  LateRun whole;
+  Run(options_, &whole);
+  for (Control how : {Control::kStopWithCheckpoint, Control::kHold}) {
+    TrainerOptions options = options_;
+    options.checkpoint_root = folder_ + (how == Control::kHold ? "/held" : "/stopped");
+    LateRun run;
+    run.stop_after = 3;
+    run.at_stop = how;
+    Run(options, &run);
+    ASSERT_GE(run.checkpoints.size(), 1u);
+    // One more was under way when it was told.
+    EXPECT_EQ(run.checkpoints[0].step, 4);
+    if (how == Control::kStopWithCheckpoint) {
+      EXPECT_EQ(*run.outcome, Outcome::kStopped);
+      EXPECT_EQ(run.progress.size(), 4u);
+      EXPECT_EQ(run.state.step, 4);
+    } else {
+      EXPECT_EQ(run.master, whole.master);
+    }
+    options.resume_from = run.checkpoints[0].folder;
+    options.checkpoint_root = folder_ + "/resumed";
+    LateRun resumed;
+    Run(options, &resumed);
+    ASSERT_EQ(resumed.progress.size(), 5u);
+    for (size_t i = 0; i < 5; ++i) EXPECT_EQ(resumed.progress[i].loss, whole.progress[i + 4].loss) << i;
+    EXPECT_EQ(resumed.master, whole.master);
+    EXPECT_EQ(resumed.state.adam_steps, whole.state.adam_steps);
+  }
+}
+
+// In its own process: the context is of no use afterwards. Update 4 gathers a row that the embedding does not have; it
+// is seen when that update is waited for, or by what is queued meanwhile.
+TEST_F(CudaLate, ACudaErrorInARunIsOfAStepThatWasBegunAndNotReported) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  documents_[3].ids[7] = 100'000;
+  const auto run_to_the_error = [this] {
+    FixedBatches batches(documents_, 1);
+    LateRun run;
+    auto trainer =
+        Trainer::Create(options_, PoisonedToken(options_.plan.shape), &batches, nullptr, &run, &run, &clock_);
+    if (!trainer.ok()) std::_Exit(2);
+    try {
+      (*trainer)->Run().IgnoreError();
+    } catch (const kernels::CudaError& error) {
+      const int64_t reported = run.progress.empty() ? 0 : run.progress.back().step;
+      std::fprintf(stderr, "reported %d, begun %d: %s\n", static_cast<int>(reported),
+                   static_cast<int>((*trainer)->last_begun()), error.what());
+      std::_Exit(reported == 3 && (*trainer)->last_begun() <= 5 ? 3 : 4);
+    }
+    std::_Exit(5);
+  };
+  EXPECT_EXIT(run_to_the_error(), testing::ExitedWithCode(3), "reported 3, begun [45]: .*CUDA error");
+}
+
+TEST_F(CudaLate, ACancelEndsAtOnceWithAStepInFlight) {
+  for (int poll : {4, 9, 14}) {
+    LateRun run;
+    run.cancel_at_poll = poll;
+    Run(options_, &run);
+    ASSERT_TRUE(run.outcome.ok()) << run.outcome.status();
+    EXPECT_EQ(*run.outcome, Outcome::kCancelled);
+    EXPECT_TRUE(run.checkpoints.empty());
+  }
+}
+
+}  // namespace
+}  // namespace longhaul::train
