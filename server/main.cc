@@ -62,6 +62,9 @@ int main(int argc, char** argv) {
   std::string log_level = "info";
   CLI::App app("The Longhaul scheduler.", "longhauld");
   app.set_version_flag("--version", std::string("longhauld ") + longhaul::server::kVersion);
+  app.footer(
+      "\nExit codes: 0 stopped in order or done, 1 it cannot run or the command failed, 2 a flag or its value is "
+      "wrong.");
   app.fallthrough();
   app.add_option("--state-dir", options.state_dir, "Folder of the database, blobs and logs; made if absent")
       ->required();

@@ -178,6 +178,7 @@ int Main(int argc, char** argv) {
   Flags flags;
   CLI::App app("longhaul-worker: offers this machine to a Longhaul scheduler", "longhaul-worker");
   app.set_version_flag("--version", LONGHAUL_VERSION);
+  app.footer("\nExit codes: 0 stopped in order, 1 it cannot run, 2 a flag or its value is wrong.");
   channel::ReadEnvironment([](const char* name) -> const char* { return std::getenv(name); }, &flags.scheduler);
   app.add_option("--scheduler", flags.scheduler.address, "HOST:PORT of longhauld")->capture_default_str();
   channel::AddChannelFlags(app, &flags.scheduler);
