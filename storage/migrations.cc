@@ -211,8 +211,9 @@ CREATE INDEX job_labels_ended ON job_labels(project, key, value, end_state, crea
   WHERE end_state IS NOT NULL;
 CREATE INDEX job_labels_ended_of_all ON job_labels(key, value, end_state, create_number)
   WHERE end_state IS NOT NULL;
-CREATE INDEX jobs_ended_by_model ON jobs(model, state, create_number) WHERE state>=10;
-CREATE INDEX jobs_ended_by_project_model ON jobs(project, model, state, create_number) WHERE state>=10;
+-- Not "state>=10": SQLite would read that range of an index rather than the one state that is asked for.
+CREATE INDEX jobs_ended_by_model ON jobs(model, state, create_number) WHERE state IN (10, 11, 12);
+CREATE INDEX jobs_ended_by_project_model ON jobs(project, model, state, create_number) WHERE state IN (10, 11, 12);
 )sql",
 };
 
