@@ -7,11 +7,13 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <sstream>
 #include <system_error>
@@ -223,7 +225,9 @@ std::string HolderOfLock(int fd) {
   struct stat info {};
   const absl::StatusOr<std::string> locks = ReadFile("/proc/locks", kMaxLocksBytes);
   if (::fstat(fd, &info) != 0 || !locks.ok()) return "another process";
-  const std::string inode = ":" + std::to_string(info.st_ino) + " ";
+  char inode[64];  // "fe:00:5678", major and minor in hex
+  std::snprintf(inode, sizeof(inode), " %02x:%02x:%llu ", major(info.st_dev), minor(info.st_dev),
+                static_cast<unsigned long long>(info.st_ino));
   std::istringstream lines(*locks);
   for (std::string line; std::getline(lines, line);) {
     if (line.find(" FLOCK ") == std::string::npos || line.find(inode) == std::string::npos) continue;

@@ -6,6 +6,8 @@
 #include <charconv>
 #include <system_error>
 
+#include "base/error.h"
+
 namespace longhaul {
 
 bool IsLoopbackHost(const std::string& host) {
@@ -21,7 +23,9 @@ bool IsLoopbackTarget(const std::string& target) {
 }
 
 absl::Status CheckTarget(const std::string& field, const std::string& target) {
-  if (target.rfind("unix:", 0) == 0) return absl::OkStatus();
+  for (const char* scheme : {"unix:", "unix-abstract:", "vsock:", "dns:", "ipv4:", "ipv6:"}) {
+    if (target.rfind(scheme, 0) == 0) return absl::OkStatus();
+  }
   const size_t colon = target.rfind(':');
   int port = 0;
   if (colon != std::string::npos && colon > 0) {

@@ -200,10 +200,12 @@ say "model"
 model=$(realpath "$model")
 # A run that failed has left its logs and its state; nobody reads them once there is another.
 for old in "$demo"/run.*; do
-  [ -d "$old/scheduler" ] && ! flock --nonblock "$old/scheduler/lock" true && continue  # it is running
+  flock --nonblock "$old" true 2>/dev/null || continue  # it is running, or there is none
   rm -rf "$old"
 done
 run=$(mktemp --directory "$demo/run.XXXXXX")
+exec 9<"$run"
+flock 9  # for as long as this demo lives
 model_name=$(basename "$model" .gguf)
 
 say "data"

@@ -9,11 +9,11 @@
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/limits.h"
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "storage/access_store.h"
 #include "storage/blob_store.h"
 #include "storage/job_query.h"
+#include "storage/job_store.h"
 #include "storage/job_writer.h"
 #include "storage/migrations.h"
 #include "storage/sqlite_db.h"
@@ -22,9 +22,6 @@ namespace longhaul::storage {
 namespace {
 
 constexpr char kTemporary[] = "state.db.new";
-// Made at a state folder's first backup; a backup has a copy, by which it is known as one of this state.
-constexpr char kStateId[] = "state-id";
-
 absl::Status BadDestination(const std::string& why) {
   return MakeError(absl::StatusCode::kFailedPrecondition, "BAD_DESTINATION", why);
 }
@@ -46,16 +43,12 @@ absl::Status CheckDestination(const std::string& state_dir, const std::string& d
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> StateId(const std::string& state_dir) {
-  const std::string path = JoinPath(state_dir, kStateId);
-  if (!FileExists(path)) LH_RETURN_IF_ERROR(WriteFileAtomic(path, RandomId() + "\n"));
-  return ReadFile(path, limits::kMaxStateIdBytes);
-}
-
-// Marks an empty folder as this state's. Anything else in one that is not marked is not ours to overwrite.
-absl::Status ClaimDestination(const std::string& state_dir, const std::string& destination) {
-  LH_ASSIGN_OR_RETURN(const std::string id, StateId(state_dir));
-  const std::string mark = JoinPath(destination, kStateId);
+// OK where the folder is empty or a backup of the state `id`: anything else in it is not ours to overwrite.
+absl::Status CheckClaim(const std::string& id, const std::string& state_dir, const std::string& destination) {
+  if (FileExists(JoinPath(destination, kStateIdFile))) {
+    return BadDestination(destination + " is a state folder that longhauld has run on, not a backup");
+  }
+  const std::string mark = JoinPath(destination, kBackupOfFile);
   if (FileExists(mark)) {
     LH_ASSIGN_OR_RETURN(const std::string there, ReadFile(mark, limits::kMaxStateIdBytes));
     if (there == id) return absl::OkStatus();
@@ -63,9 +56,11 @@ absl::Status ClaimDestination(const std::string& state_dir, const std::string& d
   }
   LH_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(destination));
   for (const std::string& name : names) {
-    if (name != "lock") return BadDestination(destination + " has files, " + name + " for one, and is no backup");
+    // What a crash before the mark has left, and what a new file system has.
+    if (name == "lock" || name == "lost+found" || name.starts_with(std::string(kBackupOfFile) + ".tmp-")) continue;
+    return BadDestination(destination + " has files, " + name + " for one, and no mark of a backup of " + state_dir);
   }
-  return WriteFileAtomic(mark, id);
+  return absl::OkStatus();
 }
 
 class Backup {
@@ -229,9 +224,17 @@ absl::StatusOr<BackupReport> BackupState(const std::string& state_dir, const std
     return MakeError(absl::StatusCode::kNotFound, "NO_DATABASE", "there is no state.db in " + state_dir);
   }
   LH_RETURN_IF_ERROR(CheckDestination(state_dir, destination));
+  const std::string id_path = JoinPath(state_dir, kStateIdFile);
+  if (!FileExists(id_path)) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "SCHEMA_TOO_OLD",
+                     state_dir + " has no " + kStateIdFile + ": no longhauld of this version has run on it");
+  }
+  LH_ASSIGN_OR_RETURN(const std::string id, ReadFile(id_path, limits::kMaxStateIdBytes));
   LH_RETURN_IF_ERROR(CreateDirs(destination));
+  LH_RETURN_IF_ERROR(CheckClaim(id, state_dir, destination));  // first without the lock, which makes a file
   LH_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(JoinPath(destination, "lock")));
-  LH_RETURN_IF_ERROR(ClaimDestination(state_dir, destination));
+  LH_RETURN_IF_ERROR(CheckClaim(id, state_dir, destination));
+  LH_RETURN_IF_ERROR(WriteFileAtomic(JoinPath(destination, kBackupOfFile), id));
   return Backup(state_dir, destination).Run();
 }
 

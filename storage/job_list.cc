@@ -95,6 +95,8 @@ absl::StatusOr<Range> RangeOf(Db* db, const JobFilter& filter) {
   return range;
 }
 
+static_assert(static_cast<int>(JobState::kSucceeded) == 10 && static_cast<int>(JobState::kCancelled) == 12,
+              "the indexes of what has ended say state IN (10, 11, 12)");
 bool Ended(int state) { return state != 0 && IsTerminal(static_cast<JobState>(state)); }
 
 // The index whose rows come in the order of the list; "" is that of all jobs. `state` 0: any. What lives is found by
@@ -127,6 +129,10 @@ class StateQuery {
  private:
   std::string Text(const std::string& limit);
   std::string NumbersOf(const Label& label);
+  // That the job at hand has it.
+  std::string OfJob(const Label& label) {
+    return "jobs.create_number IN (" + NumbersOf(label) + " AND create_number=jobs.create_number)";
+  }
   std::string NumbersOfJobs();
   std::vector<std::string> OfJobs();
   std::vector<std::string> OfId();
@@ -185,13 +191,15 @@ std::string StateQuery::Text(const std::string& limit) {
   if (filter_.id_prefix.size() >= kSelectivePrefixBytes) {
     for (std::string& one : OfJobs()) conditions.push_back(std::move(one));
     for (const Label& label : filter_.labels) {
-      conditions.push_back("jobs.create_number IN (" + NumbersOf(label) + " AND create_number=jobs.create_number)");
+      conditions.push_back(OfJob(label));
     }
     AddRange("jobs.create_number", &conditions);
     return "jobs" + Where(conditions) + " ORDER BY +jobs.create_number" + Order();  // few rows, sorted
   }
-  if (filter_.labels.empty()) {
+  const bool alive = state_ != 0 && !Ended(state_);
+  if (filter_.labels.empty() || alive) {
     for (std::string& one : OfJobs()) conditions.push_back(std::move(one));
+    for (const Label& label : filter_.labels) conditions.push_back(OfJob(label));
     AddRange("jobs.create_number", &conditions);
     const std::string index = IndexFor(filter_, state_);
     return "jobs" + (index.empty() ? "" : " INDEXED BY " + index) + Where(conditions) + " ORDER BY jobs.create_number" +
@@ -201,7 +209,7 @@ std::string StateQuery::Text(const std::string& limit) {
   // indexes until it is found. A list of 100,000 costs 10 ms where the jobs themselves cost a second.
   std::string lists;
   for (const Label& label : filter_.labels) lists += (lists.empty() ? "" : " INTERSECT ") + NumbersOf(label);
-  if (!filter_.model.empty() || (state_ != 0 && !Ended(state_))) lists += " INTERSECT " + NumbersOfJobs();
+  if (!filter_.model.empty()) lists += " INTERSECT " + NumbersOfJobs();
   lists += " ORDER BY 1" + Order() + (filter_.id_prefix.empty() ? limit : "");
   return "(" + lists + ") AS hit CROSS JOIN jobs ON jobs.create_number=hit.create_number" + Where(conditions) +
          " ORDER BY hit.create_number" + Order();
@@ -209,7 +217,9 @@ std::string StateQuery::Text(const std::string& limit) {
 
 }  // namespace
 
-absl::StatusOr<JobPage> QueryJobs(Db* db, const JobFilter& filter) {
+namespace {
+
+absl::StatusOr<JobPage> QuerySnapshot(Db* db, const JobFilter& filter) {
   const int page_size = std::clamp(filter.page_size, 1, limits::kMaxPageSize);
   LH_ASSIGN_OR_RETURN(const Range range, RangeOf(db, filter));
   std::vector<int> states;
@@ -233,6 +243,17 @@ absl::StatusOr<JobPage> QueryJobs(Db* db, const JobFilter& filter) {
     page.jobs.push_back(std::move(job));
   }
   if (more) page.next_page_token = MakePageToken(filter, page.jobs.back().create_number);
+  return page;
+}
+
+}  // namespace
+
+// One read transaction: a job that changes its state between two of the queries is on the page once.
+absl::StatusOr<JobPage> QueryJobs(Db* db, const JobFilter& filter) {
+  LH_RETURN_IF_ERROR(db->Exec("BEGIN"));
+  absl::StatusOr<JobPage> page = QuerySnapshot(db, filter);
+  const absl::Status ended = db->Exec("COMMIT");
+  if (page.ok() && !ended.ok()) return ended;
   return page;
 }
 

@@ -19,7 +19,8 @@ bool IsField(const google::protobuf::Descriptor* type, const std::string& name) 
 // `longhaul get -o yaml` prints a job that can be submitted again: what only a stored job has, its id, state and
 // result, says nothing of a new one.
 YAML::Node WithoutOutputs(const YAML::Node& root) {
-  if (!root["spec"]) return root;
+  const YAML::Node id = root["id"];
+  if (!id || !id.IsScalar() || id.Scalar().rfind("ftjob-", 0) != 0) return root;  // else a mistyped key would be lost
   YAML::Node result(YAML::NodeType::Map);
   for (const auto& entry : root) {
     const std::string key = entry.first.IsScalar() ? entry.first.Scalar() : std::string();

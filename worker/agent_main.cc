@@ -13,7 +13,9 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <system_error>
 #include <thread>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
@@ -81,6 +83,12 @@ class SignalThread {
  private:
   std::thread thread_;
 };
+
+std::vector<std::string*> PathsOf(Flags* flags) {
+  std::vector<std::string*> paths = {&flags->state_dir};
+  for (std::string& models : flags->models) paths.push_back(&models);
+  return paths;
+}
 
 // The id given, else the one of this state folder, made the first time.
 absl::StatusOr<std::string> WorkerId(const Flags& flags) {
@@ -193,8 +201,11 @@ int Main(int argc, char** argv) {
   if (const std::optional<int> code = program::ParseCommandLine(app, argc, argv)) return *code;
   channel::SilenceGrpcLog();
   // A trainer works in its own folder: what it is handed must not depend on ours.
-  flags.state_dir = std::filesystem::absolute(flags.state_dir).lexically_normal();
-  for (std::string& models : flags.models) models = std::filesystem::absolute(models).lexically_normal();
+  std::error_code gone;  // the working folder; the paths stay as they are then, and opening them fails
+  for (std::string* path : PathsOf(&flags)) {
+    const std::filesystem::path absolute = std::filesystem::absolute(*path, gone).lexically_normal();
+    if (!gone) *path = absolute.string();
+  }
   const absl::Status status = Run(flags);
   if (status.ok()) return 0;
   std::cerr << program::DescribeErrorInLine("longhaul-worker", program::LocalFileError(status),

@@ -1,11 +1,12 @@
 #include "base/program/command_line.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <iomanip>
 #include <iostream>
-#include <regex>
 #include <sstream>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/format.h"
@@ -66,35 +67,59 @@ std::string Bound(const std::string& text) {
   return out.str();
 }
 
+// Cuts `text` at the first `mark` (at the last, where `from_behind`), and gives what is before it; nothing without one.
+std::optional<std::string> Before(std::string* text, std::string_view mark, bool from_behind = false) {
+  const size_t at = from_behind ? text->rfind(mark) : text->find(mark);
+  if (at == std::string::npos) return std::nullopt;
+  std::string before = text->substr(0, at);
+  text->erase(0, at + mark.size());
+  return before;
+}
+
+// "VALUE not in range A to B" of the option `name`; "" where it is not that.
+std::string OutOfRange(const std::string& name, std::string rest) {
+  std::optional<std::string> value = Before(&rest, " not in range ", /*from_behind=*/true);
+  std::optional<std::string> least = Before(&rest, " to ");
+  if (!value.has_value() || !least.has_value()) return "";
+  const std::string from = Bound(*least);
+  const std::string to = Bound(rest);
+  const std::string is = name + " is '" + *value + "'; must be ";
+  if (!to.empty()) return is + from + " to " + to;
+  // PositiveNumber's range begins at the least double above 0, which prints as 0.
+  return is + (from == "0" ? "a number above 0" : from + " or more");
+}
+
 // CLI11's own words for a bad value, as every other bad value is told: "--rank is 'x'; must be ...".
 std::string BadValue(const std::string& words) {
-  static const std::regex range(R"(^(\S+): Value (.*) not in range (\S+) to (\S+)$)");
-  static const std::regex member(R"(^(\S+): (.*) not in \{(.*)\}$)");
-  static const std::regex number(R"(^Could not convert: (\S+) = (.*)$)");
-  static const std::regex absent(R"(^(\S+): 1 required \S+ missing$)");
-  std::smatch parts;
-  if (std::regex_match(words, parts, range)) {
-    const std::string is = parts.str(1) + " is '" + parts.str(2) + "'; must be ";
-    const std::string from = Bound(parts.str(3));
-    const std::string to = Bound(parts.str(4));
-    if (!to.empty()) return is + from + " to " + to;
-    // PositiveNumber's range begins at the least double above 0, which prints as 0.
-    return is + (from == "0" ? "a number above 0" : from + " or more");
+  std::string rest = words;
+  constexpr std::string_view kConvert = "Could not convert: ";
+  if (rest.starts_with(kConvert)) {
+    rest.erase(0, kConvert.size());
+    const std::optional<std::string> name = Before(&rest, " = ");
+    return name.has_value() ? *name + " is '" + rest + "'; must be a number" : words;
   }
-  if (std::regex_match(words, parts, member)) {
-    const std::string known = std::regex_replace(parts.str(3), std::regex(","), ", ");
-    return parts.str(1) + " is '" + parts.str(2) + "'; must be one of " + known;
+  const std::optional<std::string> name = Before(&rest, ": ");
+  if (!name.has_value()) return words;
+  if (rest.starts_with("1 required ") && rest.ends_with(" missing")) return *name + " needs a value";
+  if (rest.starts_with("Value ")) {
+    const std::string told = OutOfRange(*name, rest.substr(6));
+    return told.empty() ? words : told;
   }
-  if (std::regex_match(words, parts, number)) return parts.str(1) + " is '" + parts.str(2) + "'; must be a number";
-  if (std::regex_match(words, parts, absent)) return parts.str(1) + " needs a value";
-  return words;
+  const std::optional<std::string> value = Before(&rest, " not in {", /*from_behind=*/true);
+  if (!value.has_value() || !rest.ends_with("}")) return words;
+  rest.pop_back();
+  for (size_t comma = rest.find(','); comma != std::string::npos; comma = rest.find(',', comma + 2)) {
+    rest.insert(comma + 1, " ");
+  }
+  return *name + " is '" + *value + "'; must be one of " + rest;
 }
 
 absl::Status Explain(const CLI::App& app, const CLI::ParseError& error) {
   const Reached at = DeepestCommand(app);
   const std::vector<std::string> commands = CommandNames(*at.app);
   const std::string see = "`" + at.name + " --help` lists its " + (commands.empty() ? "flags" : "commands and flags");
-  const std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+  std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+  unknown.erase(std::remove(unknown.begin(), unknown.end(), "--"), unknown.end());
   // A mistyped flag comes first: that another is missing may only follow from it.
   const bool usage = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr ||
                      dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;

@@ -25,7 +25,7 @@ constexpr char kNoCuda[] = "run it where there is such an NVIDIA GPU, or on the 
 constexpr char kBug[] = "this is a bug: please report it with the scheduler's log";
 
 // What to do, by reason: every reason that a person may meet, from the scheduler, the client, a daemon's start or a
-// tool. ErrorTextTest holds a new reason to it.
+// tool. RpcErrorTest.EveryReasonHasAHint holds a new reason to it.
 constexpr Hint kHints[] = {
     {"INVALID_FIELD", kCorrect},
     {"INVALID_JSON", kCorrect},
@@ -110,8 +110,8 @@ constexpr Hint kHints[] = {
     {"BAD_DESTINATION", "give an empty or a new folder, or one with an earlier backup of this state"},
     {"NOT_OURS", "give longhauld a --state-dir of its own"},
     {"SCHEMA_TOO_NEW", "start a longhauld as new as the one that wrote this state, or restore a backup from before it"},
-    {"SCHEMA_TOO_OLD", "open it once with a longhauld between the two versions"},
-    {"SCHEMA_MISMATCH", "start longhauld on this state folder once: it brings the database up to date"},
+    {"SCHEMA_TOO_OLD", "start longhauld on this state folder once: it brings the state up to date"},
+    {"SCHEMA_MISMATCH", "use the longhauld that runs on this state folder, or start this one on it once"},
     {"TOO_MANY_TOKENS", "revoke tokens that nobody uses: longhauld token list, longhauld token revoke"},
     {"TOKEN_NOT_FOUND", "`longhauld token list` shows the tokens"},
     {"FILE_EXISTS", "name another file, or move that one away"},
@@ -153,6 +153,7 @@ absl::Status LocalFileError(const absl::Status& status) {
     if (reason != of_the_file_system) continue;
     const absl::Status local = MakeError(status.code(), "LOCAL_FILE", std::string(status.message()));
     if (reason == "DISK_FULL") return WithAdvice(local, "free disk space and try again");
+    if (reason == "TOO_MANY_OPEN_FILES") return WithAdvice(local, "raise the limit of open files: ulimit -n");
     if (reason == "FILE_TOO_LARGE") return WithAdvice(local, "see that it is the file that was meant");
     return WithAdvice(local, ErrorAdvice(status));
   }
@@ -194,7 +195,7 @@ ExitCode ExitCodeFor(const absl::Status& status) {
   if (reason == "WAIT_TIMEOUT") return kTimeout;
   if (reason == "INTERRUPTED") return kInterrupted;
   if (reason == "LOCAL_FILE") return kInternal;
-  if (reason == "MODEL_UNSUPPORTED") return kInvalid;
+  if (reason == "MODEL_UNSUPPORTED" || reason == "TOKEN_NEEDS_TLS" || reason == "NO_CHAT_TEMPLATE") return kInvalid;
   switch (status.code()) {
     case absl::StatusCode::kOk:
       return kOk;

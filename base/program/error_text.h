@@ -21,11 +21,11 @@ ExitCode ExitCodeFor(const absl::Status& status);
 // ends with a line break. REQUIRES: not OK.
 std::string DescribeError(const std::string& program, const absl::Status& status, const std::string& fallback);
 
+// The same in one line, as a daemon's log wants it; the message has the fields.
+std::string DescribeErrorInLine(const std::string& program, const absl::Status& status, const std::string& fallback);
+
 // Before a program that printed data ends: false, told on standard error, where standard output could not be written
 // (a full disk, a closed pipe).
 bool FlushOutput(const std::string& program);
-
-// The same in one line, as a daemon's log wants it; the message has the fields.
-std::string DescribeErrorInLine(const std::string& program, const absl::Status& status, const std::string& fallback);
 
 }  // namespace longhaul::program

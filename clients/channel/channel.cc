@@ -168,6 +168,10 @@ NoConnection ExplainNoConnection(const std::string& address_flag, const std::str
       {"Socket closed", closed, closed_advice},
       {"Connection reset", closed, closed_advice},
   };
+  // A connection that was there and broke off, as when a scheduler stops, is told by the same last words.
+  const bool came_about =
+      words.find("failed to connect") == std::string::npos && words.find("DNS") == std::string::npos;
+  if (came_about) return {words == "Socket closed" ? "the connection broke off" : words, ""};
   for (const auto& row : known) {
     if (words.find(row.words) != std::string::npos) return {row.what, row.advice};
   }

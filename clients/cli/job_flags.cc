@@ -18,7 +18,7 @@ struct Spelling {
   const char* help;
 };
 
-// Short names and help, with unit and default. JobFlagsTest.EveryFlagSaysWhatItIs holds a new field to it.
+// Short names and help, with unit and default. JobFlags.EveryFlagSaysWhatItIsInASentence holds a new field to it.
 constexpr Spelling kSpellings[] = {
     {"lora_rank", "--rank", "rank of the adapter (default 16)"},
     {"lora_alpha", "--alpha", "numerator of the adapter's scale, alpha / rank (default 2 x rank)"},

@@ -68,7 +68,7 @@ void PrintDataReport(const v1::DataReport& report, std::ostream& out) {
 void PrintFailure(const v1::Job& job, std::ostream& out) {
   const v1::Failure& failure = job.failure();
   // Bad lines have been told, each on a line of its own.
-  const bool told = job.data_report().error_count() > 0;
+  const bool told = failure.reason() == v1::INVALID_DATASET && job.data_report().error_count() > 0;
   Row(out, "Failure",
       v1::Reason_Name(failure.reason()) + "  " +
           (told ? BadLines(job.data_report().error_count()) : failure.message()));

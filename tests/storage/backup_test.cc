@@ -38,7 +38,15 @@ class BackupTest : public ::testing::Test {
     EXPECT_EQ(report->unrecorded_blobs, 0);
   }
 
+  // Opening a backup makes it a state folder: tests look at a copy.
+  std::string CopyOf(const std::string& folder) {
+    const std::string copy = JoinPath(dir_.path(), "copy" + std::to_string(copies_++));
+    std::filesystem::copy(folder, copy, std::filesystem::copy_options::recursive);
+    return copy;
+  }
+
   TempDir dir_;
+  int copies_ = 0;
   const std::string state_ = JoinPath(dir_.path(), "state");
   const std::string backup_ = JoinPath(dir_.path(), "backup");
 };
@@ -56,11 +64,30 @@ TEST_F(BackupTest, WritesOverNothingButABackupOfThisState) {
   ASSERT_TRUE(WriteFileAtomic(JoinPath(foreign, "state.db"), "a text").ok());
   EXPECT_EQ(ErrorReason(BackupState(state_, foreign).status()), "BAD_DESTINATION");
   EXPECT_EQ(*ReadFile(JoinPath(foreign, "state.db"), 100), "a text");
-  EXPECT_THAT(*ListDir(foreign), ::testing::UnorderedElementsAre("lock", "state.db"));
+  EXPECT_THAT(*ListDir(foreign), ElementsAre("state.db"));
 
   const std::string empty = JoinPath(dir_.path(), "empty");
   ASSERT_TRUE(CreateDirs(empty).ok());
   EXPECT_TRUE(BackupState(state_, empty).ok());
+}
+
+// A wrong "restore", backup and state changed about, and a test machine's copy of a backup.
+TEST_F(BackupTest, AStateFolderIsNoDestinationAndACopyIsAStateOfItsOwn) {
+  MakeKeptFolder(state_);
+  ASSERT_TRUE(BackupState(state_, backup_).ok());
+  EXPECT_EQ(ErrorReason(BackupState(backup_, state_).status()), "SCHEMA_TOO_OLD") << "nothing has run on a backup";
+  const std::string copy = CopyOf(backup_);
+  EXPECT_TRUE((*OpenJobStore(copy))->GetJob("ftjob-kept10").ok());
+  EXPECT_EQ(ErrorReason(BackupState(copy, state_).status()), "BAD_DESTINATION");
+  EXPECT_EQ(ErrorReason(BackupState(copy, backup_).status()), "BAD_DESTINATION");
+  EXPECT_EQ(ErrorReason(BackupState(state_, copy).status()), "BAD_DESTINATION");
+  EXPECT_TRUE(BackupState(state_, backup_).ok());
+  // What a crash before the mark leaves is no obstacle.
+  const std::string half = JoinPath(dir_.path(), "half");
+  ASSERT_TRUE(CreateDirs(half).ok());
+  ASSERT_TRUE(WriteFileAtomic(JoinPath(half, "lock"), "").ok());
+  ASSERT_TRUE(WriteFileAtomic(JoinPath(half, "backup-of.tmp-1-1"), "x").ok());
+  EXPECT_TRUE(BackupState(state_, half).ok());
 }
 
 TEST_F(BackupTest, SaysWhatTheOriginalSays) {
@@ -233,10 +260,10 @@ TEST_F(BackupTest, AFailureLeavesTheBackupBefore) {
     EXPECT_FALSE(BackupState(state_, backup_).ok());
     DisarmFailpoints();
     ExpectWhole(backup_);
-    EXPECT_TRUE((*OpenJobStore(backup_))->GetJob("ftjob-kept10").ok()) << failpoint;
+    EXPECT_TRUE((*OpenJobStore(CopyOf(backup_)))->GetJob("ftjob-kept10").ok()) << failpoint;
   }
   ASSERT_TRUE(BackupState(state_, backup_).ok());
-  EXPECT_FALSE((*OpenJobStore(backup_))->GetJob("ftjob-kept10").ok());
+  EXPECT_FALSE((*OpenJobStore(CopyOf(backup_)))->GetJob("ftjob-kept10").ok());
 }
 
 // The first round is not cut and counts the changes of a backup; the others are spread over all of them, and one falls
@@ -293,9 +320,9 @@ TEST_F(BackupTest, PoorDestinations) {
   EXPECT_EQ(ErrorReason(BackupState(state_, JoinPath(state_, "blobs/backup")).status()), "BAD_DESTINATION");
   EXPECT_EQ(ErrorReason(BackupState(state_, dir_.path()).status()), "BAD_DESTINATION");
   ASSERT_TRUE(BackupState(state_, backup_).ok());
-  const auto running = OpenJobStore(backup_);
-  ASSERT_TRUE(running.ok());
-  EXPECT_EQ(ErrorReason(BackupState(state_, backup_).status()), "LOCKED");
+  const auto another = FileLock::Acquire(JoinPath(backup_, "lock"));
+  ASSERT_TRUE(another.ok());
+  EXPECT_EQ(ErrorReason(BackupState(state_, backup_).status()), "LOCKED") << "one backup at a time";
   ASSERT_TRUE(WriteFileAtomic(JoinPath(backup_, "state.db-wal"), "left by a crash").ok());
   EXPECT_EQ(ErrorReason(BackupState(state_, backup_).status()), "BAD_DESTINATION");
 }

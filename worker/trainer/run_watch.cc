@@ -28,6 +28,11 @@ std::string ProgressLine(const v1::TrainingProgress& p) {
 
 }  // namespace
 
+double EtaSeconds(int64_t step, int64_t total_steps, int64_t eval_every, double step_seconds, double eval_seconds) {
+  const int64_t on_the_way = eval_every > 0 ? (total_steps - 1) / eval_every - (step - 1) / eval_every : 0;
+  return step_seconds * static_cast<double>(total_steps - step) + eval_seconds * static_cast<double>(on_the_way + 1);
+}
+
 RunWatch::RunWatch(const AttemptContext& context, const MemoryPlan& plan)
     : context_(context),
       host_bytes_planned_(plan.host_bytes_total),
@@ -61,12 +66,10 @@ double RunWatch::SecondsSinceLastTold() const {
   return static_cast<double>(context_.clock->BootNanos() - told_nanos_) * 1e-9;
 }
 
-double RunWatch::EtaSeconds(int64_t step, int64_t total_steps) const {
-  const double updates = seconds_here_ / static_cast<double>(steps_here_) * static_cast<double>(total_steps - step);
-  // That of this very update is still to come, and the last one always is.
-  const int64_t every = context_.spec.spec().hyperparameters().eval_every_steps();
-  const int64_t on_the_way = every > 0 ? (total_steps - 1) / every - (step - 1) / every : 0;
-  return updates + eval_seconds_ * static_cast<double>(on_the_way + 1);
+double RunWatch::Eta(int64_t step, int64_t total_steps) const {
+  // By the mean update and the last evaluation of this run.
+  return EtaSeconds(step, total_steps, context_.spec.spec().hyperparameters().eval_every_steps(),
+                    seconds_here_ / static_cast<double>(steps_here_), eval_seconds_);
 }
 
 void RunWatch::Tell(v1::TrainingProgress point) {
@@ -96,7 +99,7 @@ void RunWatch::OnProgress(const train::TrainProgress& progress) {
   point.set_tokens_per_second(progress.tokens_per_second);
   point.set_trained_tokens(progress.trained_tokens);
   point.set_step_seconds(progress.step_seconds);
-  point.set_eta_seconds(EtaSeconds(progress.step, progress.total_steps));
+  point.set_eta_seconds(Eta(progress.step, progress.total_steps));
   if (untold_eval_.has_value()) {
     point.set_eval_step(untold_eval_->first);
     point.set_eval_loss(untold_eval_->second);
@@ -126,7 +129,7 @@ void RunWatch::OnEvaluated(int64_t step, const train::EvalResult& result) {
   v1::TrainingProgress point = last_;
   point.set_eval_step(step);
   point.set_eval_loss(result.loss);
-  point.set_eta_seconds(std::max(0.0, EtaSeconds(step, last_.total_steps()) - eval_seconds_));
+  point.set_eta_seconds(std::max(0.0, Eta(step, last_.total_steps()) - eval_seconds_));
   Tell(std::move(point));
 }
 
@@ -154,6 +157,7 @@ void RunWatch::OnWarning(const std::string& message) {
 void RunWatch::OnHold(bool held) {
   v1::TrainerEvent event;
   event.mutable_hold()->set_held(held);
+  told_nanos_ = context_.clock->BootNanos();  // an evaluation that it broke into begins again
   context_.events->Add(event);
   context_.log(held ? "the lease has run out: holding at the step boundary" : "the lease lives: going on");
 }

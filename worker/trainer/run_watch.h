@@ -18,6 +18,10 @@ namespace longhaul::trainer {
 // The exit of an attempt that a signal asked to stop before its engine was made; none where none came.
 std::optional<v1::TrainerExit> StoppedBefore(SignalInbox* signals);
 
+// Of the updates and evaluations to come when update `step` (1 or more) has been made and its own evaluation, where one
+// is due, has not: evaluations are made every `eval_every` updates (0 = none on the way) and after the last one.
+double EtaSeconds(int64_t step, int64_t total_steps, int64_t eval_every, double step_seconds, double eval_seconds);
+
 // Not thread-safe: the training thread's.
 class RunWatch final : public train::TrainerObserver, public train::TrainerControl {
  public:
@@ -47,8 +51,7 @@ class RunWatch final : public train::TrainerObserver, public train::TrainerContr
   void Keep(const absl::Status& status);
   void Tell(v1::TrainingProgress point);
   double SecondsSinceLastTold() const;
-  // Of the updates and evaluations to come after update `step`, by the mean update and the last evaluation of this run.
-  double EtaSeconds(int64_t step, int64_t total_steps) const;
+  double Eta(int64_t step, int64_t total_steps) const;
 
   const AttemptContext& context_;
   const int64_t host_bytes_planned_;

@@ -52,6 +52,10 @@ TEST_F(CommandTest, AMistypedWordIsNamedWithItsNeighbour) {
   EXPECT_THAT(err_.str(), HasSubstr("--limit is '0'; must be a number above 0 [USAGE]"));
   EXPECT_EQ(Run({"list", "--limit", "many"}), kInvalid);
   EXPECT_THAT(err_.str(), HasSubstr("--limit is 'many'; must be a number"));
+  const std::string long_value(100'000, 'x');
+  EXPECT_EQ(Run({"list", "--limit", long_value}), kInvalid);
+  EXPECT_EQ(Run({"--", "lst"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("has no command 'lst'"));
   EXPECT_EQ(Run({"submit", "--model"}), kInvalid);
   EXPECT_THAT(err_.str(), HasSubstr("--model needs a value"));
   EXPECT_EQ(out_.str(), "");
@@ -300,6 +304,9 @@ TEST_F(CommandTest, YamlOfAJobIsAJobFile) {
   job.mutable_resolved_spec()->set_model("true");
   ASSERT_EQ(Run({"get", "y", "-o", "yaml"}), kOk);
   const std::string file = Write("again.yaml", out_.str());
+  // Without an id it is not what `get` printed, and a key that a job has not is a mistake.
+  EXPECT_EQ(Run({"submit", "-f", Write("typo.yaml", "spec: {model: m}\ndeadline: 3600\n")}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("deadline is not a known key"));
   ASSERT_EQ(Run({"submit", "-f", file, "--rank", "4"}), kOk) << err_.str();
   ASSERT_EQ(scheduler_.jobs.created.size(), 1u);
   EXPECT_EQ(scheduler_.jobs.created[0].suffix(), "007");

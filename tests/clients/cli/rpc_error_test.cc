@@ -82,8 +82,31 @@ TEST(RpcErrorTest, AConnectionThatFailsSaysWhy) {
   EXPECT_THAT(told(ssl + "certificate verify failed"), HasSubstr("what to do: give --tls-ca FILE"));
   EXPECT_THAT(told(prefix + "Peer name x is not in peer certificate"), HasSubstr("--tls-server-name NAME"));
   EXPECT_THAT(told(prefix + "Socket closed"), HasSubstr("what to do: a scheduler with TLS does that"));
+  // One that was there: a scheduler that is restarted is no mistake in TLS.
+  EXPECT_THAT(told("Socket closed"), HasSubstr("cannot be reached: the connection broke off\n  what to do: start the"));
+  EXPECT_THAT(told("recvmsg:Connection reset by peer"), Not(HasSubstr("--tls-ca")));
   EXPECT_THAT(told("of tomorrow"),
               HasSubstr("the scheduler at h:1 cannot be reached: of tomorrow\n  what to do: start"));
+}
+
+// Scripts rely on it.
+TEST(RpcErrorTest, ReasonsKeepTheirExitCodes) {
+  const auto code = [](absl::StatusCode status, const char* reason) {
+    return ExitCodeFor(MakeError(status, reason, "text"));
+  };
+  EXPECT_EQ(code(absl::StatusCode::kFailedPrecondition, "TOKEN_NEEDS_TLS"), kInvalid);
+  EXPECT_EQ(code(absl::StatusCode::kUnimplemented, "MODEL_UNSUPPORTED"), kInvalid);
+  EXPECT_EQ(code(absl::StatusCode::kInvalidArgument, "TLS_MATERIAL"), kInvalid);
+  EXPECT_EQ(code(absl::StatusCode::kFailedPrecondition, "EXCEEDS_EVERY_DEVICE"), kJobFailed);
+  EXPECT_EQ(code(absl::StatusCode::kNotFound, "JOB_NOT_FOUND"), kNotFound);
+  EXPECT_EQ(code(absl::StatusCode::kNotFound, "LOCAL_FILE"), kInternal);
+  EXPECT_EQ(code(absl::StatusCode::kFailedPrecondition, "ILLEGAL_TRANSITION"), kRefused);
+  EXPECT_EQ(code(absl::StatusCode::kPermissionDenied, "SCOPE_MISSING"), kPermission);
+  EXPECT_EQ(code(absl::StatusCode::kUnavailable, ""), kUnreachable);
+  const absl::Status absent = MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND", "text");
+  EXPECT_EQ(ExitCodeFor(LocalFileError(absent)), kInternal);
+  EXPECT_EQ(ErrorReason(LocalFileError(MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "text"))),
+            "JOB_NOT_FOUND");
 }
 
 int Count(const std::string& text, const std::string& word) {
