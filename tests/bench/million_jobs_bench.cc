@@ -183,6 +183,12 @@ std::vector<Query> Queries(int64_t jobs) {
          (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10);
          r->add_states(v1::CANCELLED);
        }},
+      {"label and live states (none)",
+       [](Request* r, int i) {
+         (*r->mutable_labels())["team"] = "team-" + std::to_string(i % 10);
+         r->add_states(v1::RUNNING);
+         r->add_states(v1::QUEUED);
+       }},
       // Each common; half of these have no job in common.
       {"label and model",
        [](Request* r, int i) {
