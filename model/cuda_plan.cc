@@ -16,7 +16,7 @@ namespace {
 
 // Tokens a GEMM is given. A tile fills the device from some thousand on; the smallest keeps it half busy.
 constexpr int64_t kTileRows[] = {16384, 8192, 4096, 2048};  // what is there is the first that fits
-constexpr int64_t kLossTileRows[] = {2048, 1024, 512};            // as above; a row takes 33 KiB, and 4 bytes a hidden column
+constexpr int64_t kLossTileRows[] = {2048, 1024, 512};      // as above; a row takes 33 KiB, and 4 bytes a hidden column
 constexpr int64_t kTokensADocument = 16;  // fewer on average are refused: a pack of one-word documents
 constexpr int kLeastComputeCapability = 80;
 constexpr int kLeastFp8Capability = 90;  // E4M3 products with a scale a row
