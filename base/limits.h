@@ -221,6 +221,7 @@ inline constexpr int64_t kExportShardBytes = int64_t{2} << 30;  // of an exporte
 // Kernels
 inline constexpr int64_t kCudaPartialSumsBytes = 1 << 20;  // of an Exec: per-row and per-chunk results of one op
 inline constexpr int64_t kMaxLossTileRows = 32'768;        // 32 bytes of them a row
+inline constexpr int64_t kMaxLossTileCols = 24'576;        // in f32 what a block's shared memory holds anywhere
 
 // Chat templates
 inline constexpr int64_t kMaxTemplateBytes = 1 << 20;

@@ -41,7 +41,6 @@ struct OpTable {
   decltype(&BeginLoss) begin_loss = nullptr;
   decltype(&UpdateLoss) update_loss = nullptr;
   decltype(&FinishLoss) finish_loss = nullptr;
-  decltype(&LossGradient) loss_gradient = nullptr;
   decltype(&SumOfSquares) sum_of_squares = nullptr;
   decltype(&PrepareUpdate) prepare_update = nullptr;
   decltype(&AdamW) adam_w = nullptr;

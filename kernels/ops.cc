@@ -283,24 +283,21 @@ void BeginLoss(const Exec& exec, const LossRows& rows) {
   Body(exec.ops().begin_loss)(exec, rows);
 }
 
-void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels,
-                const LossRows& rows) {
+void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const LossRows& rows,
+                const Tensor& weights, const Tensor& sums) {
   CheckLossRows(exec, rows);
   CheckLogits(exec, logits, rows.largest, /*lse_optional=*/false);
-  Body(exec.ops().update_loss)(exec, logits, first_col, labels, rows);
+  if (weights.data != nullptr) {
+    LH_CHECK(IsActivation(exec, weights) && weights.rows == logits.rows && weights.cols == logits.cols);
+  }
+  if (sums.data != nullptr) LH_CHECK(IsStat(exec, sums) && sums.rows == logits.rows);
+  Body(exec.ops().update_loss)(exec, logits, first_col, labels, rows, weights, sums);
 }
 
 void FinishLoss(const Exec& exec, const LossRows& rows, const int32_t* labels, const Tensor& lse, LossTotals* totals) {
   CheckLossRows(exec, rows);
   LH_CHECK(SameShape(rows.largest, lse));
   Body(exec.ops().finish_loss)(exec, rows, labels, lse, totals);
-}
-
-void LossGradient(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const Tensor& lse,
-                  const double* grad_scale) {
-  CheckLogits(exec, logits, lse, /*lse_optional=*/false);
-  LH_CHECK(grad_scale != nullptr);
-  Body(exec.ops().loss_gradient)(exec, logits, first_col, labels, lse, grad_scale);
 }
 
 void SumOfSquares(const Exec& exec, const Tensor& x, double* sum) {

@@ -179,8 +179,8 @@ struct LossTotals {
 void LossTile(const Exec& exec, const Tensor& logits, const int32_t* labels, const double* grad_scale,
               const Tensor& lse, LossTotals* totals);
 
-// The same in three passes over tiles of the vocabulary, of which only one exists at a time:
-//   BeginLoss; per tile: logits, UpdateLoss; FinishLoss; per tile: logits again, LossGradient.
+// The same over tiles of the vocabulary, of which only one exists at a time and which is made once:
+//   BeginLoss; per tile: logits, UpdateLoss, and what the weights are for; FinishLoss.
 // Running values of a row, each [rows, 1] Stat and contiguous.
 struct LossRows {
   Tensor largest;      // of the logits so far
@@ -188,13 +188,18 @@ struct LossRows {
   Tensor label_logit;  // NaN until the label's tile was seen
 };
 void BeginLoss(const Exec& exec, const LossRows& rows);
-// logits [rows, cols]: columns [first_col, first_col + cols) of the vocabulary.
-void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const LossRows& rows);
+// logits [rows, cols]: columns [first_col, first_col + cols) of the vocabulary. For a gradient through what the logits
+// were made from, sum over columns of softmax * row, before the sum of exponentials is known:
+// weights [rows, cols] (may have null data): e^(logit - largest), 0 at the label, which comes last and exactly, and in
+// rows that are not trained. The logits' type, or on CUDA bf16. They may take the logits' place, each row beginning
+// where its logits began.
+// sums [rows, any] f32 (may have null data; not in the first tile): what earlier tiles' weights were summed to; becomes
+// relative to the largest logit known now.
+// REQUIRES (CUDA): cols <= limits::kMaxLossTileCols.
+void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const LossRows& rows,
+                const Tensor& weights, const Tensor& sums);
 // Adds to *totals; lse [rows, 1] as above.
 void FinishLoss(const Exec& exec, const LossRows& rows, const int32_t* labels, const Tensor& lse, LossTotals* totals);
-// logits = *grad_scale * (e^(logits - lse) - onehot), zero rows where not trained.
-void LossGradient(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const Tensor& lse,
-                  const double* grad_scale);
 
 // ---- Optimizer (optimizer) ----
 

@@ -411,7 +411,7 @@ kernels::cuda::SdpaDevice PlanSdpaDevice(const MemoryPlan& plan) {
 }
 
 kernels::cuda::CceShape PlanLoss(const MemoryPlan& plan, int64_t rows) {
-  return kernels::cuda::TwoPassCce(rows, plan.shape.hidden, plan.shape.vocab, plan.choices.loss_tile_rows);
+  return kernels::cuda::MakeCceShape(rows, plan.shape.hidden, plan.shape.vocab, plan.choices.loss_tile_rows);
 }
 
 void LayOutCudaPlan(MemoryPlan* plan) {

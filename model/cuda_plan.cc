@@ -16,8 +16,7 @@ namespace {
 
 // Tokens a GEMM is given. A tile fills the device from some thousand on; the smallest keeps it half busy.
 constexpr int64_t kTileRows[] = {16384, 8192, 4096, 2048};  // what is there is the first that fits
-constexpr int64_t kLossTileBytes[] = {int64_t{256} << 20, int64_t{128} << 20, int64_t{64} << 20};
-constexpr int64_t kMostLossTileRows = 2048;
+constexpr int64_t kLossTileRows[] = {2048, 1024, 512};      // as above; a row takes 33 KiB, and 4 bytes a hidden column
 constexpr int64_t kTokensADocument = 16;  // fewer on average are refused: a pack of one-word documents
 constexpr int kLeastComputeCapability = 80;
 constexpr int kLeastFp8Capability = 90;  // E4M3 products with a scale a row
@@ -25,11 +24,6 @@ constexpr int kLeastFp8Capability = 90;  // E4M3 products with a scale a row
 absl::Status Unsupported(const DeviceFacts& facts, const std::string& what) {
   return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
                    "device class \"" + facts.device_class + "\": " + what);
-}
-
-int64_t LossTileRows(const MemoryPlan& plan, int64_t bytes) {
-  const int64_t rows = bytes / (RoundUp(plan.shape.vocab, 64) * 2) / kCudaRowUnit * kCudaRowUnit;
-  return std::min(PlannedRows(plan), std::clamp(rows, kCudaRowUnit, kMostLossTileRows));
 }
 
 }  // namespace
@@ -87,7 +81,7 @@ MemoryPlan SmallestWhole(const ModelShape& shape, const TrainShape& train, const
   plan.choices.host_checkpoints = true;
   plan.choices.host_embedding = !shape.tied_embeddings;
   plan.choices.token_tile_rows = std::min(PlannedRows(plan), *std::rbegin(kTileRows));
-  plan.choices.loss_tile_rows = LossTileRows(plan, *std::rbegin(kLossTileBytes));
+  plan.choices.loss_tile_rows = std::min(PlannedRows(plan), *std::rbegin(kLossTileRows));
   // Shapes beyond reason are refused before they are laid out (memory_plan.cc).
   if (ApproximateBytes(plan) > kMaxPlanBytes) return plan;
   LayOutPlan(&plan);
@@ -195,7 +189,7 @@ void ChooseTiles(Chooser* chooser) {
     if (CanCutHeads(plan.shape, c, plan.choices.grouped_attention)) calls.push_back(c);
   }
   for (const int64_t rows : kTileRows) tiles.push_back(std::min(PlannedRows(plan), rows));
-  for (const int64_t bytes : kLossTileBytes) loss_tiles.push_back(LossTileRows(plan, bytes));
+  for (const int64_t rows : kLossTileRows) loss_tiles.push_back(std::min(PlannedRows(plan), rows));
   FirstThatFits(&PlanChoices::token_tile_rows, tiles, chooser);
   FirstThatFits(&PlanChoices::attention_calls, calls, chooser);
   FirstThatFits(&PlanChoices::loss_tile_rows, loss_tiles, chooser);

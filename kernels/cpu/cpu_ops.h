@@ -46,7 +46,6 @@ decltype(kernels::LossTile) LossTile;
 decltype(kernels::BeginLoss) BeginLoss;
 decltype(kernels::UpdateLoss) UpdateLoss;
 decltype(kernels::FinishLoss) FinishLoss;
-decltype(kernels::LossGradient) LossGradient;
 decltype(kernels::SumOfSquares) SumOfSquares;
 decltype(kernels::PrepareUpdate) PrepareUpdate;
 decltype(kernels::AdamW) AdamW;

@@ -90,23 +90,36 @@ void BeginLoss(const Exec&, const LossRows& rows) {
   });
 }
 
-void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels,
-                const LossRows& rows) {
+void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const LossRows& rows,
+                const Tensor& weights, const Tensor& sums) {
   WithFloatType(logits.dtype, [&](auto zero) {
     using T = decltype(zero);
     ParallelRows(exec, logits.rows, logits.cols, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        if (labels[i] == kNotTrained) continue;
+        T* const weight = weights.data != nullptr ? Row<T>(weights, i) : nullptr;
+        if (labels[i] == kNotTrained) {
+          if (weight != nullptr) std::fill(weight, weight + logits.cols, T{0});
+          continue;
+        }
         const T* const row = Row<T>(logits, i);
         T& largest = rows.largest.as<T>()[i];
         T& sum = rows.sum.as<T>()[i];
-        const T now = std::max(largest, RowMax(row, logits.cols));
+        // Finite, so that a column of -infinity has no weight where all so far are such.
+        const T now = std::max({largest, RowMax(row, logits.cols), std::numeric_limits<T>::lowest()});
         // Before the first tile the sum is 0, and -infinity minus itself would be NaN.
-        const T kept = sum == 0 ? T{0} : sum * std::exp(largest - now);
-        sum = kept + static_cast<T>(ExpSum(row, logits.cols, now));
-        largest = now;
+        const T kept = sum == 0 ? T{0} : std::exp(largest - now);
         const int64_t col = labels[i] - first_col;
-        if (col >= 0 && col < logits.cols) rows.label_logit.as<T>()[i] = row[col];
+        const bool has_label = col >= 0 && col < logits.cols;
+        if (has_label) rows.label_logit.as<T>()[i] = row[col];
+        if (weight != nullptr) {
+          if (weight != row) std::copy(row, row + logits.cols, weight);
+          sum = sum * kept + static_cast<T>(ExpSumInPlace(weight, logits.cols, now));
+          if (has_label) weight[col] = 0;
+        } else {
+          sum = sum * kept + static_cast<T>(ExpSum(row, logits.cols, now));
+        }
+        largest = now;
+        if (sums.data != nullptr) ScaleRow(Row<T>(sums, i), sums.cols, kept);
       }
     });
   });
@@ -126,27 +139,6 @@ void FinishLoss(const Exec& exec, const LossRows& rows, const int32_t* labels, c
     }
   });
   AddInOrder(results, count, totals);
-}
-
-void LossGradient(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const Tensor& lse,
-                  const double* grad_scale) {
-  WithFloatType(logits.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const T scale = static_cast<T>(*grad_scale);
-    ParallelRows(exec, logits.rows, logits.cols, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        T* const row = Row<T>(logits, i);
-        if (labels[i] == kNotTrained) {
-          std::fill(row, row + logits.cols, T{0});
-          continue;
-        }
-        ExpSumInPlace(row, logits.cols, *Row<T>(lse, i));
-        ScaleRow(row, logits.cols, scale);
-        const int64_t col = labels[i] - first_col;
-        if (col >= 0 && col < logits.cols) row[col] -= scale;
-      }
-    });
-  });
 }
 
 }  // namespace longhaul::kernels::cpu

@@ -47,7 +47,6 @@ const OpTable& Ops() {
       .begin_loss = BeginLoss,
       .update_loss = UpdateLoss,
       .finish_loss = FinishLoss,
-      .loss_gradient = LossGradient,
       .sum_of_squares = SumOfSquares,
       .prepare_update = PrepareUpdate,
       .adam_w = AdamW,

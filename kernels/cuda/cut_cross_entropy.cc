@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "kernels/cuda/cce_kernels.h"
 #include "kernels/cuda/conditional_graph.h"
 #include "kernels/cuda/cuda_exec.h"
+#include "kernels/cuda/loss_on.h"
 
 namespace longhaul::kernels::cuda {
 namespace {
@@ -25,22 +25,29 @@ DType LogitsType(const CceShape& shape) { return shape.logits == GemmElement::kF
 
 }  // namespace
 
-// A tile of rows and where its parts lie.
-struct CutCrossEntropy::Tile {
-  CceTile logits;  // of the whole vocabulary, or of the tile of it at hand
-  const void* hidden = nullptr;
-  void* d_hidden = nullptr;  // null: the loss alone
-  float* d_sum = nullptr;
-  KeptColumns columns;
-  void* head_chunk = nullptr;
-  void* d_chunk = nullptr;
-  Tensor lse;
-  LossRows softmax;
+// A call and where its parts lie.
+struct CutCrossEntropy::Work {
+  const Exec& exec;
+  CceOperands operands;
+  void* base = nullptr;  // the workspace
+  CceLayout layout;
+  CceHead head;
   GemmWorkspace gemm;
 
-  Tensor LogitsView(DType dtype) const { return {logits.logits, dtype, logits.rows, logits.cols, logits.stride}; }
-  // Where the second product goes.
-  void* product(bool has_sum) const { return has_sum ? d_sum : d_hidden; }
+  FullState* state() const { return At<FullState>(base, layout.state); }
+};
+
+// Rows that are computed together.
+struct CutCrossEntropy::Part {
+  int64_t rows = 0;
+  const void* hidden = nullptr;
+  int64_t hidden_stride = 0;
+  void* d_hidden = nullptr;         // null: the loss alone
+  const int32_t* places = nullptr;  // rows of d_hidden; null: one after another
+  LossRows running;
+  Tensor lse;
+  CceRows facts;
+  KeptColumns columns;
 };
 
 CutCrossEntropy::CutCrossEntropy(LtGemm* gemm, const CceShape& shape) : gemm_(gemm), shape_(shape) {}
@@ -73,148 +80,139 @@ int64_t CutCrossEntropy::GemmBytes() const {
 
 int64_t CutCrossEntropy::workspace_bytes() const { return CceWorkspace(shape_, GemmBytes()).bytes; }
 
-CutCrossEntropy::Tile CutCrossEntropy::MakeTile(const CceOperands& operands, void* workspace, const CceLayout& layout,
-                                                int64_t first_row) const {
-  Tile tile;
-  const int64_t rows = std::min(shape_.tile_rows, shape_.rows - first_row);
-  const int64_t softmax_stride = std::min(shape_.tile_rows, shape_.rows);
-  tile.logits = {.logits = At(workspace, layout.logits),
-                 .type = shape_.logits,
-                 .stride = layout.logits_stride,
-                 .rows = rows,
-                 .cols = shape_.tile_columns(),
-                 .labels = operands.labels + first_row,
-                 .lse = At<float>(workspace, layout.lse),
-                 .grad_scale = operands.grad_scale};
-  tile.hidden = RowsFrom(operands.hidden, first_row, shape_.hidden_stride);
-  if (operands.d_hidden != nullptr) {
-    tile.d_hidden = const_cast<void*>(RowsFrom(operands.d_hidden, first_row, shape_.d_hidden_stride));
+CutCrossEntropy::Part CutCrossEntropy::MakePart(const Work& work, int64_t first_row, int64_t rows) const {
+  const CceLayout& layout = work.layout;
+  Part part;
+  part.rows = rows;
+  part.hidden = RowsFrom(work.operands.hidden, first_row, shape_.hidden_stride);
+  part.hidden_stride = shape_.hidden_stride;
+  if (work.operands.d_hidden != nullptr) {
+    part.d_hidden = const_cast<void*>(RowsFrom(work.operands.d_hidden, first_row, shape_.d_hidden_stride));
   }
-  tile.d_sum = At<float>(workspace, layout.d_sum);
-  tile.columns = {.flags = At<uint8_t>(workspace, layout.flags),
-                  .kept = At<int32_t>(workspace, layout.kept),
-                  .mass = At<float>(workspace, layout.mass),
-                  .state = At<KeptState>(workspace, layout.state)};
-  tile.head_chunk = At(workspace, layout.head_chunk);
-  tile.d_chunk = At(workspace, layout.d_chunk);
-  tile.lse = MakeTensor(At(workspace, layout.lse), DType::kF32, rows, 1);
-  float* const softmax = At<float>(workspace, layout.softmax);
-  tile.softmax = {.largest = MakeTensor(softmax, DType::kF32, rows, 1),
-                  .sum = MakeTensor(softmax + softmax_stride, DType::kF32, rows, 1),
-                  .label_logit = MakeTensor(softmax + 2 * softmax_stride, DType::kF32, rows, 1)};
-  tile.gemm = {At(workspace, layout.gemm), layout.bytes - layout.gemm};
-  return tile;
+  const int64_t stride = (layout.lse - layout.softmax) / 3 / 4;
+  float* const softmax = At<float>(work.base, layout.softmax);
+  part.running = {.largest = MakeTensor(softmax, DType::kF32, rows, 1),
+                  .sum = MakeTensor(softmax + stride, DType::kF32, rows, 1),
+                  .label_logit = MakeTensor(softmax + 2 * stride, DType::kF32, rows, 1)};
+  part.lse = MakeTensor(At(work.base, layout.lse), DType::kF32, rows, 1);
+  part.facts = {.rows = rows,
+                .vocab = shape_.vocab,
+                .labels = work.operands.labels + first_row,
+                .largest = softmax,
+                .sum = softmax + stride,
+                .label_logit = softmax + 2 * stride,
+                .grad_scale = work.operands.grad_scale};
+  part.columns = {.entries = At(work.base, layout.entries),
+                  .counts = At<int32_t>(work.base, layout.counts),
+                  .lost = At<float>(work.base, layout.lost),
+                  .is_full = At<uint8_t>(work.base, layout.is_full) + first_row};
+  return part;
 }
 
-void CutCrossEntropy::TwoPasses(const Exec& exec, const CceOperands& operands, const Tile& tile) const {
-  const cudaStream_t stream = exec.cuda().compute.get();
-  gemm_->Run(stream, CceLogitsGemm(shape_, tile.logits.rows, shape_.vocab), 1,
-             {tile.hidden, operands.head, tile.logits.logits}, tile.gemm);
-  // The fused kernel where its gradient is what the second product reads: bf16 in the place of bf16.
-  const bool fused = tile.d_hidden != nullptr && !shape_.negligible && shape_.logits == GemmElement::kBF16;
-  LossTile(exec, tile.LogitsView(LogitsType(shape_)), tile.logits.labels, fused ? operands.grad_scale : nullptr,
-           tile.lse, operands.totals);
-  if (tile.d_hidden == nullptr) return;
-  if (shape_.negligible) return KeptProduct(exec, operands, tile);
-  if (!fused) LaunchGradientToBf16(stream, tile.logits);
-  gemm_->Run(stream, CceGradientGemm(shape_, tile.logits.rows, shape_.vocab), 1,
-             {tile.logits.logits, operands.head, tile.d_hidden}, tile.gemm);
+// Calls body(logits, first_col) for each tile of columns, once its logits are made.
+template <typename Body>
+void CutCrossEntropy::ForEachTile(cudaStream_t stream, const Work& work, const Part& part, const Body& body) const {
+  for (int64_t col = 0; col < shape_.vocab; col += shape_.tile_cols) {
+    const int64_t cols = std::min(shape_.tile_cols, shape_.vocab - col);
+    const Tensor logits{At(work.base, work.layout.logits), LogitsType(shape_), part.rows, cols,
+                        work.layout.logits_stride};
+    gemm_->Run(stream, CceLogitsGemm(shape_, part.rows, cols, part.hidden_stride), 1,
+               {part.hidden, RowsFrom(work.head.rows, col, work.head.stride), logits.data}, work.gemm);
+    body(logits, col);
+  }
 }
 
-void CutCrossEntropy::KeptProduct(const Exec& exec, const CceOperands& operands, const Tile& tile) const {
-  const cudaStream_t stream = exec.cuda().compute.get();
-  const int64_t rows = tile.logits.rows;
-  LaunchChooseColumns(stream, tile.logits, tile.columns);
-  CheckCuda(cudaMemsetAsync(tile.d_sum, 0, static_cast<size_t>(rows * shape_.hidden * 4), stream), kOp,
-            "cudaMemsetAsync");
-  const cudaGraphConditionalHandle full = MakeCondition(stream), more = MakeCondition(stream);
-  LaunchDecide(stream, tile.columns.state, full, more);
-  AddConditional(stream, full, cudaGraphCondTypeIf, body_stream_, [&] {
-    LaunchGradientToBf16(body_stream_, tile.logits);
-    gemm_->Run(body_stream_, CceGradientGemm(shape_, rows, shape_.vocab), 1,
-               {tile.logits.logits, operands.head, tile.d_sum}, tile.gemm);
-  });
-  AddConditional(stream, more, cudaGraphCondTypeWhile, body_stream_, [&] {
-    LaunchGatherChunk(body_stream_, tile.logits, tile.columns, shape_.kept_chunk, operands.head, shape_.head_stride,
-                      shape_.hidden, tile.head_chunk, tile.d_chunk);
-    gemm_->Run(body_stream_, CceKeptGemm(shape_, rows), 1, {tile.d_chunk, tile.head_chunk, tile.d_sum}, tile.gemm);
-    LaunchAdvance(body_stream_, tile.columns.state, shape_.kept_chunk, more);
-  });
-  LaunchFinishHidden(stream, tile.logits, &tile.columns, operands.mean_row, tile.d_sum, shape_.hidden, tile.d_hidden,
-                     shape_.d_hidden_stride);
-}
-
-void CutCrossEntropy::ThreePasses(const Exec& exec, const CceOperands& operands, const Tile& tile) const {
-  const cudaStream_t stream = exec.cuda().compute.get();
-  const int64_t rows = tile.logits.rows;
-  // Calls body with the tile of logits of each tile of the vocabulary.
-  const auto for_each_tile = [&](const auto& body) {
-    for (int64_t col = 0; col < shape_.vocab; col += shape_.tile_cols) {
-      Tile part = tile;
-      part.logits.first_col = col;
-      part.logits.cols = std::min(shape_.tile_cols, shape_.vocab - col);
-      const void* const head = RowsFrom(operands.head, col, shape_.head_stride);
-      gemm_->Run(stream, CceLogitsGemm(shape_, rows, part.logits.cols), 1, {tile.hidden, head, part.logits.logits},
-                 tile.gemm);
-      body(part, head);
+void CutCrossEntropy::AllColumns(cudaStream_t stream, const Work& work, const Part& part) const {
+  float* const d_sum = At<float>(work.base, work.layout.d_sum);
+  BeginLossOn(stream, part.running);
+  ForEachTile(stream, work, part, [&](const Tensor& logits, int64_t col) {
+    if (part.d_hidden == nullptr) {
+      return UpdateLossOn(work.exec, stream, logits, col, part.facts.labels, part.running, {}, {});
     }
-  };
-  BeginLoss(exec, tile.softmax);
-  for_each_tile([&](const Tile& part, const void*) {
-    UpdateLoss(exec, part.LogitsView(LogitsType(shape_)), part.logits.first_col, part.logits.labels, tile.softmax);
+    Tensor weights = logits, sums;
+    weights.dtype = DType::kBF16;
+    if (shape_.logits == GemmElement::kF32) weights.stride *= 2;
+    if (col > 0) sums = MakeTensor(d_sum, DType::kF32, part.rows, shape_.hidden);
+    UpdateLossOn(work.exec, stream, logits, col, part.facts.labels, part.running, weights, sums);
+    gemm_->Run(stream, CceGradientGemm(shape_, part.rows, logits.cols, col == 0), 1,
+               {weights.data, RowsFrom(work.head.rows, col, work.head.stride), d_sum}, work.gemm);
   });
-  FinishLoss(exec, tile.softmax, tile.logits.labels, tile.lse, operands.totals);
-  if (tile.d_hidden == nullptr) return;
-  CheckCuda(cudaMemsetAsync(tile.d_sum, 0, static_cast<size_t>(rows * shape_.hidden * 4), stream), kOp,
-            "cudaMemsetAsync");
-  for_each_tile([&](const Tile& part, const void* head) {
-    LaunchGradientToBf16(stream, part.logits);
-    gemm_->Run(stream, CceGradientGemm(shape_, rows, part.logits.cols), 1, {part.logits.logits, head, tile.d_sum},
-               tile.gemm);
+  if (part.d_hidden == nullptr) return;
+  LaunchFinishHidden(stream, part.facts, work.head, d_sum, part.places, part.d_hidden, shape_.d_hidden_stride);
+}
+
+void CutCrossEntropy::KeptColumnsOnly(cudaStream_t stream, const Work& work, const Part& part) const {
+  BeginLossOn(stream, part.running);
+  LaunchBeginColumns(stream, part.rows, part.columns);
+  ForEachTile(stream, work, part, [&](const Tensor& logits, int64_t col) {
+    LaunchKeepColumns(work.exec.cuda().facts, stream, logits, col, part.facts, part.columns);
   });
-  LaunchFinishHidden(stream, tile.logits, nullptr, nullptr, tile.d_sum, shape_.hidden, tile.d_hidden,
-                     shape_.d_hidden_stride);
+  LaunchKeptHidden(stream, part.facts, work.head, part.columns, work.operands.mean_row, part.d_hidden,
+                   shape_.d_hidden_stride);
+}
+
+// Rows that take all columns, full_rows at a time, their hidden states gathered: nobody has overwritten those yet.
+void CutCrossEntropy::FullRows(cudaStream_t stream, const Work& work) const {
+  const CceLayout& layout = work.layout;
+  int32_t* const full = At<int32_t>(work.base, layout.full);
+  Part part = MakePart(work, 0, shape_.full_rows);
+  void* const hidden = At(work.base, layout.full_hidden);
+  int32_t* const labels = At<int32_t>(work.base, layout.full_labels);
+  int32_t* const places = At<int32_t>(work.base, layout.places);
+  part.hidden = hidden;
+  part.hidden_stride = shape_.hidden;
+  part.places = places;
+  part.facts.labels = labels;
+  const cudaGraphConditionalHandle more = MakeCondition(stream);
+  LaunchListFull(stream, shape_.rows, At<uint8_t>(work.base, layout.is_full), full, work.state(), more);
+  AddConditional(stream, more, cudaGraphCondTypeWhile, body_stream_, [&] {
+    LaunchGatherFull(body_stream_, full, work.state(), shape_.full_rows, work.operands.hidden, shape_.hidden_stride,
+                     shape_.hidden, work.operands.labels, hidden, labels, places);
+    AllColumns(body_stream_, work, part);
+    LaunchAdvance(body_stream_, work.state(), shape_.full_rows, more);
+  });
 }
 
 void CutCrossEntropy::PrepareHead(const Exec& exec, const void* head, float* mean_row) const {
-  LaunchMeanRow(exec.cuda().compute.get(), head, shape_.head_stride, shape_.vocab, shape_.hidden, mean_row);
+  LaunchMeanRow(exec.cuda().compute.get(), {head, shape_.head_stride, shape_.hidden}, shape_.vocab, mean_row);
 }
 
 void CutCrossEntropy::Run(const Exec& exec, const CceOperands& operands, void* workspace) const {
-  LH_CHECK(!shape_.negligible || operands.d_hidden == nullptr || operands.mean_row != nullptr);
-  const CceLayout layout = CceWorkspace(shape_, GemmBytes());
-  const auto all_tiles = [&] {
-    for (int64_t row = 0; row < shape_.rows; row += shape_.tile_rows) {
-      const Tile tile = MakeTile(operands, workspace, layout, row);
-      if (shape_.passes == CcePasses::kTwo) {
-        TwoPasses(exec, operands, tile);
-      } else {
-        ThreePasses(exec, operands, tile);
-      }
+  const bool kept_only = shape_.negligible && operands.d_hidden != nullptr;
+  LH_CHECK(!kept_only || operands.mean_row != nullptr);
+  const cudaStream_t stream = exec.cuda().compute.get();
+  Work work{.exec = exec,
+            .operands = operands,
+            .base = workspace,
+            .layout = CceWorkspace(shape_, GemmBytes()),
+            .head = {operands.head, shape_.head_stride, shape_.hidden},
+            .gemm = {}};
+  work.gemm = {At(workspace, work.layout.gemm), work.layout.bytes - work.layout.gemm};
+  for (int64_t row = 0; row < shape_.rows; row += shape_.tile_rows) {
+    const Part part = MakePart(work, row, std::min(shape_.tile_rows, shape_.rows - row));
+    if (kept_only) {
+      KeptColumnsOnly(stream, work, part);
+    } else {
+      AllColumns(stream, work, part);
     }
-  };
-  if (shape_.negligible && operands.d_hidden != nullptr) {
-    RunConditionally(exec.cuda().compute.get(), all_tiles);
-  } else {
-    all_tiles();
+    FinishLoss(exec, part.running, part.facts.labels, part.lse, operands.totals);
   }
+  if (kept_only) RunConditionally(stream, [&] { FullRows(stream, work); });
 }
 
 absl::Status CutCrossEntropy::Tune(const Exec& exec, const CceOperands& operands, void* workspace, int64_t gemm_bytes) {
   const cudaStream_t stream = exec.cuda().compute.get();
   const CceLayout layout = CceWorkspace(shape_, gemm_bytes);
-  // Real logits for the second product to read; f32 ones are tuned as they lie.
-  Tile tile = MakeTile(operands, workspace, layout, 0);
-  const bool has_sum = CceGradientGemm(shape_, 1, 8).output == GemmElement::kF32;
-  for (const GemmShape& product : CceGemms(shape_)) {
-    GemmOperands at{tile.hidden, operands.head, tile.logits.logits};
-    if (product.n == shape_.hidden && !product.transpose_b) {
-      at = {tile.logits.logits, operands.head, tile.product(has_sum)};
-      if (shape_.negligible && product == CceKeptGemm(shape_, product.m)) {
-        at = {tile.d_chunk, tile.head_chunk, tile.d_sum};
-      }
+  const GemmWorkspace scratch{At(workspace, layout.gemm), gemm_bytes};
+  void* const logits = At(workspace, layout.logits);
+  // Real logits are there before a second product reads them, as weights of a size that does not matter.
+  for (const bool is_second : {false, true}) {
+    for (const GemmShape& product : CceGemms(shape_)) {
+      if (product.transpose_b == is_second) continue;
+      const GemmOperands at = is_second ? GemmOperands{logits, operands.head, At(workspace, layout.d_sum)}
+                                        : GemmOperands{operands.hidden, operands.head, logits};
+      if (const auto bytes = gemm_->PlanTimed(stream, product, at, scratch); !bytes.ok()) return bytes.status();
     }
-    if (const auto bytes = gemm_->PlanTimed(stream, product, at, tile.gemm); !bytes.ok()) return bytes.status();
   }
   return absl::OkStatus();
 }

@@ -1,20 +1,27 @@
 // Loss and gradient of the hidden states through a frozen head, without ever holding rows x vocab of anything: a tile
-// of logits is made, turned into its gradient in place, multiplied by the head and forgotten.
+// of logits is made, turned into weights in place, multiplied by the head and forgotten.
 //
 //   loss = sum over trained rows of lse(hidden W^T) - logit[label];  d_hidden = grad_scale (softmax - onehot) W
 //
-// Negligible columns (CceShape::negligible). On real text most of the second product multiplies by zeros: a column that
-// gives no trained row of a tile 2^-12 or more, and is no row's label, leaves it. What a row loses so is at most 5% of
-// its probability, else the tile takes the full product; and that mass times the mean row of the head is added back,
-// for the columns dropped are rare tokens, whose rows lie about the mean: without it the mean gradient is off by a
-// quarter and more, since every row errs the same way. The device decides, tile by tile, in conditional parts of a CUDA
-// graph. Tests: tests/kernels/cuda/cut_cross_entropy_test.cc.
+// The gradient is an attention whose keys and values are both the head, less the label's row, so it is computed as
+// attention is, in one pass over tiles of rows and columns: weights are relative to the largest logit known, sums of
+// earlier tiles are scaled where a larger one comes, the sum of exponentials divides at the end. The label's column
+// comes last, in f32: its weight p - 1 would drown in the rounding of a weight near 1.
+//
+// Negligible columns (CceShape::negligible). On real text most of the second product multiplies by next to nothing: a
+// row keeps columns that it gives 2^-13 or more, usually a hundred, and its gradient is a sum of so many head rows.
+// What it loses so is at most 5% of its probability; and that mass times the mean row of the head is added back, for
+// the columns dropped are rare tokens, whose rows lie about the mean: without it every row errs the same way. Rows that
+// lose more, or keep more than kCceKeptPerRow, are listed and take all columns, their logits made again; the device
+// decides how many, in a conditional part of a CUDA graph. Flat logits so cost one and a half times what they cost
+// without. Tests: tests/kernels/cuda/cut_cross_entropy_test.cc.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "kernels/cuda/cce_kernels.h"
 #include "kernels/cuda/lt_gemm.h"
 #include "kernels/ops.h"
 #include "kernels/shapes/cce_shape.h"
@@ -46,7 +53,7 @@ class CutCrossEntropy {
   int64_t workspace_bytes() const;
 
   // Times the products' best kernels on these operands, once (LtGemm::PlanTimed). `workspace` has
-  // CceWorkspace(shape, gemm_bytes).bytes, `gemm_bytes` at least the LtGemm's limit. Overwrites d_hidden and workspace.
+  // CceWorkspace(shape, gemm_bytes).bytes, `gemm_bytes` at least the LtGemm's limit. Overwrites the workspace.
   absl::Status Tune(const Exec& exec, const CceOperands& operands, void* workspace, int64_t gemm_bytes);
 
   // Fills mean_row from the head, once. Queued on the Exec's compute stream.
@@ -57,16 +64,19 @@ class CutCrossEntropy {
 
  private:
   CutCrossEntropy(LtGemm* gemm, const CceShape& shape);
-  struct Tile;
-  Tile MakeTile(const CceOperands& operands, void* workspace, const CceLayout& layout, int64_t first_row) const;
-  void TwoPasses(const Exec& exec, const CceOperands& operands, const Tile& tile) const;
-  void ThreePasses(const Exec& exec, const CceOperands& operands, const Tile& tile) const;
-  void KeptProduct(const Exec& exec, const CceOperands& operands, const Tile& tile) const;
+  struct Work;
+  struct Part;
+  Part MakePart(const Work& work, int64_t first_row, int64_t rows) const;
+  template <typename Body>
+  void ForEachTile(cudaStream_t stream, const Work& work, const Part& part, const Body& body) const;
+  void AllColumns(cudaStream_t stream, const Work& work, const Part& part) const;
+  void KeptColumnsOnly(cudaStream_t stream, const Work& work, const Part& part) const;
+  void FullRows(cudaStream_t stream, const Work& work) const;
   int64_t GemmBytes() const;
 
   LtGemm* const gemm_;
   const CceShape shape_;
-  cudaStream_t body_stream_ = nullptr;  // only captured: bodies of conditional parts
+  cudaStream_t body_stream_ = nullptr;  // only captured: the body of the conditional part
 };
 
 }  // namespace longhaul::kernels::cuda

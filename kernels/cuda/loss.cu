@@ -7,6 +7,8 @@
 #include "base/limits.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/loss_on.h"
+#include "kernels/cuda/loss_row.cuh"
 #include "kernels/cuda/map.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -144,17 +146,19 @@ __global__ void __launch_bounds__(kMaxThreads)
 }
 
 // In row order, so that the sum does not depend on how rows are cut into tiles. One warp: a lane fetches a row, then
-// all lanes add the 32 one after another.
+// all lanes add the 32 one after another while the next are on their way.
 __global__ void __launch_bounds__(kWarp) AddTotalsKernel(const RowResult* results, int64_t rows, LossTotals* totals) {
   double nats = totals->nats;
   int64_t correct = 0;
   const int lane = static_cast<int>(threadIdx.x);
+  const auto fetch = [=](int64_t row) { return row < rows ? results[row] : RowResult{0, 0, 0}; };
+  RowResult next = fetch(lane);
   for (int64_t first = 0; first < rows; first += kWarp) {
-    const bool mine = first + lane < rows;
-    const double value = mine ? results[first + lane].nats : 0;
-    correct += mine ? results[first + lane].correct : 0;
+    const RowResult mine = next;
+    next = fetch(first + kWarp + lane);
+    correct += mine.correct;
 #pragma unroll
-    for (int i = 0; i < kWarp; ++i) nats += __shfl_sync(0xffffffffu, value, i);
+    for (int i = 0; i < kWarp; ++i) nats += __shfl_sync(0xffffffffu, mine.nats, i);
   }
   correct = ReduceLanes<kWarp>(correct, Plus());
   if (lane == 0) {
@@ -171,21 +175,29 @@ __global__ void BeginLossKernel(int64_t rows, float* largest, float* sum, float*
   label_logit[row] = nanf("");
 }
 
-template <typename T, int kCount>
-__global__ void __launch_bounds__(kMaxThreads)
-    UpdateLossKernel(Rows<T> logits, int64_t first_col, int64_t cols, const int32_t* labels, float* largest, float* sum,
-                     float* label_logit) {
+template <typename T, typename W, int kCount>
+__global__ void __launch_bounds__(kRowMaxThreads)
+    UpdateLossKernel(Rows<T> logits, int32_t cols, int64_t first_col, const int32_t* labels, RunningLoss running,
+                     Rows<W> weights, Rows<float> sums, int64_t sums_cols) {
+  extern __shared__ __align__(kVectorBytes) unsigned char shared_bytes[];
   const int64_t row = blockIdx.x;
   const int32_t label = labels[row];
-  if (label == kNotTrained) return;
-  const Softmax tile = OnlineSoftmax<T, kCount>(logits(row, 0), cols / kCount, nullptr, 0);
-  if (threadIdx.x != 0) return;
-  Softmax running{largest[row], sum[row]};
-  Raise(&running, tile.largest);
-  largest[row] = running.largest;
-  sum[row] = running.sum + tile.sum * __expf(tile.largest - running.largest);
-  const int64_t col = label - first_col;
-  if (col >= 0 && col < cols) label_logit[row] = ToFloat(*logits(row, col));
+  W* const to = weights.data != nullptr ? weights(row, 0) : nullptr;
+  if (label == kNotTrained) {
+    if (to == nullptr) return;
+    Pack<W, kCount> zeros;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) zeros.Set(i, 0);
+    const SharedRow<T, kCount> nothing{nullptr, cols, T{}};
+    for (int64_t p = threadIdx.x; p < nothing.whole(); p += blockDim.x) Store(to + p * kCount, zeros);
+    if (nothing.has_rest()) to[nothing.rest_col()] = FromFloat<W>(0);
+    return;
+  }
+  const SharedRow<T, kCount> held = CopyRow<T, kCount>(logits(row, 0), cols, shared_bytes);
+  const RowNow now = UpdateRow(held, row, label - first_col, running, to);
+  // Seldom: of t tiles alike, the last has the largest logit in one of t rows.
+  if (sums.data == nullptr || now.kept == 1) return;
+  for (int64_t i = threadIdx.x; i < sums_cols; i += blockDim.x) *sums(row, i) *= now.kept;
 }
 
 __global__ void FinishLossKernel(int64_t rows, const float* largest, const float* sum, const float* label_logit,
@@ -198,40 +210,33 @@ __global__ void FinishLossKernel(int64_t rows, const float* largest, const float
   *lse(row, 0) = static_cast<float>(result.lse);
 }
 
-// logits = scale * (e^(logits - lse) - onehot).
-template <typename T>
-struct GradientBody {
-  Rows<T> logits;
-  Rows<float> lse;
-  const int32_t* labels;
-  const double* grad_scale;
-  int64_t first_col;
-  template <int kCount>
-  struct Operands {
-    Pack<T, kCount> logits;
-  };
-  template <int kCount>
-  __device__ void Load(int64_t row, int64_t col, Operands<kCount>* o) const {
-    o->logits = cuda::Load<kCount>(logits(row, col));
-  }
-  template <int kCount>
-  __device__ void Store(int64_t row, int64_t col, Operands<kCount>& o) const {
-    const int32_t label = labels[row];
-    const float shift = *lse(row, 0);
-    const float scale = static_cast<float>(*grad_scale);
-    float gradient[kCount];
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const float softmax = __expf(o.logits[i] - shift);
-      gradient[i] = label == kNotTrained ? 0.0f : scale * softmax - (first_col + col + i == label ? scale : 0.0f);
-    }
-    cuda::Store(logits(row, col), PackOf<T>(gradient));
-  }
-};
-
 // Whole warps for the packs of a row: a number that depends on the columns alone, and with it the sums' order.
 int ThreadsFor(int64_t packs) {
   return static_cast<int>(std::min<int64_t>(kMaxThreads, CeilDiv(CeilDiv(packs, kUnroll), kWarp) * kWarp));
+}
+
+template <typename T, typename W, int kCount>
+void LaunchUpdate(const CudaDeviceFacts& facts, cudaStream_t stream, const Tensor& logits, int64_t first_col,
+                  const int32_t* labels, const LossRows& rows, const Tensor& weights, const Tensor& sums) {
+  const auto kernel = UpdateLossKernel<T, W, kCount>;
+  const RowLaunch launch = LaunchOfRow(facts, "UpdateLoss", kernel, logits.cols, kCount, sizeof(T), kSharedReserve);
+  LaunchOn(stream, "UpdateLoss", kernel, logits.rows, launch.threads, launch.shared_bytes, Rows<T>(logits), logits.cols,
+           first_col, labels, RunningLoss{rows.largest.as<float>(), rows.sum.as<float>(), rows.label_logit.as<float>()},
+           Rows<W>(weights), Rows<float>(sums), sums.cols);
+}
+
+template <typename T, typename W>
+void UpdateAligned(const CudaDeviceFacts& facts, cudaStream_t stream, const Tensor& logits, int64_t first_col,
+                   const int32_t* labels, const LossRows& rows, const Tensor& weights, const Tensor& sums) {
+  constexpr int kCount = VectorOf<T>();
+  // Columns behind the last whole vector are read and written one by one.
+  const auto whole = [](Tensor t) {
+    t.cols = t.cols / kCount * kCount;
+    return t;
+  };
+  const bool vectors = Vectorizable(kCount, {whole(logits), whole(weights)});
+  (vectors ? LaunchUpdate<T, W, kCount> : LaunchUpdate<T, W, 1>)(facts, stream, logits, first_col, labels, rows,
+                                                                 weights, sums);
 }
 
 void AddTotals(const Exec& exec, int64_t rows, LossTotals* totals) {
@@ -269,26 +274,30 @@ void LossTile(const Exec& exec, const Tensor& logits, const int32_t* labels, con
   AddTotals(exec, logits.rows, totals);
 }
 
-void BeginLoss(const Exec& exec, const LossRows& rows) {
+void BeginLossOn(cudaStream_t stream, const LossRows& rows) {
   const int64_t count = rows.largest.rows;
-  Launch(exec, "BeginLoss", BeginLossKernel, CeilDiv(count, kMapThreads), kMapThreads, 0, count,
-         rows.largest.as<float>(), rows.sum.as<float>(), rows.label_logit.as<float>());
+  if (count == 0) return;
+  LaunchOn(stream, "BeginLoss", BeginLossKernel, CeilDiv(count, kMapThreads), kMapThreads, 0, count,
+           rows.largest.as<float>(), rows.sum.as<float>(), rows.label_logit.as<float>());
 }
 
-void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels,
-                const LossRows& rows) {
-  WithActivation(logits.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto launch = [&](auto kernel, int64_t packs) {
-      Launch(exec, "UpdateLoss", kernel, logits.rows, ThreadsFor(packs), 0, Rows<T>(logits), first_col, logits.cols,
-             labels, rows.largest.as<float>(), rows.sum.as<float>(), rows.label_logit.as<float>());
-    };
-    if (Vectorizable(VectorOf<T>(), {logits})) {
-      launch(UpdateLossKernel<T, VectorOf<T>()>, logits.cols / VectorOf<T>());
-    } else {
-      launch(UpdateLossKernel<T, 1>, logits.cols);
-    }
-  });
+void BeginLoss(const Exec& exec, const LossRows& rows) { BeginLossOn(exec.cuda().compute.get(), rows); }
+
+void UpdateLossOn(const Exec& exec, cudaStream_t stream, const Tensor& logits, int64_t first_col, const int32_t* labels,
+                  const LossRows& rows, const Tensor& weights, const Tensor& sums) {
+  LH_CHECK(logits.cols <= limits::kMaxLossTileCols, std::to_string(logits.cols));
+  if (logits.rows == 0 || logits.cols == 0) return;
+  const bool to_f32 = logits.dtype == DType::kF32 && (weights.data == nullptr || weights.dtype == DType::kF32);
+  const auto update = to_f32                        ? UpdateAligned<float, float>
+                      : logits.dtype == DType::kF32 ? UpdateAligned<float, Bf16>
+                                                    : UpdateAligned<Bf16, Bf16>;
+  LH_CHECK(to_f32 || weights.data == nullptr || weights.dtype == DType::kBF16);
+  update(exec.cuda().facts, stream, logits, first_col, labels, rows, weights, sums);
+}
+
+void UpdateLoss(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const LossRows& rows,
+                const Tensor& weights, const Tensor& sums) {
+  UpdateLossOn(exec, exec.cuda().compute.get(), logits, first_col, labels, rows, weights, sums);
 }
 
 void FinishLoss(const Exec& exec, const LossRows& rows, const int32_t* labels, const Tensor& lse, LossTotals* totals) {
@@ -298,15 +307,6 @@ void FinishLoss(const Exec& exec, const LossRows& rows, const int32_t* labels, c
          rows.largest.as<float>(), rows.sum.as<float>(), rows.label_logit.as<float>(), labels, Rows<float>(lse),
          exec.cuda().partial_sums.as<RowResult>());
   AddTotals(exec, count, totals);
-}
-
-void LossGradient(const Exec& exec, const Tensor& logits, int64_t first_col, const int32_t* labels, const Tensor& lse,
-                  const double* grad_scale) {
-  WithActivation(logits.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const GradientBody<T> body{Rows<T>(logits), Rows<float>(lse), labels, grad_scale, first_col};
-    Map<VectorOf<T>()>(exec, "LossGradient", logits.rows, logits.cols, {logits}, body);
-  });
 }
 
 }  // namespace longhaul::kernels::cuda

@@ -17,12 +17,13 @@ namespace longhaul::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kUnits = 4;        // units of kCount values that a thread has in flight
-constexpr int kBlocksPerSm = 6;  // resident at once, with some 40 registers a thread
+constexpr int kUnits = 4;  // units of kCount values that a thread has in flight
 constexpr int kMeanThreads = 1024;
+constexpr int kQuantizeValues = 8;               // that a lane takes where they lie on whole vectors
 constexpr int64_t kMaxUnits = int64_t{1} << 30;  // of a launch: 32-bit arithmetic counts them
 
 __device__ const std::array<float, 16> kDeviceCodes = kNf4Codes;
+__device__ const std::array<float, 15> kDeviceThresholds = kNf4Thresholds;
 __device__ const std::array<float, 256> kDeviceNestedCodes = kNf4NestedCodes;
 
 // A weight as kernels see it.
@@ -46,58 +47,69 @@ __device__ float Round(float x) {
   return x;
 }
 
+// n / divisor for n < 2^30 in three instructions: a division by what the compiler does not know takes twenty.
+struct Divisor {
+  uint32_t value, magic, shift;
+  explicit Divisor(uint32_t divisor) : value(divisor), shift(0) {
+    while ((uint64_t{1} << shift) < divisor) ++shift;
+    magic = static_cast<uint32_t>((((uint64_t{1} << shift) - divisor) << 32) / divisor + 1);
+  }
+  __device__ uint32_t operator()(uint32_t n) const { return (__umulhi(n, magic) + n) >> shift; }
+};
+
 // A unit is kCount values of one row and one block: 8, which are 4 bytes of codes and 16 bytes of bf16, or 1 where rows
-// are not whole units. The codes' table has a copy for every lane, so that no two lanes meet in a bank.
+// are not whole units. Every lane keeps one of the 16 codes in a register and looks the others up by a shuffle, which
+// reads the low four bits of a lane number alone: no table to fill, no banks to meet in.
 template <typename T, Rounded kRounded, int kCount>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
-    DequantizeKernel(Weight w, uint32_t units, uint32_t units_per_block, uint32_t units_per_row, Rows<T> y,
-                     int64_t first_row) {
-  __shared__ float codes[16 * kWarp];
-  __shared__ float nested_map[256];
-  for (int i = static_cast<int>(threadIdx.x); i < 16 * kWarp; i += kThreads) codes[i] = kDeviceCodes[i / kWarp];
-  nested_map[threadIdx.x] = w.nested_map != nullptr ? w.nested_map[threadIdx.x] : kDeviceNestedCodes[threadIdx.x];
-  __syncthreads();
+__global__ void __launch_bounds__(kThreads)
+    DequantizeKernel(Weight w, uint32_t units, Divisor units_per_row, Rows<T> y, int64_t first_row) {
+  const uint32_t first = blockIdx.x * (kThreads * kUnits) + threadIdx.x;
   const bool nested = w.absmax_codes != nullptr;
+  uint32_t packed[kUnits];
+  uint8_t absmax_code[kUnits];
+  float scale[kUnits];
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) {
+    const uint32_t unit = first + u * kThreads;
+    packed[u] = 0;
+    absmax_code[u] = 0;
+    scale[u] = 0;
+    if (unit >= units) continue;
+    const int64_t at = w.first + int64_t{unit} * kCount;
+    const int64_t block = at >> w.log2_block;
+    if constexpr (kCount == 8) {
+      packed[u] = __ldcs(reinterpret_cast<const uint32_t*>(w.packed + at / 2));  // read once
+    } else {
+      packed[u] = w.packed[at / 2] >> (at % 2 == 0 ? 4 : 0);
+    }
+    if (nested) absmax_code[u] = w.absmax_codes[block];
+    scale[u] = nested ? w.nested_absmax[block / kNf4NestedBlock] : w.absmax[block];
+  }
+  constexpr int kCodes = 16;
+  const float code = kDeviceCodes[threadIdx.x % kCodes];
+  const float* const map = w.nested_map != nullptr ? w.nested_map : kDeviceNestedCodes.data();
   const float offset = nested ? *w.nested_offset : 0.0f;
-  const float* const my_codes = codes + threadIdx.x % kWarp;
+  // All looked up before the first shuffle, which nothing is moved across.
+#pragma unroll
+  for (int u = 0; u < kUnits; ++u) {
+    if (nested) scale[u] = __fadd_rn(__fmul_rn(map[absmax_code[u]], scale[u]), offset);
+  }
   // T is rounded to anyway.
   constexpr bool kRoundedByStore = kRounded == Rounded::kBF16 && std::is_same_v<T, Bf16>;
-  const uint32_t begin = blockIdx.x * units_per_block;
-  const uint32_t end = min(begin + units_per_block, units);
-  for (uint32_t first = begin + threadIdx.x; first < end; first += kThreads * kUnits) {
-    uint32_t packed[kUnits];
-    uint8_t absmax_code[kUnits];
-    float scale[kUnits];
 #pragma unroll
-    for (int u = 0; u < kUnits; ++u) {
-      const uint32_t unit = first + u * kThreads;
-      if (unit >= end) continue;
-      const int64_t at = w.first + int64_t{unit} * kCount;
-      const int64_t block = at >> w.log2_block;
-      if constexpr (kCount == 8) {
-        packed[u] = *reinterpret_cast<const uint32_t*>(w.packed + at / 2);
-      } else {
-        packed[u] = w.packed[at / 2] >> (at % 2 == 0 ? 4 : 0);
-      }
-      if (nested) absmax_code[u] = w.absmax_codes[block];
-      scale[u] = nested ? w.nested_absmax[block / kNf4NestedBlock] : w.absmax[block];
+  for (int u = 0; u < kUnits; ++u) {
+    float values[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      // Byte i / 2, the even value in its high nibble. Lanes behind the end take part.
+      const int shift = kCount == 1 ? 0 : i / 2 * 8 + (i % 2 == 0 ? 4 : 0);
+      const float value = __fmul_rn(__shfl_sync(~0u, code, static_cast<int>(packed[u] >> shift), kCodes), scale[u]);
+      values[i] = kRoundedByStore ? value : Round<kRounded>(value);
     }
-#pragma unroll
-    for (int u = 0; u < kUnits; ++u) {
-      const uint32_t unit = first + u * kThreads;
-      if (unit >= end) continue;
-      const float absmax = nested ? __fadd_rn(__fmul_rn(nested_map[absmax_code[u]], scale[u]), offset) : scale[u];
-      float values[kCount];
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        // Byte i / 2, the even value in its high nibble.
-        const int shift = kCount == 1 ? 0 : i / 2 * 8 + (i % 2 == 0 ? 4 : 0);
-        const float value = __fmul_rn(my_codes[(packed[u] >> shift & 15) * kWarp], absmax);
-        values[i] = kRoundedByStore ? value : Round<kRounded>(value);
-      }
-      const uint32_t row = unit / units_per_row;
-      Store(y(first_row + row, int64_t{unit - row * units_per_row} * kCount), PackOf<T>(values));
-    }
+    const uint32_t unit = first + u * kThreads;
+    if (unit >= units) continue;
+    const uint32_t row = units_per_row(unit);
+    Store(y(first_row + row, int64_t{unit - row * units_per_row.value} * kCount), PackOf<T>(values));
   }
 }
 
@@ -107,13 +119,20 @@ __device__ float ApproximateReciprocal(float x) {
   return result;
 }
 
-template <size_t kIndex>
-constexpr float kThreshold = kNf4Thresholds[kIndex];
-
-// The number of thresholds strictly below x; 0 for NaN.
-template <size_t... kIndex>
-__device__ uint32_t CodeOf(float x, std::index_sequence<kIndex...>) {
-  return ((x > kThreshold<kIndex> ? 1u : 0u) + ...);
+// The number of thresholds strictly below x, by halves; 0 for NaN. `threshold` is the lane's own (lane % 16), of which
+// the last two steps look up the others'. The whole warp takes part.
+__device__ uint32_t CodeOf(float x, float threshold) {
+  constexpr int kLanes = 16;
+  constexpr float kHalf = kNf4Thresholds[7], kLow = kNf4Thresholds[3], kHigh = kNf4Thresholds[11];
+  uint32_t code = x > kHalf ? 8 : 0;
+  code += x > (code != 0 ? kHigh : kLow) ? 4 : 0;
+  code += x > __shfl_sync(~0u, threshold, static_cast<int>(code + 1), kLanes) ? 2 : 0;
+  code += x > __shfl_sync(~0u, threshold, static_cast<int>(code), kLanes) ? 1 : 0;
+  return code;
+}
+__device__ float OwnThreshold() {
+  const unsigned index = threadIdx.x % 16;
+  return index < kDeviceThresholds.size() ? kDeviceThresholds[index] : 0.0f;
 }
 
 template <typename T>
@@ -126,6 +145,13 @@ __device__ float Read(const T* w, int64_t at, int64_t size) {
   }
 }
 
+// What the values of a block are multiplied by, from the largest magnitude; that is made 0 where there is nothing but
+// zeros and subnormals, which bitsandbytes' kernels flush: 0 * (1 / 0) is NaN, code 0.
+__device__ float InverseOf(float* largest) {
+  if (*largest < FLT_MIN) *largest = 0;
+  return ApproximateReciprocal(*largest);
+}
+
 // A warp takes a block of values, a lane two neighbours of every 64.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
@@ -134,22 +160,49 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t begin = block * block_size;
   if (begin >= size) return;
   const int64_t end = begin + block_size < size ? begin + block_size : size;
-  const int64_t first = begin + threadIdx.x % kWarp * 2;
+  const int64_t mine = threadIdx.x % kWarp * 2;
   float largest = 0;
-  for (int64_t at = first; at < end; at += 2 * kWarp) {
+  for (int64_t at = begin + mine; at < end; at += 2 * kWarp) {
     largest = fmaxf(largest, fmaxf(fabsf(Read(w, at, end)), fabsf(Read(w, at + 1, end))));
   }
   largest = ReduceLanes<kWarp>(largest, Largest());
-  // A block of nothing but zeros and subnormals, which those kernels flush: 0 * (1 / 0) is NaN, code 0.
-  if (largest < FLT_MIN) largest = 0;
+  const float inverse = InverseOf(&largest), threshold = OwnThreshold();
   if (threadIdx.x % kWarp == 0) absmax[block] = largest;
-  const float inverse = ApproximateReciprocal(largest);
-  constexpr auto kAll = std::make_index_sequence<15>();
-  for (int64_t at = first; at < end; at += 2 * kWarp) {
+  for (int64_t first = begin; first < end; first += 2 * kWarp) {
+    const int64_t at = first + mine;
     // Of an odd size the last low nibble is that of a zero.
     const float high = largest == 0 ? 0 : Read(w, at, end), low = largest == 0 ? 0 : Read(w, at + 1, end);
-    packed[at / 2] = static_cast<uint8_t>(CodeOf(high * inverse, kAll) << 4 | CodeOf(low * inverse, kAll));
+    const uint32_t byte = CodeOf(high * inverse, threshold) << 4 | CodeOf(low * inverse, threshold);
+    if (at < end) packed[at / 2] = static_cast<uint8_t>(byte);
   }
+}
+
+// A lane takes 8 values, `lanes` of them (a power of two up to a warp) a block. Whole vectors: size % 8 == 0.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    QuantizePacksKernel(const T* w, int64_t size, int lanes, uint32_t* packed, float* absmax) {
+  const int64_t unit = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t at = unit * kQuantizeValues;
+  float values[kQuantizeValues] = {};
+  if (at < size) {
+    const auto pack = *reinterpret_cast<const Pack<T, kQuantizeValues>*>(w + at);
+#pragma unroll
+    for (int i = 0; i < kQuantizeValues; ++i) values[i] = Read(pack.values, i, kQuantizeValues);
+  }
+  float largest = 0;
+#pragma unroll
+  for (const float value : values) largest = fmaxf(largest, fabsf(value));
+  for (int step = lanes / 2; step > 0; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+  const float inverse = InverseOf(&largest), threshold = OwnThreshold();
+  uint32_t word = 0;
+#pragma unroll
+  for (int i = 0; i < kQuantizeValues; ++i) {
+    const uint32_t code = CodeOf((largest == 0 ? 0 : values[i]) * inverse, threshold);
+    word |= code << (i / 2 * 8 + (i % 2 == 0 ? 4 : 0));
+  }
+  if (at >= size) return;
+  packed[unit] = word;
+  if (unit % lanes == 0) absmax[unit / lanes] = largest;
 }
 
 __global__ void __launch_bounds__(kMeanThreads) MeanKernel(const float* absmax, int64_t count, float* mean) {
@@ -206,8 +259,17 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 void LaunchQuantize(const Exec& exec, const Tensor& w, const Nf4Weight& to) {
-  Launch(exec, "Nf4Quantize", QuantizeKernel<T>, CeilDiv(to.blocks(), kThreads / kWarp), kThreads, 0, w.as<T>(),
-         to.out * to.in, to.block, to.packed, to.absmax);
+  const int64_t size = to.out * to.in;
+  const bool packs = size % kQuantizeValues == 0 && to.block <= kQuantizeValues * kWarp &&
+                     reinterpret_cast<uintptr_t>(w.data) % kVectorBytes == 0 &&
+                     reinterpret_cast<uintptr_t>(to.packed) % sizeof(uint32_t) == 0;
+  if (packs) {
+    Launch(exec, "Nf4Quantize", QuantizePacksKernel<T>, CeilDiv(size / kQuantizeValues, kThreads), kThreads, 0,
+           w.as<T>(), size, to.block / kQuantizeValues, reinterpret_cast<uint32_t*>(to.packed), to.absmax);
+  } else {
+    Launch(exec, "Nf4Quantize", QuantizeKernel<T>, CeilDiv(to.blocks(), kThreads / kWarp), kThreads, 0, w.as<T>(), size,
+           to.block, to.packed, to.absmax);
+  }
 }
 
 template <typename T, Rounded kRounded, int kCount>
@@ -217,9 +279,6 @@ void LaunchDequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, c
   LH_CHECK(rows_per_launch > 0, std::to_string(w.in));
   for (int64_t row = 0; row < y.rows; row += rows_per_launch) {
     const int64_t units = std::min(rows_per_launch, y.rows - row) * units_per_row;
-    // One wave of blocks, each with the same share, so that all end together and the tables are filled once.
-    const int64_t share = CeilDiv(units, int64_t{kBlocksPerSm} * exec.cuda().facts.multiprocessors);
-    const int64_t units_per_block = CeilDiv(share, kThreads) * kThreads;
     const Weight weight{w.packed,
                         w.absmax,
                         w.absmax_codes,
@@ -228,8 +287,8 @@ void LaunchDequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, c
                         w.nested_map,
                         (first_row + row) * w.in,
                         __builtin_ctzll(static_cast<unsigned long long>(w.block))};
-    Launch(exec, "Nf4Dequantize", DequantizeKernel<T, kRounded, kCount>, CeilDiv(units, units_per_block), kThreads, 0,
-           weight, units, units_per_block, units_per_row, Rows<T>(y), row);
+    Launch(exec, "Nf4Dequantize", DequantizeKernel<T, kRounded, kCount>, CeilDiv(units, kThreads * kUnits), kThreads, 0,
+           weight, units, Divisor(static_cast<uint32_t>(units_per_row)), Rows<T>(y), row);
   }
 }
 

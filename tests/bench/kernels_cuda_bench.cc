@@ -21,7 +21,7 @@ namespace longhaul::kernels {
 namespace {
 
 constexpr int64_t kTokens = 16'384, kHidden = 4096, kMlp = 14'336, kHeads = 32, kHeadDim = 128, kVocab = 128'256;
-constexpr int64_t kLossRows = 512, kVocabTile = 8192;
+constexpr int64_t kLossRows = 512, kTileRows = 2048, kVocabTile = 16'896;
 constexpr int64_t kAdapter = 83'886'080;  // rank 32 on every linear
 
 constexpr int kRounds = 7;
@@ -231,12 +231,13 @@ void Losses(Bench* b) {
   b->Report("LossTile without gradient", "512 x 128256", bytes,
             [&] { LossTile(exec, logits, labels, nullptr, lse, totals); });
   b->Report("LossTile f32", "512 x 128256", 4 * bytes, [&] { LossTile(exec, logits_f32, labels, scale, lse, totals); });
-  const Tensor tile = b->Random(kBf16, 4096, kVocabTile, 0, 4), tile_lse = b->Random(kF32, 4096, 1);
-  const LossRows rows{b->Random(kF32, 4096, 1), b->Random(kF32, 4096, 1), b->Random(kF32, 4096, 1)};
+  const Tensor tile = b->Random(kBf16, kTileRows, kVocabTile, 0, 4), weights = b->Random(kBf16, kTileRows, kVocabTile);
+  const LossRows rows{b->Random(kF32, kTileRows, 1), b->Random(kF32, kTileRows, 1), b->Random(kF32, kTileRows, 1)};
+  const double tile_bytes = 2.0 * kTileRows * kVocabTile;
   BeginLoss(exec, rows);
-  b->Report("UpdateLoss", "4096 x 8192", 2.0 * 4096 * kVocabTile, [&] { UpdateLoss(exec, tile, 0, labels, rows); });
-  b->Report("LossGradient", "4096 x 8192", 4.0 * 4096 * kVocabTile,
-            [&] { LossGradient(exec, tile, 0, labels, tile_lse, scale); });
+  b->Report("UpdateLoss", "2048 x 16896", tile_bytes, [&] { UpdateLoss(exec, tile, 0, labels, rows, {}, {}); });
+  b->Report("UpdateLoss with weights", "2048 x 16896", 2 * tile_bytes,
+            [&] { UpdateLoss(exec, tile, 0, labels, rows, weights, {}); });
   b->Free();
 }
 

@@ -124,38 +124,115 @@ TEST_P(LossTest, FlatAndHugeLogits) {
   }
 }
 
-TEST_P(LossTest, ThreePassesOverTilesOfTheVocabularyGiveTheSame) {
-  const auto exec = MakeExec(2);
-  constexpr int64_t kRows = 7, kVocab = 1000;
-  const Buffer before = RandomLogits(GetParam(), kRows, kVocab, 8, 3, 0);
-  const TestVector<int32_t> labels = Labels(kRows, kVocab);
-  const double row_error = 2 * RowError(GetParam(), 3, 0);  // the sum is scaled from tile to tile
-  Buffer largest(StatType(GetParam()), kRows, 1), sum = largest, label_logit = largest, lse = largest;
-  const LossRows running{largest.view(), sum.view(), label_logit.view()};
-  BeginLoss(*exec, running);
-  const std::vector<std::pair<int64_t, int64_t>> tiles = {{0, 400}, {400, 417}, {417, 1000}};
+// What UpdateLoss leaves over tiles of columns, which are views of one matrix or matrices of their own.
+struct OverTiles {
+  Buffer largest, sum, label_logit, lse;
+  Buffer weights;  // [rows, vocab], of the logits' type or bf16
+  Buffer sums;     // [rows, 3]: 1 before the first tile but one
+  LossTotals totals;
+};
+
+using Tiles = std::vector<std::pair<int64_t, int64_t>>;
+
+OverTiles RunOverTiles(const Exec& exec, const Buffer& logits, const TestVector<int32_t>& labels, const Tiles& tiles,
+                       DType weights_type, bool in_place) {
+  const DType stat = StatType(logits.dtype());
+  const Buffer column(stat, logits.rows(), 1);
+  OverTiles out{column,
+                column,
+                column,
+                column,
+                Buffer(weights_type, logits.rows(), logits.cols(), 8),
+                Buffer(stat, logits.rows(), 3),
+                {}};
+  for (int64_t i = 0; i < logits.rows(); ++i) {
+    for (int64_t j = 0; j < 3; ++j) out.sums.Set(i, j, 1);
+  }
+  const LossRows running{out.largest.view(), out.sum.view(), out.label_logit.view()};
+  Buffer values = logits;
+  BeginLoss(exec, running);
   for (const auto& [begin, end] : tiles) {
-    UpdateLoss(*exec, before.view().Cols(begin, end), begin, labels.data(), running);
+    const Tensor tile = values.view().Cols(begin, end), weights = out.weights.view().Cols(begin, end);
+    UpdateLoss(exec, tile, begin, labels.data(), running, in_place ? tile : weights,
+               begin > 0 ? out.sums.view() : Tensor{});
+    if (in_place) Copy(exec, tile, weights);
   }
   Shared<LossTotals> totals;
-  FinishLoss(*exec, running, labels.data(), lse.view(), totals.get());
-  EXPECT_NEAR(totals.value().nats, NaiveLoss(before, labels), row_error * kRows);
-  std::vector<double> want_lse;
-  for (int64_t i = 0; i < kRows; ++i) want_lse.push_back(LogSumExp(before, i));
+  FinishLoss(exec, running, labels.data(), out.lse.view(), totals.get());
+  out.totals = totals.value();
+  return out;
+}
 
-  Buffer whole = before;
-  Shared<LossTotals> of_whole;
-  Shared<double> scale(kScale);
-  LossTile(*exec, whole.view(), labels.data(), scale.get(), {}, of_whole.get());
-  EXPECT_EQ(totals.value().correct, of_whole.value().correct);
-  EXPECT_NEAR(totals.value().nats, of_whole.value().nats, row_error * kRows);
+TEST_P(LossTest, OnePassOverTilesOfTheVocabularyGivesTheSame) {
+  const auto exec = MakeExec(2);
+  constexpr int64_t kRows = 7;
+  for (const Tiles& tiles :
+       {Tiles{{0, 400}, {400, 417}, {417, 1000}}, Tiles{{0, 33}}, Tiles{{0, 24'576}, {24'576, 40'000}}}) {
+    const int64_t vocab = tiles.back().second;
+    SCOPED_TRACE(vocab);
+    const Buffer before = RandomLogits(GetParam(), kRows, vocab, 8, 3, 0);
+    const TestVector<int32_t> labels = Labels(kRows, vocab);
+    const double row_error = 2 * RowError(GetParam(), 3, 0);  // the sum is scaled from tile to tile
+    const OverTiles out = RunOverTiles(*exec, before, labels, tiles, GetParam(), /*in_place=*/true);
+    EXPECT_NEAR(out.totals.nats, NaiveLoss(before, labels), row_error * kRows);
 
-  for (const auto& [begin, end] : tiles) {
-    Buffer tile(GetParam(), kRows, end - begin, 8), values = tile;
-    Copy(*exec, before.view().Cols(begin, end), tile.view());
-    Copy(*exec, before.view().Cols(begin, end), values.view());
-    LossGradient(*exec, tile.view(), begin, labels.data(), lse.view(), scale.get());
-    ExpectGradient(tile, values, labels, begin, want_lse, row_error);
+    Buffer whole = before;
+    Shared<LossTotals> of_whole;
+    LossTile(*exec, whole.view(), labels.data(), nullptr, {}, of_whole.get());
+    EXPECT_EQ(out.totals.correct, of_whole.value().correct);
+    EXPECT_NEAR(out.totals.nats, of_whole.value().nats, row_error * kRows);
+
+    // The largest logit before each column's tile ends, which weights are relative to.
+    Buffer largest(DType::kF64, kRows, vocab);
+    for (int64_t i = 0; i < kRows; ++i) {
+      double so_far = -INFINITY;
+      for (const auto& [begin, end] : tiles) {
+        for (int64_t j = begin; j < end; ++j) so_far = std::max(so_far, before(i, j));
+        for (int64_t j = begin; j < end; ++j) largest.Set(i, j, so_far);
+      }
+    }
+    const auto want = [&](int64_t i, int64_t j) {
+      const int32_t label = labels[static_cast<size_t>(i)];
+      return label == kNotTrained || label == j ? 0.0 : std::exp(before(i, j) - largest(i, j));
+    };
+    ExpectNear(
+        out.weights, want,
+        [&](int64_t i, int64_t j) { return row_error * want(i, j) + Stored(out.weights.dtype(), want(i, j)); },
+        "weights");
+    ExpectNear(
+        out.sums,
+        [&](int64_t i, int64_t) {
+          if (labels[static_cast<size_t>(i)] == kNotTrained) return 1.0;
+          return std::exp(largest(i, 0) - largest(i, largest.cols() - 1));
+        },
+        row_error, "sums");
+  }
+}
+
+TEST_P(LossTest, WeightsMayLieApartAndBitsStay) {
+  const auto exec = MakeExec(1);
+  // Rows of 1,008 elements, as the weights': what is aligned otherwise is added in another order.
+  const Buffer logits = Buffer::Random(GetParam(), 5, 1000, 1, 8, 5);
+  const TestVector<int32_t> labels = Labels(5, 1000);
+  const Tiles tiles = {{0, 512}, {512, 1000}};
+  const OverTiles in_place = RunOverTiles(*exec, logits, labels, tiles, GetParam(), true);
+  const OverTiles apart = RunOverTiles(*exec, logits, labels, tiles, GetParam(), false);
+  EXPECT_TRUE(in_place.weights.bytes() == apart.weights.bytes());
+  EXPECT_TRUE(in_place.sum.bytes() == apart.sum.bytes());
+  EXPECT_EQ(in_place.totals.nats, apart.totals.nats);
+}
+
+TEST_P(LossTest, NothingButMinusInfinityInATile) {
+  const auto exec = MakeExec(1);
+  Buffer logits = Buffer::Random(GetParam(), 2, 80, 1);
+  for (int64_t j = 0; j < 40; ++j) logits.Set(0, j, -std::numeric_limits<double>::infinity());
+  for (int64_t j = 40; j < 80; ++j) logits.Set(1, j, -std::numeric_limits<double>::infinity());
+  const TestVector<int32_t> labels = {50, 3};
+  const OverTiles out = RunOverTiles(*exec, logits, labels, {{0, 40}, {40, 80}}, GetParam(), true);
+  EXPECT_NEAR(out.totals.nats, NaiveLoss(logits, labels), 2 * RowError(GetParam(), 1, 0));
+  for (int64_t j = 0; j < 40; ++j) {
+    EXPECT_EQ(out.weights(0, j), 0);
+    EXPECT_EQ(out.weights(1, 40 + j), 0);
   }
 }
 

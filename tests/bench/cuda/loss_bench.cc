@@ -1,10 +1,14 @@
-// The cut cross entropy at Llama's sizes: tiles within 160 and 80 MiB, three passes, and negligible columns on logits
-// that are like a text's (tests/kernels/cuda/text_like.h; seed and parameters in TextLike's defaults).
+// The cut cross entropy at Llama's sizes: tiles within 160 and 80 MiB, and negligible columns on logits that are like a
+// text's (tests/kernels/cuda/text_like.h; seed and parameters in TextLike's defaults) with their errors.
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "base/half.h"
 #include "base/units.h"
 #include "kernels/cuda/cce_kernels.h"
 #include "kernels/cuda/cuda_exec.h"
@@ -16,6 +20,7 @@ namespace longhaul::kernels::cuda {
 namespace {
 
 constexpr int64_t kRows = 16384, kHidden = 4096, kVocab = 128256;
+constexpr int64_t kErrorTile = 512;  // rows whose gradients' error is taken together
 
 template <typename T>
 T Need(absl::StatusOr<T> value) {
@@ -39,60 +44,113 @@ struct Data {
   }
 };
 
-// gemm_mib: what the products may use of the working set.
-void Report(const Exec& exec, const Data& data, const char* logits, const CceShape& shape, int64_t gemm_mib) {
+std::vector<uint16_t> Gradient(const Data& data) {
+  std::vector<uint16_t> values(static_cast<size_t>(kRows * kHidden));
+  Require(cudaMemcpy(values.data(), data.d_hidden.at(), values.size() * 2, cudaMemcpyDeviceToHost), "cudaMemcpy");
+  return values;
+}
+
+// |a - b| / |b|, of the worst tile of rows and of the mean over all rows.
+void ReportErrors(const std::vector<uint16_t>& a, const std::vector<uint16_t>& b, JsonLine* json) {
+  double worst = 0;
+  std::vector<double> mean_off(kHidden, 0.0), mean(kHidden, 0.0);
+  const auto norm = [](double off, double all) { return std::sqrt(off / all); };
+  for (int64_t first = 0; first < kRows; first += kErrorTile) {
+    double off = 0, all = 0;
+    for (int64_t i = first * kHidden; i < (first + kErrorTile) * kHidden; ++i) {
+      const double want = static_cast<double>(Bf16ToFloat(b[static_cast<size_t>(i)]));
+      const double difference = static_cast<double>(Bf16ToFloat(a[static_cast<size_t>(i)])) - want;
+      off += difference * difference;
+      all += want * want;
+      mean_off[static_cast<size_t>(i % kHidden)] += difference;
+      mean[static_cast<size_t>(i % kHidden)] += want;
+    }
+    worst = std::max(worst, norm(off, all));
+  }
+  double off = 0, all = 0;
+  for (size_t k = 0; k < mean.size(); ++k) {
+    off += mean_off[k] * mean_off[k];
+    all += mean[k] * mean[k];
+  }
+  json->Number("worst_tile_error", worst).Number("mean_error", norm(off, all));
+}
+
+// How much of the second product was left.
+void ReportKept(const CceShape& shape, const BenchBuffer& workspace, JsonLine* json) {
+  const CceLayout layout = CceWorkspace(shape, 0);
+  std::vector<int32_t> counts(static_cast<size_t>(shape.tile_rows));
+  FullState state;
+  Require(cudaMemcpy(counts.data(), workspace.at(layout.counts), counts.size() * 4, cudaMemcpyDeviceToHost), "counts");
+  Require(cudaMemcpy(&state, workspace.at(layout.state), sizeof(state), cudaMemcpyDeviceToHost), "state");
+  double kept = 0;
+  for (const int32_t count : counts) kept += count;
+  json->Number("last_tile_kept", kept / static_cast<double>(counts.size() * kVocab));
+  json->Number("rows_with_all_columns", static_cast<double>(state.count) / kRows);
+}
+
+// gemm_mib: what the products may use of the working set. `exact`: the gradient with all columns, null: do not compare.
+// timed: products chosen by timing, else by heuristics as the engine does.
+void Report(const Exec& exec, const Data& data, const char* logits, const CceShape& shape, int64_t gemm_mib,
+            const std::vector<uint16_t>* exact, bool timed = true) {
   const std::unique_ptr<LtGemm> gemm = Need(LtGemm::Create(gemm_mib * kMiB));
   const std::unique_ptr<CutCrossEntropy> cce = Need(CutCrossEntropy::Create(gemm.get(), shape));
   const BenchBuffer workspace = BenchBuffer::Zeros(CceWorkspace(shape, gemm_mib * kMiB).bytes);
   const CceOperands operands = data.Operands();
-  const absl::Status tuned = cce->Tune(exec, operands, workspace.at(), gemm_mib * kMiB);
-  if (!tuned.ok()) return (void)JsonLine("loss").Text("refused", std::string(tuned.message()));
+  if (timed) {
+    const absl::Status tuned = cce->Tune(exec, operands, workspace.at(), gemm_mib * kMiB);
+    if (!tuned.ok()) return (void)JsonLine("loss").Text("refused", std::string(tuned.message()));
+  }
   if (shape.negligible) cce->PrepareHead(exec, data.head.at(), data.mean_row.at<float>());
   const cudaStream_t stream = exec.cuda().compute.get();
   Require(cudaMemset(operands.totals, 0, sizeof(LossTotals)), "cudaMemset");
+  Require(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   cce->Run(exec, operands, workspace.at());
+  Require(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   LossTotals totals;
   Require(cudaMemcpy(&totals, operands.totals, sizeof(totals), cudaMemcpyDeviceToHost), "cudaMemcpy");
-  KeptState state;
-  if (shape.negligible) {
-    Require(cudaMemcpy(&state, workspace.at(CceWorkspace(shape, 0).state), sizeof(state), cudaMemcpyDeviceToHost),
-            "cudaMemcpy");
-  }
   const BenchTime time = Measure(stream, [&] { cce->Run(exec, operands, workspace.at()); });
   JsonLine json("loss");
-  json.Text("logits", logits).Text("passes", shape.passes == CcePasses::kTwo ? "two" : "three");
-  json.Text("type", shape.logits == GemmElement::kBF16 ? "bf16" : "f32").Count("tile_rows", shape.tile_rows);
-  if (shape.passes == CcePasses::kThree) json.Count("tile_cols", shape.tile_cols);
-  json.Text("columns", shape.negligible ? "kept" : "all").Number("mean_nats", totals.nats / kRows);
-  // Useful: what two passes over all columns take.
-  const double flops = 4.0 * kRows * kVocab * kHidden;
-  json.Rate(time, flops).Count("workspace_bytes", cce->workspace_bytes());
-  if (shape.negligible) {
-    json.Number("last_tile_kept", static_cast<double>(state.kept) / kVocab).Count("last_tile_full", state.full);
-  }
-  if (shape.passes == CcePasses::kTwo) {
-    json.Text("second_product", gemm->Describe(CceGradientGemm(shape, shape.tile_rows, shape.vocab)));
-  }
+  json.Text("logits", logits).Text("type", shape.logits == GemmElement::kBF16 ? "bf16" : "f32");
+  json.Count("tile_rows", shape.tile_rows).Count("tile_cols", shape.tile_cols);
+  json.Text("products", timed ? "timed" : "by heuristics")
+      .Text("columns", shape.negligible ? "kept" : "all")
+      .Number("mean_nats", totals.nats / kRows);
+  // Useful: what all columns take.
+  json.Rate(time, shape.flops()).Number("workspace_mib", static_cast<double>(cce->workspace_bytes()) / kMiB);
+  if (shape.negligible) ReportKept(shape, workspace, &json);
+  if (exact != nullptr) ReportErrors(Gradient(data), *exact, &json);
 }
 
 // The products alone: what the loss could reach.
-void ReportProducts(const Exec& exec, const Data& data, int64_t tile_rows) {
-  const std::unique_ptr<LtGemm> gemm = Need(LtGemm::Create(64 * kMiB));
-  const CceShape shape = TwoPassCce(kRows, kHidden, kVocab, tile_rows);
-  const BenchBuffer workspace = BenchBuffer::Zeros(CceWorkspace(shape, 64 * kMiB).bytes);
+void ReportProducts(const Exec& exec, const Data& data, const CceShape& shape) {
+  constexpr int64_t kGemmBytes = 32 * kMiB;
+  const std::unique_ptr<LtGemm> gemm = Need(LtGemm::Create(kGemmBytes));
+  const BenchBuffer workspace = BenchBuffer::Zeros(CceWorkspace(shape, kGemmBytes).bytes);
   const std::unique_ptr<CutCrossEntropy> cce = Need(CutCrossEntropy::Create(gemm.get(), shape));
-  if (!cce->Tune(exec, data.Operands(), workspace.at(), 64 * kMiB).ok()) return;
+  const GemmShape first = CceLogitsGemm(shape, shape.tile_rows, shape.tile_cols, kHidden);
+  const GemmShape second = CceGradientGemm(shape, shape.tile_rows, shape.tile_cols, false);
+  const auto describe = [&] { return gemm->Describe(first) + "; " + gemm->Describe(second); };
+  const std::string by_heuristics = describe();
+  if (!cce->Tune(exec, data.Operands(), workspace.at(), kGemmBytes).ok()) return;
   const cudaStream_t stream = exec.cuda().compute.get();
-  const CceLayout layout = CceWorkspace(shape, 64 * kMiB);
-  const GemmWorkspace scratch{workspace.at(layout.gemm), 64 * kMiB};
-  const GemmShape first = CceLogitsGemm(shape, tile_rows, kVocab), second = CceGradientGemm(shape, tile_rows, kVocab);
+  const CceLayout layout = CceWorkspace(shape, kGemmBytes);
+  const GemmWorkspace scratch{workspace.at(layout.gemm), kGemmBytes};
   const GemmOperands first_at{data.hidden.at(), data.head.at(), workspace.at(layout.logits)};
-  const GemmOperands second_at{workspace.at(layout.logits), data.head.at(), data.d_hidden.at()};
+  const GemmOperands second_at{workspace.at(layout.logits), data.head.at(), workspace.at(layout.d_sum)};
   const auto line = [&](const char* what, double flops, const std::function<void()>& work) {
-    JsonLine("loss_products").Text("what", what).Count("tile_rows", tile_rows).Rate(Measure(stream, work), flops);
+    JsonLine json("loss_products");
+    json.Text("what", what).Count("tile_rows", shape.tile_rows).Count("tile_cols", shape.tile_cols);
+    json.Rate(Measure(stream, work), flops);
   };
   line("logits", first.flops(), [&] { gemm->Run(stream, first, 1, first_at, scratch); });
   line("gradient", second.flops(), [&] { gemm->Run(stream, second, 1, second_at, scratch); });
+  JsonLine("loss_products").Text("by_heuristics", by_heuristics).Text("timed", describe());
+}
+
+CceShape Tiled(int64_t tile_rows, int64_t tile_cols) {
+  CceShape shape = MakeCceShape(kRows, kHidden, kVocab, tile_rows);
+  shape.tile_cols = tile_cols;
+  return shape;
 }
 
 }  // namespace
@@ -113,21 +171,29 @@ void BenchLoss(cudaStream_t) {
     Require(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     const char* const logits = is_flat ? "flat" : "text-like";
     if (is_flat) {
-      ReportProducts(*exec, data, 256);
-      ReportProducts(*exec, data, 512);
-      Report(*exec, data, logits, ThreePassCce(kRows, kHidden, kVocab, 1024, 8192), 16);
+      for (const int64_t rows : {1024, 2048, 4096}) ReportProducts(*exec, data, Tiled(rows, kCceTileCols));
+      for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{4096, kCceTileCols / 2},
+                                       {2048, kCceTileCols / 2},
+                                       {1024, kCceTileCols / 2},
+                                       {512, kCceTileCols}}) {
+        Report(*exec, data, logits, Tiled(rows, cols), 16, nullptr);
+      }
+      for (const int64_t rows : {2048, 1024}) {
+        Report(*exec, data, logits, Tiled(rows, kCceTileCols), 16, nullptr, /*timed=*/false);
+      }
     }
-    CceShape shape = TwoPassCce(kRows, kHidden, kVocab, 512);
-    Report(*exec, data, logits, shape, 32);
-    shape.tile_rows = 256;
-    Report(*exec, data, logits, shape, 16);
+    CceShape shape = Tiled(2048, kCceTileCols);
+    Report(*exec, data, logits, shape, 32, nullptr);
+    const std::vector<uint16_t> exact = Gradient(data);
+    shape.tile_rows = 1024;
+    Report(*exec, data, logits, shape, 16, &exact);
     shape.logits = GemmElement::kF32;
-    Report(*exec, data, logits, shape, 32);
+    Report(*exec, data, logits, shape, 32, &exact);
     shape.logits = GemmElement::kBF16;
     shape.negligible = true;
-    for (const int64_t rows : {256, 512, 1024}) {
+    for (const int64_t rows : {1024, 2048}) {
       shape.tile_rows = rows;
-      Report(*exec, data, logits, shape, 32);
+      Report(*exec, data, logits, shape, 32, &exact);
     }
   }
 }

@@ -56,18 +56,28 @@ __device__ int32_t Label(const TextLike& text, float uniform) {
   return min(max(static_cast<int32_t>(at - kOffset), 0), static_cast<int32_t>(text.vocab) - 1);
 }
 
+// Noise and label, without what of them lies along c: that would multiply every prior by a number of the row's.
 __global__ void HiddenKernel(TextLike text, __nv_bfloat16* hidden, int32_t* labels) {
+  __shared__ float parts[kThreads];
   const int64_t i = blockIdx.x;
   const auto index = static_cast<uint64_t>(i);
   const int32_t label = Label(text, Uniform(Hash(text.seed + 1, index)));
   const float boost = text.boost_mean + text.boost_deviation * Normal(text.seed + 2, index);
   if (threadIdx.x == 0) labels[i] = label;
-  for (int64_t k = threadIdx.x; k < text.hidden; k += kThreads) {
+  const auto value = [&](int64_t k) {
     const float noise = Normal(text.seed + 4, static_cast<uint64_t>(i * text.hidden + k));
     // The label's own noise, without its prior: the square of its length is 1.
     const float own = Normal(text.seed, static_cast<uint64_t>(label * text.hidden + k));
-    hidden[i * text.hidden + k] = __float2bfloat16(Direction(text, k) + text.noise * noise +
-                                                   boost * own * rsqrtf(static_cast<float>(text.hidden)));
+    return text.noise * noise + boost * own * rsqrtf(static_cast<float>(text.hidden));
+  };
+  float along = 0;
+  for (int64_t k = threadIdx.x; k < text.hidden; k += kThreads) along += value(k) * Direction(text, k);
+  parts[threadIdx.x] = along;
+  __syncthreads();
+  along = 0;
+  for (const float part : parts) along += part;
+  for (int64_t k = threadIdx.x; k < text.hidden; k += kThreads) {
+    hidden[i * text.hidden + k] = __float2bfloat16(value(k) + (1 - along) * Direction(text, k));
   }
 }
 

@@ -2,7 +2,8 @@
 // of little or of much, and most columns are negligible to most rows. For tests and benches of the loss.
 //
 //   head[j]   = N(0, 1) / sqrt(hidden) + prior_j c,   prior_j = -slope log(j + 10), c a direction of length 1
-//   hidden[i] = c + noise N(0, 1) + boost_i (head[label_i] without its prior),   label_i by the prior
+//   hidden[i] = c + noise N(0, 1) + boost_i (head[label_i] without its prior),   label_i by the prior;
+//               but for c itself, nothing along c
 //
 // so that logit[i, j] is about prior_j + noise N(0, 1) + boost_i [j = label_i].
 #pragma once
