@@ -7,6 +7,7 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "storage/migrations.h"
+#include "storage/state_id.h"
 
 namespace longhaul::storage {
 namespace {
@@ -101,6 +102,7 @@ absl::StatusOr<std::unique_ptr<AccessStore>> AccessStore::OpenToWrite(const std:
   absl::StatusOr<FileLock> lock = FileLock::Acquire(JoinPath(state_dir, "lock"));
   const bool shared = ErrorReason(lock.status()) == "LOCKED";
   if (!lock.ok() && !shared) return Annotate(lock.status(), "the state folder " + state_dir);
+  if (!shared) LH_RETURN_IF_ERROR(OwnStateFolder(state_dir));
   LH_ASSIGN_OR_RETURN(std::unique_ptr<Db> db, Db::Open(JoinPath(state_dir, "state.db"), Db::Mode::kReadWrite));
   if (!shared) {
     const absl::Status migrated = Migrate(db.get());

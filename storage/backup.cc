@@ -13,10 +13,10 @@
 #include "storage/access_store.h"
 #include "storage/blob_store.h"
 #include "storage/job_query.h"
-#include "storage/job_store.h"
 #include "storage/job_writer.h"
 #include "storage/migrations.h"
 #include "storage/sqlite_db.h"
+#include "storage/state_id.h"
 
 namespace longhaul::storage {
 namespace {

@@ -8,7 +8,6 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/limits.h"
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "server/core/codec.h"
 #include "storage/access_store.h"
@@ -17,6 +16,7 @@
 #include "storage/job_writer.h"
 #include "storage/migrations.h"
 #include "storage/sqlite_db.h"
+#include "storage/state_id.h"
 
 namespace longhaul::storage {
 namespace {
@@ -179,10 +179,7 @@ absl::StatusOr<std::unique_ptr<Store>> OpenJobStore(const std::string& state_dir
   LH_RETURN_IF_ERROR(CreateDirs(state_dir));
   absl::StatusOr<FileLock> lock = FileLock::Acquire(JoinPath(state_dir, "lock"));
   if (!lock.ok()) return Annotate(lock.status(), "the state folder " + state_dir);
-  // A copy of a backup becomes a state of its own: it is no backup any more, and has an id of its own.
-  LH_RETURN_IF_ERROR(RemoveFile(JoinPath(state_dir, kBackupOfFile)));
-  const std::string id_path = JoinPath(state_dir, kStateIdFile);
-  if (!FileExists(id_path)) LH_RETURN_IF_ERROR(WriteFileAtomic(id_path, RandomId() + "\n"));
+  LH_RETURN_IF_ERROR(OwnStateFolder(state_dir));
   LH_ASSIGN_OR_RETURN(std::unique_ptr<Db> db, Db::Open(JoinPath(state_dir, "state.db"), Db::Mode::kReadWrite));
   const absl::Status migrated = Migrate(db.get());
   if (!migrated.ok()) return Annotate(migrated, "the state folder " + state_dir);

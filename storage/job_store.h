@@ -15,11 +15,6 @@
 
 namespace longhaul::storage {
 
-// Names one state for good; made when a state folder is first opened.
-inline constexpr char kStateIdFile[] = "state-id";
-// In a backup: the state-id of the state that it is of. A copy of a backup that is opened becomes a state of its own.
-inline constexpr char kBackupOfFile[] = "backup-of";
-
 // Creates the folder where it is absent. Destroy transactions before the store.
 absl::StatusOr<std::unique_ptr<server::Store>> OpenJobStore(const std::string& state_dir);
 
