@@ -56,7 +56,7 @@ void SimWorker::AgentDies() {
   agent_up_ = false;
   ++agent_;
   session_.clear();
-  opening_ = false;
+  opening_ = 0;
   in_flight_.clear();
   to_repeat_.clear();
   for (auto& [key, trainer] : trainers_) trainer.in_flight = false;
@@ -110,7 +110,7 @@ void SimWorker::Poll() {
     return;
   }
   if (session_.empty()) {
-    if (!opening_) Open();
+    if (opening_ == 0) Open();
     return;
   }
   if (in_flight_.size() >= (news_ ? 2u : 1u)) return;
@@ -122,27 +122,29 @@ void SimWorker::Poll() {
 }
 
 void SimWorker::Open() {
-  opening_ = true;
-  ToScheduler([this, input = SessionInput{worker_, 1, Reports()}, agent = agent_] {
-    if (agent != agent_ || !opening_) return;  // cancelled meanwhile, which goes faster than the call
+  opening_ = ++openings_;
+  ToScheduler([this, input = SessionInput{worker_, 1, Reports()}, agent = agent_, opening = opening_] {
+    // Cancelled meanwhile, which goes faster than the call. (A later call is on its way perhaps: that is another one.)
+    if (agent != agent_ || opening != opening_) return;
     auto result = std::make_shared<absl::StatusOr<SessionReply>>(absl::UnknownError("not run"));
     scheduler_->Post({[=](DispatcherCore& core) { *result = core.OpenSession(input); },
                       [=, this](const absl::Status& commit) {
                         if (commit.ok() && result->ok()) last_heard_nanos_ = context_->timeline.now();
-                        AnswerWith([=, this] { Opened(commit.ok() ? *result : commit); });
+                        AnswerWith([=, this] {
+                          if (opening == opening_) Opened(commit.ok() ? *result : commit);
+                        });
                       },
                       nullptr});
   });
-  context_->timeline.In(2 * context_->hold_nanos(), [this, agent = agent_] {
-    if (agent != agent_ || !opening_) return;
-    opening_ = false;
+  context_->timeline.In(2 * context_->hold_nanos(), [this, agent = agent_, opening = opening_] {
+    if (agent != agent_ || opening != opening_) return;
+    opening_ = 0;
     Poll();
   });
 }
 
 void SimWorker::Opened(const absl::StatusOr<SessionReply>& reply) {
-  if (!opening_) return;  // given up, and asked again
-  opening_ = false;
+  opening_ = 0;
   if (!reply.ok()) {
     context_->timeline.In(context_->hold_nanos() / 5, [this, agent = agent_] {
       if (agent == agent_) Poll();

@@ -97,7 +97,8 @@ class SimWorker {
   int64_t last_heard_nanos_ = 0;
 
   std::string session_;
-  bool opening_ = false;
+  int64_t opening_ = 0;  // the number of the OpenSession that is awaited; 0 = none
+  int64_t openings_ = 0;
   bool news_ = false;
   int64_t next_number_ = 1;
   std::map<int64_t, int64_t> in_flight_;  // number -> sent
