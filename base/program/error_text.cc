@@ -222,17 +222,27 @@ ExitCode ExitCodeFor(const absl::Status& status) {
   }
 }
 
+namespace {
+
+std::string Headline(const std::string& program, const absl::Status& status, const std::string& message) {
+  const std::string reason = ErrorReason(status);
+  return program + ": error: " + message + (reason.empty() ? "" : " [" + reason + "]");
+}
+
+std::string AdviceOr(const absl::Status& status, const std::string& fallback) {
+  const std::string known = WhatToDo(status);
+  return known.empty() ? fallback : known;
+}
+
+}  // namespace
+
 std::string DescribeErrorInLine(const std::string& program, const absl::Status& status, const std::string& fallback) {
   std::string message(status.message());
   std::replace(message.begin(), message.end(), '\n', ' ');
-  const std::string reason = ErrorReason(status);
-  const std::string known = WhatToDo(status);
-  return program + ": error: " + message + (reason.empty() ? "" : " [" + reason + "]") +
-         "; what to do: " + (known.empty() ? fallback : known) + "\n";
+  return Headline(program, status, message) + "; what to do: " + AdviceOr(status, fallback) + "\n";
 }
 
 std::string DescribeError(const std::string& program, const absl::Status& status, const std::string& fallback) {
-  const std::string reason = ErrorReason(status);
   std::string message(status.message());
   std::vector<FieldViolation> violations = ErrorViolations(status);
   // A message that has the violations one behind the other is cut before the first: each gets its line, and no words
@@ -253,14 +263,11 @@ std::string DescribeError(const std::string& program, const absl::Status& status
     }
     if (message.empty()) message = std::to_string(violations.size()) + " values are wrong";
   }
-  std::string text = program + ": error: " + message;
-  if (!reason.empty()) text += " [" + reason + "]";
-  text += "\n";
+  std::string text = Headline(program, status, message) + "\n";
   for (const FieldViolation& violation : violations) {
     text += "  " + violation.field + ": " + violation.description + "\n";
   }
-  const std::string known = WhatToDo(status);
-  return text + "  what to do: " + (known.empty() ? fallback : known) + "\n";
+  return text + "  what to do: " + AdviceOr(status, fallback) + "\n";
 }
 
 }  // namespace longhaul::program

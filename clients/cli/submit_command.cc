@@ -101,7 +101,7 @@ absl::Status UploadDatasets(Context& context, const v1::CreateFineTuneJobRequest
       check.clear_request_id();
       check.set_validate_only(true);
       const absl::Status checked_so_far = Create(context, check).status();
-      // (A scheduler before 0.2 wants the data for this question, too.)
+      // (An older scheduler wants the data for this question, too.)
       if (!checked_so_far.ok() && ErrorReason(checked_so_far) != "DATASET_NOT_UPLOADED") return checked_so_far;
     }
     LH_RETURN_IF_ERROR(UploadDataset(context.client(), one.path, *one.dataset));
