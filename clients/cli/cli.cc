@@ -54,7 +54,8 @@ int RunCli(const std::vector<std::string>& arguments, const CliEnv& env) {
   CLI::App app("Longhaul fine-tunes language models: submit a job, follow it, download its adapter.", "longhaul");
   app.formatter(std::make_shared<HelpFormatter>());  // inherited
   app.footer(std::string("\n") + program::kExitCodeHelp +
-             "\nData goes to stdout, progress and errors to stderr. Ids may be shortened while they are unique.");
+             "\nData goes to stdout, progress and errors to stderr. Ids may be shortened while they are unique.\n"
+             "-o, --server and what `longhaul --help` has under Security go with every command.");
   app.set_version_flag("--version", std::string("longhaul ") + LONGHAUL_VERSION);
   app.require_subcommand(1);
   app.fallthrough();  // inherited: global options may follow the command

@@ -7,6 +7,7 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "clients/cli/commands.h"
+#include "clients/cli/job_flags.h"
 #include "longhaul/v1/job.pb.h"
 #include "wire/enum_names.h"
 
@@ -32,11 +33,8 @@ absl::StatusOr<v1::ListFineTuneJobsRequest> ListRequest(const ListOptions& optio
     LH_ASSIGN_OR_RETURN(const int state, wire::ParseEnumName(*v1::JobState_descriptor(), text, "--state"));
     request.add_states(static_cast<v1::JobState>(state));
   }
-  for (const std::string& pair : options.labels) {
-    const size_t equals = pair.find('=');
-    if (equals == std::string::npos) return InvalidField("--label", "is '" + pair + "'; must be KEY=VALUE");
-    (*request.mutable_labels())[pair.substr(0, equals)] = pair.substr(equals + 1);
-  }
+  LH_ASSIGN_OR_RETURN(const auto labels, ParsePairs("--label", options.labels));
+  request.mutable_labels()->insert(labels.begin(), labels.end());
   return request;
 }
 

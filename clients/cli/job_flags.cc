@@ -90,6 +90,18 @@ YAML::Node Child(YAML::Node parent, const std::string& key) {
 
 }  // namespace
 
+absl::StatusOr<std::map<std::string, std::string>> ParsePairs(const std::string& flag,
+                                                              const std::vector<std::string>& pairs) {
+  std::map<std::string, std::string> values;
+  for (const std::string& pair : pairs) {
+    const size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals == 0) return InvalidField(flag, "is '" + pair + "'; must be KEY=VALUE");
+    const std::string key = pair.substr(0, equals);
+    if (!values.emplace(key, pair.substr(equals + 1)).second) return InvalidField(flag, "gives '" + key + "' twice");
+  }
+  return values;
+}
+
 JobFlags::Flag& JobFlags::Add(std::vector<std::string> path, Kind kind) {
   flags_.emplace_back();
   flags_.back().path = std::move(path);
@@ -177,15 +189,12 @@ absl::Status JobFlags::Apply(YAML::Node& root) const {
         node[key] = dataset;
         break;
       }
-      case Kind::kPairs:
-        for (const std::string& pair : flag.values) {
-          const size_t equals = pair.find('=');
-          if (equals == std::string::npos || equals == 0) {
-            return InvalidField(flag.option->get_name(), "is '" + pair + "'; must be KEY=VALUE");
-          }
-          Child(node, key)[pair.substr(0, equals)] = pair.substr(equals + 1);
-        }
+      case Kind::kPairs: {
+        const auto pairs = ParsePairs(flag.option->get_name(), flag.values);
+        if (!pairs.ok()) return pairs.status();
+        for (const auto& [name, value] : *pairs) Child(node, key)[name] = value;
         break;
+      }
     }
   }
   return absl::OkStatus();

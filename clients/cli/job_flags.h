@@ -6,13 +6,19 @@
 
 #include <CLI/CLI.hpp>
 #include <list>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "google/protobuf/descriptor.h"
 
 namespace longhaul::cli {
+
+// What KEY=VALUE says, given any number of times, each key once. Errors name `flag`.
+absl::StatusOr<std::map<std::string, std::string>> ParsePairs(const std::string& flag,
+                                                              const std::vector<std::string>& pairs);
 
 class JobFlags {
  public:

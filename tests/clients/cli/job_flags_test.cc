@@ -144,6 +144,8 @@ TEST(JobFlags, BadValuesNameTheField) {
               ::testing::HasSubstr("command line: spec.hyperparameters.lora_rank"));
   const auto label = Parse({"--label", "novalue"});
   EXPECT_THAT(std::string(label.status().message()), ::testing::HasSubstr("must be KEY=VALUE"));
+  const auto twice = Parse({"--label", "team=a", "--label", "team=b"});
+  EXPECT_THAT(std::string(twice.status().message()), ::testing::HasSubstr("--label gives 'team' twice"));
 }
 
 }  // namespace
