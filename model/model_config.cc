@@ -1,5 +1,6 @@
 // What Longhaul understands of a Hugging Face config.json, and what it writes (FORMATS.md section 4).
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "base/check.h"
@@ -41,6 +42,39 @@ bool TooDeep(const std::string& text) {
   return false;
 }
 
+// Zero and null mean the default, as in Transformers. A model that says yarn is good for factor times its original
+// context, whatever max_position_embeddings it was published with.
+absl::Status ReadYarn(const json& scaling, ModelShape* shape) {
+  JsonFields fields(scaling, "config.json: rope_scaling");
+  RopeFacts& rope = shape->rope;
+  rope.scaling = RopeScaling::kYarn;
+  rope.original_max_position_embeddings = shape->max_position_embeddings;
+  fields.OptionalInt("original_max_position_embeddings", 1, limits::kMaxSequenceLength,
+                     &rope.original_max_position_embeddings);
+  const double original = static_cast<double>(rope.original_max_position_embeddings);
+  rope.factor = static_cast<double>(shape->max_position_embeddings) / original;
+  fields.OptionalDouble("factor", 1, 1e6, &rope.factor);
+  double beta_fast = 0, beta_slow = 0, attention_factor = 0, mscale = 0, mscale_all_dim = 0;
+  fields.OptionalDouble("beta_fast", 0, 1e6, &beta_fast);
+  fields.OptionalDouble("beta_slow", 0, 1e6, &beta_slow);
+  fields.OptionalDouble("attention_factor", 1e-6, 1e6, &attention_factor);
+  fields.OptionalDouble("mscale", 0, 1e6, &mscale);
+  fields.OptionalDouble("mscale_all_dim", 0, 1e6, &mscale_all_dim);
+  fields.OptionalBool("truncate", &rope.truncate);
+  if (beta_fast > 0) rope.beta_fast = beta_fast;
+  if (beta_slow > 0) rope.beta_slow = beta_slow;
+  if (attention_factor > 0) {
+    rope.attention_factor = attention_factor;
+  } else if (mscale > 0 && mscale_all_dim > 0) {
+    rope.attention_factor = YarnAttentionFactor(rope.factor, mscale) / YarnAttentionFactor(rope.factor, mscale_all_dim);
+  } else {
+    rope.attention_factor = YarnAttentionFactor(rope.factor);
+  }
+  const double reach = std::min(rope.factor * original, static_cast<double>(limits::kMaxSequenceLength));
+  shape->max_position_embeddings = std::max(shape->max_position_embeddings, static_cast<int64_t>(std::llround(reach)));
+  return fields.status();
+}
+
 absl::Status ReadRope(const json& config, const FamilyFacts& family, ModelShape* shape) {
   JsonFields fields(config, "config.json");
   RopeFacts& rope = shape->rope;
@@ -65,8 +99,9 @@ absl::Status ReadRope(const json& config, const FamilyFacts& family, ModelShape*
     if (partial != 1.0) return Unsupported("partial_rotary_factor " + std::to_string(partial) + " is not supported");
   }
   if (type == "default") return nested.status();
+  if (type == "yarn") return ReadYarn(*scaling, shape);
   if (type != "linear" && type != "llama3") {
-    return Unsupported("rope_type \"" + type + "\" is not supported; supported: default, linear, llama3");
+    return Unsupported("rope_type \"" + type + "\" is not supported; supported: default, linear, llama3, yarn");
   }
   nested.Double("factor", 1e-6, 1e6, &rope.factor);
   if (type == "linear") {
@@ -196,6 +231,14 @@ json ConfigJsonOfModelShape(const ModelShape& shape) {
                               {"low_freq_factor", shape.rope.low_freq_factor},
                               {"high_freq_factor", shape.rope.high_freq_factor},
                               {"original_max_position_embeddings", shape.rope.original_max_position_embeddings}};
+  } else if (shape.rope.scaling == RopeScaling::kYarn) {
+    config["rope_scaling"] = {{"rope_type", "yarn"},
+                              {"factor", shape.rope.factor},
+                              {"original_max_position_embeddings", shape.rope.original_max_position_embeddings},
+                              {"beta_fast", shape.rope.beta_fast},
+                              {"beta_slow", shape.rope.beta_slow},
+                              {"attention_factor", shape.rope.attention_factor},
+                              {"truncate", shape.rope.truncate}};
   }
   return config;
 }

@@ -8,20 +8,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "model/rope.h"
 #include "nlohmann/json_fwd.hpp"
 
 namespace longhaul {
-
-enum class RopeScaling { kNone, kLinear, kLlama3 };
-
-struct RopeFacts {
-  double theta = 10000.0;
-  RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1.0;
-  double low_freq_factor = 1.0;                     // llama3
-  double high_freq_factor = 4.0;                    // llama3
-  int64_t original_max_position_embeddings = 8192;  // llama3
-};
 
 struct ModelShape {
   std::string family;  // "llama", "qwen3", ...: a key of the family table
@@ -60,8 +50,5 @@ nlohmann::json ConfigJsonOfModelShape(const ModelShape& shape);
 // Our own JSON of a shape (the memory plan and the worker's cache carry it).
 nlohmann::json ModelShapeToJson(const ModelShape& shape);
 absl::StatusOr<ModelShape> ModelShapeFromJson(const nlohmann::json& json);
-
-// The inverse frequencies of RoPE in double, head_dim / 2 of them, with the shape's scaling applied.
-void RopeInverseFrequencies(const RopeFacts& rope, int64_t head_dim, double* out);
 
 }  // namespace longhaul

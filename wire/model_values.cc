@@ -1,33 +1,28 @@
 #include "wire/model_values.h"
 
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_join.h"
 #include "base/error.h"
 #include "base/status_macros.h"
 
 namespace longhaul::wire {
-namespace {
-
-const char* ScalingName(RopeScaling scaling) {
-  switch (scaling) {
-    case RopeScaling::kNone:
-      return "none";
-    case RopeScaling::kLinear:
-      return "linear";
-    case RopeScaling::kLlama3:
-      return "llama3";
-  }
-  return "none";
-}
-
-}  // namespace
-
 v1::RopeFacts ToProto(const RopeFacts& rope) {
   v1::RopeFacts out;
   out.set_theta(rope.theta);
-  out.set_scaling(ScalingName(rope.scaling));
+  out.set_scaling(RopeScalingNames()[static_cast<size_t>(rope.scaling)]);
   out.set_factor(rope.factor);
   out.set_low_freq_factor(rope.low_freq_factor);
   out.set_high_freq_factor(rope.high_freq_factor);
   out.set_original_max_position_embeddings(rope.original_max_position_embeddings);
+  if (rope.scaling == RopeScaling::kYarn) {
+    out.set_beta_fast(rope.beta_fast);
+    out.set_beta_slow(rope.beta_slow);
+    out.set_attention_factor(rope.attention_factor);
+    out.set_truncate(rope.truncate);
+  }
   return out;
 }
 
@@ -70,21 +65,25 @@ v1::DeviceFacts ToProto(const DeviceFacts& facts) {
 absl::StatusOr<RopeFacts> FromProto(const v1::RopeFacts& rope) {
   RopeFacts out;
   out.theta = rope.theta();
-  if (rope.scaling() == "none" || rope.scaling().empty()) {
-    out.scaling = RopeScaling::kNone;
-  } else if (rope.scaling() == "linear") {
-    out.scaling = RopeScaling::kLinear;
-  } else if (rope.scaling() == "llama3") {
-    out.scaling = RopeScaling::kLlama3;
-  } else {
-    return InvalidField("model_shape.rope.scaling", "is \"" + rope.scaling() + "\"; one of none, linear, llama3");
+  const std::vector<std::string>& names = RopeScalingNames();
+  const auto name = rope.scaling().empty() ? names.begin() : std::find(names.begin(), names.end(), rope.scaling());
+  if (name == names.end()) {
+    return InvalidField("model_shape.rope.scaling",
+                        "is \"" + rope.scaling() + "\"; one of " + absl::StrJoin(names, ", "));
   }
+  out.scaling = static_cast<RopeScaling>(name - names.begin());
   // A message without scaling need not carry the factors of one.
   if (out.scaling != RopeScaling::kNone) out.factor = rope.factor();
   if (out.scaling == RopeScaling::kLlama3) {
     out.low_freq_factor = rope.low_freq_factor();
     out.high_freq_factor = rope.high_freq_factor();
     out.original_max_position_embeddings = rope.original_max_position_embeddings();
+  } else if (out.scaling == RopeScaling::kYarn) {
+    out.original_max_position_embeddings = rope.original_max_position_embeddings();
+    out.beta_fast = rope.beta_fast();
+    out.beta_slow = rope.beta_slow();
+    out.attention_factor = rope.attention_factor();
+    out.truncate = rope.truncate();
   }
   return out;
 }

@@ -66,8 +66,12 @@ void Fields(A& a, RopeFacts& v) {
   a(4, v.low_freq_factor);
   a(5, v.high_freq_factor);
   a(6, v.original_max_position_embeddings);
+  a(7, v.beta_fast);
+  a(8, v.beta_slow);
+  a(9, v.attention_factor);
+  a(10, v.truncate);
 }
-static_assert(sizeof(RopeFacts) == 48);
+static_assert(sizeof(RopeFacts) == 80);
 
 template <class A>
 void Fields(A& a, ModelShape& v) {

@@ -41,6 +41,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config,
                           Qwen3ForCausalLM)
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 
@@ -54,6 +55,9 @@ COMMON = dict(vocab_size=131, hidden_size=48, intermediate_size=80, num_hidden_l
 # Wavelengths of head_dim 12 lie below, within and above the band from 64/4 to 64/1 that llama3 scaling smooths.
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
+# Of head_dim 20's ten frequencies two stay, one lies within the ramp and the others are divided by the factor.
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64,
+        "beta_fast": 4.0, "beta_slow": 1.0}
 PATCHED = ((modeling_llama.LlamaRMSNorm, modeling_llama.LlamaRotaryEmbedding),
            (modeling_qwen3.Qwen3RMSNorm, modeling_qwen3.Qwen3RotaryEmbedding))
 
@@ -63,7 +67,7 @@ def norm_forward(self, x):
 
 
 def rotary_forward(self, x, position_ids):
-    """Angles from inverse frequencies in f64, the llama3 bands by the published formula."""
+    """Angles from inverse frequencies in f64, the llama3 bands and yarn's ramp by the published formulas."""
     rope = self.config.rope_parameters
     dim = self.config.head_dim
     inverse = rope["rope_theta"] ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
@@ -75,9 +79,26 @@ def rotary_forward(self, x, position_ids):
         between = (1 - smooth) * inverse / factor + smooth * inverse
         scaled = torch.where(wavelength > length / low, inverse / factor, between)
         inverse = torch.where(wavelength < length / high, inverse, scaled)
+    scale = 1.0
+    if rope["rope_type"] == "yarn":
+        inverse, scale = yarn(rope, inverse, dim)
+        theirs, their_scale = ROPE_INIT_FUNCTIONS["yarn"](self.config)
+        assert torch.allclose(inverse.float(), theirs, rtol=1e-6, atol=0) and abs(scale - their_scale) < 1e-12
     angles = position_ids[..., None].double() * inverse
     both = torch.cat([angles, angles], -1)
-    return both.cos().to(x.dtype), both.sin().to(x.dtype)
+    return (scale * both.cos()).to(x.dtype), (scale * both.sin()).to(x.dtype)
+
+
+def yarn(rope, inverse, dim):
+    """Frequencies with many turns in the original context stay, slow ones are divided, between them a ramp."""
+    def pair_of(turns):
+        length = rope["original_max_position_embeddings"]
+        return dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(rope["rope_theta"]))
+
+    low = max(math.floor(pair_of(rope["beta_fast"])), 0)
+    high = min(math.ceil(pair_of(rope["beta_slow"])), dim - 1)
+    divided = ((torch.arange(dim // 2, dtype=torch.float64) - low) / (high - low)).clamp(0, 1)
+    return (1 - divided) * inverse + divided * inverse / rope["factor"], 0.1 * math.log(rope["factor"]) + 1
 
 
 def randomise(model):
@@ -213,6 +234,8 @@ def main():
     make("llama_untied", LlamaConfig(**COMMON, rope_parameters=LLAMA3, tie_word_embeddings=False), LlamaForCausalLM)
     make("qwen3", Qwen3Config(**COMMON, head_dim=20, tie_word_embeddings=True,
                               rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}), Qwen3ForCausalLM)
+    make("qwen3_yarn", Qwen3Config(**COMMON, head_dim=20, tie_word_embeddings=True, rope_parameters=YARN),
+         Qwen3ForCausalLM)
 
 
 if __name__ == "__main__":

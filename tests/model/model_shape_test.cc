@@ -43,7 +43,7 @@ TEST(ModelConfig, ReadsSmolLm2) {
 
 TEST(ModelConfig, WrittenConfigsReadBackAsTheSameShape) {
   for (const char* family : {"llama", "mistral", "qwen3"}) {
-    for (RopeScaling scaling : {RopeScaling::kNone, RopeScaling::kLinear, RopeScaling::kLlama3}) {
+    for (RopeScaling scaling : {RopeScaling::kNone, RopeScaling::kLinear, RopeScaling::kLlama3, RopeScaling::kYarn}) {
       ModelShape shape = SmolLm2Shape();
       shape.family = family;
       shape.qk_norm = FindFamily(family)->qk_norm;
@@ -55,6 +55,12 @@ TEST(ModelConfig, WrittenConfigsReadBackAsTheSameShape) {
         shape.rope.low_freq_factor = 1.5;
         shape.rope.high_freq_factor = 6.0;
         shape.rope.original_max_position_embeddings = 2048;
+      } else if (scaling == RopeScaling::kYarn) {
+        shape.rope.original_max_position_embeddings = 2048;
+        shape.rope.beta_fast = 16;
+        shape.rope.beta_slow = 2;
+        shape.rope.attention_factor = 1.25;
+        shape.rope.truncate = false;
       }
       const auto back = ModelShapeFromConfigJson(ConfigJsonOfModelShape(shape).dump());
       ASSERT_TRUE(back.ok()) << family << back.status();
@@ -100,13 +106,40 @@ TEST(ModelConfig, ReadsRopeInItsThreeSpellings) {
   }
 }
 
+TEST(ModelConfig, ReadsYarnAsTransformersDoes) {
+  json config = LlamaConfig();
+  config["max_position_embeddings"] = 40960;
+  config["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}};
+  auto shape = ModelShapeFromConfigJson(config.dump());
+  ASSERT_TRUE(shape.ok()) << shape.status();
+  EXPECT_EQ(shape->rope.scaling, RopeScaling::kYarn);
+  EXPECT_EQ(shape->max_position_embeddings, 131072);
+  EXPECT_EQ(shape->rope.beta_fast, 32);
+  EXPECT_EQ(shape->rope.beta_slow, 1);
+  EXPECT_DOUBLE_EQ(shape->rope.attention_factor, 0.1 * std::log(4.0) + 1);
+  EXPECT_TRUE(shape->rope.truncate);
+
+  config["rope_scaling"] = {{"type", "yarn"},  {"factor", 40.0},        {"original_max_position_embeddings", 4096},
+                            {"mscale", 0.707}, {"mscale_all_dim", 1.0}, {"truncate", false}};
+  shape = ModelShapeFromConfigJson(config.dump());
+  ASSERT_TRUE(shape.ok()) << shape.status();
+  EXPECT_DOUBLE_EQ(shape->rope.attention_factor, (0.0707 * std::log(40.0) + 1) / (0.1 * std::log(40.0) + 1));
+  EXPECT_FALSE(shape->rope.truncate);
+
+  config["rope_scaling"]["attention_factor"] = 1.5;
+  EXPECT_EQ(ModelShapeFromConfigJson(config.dump())->rope.attention_factor, 1.5);
+  config["rope_scaling"]["beta_fast"] = 0.5;
+  EXPECT_THAT(Message(config), HasSubstr("beta_fast must not be below beta_slow"));
+}
+
 TEST(ModelConfig, RefusesWhatTheEngineLacksByName) {
   const std::pair<const char*, json> cases[] = {
       {"sliding_window", 4096},
       {"attention_bias", true},
       {"mlp_bias", true},
       {"hidden_act", "gelu"},
-      {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}},
+      {"rope_scaling", {{"rope_type", "longrope"}, {"factor", 4.0}}},
+      {"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 4.0}}},
       {"model_type", "qwen2"},
       {"model_type", "mamba"},
   };

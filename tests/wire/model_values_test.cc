@@ -30,21 +30,28 @@ ModelShape Shape() {
 }
 
 TEST(ModelValuesTest, ShapesRoundTrip) {
-  for (const RopeScaling scaling : {RopeScaling::kNone, RopeScaling::kLinear, RopeScaling::kLlama3}) {
+  for (const RopeScaling scaling :
+       {RopeScaling::kNone, RopeScaling::kLinear, RopeScaling::kLlama3, RopeScaling::kYarn}) {
     ModelShape shape = Shape();
     shape.rope.scaling = scaling;
     if (scaling != RopeScaling::kNone) shape.rope.factor = 8;
+    if (scaling == RopeScaling::kYarn) {
+      shape.rope.beta_fast = 16;
+      shape.rope.beta_slow = 2;
+      shape.rope.attention_factor = 1.25;
+      shape.rope.truncate = false;
+    }
     const v1::ModelShape proto = ToProto(shape);
     const auto back = FromProto(proto);
     ASSERT_TRUE(back.ok()) << back.status();
     EXPECT_TRUE(MessageDifferencer::Equals(ToProto(*back), proto));
-    EXPECT_EQ(back->rope.scaling, scaling);
+    EXPECT_EQ(ModelShapeToJson(*back), ModelShapeToJson(shape));
   }
 }
 
 TEST(ModelValuesTest, AHostileShapeIsRefused) {
   v1::ModelShape proto = ToProto(Shape());
-  proto.mutable_rope()->set_scaling("yarn");
+  proto.mutable_rope()->set_scaling("longrope");
   EXPECT_EQ(ErrorViolations(FromProto(proto).status()).at(0).field, "model_shape.rope.scaling");
   proto = ToProto(Shape());
   proto.set_layers(int64_t{1} << 40);

@@ -102,6 +102,31 @@ absl::Status RecogniseDivisors(const GgufFile& file, const GgufTensor& tensor, M
   return absl::OkStatus();
 }
 
+// What llama.cpp makes of these keys; it has no other attention factor than the paper's times attn_factor.
+absl::Status ReadYarn(const GgufFile& file, const std::string& prefix, ModelShape* shape) {
+  if (file.FindTensor(kRopeDivisors) != nullptr) {
+    return Unsupported(file.path(), "yarn RoPE scaling together with RoPE divisors");
+  }
+  const std::string key = prefix + "rope.scaling.";
+  RopeFacts& rope = shape->rope;
+  rope.scaling = RopeScaling::kYarn;
+  LH_ASSIGN_OR_RETURN(rope.factor, file.Float(key + "factor", 1.0));
+  LH_ASSIGN_OR_RETURN(rope.original_max_position_embeddings,
+                      file.Int(key + "original_context_length", shape->max_position_embeddings));
+  LH_ASSIGN_OR_RETURN(rope.beta_fast, file.Float(key + "yarn_beta_fast", rope.beta_fast));
+  LH_ASSIGN_OR_RETURN(rope.beta_slow, file.Float(key + "yarn_beta_slow", rope.beta_slow));
+  LH_ASSIGN_OR_RETURN(const double attention, file.Float(key + "attn_factor", 1.0));
+  rope.attention_factor = attention * YarnAttentionFactor(rope.factor);
+  for (const auto& [name, usual] :
+       {std::pair{"yarn_ext_factor", 1.0}, std::pair{"yarn_attn_factor", 1.0}, std::pair{"yarn_log_multiplier", 0.0}}) {
+    LH_ASSIGN_OR_RETURN(const double value, file.Float(key + name, usual));
+    if (value != usual) {
+      return Unsupported(file.path(), "yarn RoPE scaling with " + std::string(name) + " " + std::to_string(value));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadRope(const GgufFile& file, const std::string& prefix, const FamilyFacts& family, ModelShape* shape) {
   LH_ASSIGN_OR_RETURN(shape->rope.theta, file.Float(prefix + "rope.freq_base", family.default_rope_theta));
   LH_ASSIGN_OR_RETURN(const int64_t rotated, file.Int(prefix + "rope.dimension_count", shape->head_dim));
@@ -110,6 +135,7 @@ absl::Status ReadRope(const GgufFile& file, const std::string& prefix, const Fam
                                         std::to_string(shape->head_dim) + " elements of a head");
   }
   LH_ASSIGN_OR_RETURN(const std::string scaling, file.String(prefix + "rope.scaling.type", "none"));
+  if (scaling == "yarn") return ReadYarn(file, prefix, shape);
   if (scaling != "none" && scaling != "linear") {
     return Unsupported(file.path(), "RoPE scaling \"" + Printable(scaling) + "\"");
   }

@@ -111,11 +111,12 @@ template <typename T>
 void FillRope(const ModelShape& shape, const Tensor& cos, const Tensor& sin) {
   std::vector<double> frequencies(static_cast<size_t>(shape.head_dim / 2));
   RopeInverseFrequencies(shape.rope, shape.head_dim, frequencies.data());
+  const double scale = shape.rope.scaling == RopeScaling::kYarn ? shape.rope.attention_factor : 1.0;
   for (int64_t position = 0; position < cos.rows; ++position) {
     for (int64_t i = 0; i < cos.cols; ++i) {
       const double angle = static_cast<double>(position) * frequencies[static_cast<size_t>(i)];
-      cos.as<T>()[position * cos.stride + i] = static_cast<T>(std::cos(angle));
-      sin.as<T>()[position * sin.stride + i] = static_cast<T>(std::sin(angle));
+      cos.as<T>()[position * cos.stride + i] = static_cast<T>(scale * std::cos(angle));
+      sin.as<T>()[position * sin.stride + i] = static_cast<T>(scale * std::sin(angle));
     }
   }
 }

@@ -104,6 +104,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(GoldenCase{"LlamaTied", "llama_tied", "llama_tied", "llama_tied", BaseWeights::kAsStored},
                     GoldenCase{"LlamaUntied", "llama_untied", "llama_untied", "llama_untied", BaseWeights::kAsStored},
                     GoldenCase{"Qwen3", "qwen3", "qwen3", "qwen3", BaseWeights::kAsStored},
+                    GoldenCase{"Qwen3Yarn", "qwen3_yarn", "qwen3_yarn", "qwen3_yarn", BaseWeights::kAsStored},
                     // The checkpoint that bitsandbytes wrote, and the same weights quantised by the engine itself.
                     GoldenCase{"Nf4Checkpoint", "llama_nf4", "llama_nf4", "llama_tied", BaseWeights::kAsStored},
                     GoldenCase{"Nf4CheckpointKeptAsItIs", "llama_nf4", "llama_nf4", "llama_tied", BaseWeights::kNf4},
