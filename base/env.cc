@@ -114,6 +114,14 @@ absl::Status FillAndRename(TempFile& temp, const std::string& path, std::string_
   return absl::OkStatus();
 }
 
+absl::StatusOr<struct statvfs> StatDisk(const std::string& path) {
+  struct statvfs info {};
+  if (Retry([&] { return ::statvfs(path.c_str(), &info); }) != 0) {
+    return ErrnoStatus("stat file system of", path, errno);
+  }
+  return info;
+}
+
 }  // namespace
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
@@ -426,10 +434,13 @@ absl::StatusOr<std::vector<std::string>> ListDir(const std::string& path) {
 }
 
 absl::StatusOr<int64_t> DiskFreeBytes(const std::string& path) {
-  struct statvfs info {};
-  if (Retry([&] { return ::statvfs(path.c_str(), &info); }) != 0)
-    return ErrnoStatus("stat file system of", path, errno);
+  LH_ASSIGN_OR_RETURN(const struct statvfs info, StatDisk(path));
   return static_cast<int64_t>(info.f_bavail) * static_cast<int64_t>(info.f_frsize);
+}
+
+absl::StatusOr<int64_t> DiskSizeBytes(const std::string& path) {
+  LH_ASSIGN_OR_RETURN(const struct statvfs info, StatDisk(path));
+  return static_cast<int64_t>(info.f_blocks) * static_cast<int64_t>(info.f_frsize);
 }
 
 // Exactly one slash between the two; an absolute `b` stays below `a`.

@@ -89,6 +89,7 @@ absl::StatusOr<std::string> FileStamp(const std::string& path);
 // Names (no path), sorted, without "." and "..".
 absl::StatusOr<std::vector<std::string>> ListDir(const std::string& path);
 absl::StatusOr<int64_t> DiskFreeBytes(const std::string& path);
+absl::StatusOr<int64_t> DiskSizeBytes(const std::string& path);
 std::string JoinPath(std::string_view a, std::string_view b);
 // The folder of the running executable.
 std::string ExecutableDir();

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "base/check.h"
@@ -20,6 +21,7 @@ namespace {
 // violation. Lengths rather than separators, so that any text survives.
 constexpr absl::string_view kTypeUrl = "type.longhaul/longhaul.ErrorDetail";
 constexpr absl::string_view kAdviceUrl = "type.longhaul/longhaul.Advice";
+constexpr absl::string_view kErrnoUrl = "type.longhaul/longhaul.Errno";
 
 void AppendPart(std::string& out, const std::string& text) {
   out += std::to_string(text.size());
@@ -61,6 +63,35 @@ Detail DetailOf(const absl::Status& status) {
     detail.violations.push_back({*std::move(field), *std::move(description)});
   }
   return detail;
+}
+
+std::pair<absl::StatusCode, const char*> CodeOfErrno(int error_number) {
+  switch (error_number) {
+    case ENOSPC:
+    case EDQUOT:
+      return {absl::StatusCode::kResourceExhausted, "DISK_FULL"};
+    case ENOENT:
+      return {absl::StatusCode::kNotFound, "FILE_NOT_FOUND"};
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return {absl::StatusCode::kPermissionDenied, "PERMISSION_DENIED"};
+    case EEXIST:
+      return {absl::StatusCode::kAlreadyExists, "FILE_EXISTS"};
+    case EMFILE:
+    case ENFILE:
+      return {absl::StatusCode::kResourceExhausted, "TOO_MANY_OPEN_FILES"};
+    case ENOMEM:
+      return {absl::StatusCode::kResourceExhausted, "OUT_OF_MEMORY"};
+    case ENOTDIR:
+    case EISDIR:
+    case ENOTEMPTY:
+    case ELOOP:
+    case ENAMETOOLONG:
+      return {absl::StatusCode::kFailedPrecondition, "IO_ERROR"};
+    default:
+      return {absl::StatusCode::kInternal, "IO_ERROR"};
+  }
 }
 
 }  // namespace
@@ -117,32 +148,16 @@ absl::Status Annotate(const absl::Status& status, const std::string& prefix) {
 absl::Status ErrnoStatus(const std::string& action, const std::string& path, int error_number) {
   char buffer[256];
   const std::string message = "cannot " + action + " " + path + ": " + strerror_r(error_number, buffer, sizeof(buffer));
-  switch (error_number) {
-    case ENOSPC:
-    case EDQUOT:
-      return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL", message);
-    case ENOENT:
-      return MakeError(absl::StatusCode::kNotFound, "FILE_NOT_FOUND", message);
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      return MakeError(absl::StatusCode::kPermissionDenied, "PERMISSION_DENIED", message);
-    case EEXIST:
-      return MakeError(absl::StatusCode::kAlreadyExists, "FILE_EXISTS", message);
-    case EMFILE:
-    case ENFILE:
-      return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_OPEN_FILES", message);
-    case ENOMEM:
-      return MakeError(absl::StatusCode::kResourceExhausted, "OUT_OF_MEMORY", message);
-    case ENOTDIR:
-    case EISDIR:
-    case ENOTEMPTY:
-    case ELOOP:
-    case ENAMETOOLONG:
-      return MakeError(absl::StatusCode::kFailedPrecondition, "IO_ERROR", message);
-    default:
-      return MakeError(absl::StatusCode::kInternal, "IO_ERROR", message);
-  }
+  const auto [code, reason] = CodeOfErrno(error_number);
+  absl::Status status = MakeError(code, reason, message);
+  status.SetPayload(kErrnoUrl, absl::Cord(std::to_string(error_number)));
+  return status;
+}
+
+int ErrnoOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kErrnoUrl);
+  int error_number = 0;
+  return payload.has_value() && absl::SimpleAtoi(std::string(*payload), &error_number) ? error_number : 0;
 }
 
 }  // namespace longhaul

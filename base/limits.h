@@ -156,6 +156,7 @@ inline constexpr int kMaxExplainedWorkers = 32;
 
 // State folder
 inline constexpr int64_t kMinFreeDiskBytes = 256 << 20;  // uploads and logs leave at least this
+inline constexpr int64_t kClientDiskReserve = 20;  // and clients' uploads one part in so many of the disk beside it
 inline constexpr int64_t kMaxStoredLogBytes = 64 << 20;  // an attempt
 inline constexpr int kMaxStoreReaders = 8;
 inline constexpr int64_t kStoreBusyMs = 10'000;
@@ -169,6 +170,7 @@ inline constexpr int64_t kMaxTrainerEventBytes = 1 << 20;
 inline constexpr int64_t kMaxStderrLogBytes = 16 << 20;
 inline constexpr int64_t kFailureLogTailBytes = 4096;
 inline constexpr int64_t kTrainerKillGraceMs = 30'000;
+inline constexpr int64_t kLogEndWaitMs = 10'000;  // that an attempt's end waits for a log which is refused
 inline constexpr int kMaxNonFiniteStepsInARow = 10;
 inline constexpr int64_t kMaxAttemptSpecBytes = 64 << 20;
 inline constexpr int64_t kMaxTrainerMessageBytes = 4096;

@@ -38,6 +38,7 @@ struct BlobStore::Upload::State {
   BlobStore* store = nullptr;
   BlobRef blob;
   std::string partial_path;
+  Uploader uploader = Uploader::kWorker;
   bool complete = false;
   bool resumed = false;            // some of its bytes are of an earlier upload
   std::optional<AppendFile> file;  // absent once complete, and once refused
@@ -72,7 +73,7 @@ absl::Status BlobStore::Upload::Append(int64_t offset, std::string_view data) {
                      "more data than the " + std::to_string(state_->blob.size_bytes) + " bytes that blob " +
                          state_->blob.sha256 + " is said to have");
   }
-  LH_RETURN_IF_ERROR(state_->store->CheckSpace(static_cast<int64_t>(data.size())));
+  LH_RETURN_IF_ERROR(state_->store->CheckSpace(static_cast<int64_t>(data.size()), state_->uploader));
   LH_RETURN_IF_ERROR(Failpoint("blob_append"));
   LH_RETURN_IF_ERROR(state_->file->Append(data));
   state_->hash.Update(data);
@@ -152,6 +153,7 @@ absl::StatusOr<std::unique_ptr<BlobStore>> BlobStore::Open(const std::string& st
     LH_RETURN_IF_ERROR(SyncDir(blobs));
   }
   if (!options.free_bytes) options.free_bytes = [](const std::string& path) { return DiskFreeBytes(path); };
+  if (!options.disk_bytes) options.disk_bytes = [](const std::string& path) { return DiskSizeBytes(path); };
   return std::unique_ptr<BlobStore>(new BlobStore(state_dir, std::move(options)));
 }
 
@@ -181,13 +183,19 @@ absl::Status BlobStore::CheckName(const BlobRef& blob, bool size_known) const {
   return absl::OkStatus();
 }
 
-absl::Status BlobStore::CheckSpace(int64_t bytes_to_come) const {
+absl::Status BlobStore::CheckSpace(int64_t bytes_to_come, Uploader uploader) const {
   LH_ASSIGN_OR_RETURN(const int64_t free, options_.free_bytes(state_dir_));
-  if (free - bytes_to_come >= options_.min_free_bytes) return absl::OkStatus();
+  int64_t kept = options_.min_free_bytes;
+  if (uploader == Uploader::kClient) {
+    LH_ASSIGN_OR_RETURN(const int64_t disk, options_.disk_bytes(state_dir_));
+    kept += disk / limits::kClientDiskReserve;
+  }
+  if (free - bytes_to_come >= kept) return absl::OkStatus();
   return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL",
                    "the scheduler's disk has " + FormatBytes(free) + " free, needs " + FormatBytes(bytes_to_come) +
-                       " and keeps " + FormatBytes(options_.min_free_bytes) +
-                       " for itself: free space or delete jobs, then try again");
+                       " and keeps " + FormatBytes(kept) +
+                       (uploader == Uploader::kClient ? " for itself and for jobs that run" : " for itself") +
+                       ": free space or delete jobs, then try again");
 }
 
 void BlobStore::EndUpload(const std::string& partial_path) {
@@ -246,12 +254,13 @@ absl::StatusOr<BlobStore::WriteStatus> BlobStore::QueryWriteStatus(const BlobRef
   return WriteStatus{*size, false};
 }
 
-absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const BlobRef& blob,
-                                                                          const std::string& space) {
+absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const BlobRef& blob, const std::string& space,
+                                                                          Uploader uploader) {
   LH_RETURN_IF_ERROR(CheckName(blob, true));
   auto state = std::make_unique<Upload::State>();
   state->store = this;
   state->blob = blob;
+  state->uploader = uploader;
   LH_ASSIGN_OR_RETURN(state->complete, Present(blob));
   if (state->complete) return std::unique_ptr<Upload>(new Upload(std::move(state)));
   const std::string path = PartialPath(blob, space);
@@ -268,7 +277,7 @@ absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const 
   LH_ASSIGN_OR_RETURN(upload->state_->complete, Present(blob));
   if (upload->state_->complete) return upload;
   const int64_t there = FileSize(path).value_or(0);
-  LH_RETURN_IF_ERROR(CheckSpace(blob.size_bytes - std::min(there, blob.size_bytes)));
+  LH_RETURN_IF_ERROR(CheckSpace(blob.size_bytes - std::min(there, blob.size_bytes), uploader));
   // A longer partial file than the blob is none of ours: begin again.
   LH_ASSIGN_OR_RETURN(AppendFile file, AppendFile::Open(path, there > blob.size_bytes ? 0 : -1));
   upload->state_->resumed = file.size() > 0;

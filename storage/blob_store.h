@@ -31,6 +31,7 @@ class BlobStore final : public server::BlobIndex {
     int64_t max_blob_bytes = limits::kMaxBlobBytes;
     int64_t min_free_bytes = limits::kMinFreeDiskBytes;  // an upload that would leave less is refused
     std::function<absl::StatusOr<int64_t>(const std::string& path)> free_bytes;  // null: base/env.h DiskFreeBytes
+    std::function<absl::StatusOr<int64_t>(const std::string& path)> disk_bytes;  // null: base/env.h DiskSizeBytes
     bool create_folders = true;  // false for readers that change nothing
   };
 
@@ -72,7 +73,10 @@ class BlobStore final : public server::BlobIndex {
   // The blob's size; size_bytes of `blob` may be 0 = unknown. NOT_FOUND BLOB_NOT_FOUND.
   absl::StatusOr<int64_t> Size(const BlobRef& blob);
   absl::StatusOr<WriteStatus> QueryWriteStatus(const BlobRef& blob, const std::string& space = "");
-  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload(const BlobRef& blob, const std::string& space = "");
+  // A client's uploads leave more of the disk free than a worker's: what jobs that run have to write comes first.
+  enum class Uploader { kWorker, kClient };
+  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload(const BlobRef& blob, const std::string& space = "",
+                                                      Uploader uploader = Uploader::kWorker);
   // Up to `length` bytes at `offset`, fewer at the end. size_bytes of `blob` may be 0 = unknown.
   absl::StatusOr<std::string> Read(const BlobRef& blob, int64_t offset, int64_t length);
   // Deletes unfinished uploads untouched since `wall_micros`. Returns how many.
@@ -87,7 +91,7 @@ class BlobStore final : public server::BlobIndex {
   std::string BlobPath(const std::string& sha256) const;
   std::string PartialPath(const BlobRef& blob, const std::string& space) const;
   absl::Status CheckName(const BlobRef& blob, bool size_known) const;
-  absl::Status CheckSpace(int64_t bytes_to_come) const;
+  absl::Status CheckSpace(int64_t bytes_to_come, Uploader uploader) const;
   void EndUpload(const std::string& partial_path);
   absl::Status Rename(const std::string& partial_path, const std::string& path);
   absl::Status SyncName(const std::string& path);

@@ -7,6 +7,7 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/failpoints.h"
+#include "base/format.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 
@@ -34,10 +35,10 @@ std::string FolderOf(const std::string& path) { return path.substr(0, path.rfind
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LogStore>> LogStore::Open(const std::string& state_dir) {
+absl::StatusOr<std::unique_ptr<LogStore>> LogStore::Open(const std::string& state_dir, int64_t min_free_bytes) {
   const std::string logs_dir = JoinPath(state_dir, "logs");
   LH_RETURN_IF_ERROR(CreateDirs(logs_dir));
-  return std::unique_ptr<LogStore>(new LogStore(logs_dir));
+  return std::unique_ptr<LogStore>(new LogStore(logs_dir, min_free_bytes));
 }
 
 absl::StatusOr<std::string> LogStore::LogPath(const std::string& job_id, int attempt) const {
@@ -48,6 +49,14 @@ absl::StatusOr<std::string> LogStore::LogPath(const std::string& job_id, int att
 
 std::mutex& LogStore::MutexOf(const std::string& path) {
   return mutexes_[std::hash<std::string>()(path) % mutexes_.size()];
+}
+
+absl::Status LogStore::CheckSpace(int64_t bytes_to_come) const {
+  LH_ASSIGN_OR_RETURN(const int64_t free, DiskFreeBytes(logs_dir_));
+  if (free - bytes_to_come >= min_free_bytes_) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL",
+                   "the scheduler's disk has " + FormatBytes(free) + " free and keeps " + FormatBytes(min_free_bytes_) +
+                       " for its database: no log is taken until there is room");
 }
 
 absl::StatusOr<int64_t> LogStore::Append(const std::string& job_id, int attempt, int64_t offset, std::string_view data,
@@ -66,6 +75,7 @@ absl::StatusOr<int64_t> LogStore::Append(const std::string& job_id, int attempt,
   const int64_t end = offset + static_cast<int64_t>(data.size());
   data.remove_prefix(std::min<size_t>(data.size(), static_cast<size_t>(std::max<int64_t>(0, size - offset))));
   if (!data.empty() && size < limits::kMaxStoredLogBytes) {
+    LH_RETURN_IF_ERROR(CheckSpace(static_cast<int64_t>(data.size())));
     LH_RETURN_IF_ERROR(Failpoint("log_append"));
     LH_RETURN_IF_ERROR(file.Append(Kept(data, size)));
   }

@@ -9,9 +9,11 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/limits.h"
 
 namespace longhaul::storage {
 
@@ -23,7 +25,9 @@ class LogStore {
     bool complete = false;  // the log is complete and data reaches its end
   };
 
-  static absl::StatusOr<std::unique_ptr<LogStore>> Open(const std::string& state_dir);
+  // What would leave less than `min_free_bytes` of the disk is refused.
+  static absl::StatusOr<std::unique_ptr<LogStore>> Open(const std::string& state_dir,
+                                                        int64_t min_free_bytes = limits::kMinFreeDiskBytes);
 
   // Appends what of `data` at `offset` is not there yet; repeated calls change nothing. Returns the offset to continue
   // from: the log's size, or, where it has come to limits::kMaxStoredLogBytes and ends with a line that says so, the
@@ -35,11 +39,14 @@ class LogStore {
   absl::Status Delete(const std::string& job_id);
 
  private:
-  explicit LogStore(std::string logs_dir) : logs_dir_(std::move(logs_dir)) {}
+  LogStore(std::string logs_dir, int64_t min_free_bytes)
+      : logs_dir_(std::move(logs_dir)), min_free_bytes_(min_free_bytes) {}
+  absl::Status CheckSpace(int64_t bytes_to_come) const;
   absl::StatusOr<std::string> LogPath(const std::string& job_id, int attempt) const;
   std::mutex& MutexOf(const std::string& path);
 
   const std::string logs_dir_;
+  const int64_t min_free_bytes_;
   std::array<std::mutex, 64> mutexes_;  // each guards the files whose path hashes to it
 };
 

@@ -174,7 +174,9 @@ class BlobService final : public v1::BlobService::Service {
                                     grpc::ServerReader<v1::WriteBlobRequest>* reader, TransferWatch::Transfer* transfer,
                                     v1::WriteBlobResponse* response) {
     LH_ASSIGN_OR_RETURN(const std::unique_ptr<BlobStore::Upload> upload,
-                        context_.blobs->BeginUpload(blob, SpaceOf(caller)));
+                        context_.blobs->BeginUpload(
+                            blob, SpaceOf(caller),
+                            caller.Has(Scope::kWorker) ? BlobStore::Uploader::kWorker : BlobStore::Uploader::kClient));
     if (upload->complete()) {
       LH_ASSIGN_OR_RETURN(const bool visible, MaySeeBlob(*context_.store, caller, blob));
       if (!visible) return ReceiveProof(blob, message, reader, transfer);

@@ -1,5 +1,6 @@
 #include "server/rpc/gate.h"
 
+#include <atomic>
 #include <utility>
 
 #include "base/check.h"
@@ -32,6 +33,19 @@ absl::Status ScopeMissing(const MethodRule& rule, const Caller& caller) {
   return MakeError(absl::StatusCode::kPermissionDenied, "SCOPE_MISSING",
                    std::string(rule.name) + " needs one of the scopes " + ScopeNames(rule.scopes) +
                        "; these credentials have " + ScopeNames(caller.scopes));
+}
+
+// The administrator reads the path in the log, now and then; the client does not read it at all.
+absl::Status Told(Method method, const absl::Status& result, int64_t now_nanos) {
+  constexpr int64_t kLogEveryNanos = 10'000'000'000;
+  static std::atomic<int64_t> next_nanos{0};
+  absl::Status told = HideOwnFiles(result);
+  if (told == result) return told;
+  int64_t next = next_nanos.load();
+  if (now_nanos >= next && next_nanos.compare_exchange_strong(next, now_nanos + kLogEveryNanos)) {
+    spdlog::error("{}: {}", method.rule().name, std::string(result.message()));
+  }
+  return told;
 }
 
 }  // namespace
@@ -80,13 +94,15 @@ void Gate::Record(const absl::Status& status, Audit* audit) const {
   }
 }
 
-grpc::Status Gate::EndUnary(Method method, int64_t begin_nanos, const absl::Status& status) const {
+grpc::Status Gate::EndUnary(Method method, int64_t begin_nanos, const absl::Status& result) const {
+  const absl::Status status = Told(method, result, clock_->BootNanos());
   stats_->CountUnary(std::string(method.rule().name), absl::StatusCodeToString(status.code()),
                      static_cast<double>(clock_->BootNanos() - begin_nanos) * 1e-9);
   return ToGrpcStatus(status);
 }
 
-grpc::Status Gate::End(Method method, const absl::Status& status) const {
+grpc::Status Gate::End(Method method, const absl::Status& result) const {
+  const absl::Status status = Told(method, result, clock_->BootNanos());
   stats_->CountCall(std::string(method.rule().name), absl::StatusCodeToString(status.code()));
   return ToGrpcStatus(status);
 }

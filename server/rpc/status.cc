@@ -1,8 +1,11 @@
 #include "server/rpc/status.h"
 
+#include <cerrno>
 #include <string>
+#include <system_error>
 #include <vector>
 
+#include "base/errno_status.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "google/rpc/error_details.pb.h"
@@ -42,6 +45,15 @@ google::rpc::BadRequest BadRequestOf(const std::vector<FieldViolation>& violatio
 }
 
 }  // namespace
+
+absl::Status HideOwnFiles(const absl::Status& status) {
+  const int error_number = ErrnoOf(status);
+  if (error_number == 0) return status;
+  const bool full = error_number == ENOSPC || error_number == EDQUOT;
+  return MakeError(full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable,
+                   full ? "DISK_FULL" : "STORE_IO",
+                   "the scheduler's state folder: " + std::generic_category().message(error_number));
+}
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;

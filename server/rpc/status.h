@@ -13,4 +13,9 @@ inline constexpr char kErrorDomain[] = "longhaul.v1";
 // answers whose trailing metadata passes 8 KiB; the last violation then says how many more there are.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
+// What a client is told of an error of the scheduler's own files, which is never the client's fault nor its business
+// where: RESOURCE_EXHAUSTED DISK_FULL, else UNAVAILABLE STORE_IO, with the system's words and no path. Any other status
+// as it is.
+absl::Status HideOwnFiles(const absl::Status& status);
+
 }  // namespace longhaul::server

@@ -98,7 +98,8 @@ def failing_disk(cluster):
     check_in("STORE_UNAVAILABLE", error, "the error")
     check("start the scheduler" not in error, "a scheduler that answers is not to be started:\n" + error)
     check(cluster.jobs() == [], "a job is there that was not acknowledged")
-    # No log can be written: a job runs to its end all the same, and its log comes once it can.
+    # No log can be written: a job runs to its end all the same, and its log comes once it can. Nor does the next job
+    # wait for the log of the one before for long, nor a pause.
     restarted("log_append=error")
     wait_for("the worker's return", lambda: "ONLINE" in cluster.cli("workers").stdout)
     job_id = cluster.submit(data, steps=4)
@@ -106,6 +107,12 @@ def failing_disk(cluster):
     check(cluster.cli("logs", job_id, code=0).stdout == "", "a log was written over the failpoint")
     restarted("")
     wait_for("the log that came late", lambda: "step 4/4" in cluster.cli("logs", job_id, code=0).stdout)
+    restarted("log_append=error")
+    cluster.wait(cluster.submit(data, steps=4), 0)
+    paused = cluster.submit(data, steps=100000)
+    wait_for("the next job's first step", lambda: int(cluster.job(paused).get("progress", {}).get("step", 0)) > 0)
+    cluster.cli("pause", paused, code=0)
+    wait_for("a pause without its log", lambda: cluster.job(paused)["state"] == "PAUSED")
 
 
 def model_left_out(cluster):

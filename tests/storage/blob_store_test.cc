@@ -25,6 +25,7 @@ class BlobStoreTest : public ::testing::Test {
     options.min_free_bytes = 1000;
     options.max_blob_bytes = 1 << 20;
     options.free_bytes = [this](const std::string&) -> absl::StatusOr<int64_t> { return free_bytes_; };
+    options.disk_bytes = [](const std::string&) -> absl::StatusOr<int64_t> { return 100'000; };
     auto blobs = BlobStore::Open(dir_.path(), options);
     ASSERT_TRUE(blobs.ok()) << blobs.status();
     blobs_ = *std::move(blobs);
@@ -186,6 +187,20 @@ TEST_F(BlobStoreTest, AFullDiskRefusesAndRecovers) {
   ASSERT_TRUE((*upload)->Append(2000, content.substr(2000)).ok());
   ASSERT_TRUE((*upload)->Finish().ok());
   EXPECT_TRUE(*blobs_->Present(NameOf(content)));
+}
+
+TEST_F(BlobStoreTest, AClientLeavesRoomForTheJobsThatRun) {
+  const std::string content(5000, 'z');
+  free_bytes_ = 10'999;  // 1000 and a twentieth of the disk must stay
+  const auto client = blobs_->BeginUpload(NameOf(content), "", BlobStore::Uploader::kClient);
+  EXPECT_EQ(ErrorReason(client.status()), "DISK_FULL") << client.status();
+  EXPECT_TRUE(Put(content).ok()) << "a worker's checkpoint has room";
+  free_bytes_ = 11'000;
+  const std::string other(5000, 'y');
+  auto upload = blobs_->BeginUpload(NameOf(other), "", BlobStore::Uploader::kClient);
+  ASSERT_TRUE(upload.ok()) << upload.status();
+  free_bytes_ = 10'999;  // somebody else came first
+  EXPECT_EQ(ErrorReason((*upload)->Append(0, other)), "DISK_FULL");
 }
 
 TEST_F(BlobStoreTest, AFailureBeforeTheRenameLeavesNoBlob) {

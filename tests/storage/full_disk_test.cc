@@ -1,15 +1,14 @@
 // The whole storage under a disk that is full, read-only or broken, by the seam: reads go on, writes are refused with
 // the canonical code, nothing half done is seen, and all is well again without a restart.
-#include <algorithm>
 #include <cerrno>
 
-#include "base/disk_seam.h"
 #include "base/env.h"
 #include "base/error.h"
 #include "gtest/gtest.h"
 #include "storage/blob_store.h"
 #include "storage/check_state.h"
 #include "storage/log_store.h"
+#include "tests/fakes/broken_disk.h"
 #include "tests/storage/kept_folder.h"
 #include "tests/storage/temp_dir.h"
 
@@ -18,32 +17,6 @@ namespace {
 
 using namespace server;  // NOLINT: the domain's values are this file's subject
 using Kind = DiskChange::Kind;
-
-// Refuses every change of the kinds that are told, with that errno, from the n-th one on.
-class BrokenDisk final : public DiskSeam {
- public:
-  BrokenDisk() { InstallDiskSeam(this); }
-  ~BrokenDisk() override { InstallDiskSeam(nullptr); }
-  void Break(int error_number, std::vector<Kind> kinds, int after = 0) {
-    kinds_ = std::move(kinds);
-    left_ = after;
-    error_number_ = error_number;
-  }
-  void Mend() { error_number_ = 0; }
-  int Before(const DiskChange& change) override {
-    if (error_number_ == 0) return 0;
-    if (std::find(kinds_.begin(), kinds_.end(), change.kind) == kinds_.end()) return 0;
-    return --left_ < 0 ? error_number_ : 0;
-  }
-
- private:
-  int error_number_ = 0;
-  int left_ = 0;
-  std::vector<Kind> kinds_;
-};
-
-const std::vector<Kind> kEveryChange = {Kind::kCreate,  Kind::kWrite,    Kind::kTruncate, Kind::kRename,
-                                        Kind::kMakeDir, Kind::kSyncFile, Kind::kSyncDir};
 
 class FullDiskTest : public ::testing::Test {
  protected:

@@ -32,6 +32,14 @@ TEST_F(LogStoreTest, AppendIsIdempotentAndRefusesGaps) {
   EXPECT_EQ(logs_->Read("ftjob-a", 1, 50, 3)->data, "");
 }
 
+TEST_F(LogStoreTest, LeavesTheDatabaseItsRoom) {
+  auto logs = LogStore::Open(dir_.path(), INT64_MAX);
+  const absl::Status full = (*logs)->Append("ftjob-a", 1, 0, "hello", false).status();
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ErrorReason(full), "DISK_FULL");
+  EXPECT_EQ(*(*logs)->Append("ftjob-a", 1, 0, "", true), 0) << "an end takes no room";
+}
+
 TEST_F(LogStoreTest, CompleteOnlyAtTheEnd) {
   EXPECT_FALSE(logs_->Read("ftjob-a", 2, 0, 10)->complete) << "nothing there yet";
   ASSERT_TRUE(logs_->Append("ftjob-a", 2, 0, "abcdef", true).ok());

@@ -136,6 +136,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   std::string NextLogBytes();
   void OnLogShipped(int64_t bytes, bool complete, const absl::StatusOr<int64_t>& committed);
   void WriteNote();
+  void OnLogRefused(const absl::Status& refusal);
   void SettleIfDone();
   // Runs `work` on a task thread and `then` with its result here, unless we are gone by then.
   template <typename Result>
@@ -192,6 +193,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   bool shipping_log_ = false;
   bool log_complete_ = false;
   int64_t log_at_nanos_ = 0;
+  int64_t log_refused_nanos_ = 0;  // since when the log has been refused while only it was left; 0: it is taken
   bool log_offset_known_ = true;
   int64_t log_offset_ = 0;  // of the scheduler's log: where it goes on
   bool has_folder_ = true;

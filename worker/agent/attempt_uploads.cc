@@ -243,9 +243,11 @@ void AttemptRunner::OnLogShipped(int64_t bytes, bool complete, const absl::Statu
     log_offset_known_ = true;
     log_offset_ = *committed;
     log_complete_ = log_complete_ || complete;
+    log_refused_nanos_ = 0;
     if (bytes == kLogChunkBytes || stage_ == Stage::kSettling) log_at_nanos_ = 0;
   } else if (IsRetryable(committed.status())) {
     RetryAt(&log_at_nanos_);
+    if (stage_ == Stage::kSettling && !ErrorReason(committed.status()).empty()) OnLogRefused(committed.status());
   } else if (ErrorReason(committed.status()) == "LOG_GAP") {
     // The scheduler has lost the end of its log, which is not synced: we have it still.
     log_offset_known_ = false;
@@ -256,6 +258,16 @@ void AttemptRunner::OnLogShipped(int64_t bytes, bool complete, const absl::Statu
   }
   ShipLog();
   SettleIfDone();
+}
+
+// The scheduler has answered that it takes no log now, as when its disk is full. The attempt's end does not wait for
+// that: until it is told, the attempt holds its threads and its memory.
+void AttemptRunner::OnLogRefused(const absl::Status& refusal) {
+  const int64_t now = env_->clock->BootNanos();
+  if (log_refused_nanos_ == 0) log_refused_nanos_ = now;
+  if (now - log_refused_nanos_ < limits::kLogEndWaitMs * kNanosPerMs) return;
+  env_->log(key_.job_id() + ": ends without the rest of its log: " + std::string(refusal.message()));
+  log_complete_ = true;
 }
 
 void AttemptRunner::SettleIfDone() {

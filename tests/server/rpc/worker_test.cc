@@ -1,5 +1,7 @@
+#include <cerrno>
 #include <thread>
 
+#include "tests/fakes/broken_disk.h"
 #include "tests/server/rpc/rpc_test_support.h"
 
 namespace longhaul::server {
@@ -212,6 +214,33 @@ TEST_F(WorkerTest, LogsAreReadAndFollowed) {
   v1::ReadLogsResponse response;
   EXPECT_FALSE(reader->Read(&response));
   EXPECT_EQ(DetailsOf(reader->Finish()).reason, "ATTEMPT_NOT_FOUND");
+}
+
+// Neither the client's fault, as PERMISSION_DENIED would say, nor its business where the scheduler keeps its files.
+TEST_F(WorkerTest, AnErrorOfTheSchedulersOwnDiskSaysSoWithoutItsPath) {
+  v1::Job job;
+  const v1::StartAttempt start = StartTraining(&job);
+  const struct {
+    int error_number;
+    grpc::StatusCode code;
+    const char* reason;
+  } kCases[] = {{EROFS, grpc::StatusCode::UNAVAILABLE, "STORE_IO"},
+                {EACCES, grpc::StatusCode::UNAVAILABLE, "STORE_IO"},
+                {EIO, grpc::StatusCode::UNAVAILABLE, "STORE_IO"},
+                {ENOSPC, grpc::StatusCode::RESOURCE_EXHAUSTED, "DISK_FULL"}};
+  BrokenDisk disk;
+  for (const auto& broken : kCases) {
+    SCOPED_TRACE(broken.error_number);
+    disk.Break(broken.error_number, kEveryChange);
+    for (const grpc::Status& status : {Upload("a blob that is new"), AppendLog(start, 0, "a line\n", false)}) {
+      EXPECT_EQ(status.error_code(), broken.code) << status.error_message();
+      EXPECT_EQ(DetailsOf(status).reason, broken.reason);
+      EXPECT_EQ(status.error_message().find(dir_.path()), std::string::npos) << status.error_message();
+    }
+    disk.Mend();
+  }
+  EXPECT_TRUE(Upload("a blob that is new").ok());
+  EXPECT_TRUE(AppendLog(start, 0, "a line\n", false).ok());
 }
 
 TEST_F(WorkerTest, CancelReachesTheTrainer) {
