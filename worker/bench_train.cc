@@ -183,6 +183,7 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
           {"device_bytes_measured", used},
           {"device_bytes_outside_arena", used - plan.device_arena_bytes},
           {"pinned_bytes", plan.arena_bytes},
+          {"graph_nodes", static_cast<const train::CudaOps&>(trainer.ops()).graph_nodes()},
           {"rss_bytes", recorder.rss_bytes},
           {"plan", DescribeChoices(plan)},
           {"device", trainer.ops().Describe()}};
