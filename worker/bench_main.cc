@@ -64,7 +64,7 @@ bool ReadBytes(const char* flag, const std::string& text, int64_t* bytes) {
 }
 
 struct CapFlags {
-  std::string host, device;
+  std::string host_bytes, host_cap, vram_cap;
 };
 
 void AddTrain(CLI::App* command, BenchTrainOptions* options, CapFlags* caps) {
@@ -73,15 +73,21 @@ void AddTrain(CLI::App* command, BenchTrainOptions* options, CapFlags* caps) {
       ->capture_default_str();
   command->add_option("--tokens", options->tokens, "tokens a sequence")->check(CLI::Range(int64_t{1}, kMostTokens));
   command->add_option("--batch", options->batch, "sequences a micro-batch")->check(CLI::Range(int64_t{1}, kMostBatch));
-  command->add_option("--documents", options->documents, "documents a sequence: packed data has several")
-      ->check(CLI::Range(int64_t{1}, kMostTokens));
+  CLI::Option* const documents = command->add_option("--documents", options->documents,
+                                                     "documents a sequence, of equal length: packed data has several");
+  documents->check(CLI::Range(int64_t{1}, kMostTokens));
+  command
+      ->add_flag("--alpaca-like", options->alpaca_like,
+                 "instead: many short documents and a few of up to 1,024 tokens, packed into sequences as a job's are")
+      ->excludes(documents);
   command->add_option("--rank", options->rank, "LoRA rank")->check(CLI::Range(int64_t{1}, kMostRank));
   command->add_option("--base", options->base, "how the base is kept")->check(CLI::IsMember({"as_stored", "nf4"}));
   command->add_option("--share", options->share, "how much the plan takes")
       ->check(CLI::IsMember({"whole", "balanced", "minimum"}));
-  command->add_option("--host-bytes,--host-cap", caps->host,
-                      "host memory that the plan may use, such as 1200MiB; default: what is available");
-  command->add_option("--vram-cap", caps->device, "the same of a GPU's memory; default: all of it");
+  CLI::Option* const host_cap = command->add_option(
+      "--host-cap", caps->host_cap, "host memory that the plan may use, such as 1200MiB; default: what is available");
+  command->add_option("--host-bytes", caps->host_bytes, "another name of --host-cap")->excludes(host_cap);
+  command->add_option("--vram-cap", caps->vram_cap, "the same of a GPU's memory; default: all of it");
   command->add_flag("--host-checkpoints", options->host_checkpoints,
                     "layers' inputs wait in host memory even where a GPU has room for them");
   command->add_flag("--deterministic", options->deterministic, "the same bits in every run, on a GPU too");
@@ -130,8 +136,9 @@ int main(int argc, char** argv) {
   }
   train.compute = compute;
   train.threads = threads;
-  if (!ReadBytes("--host-cap", caps.host, &train.host_bytes)) return 2;
-  if (!ReadBytes("--vram-cap", caps.device, &train.device_bytes)) return 2;
+  if (!ReadBytes("--host-cap", caps.host_cap, &train.host_bytes)) return 2;
+  if (!ReadBytes("--host-bytes", caps.host_bytes, &train.host_bytes)) return 2;
+  if (!ReadBytes("--vram-cap", caps.vram_cap, &train.device_bytes)) return 2;
   try {
     return Print(BenchTrain(train), json);
   } catch (const kernels::CudaError& error) {

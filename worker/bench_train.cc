@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -13,7 +12,6 @@
 #include "base/clock.h"
 #include "base/env.h"
 #include "base/process.h"
-#include "base/random.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_engine.h"
@@ -21,66 +19,13 @@
 #include "model/cost_model.h"
 #include "model/plan_layout.h"
 #include "nlohmann/json.hpp"
+#include "worker/bench_batches.h"
 #include "worker/bench_shapes.h"
 #include "worker/train/cuda_ops.h"
 #include "worker/train/trainer.h"
 
 namespace longhaul {
 namespace {
-
-// Random tokens, `documents` to a sequence of equal length, one micro-batch an update.
-class RandomBatches final : public train::BatchSource {
- public:
-  RandomBatches(int64_t batch, int64_t tokens, int64_t documents, double trained, int64_t vocab, int64_t updates)
-      : rows_(batch * tokens), updates_(updates) {
-    for (int64_t sequence = 0; sequence < batch; ++sequence) {
-      for (int64_t d = 0; d < documents; ++d) {
-        const int64_t length = tokens * (d + 1) / documents - tokens * d / documents;
-        for (int64_t i = 0; i < length; ++i) {
-          const uint64_t at = ids_.size();
-          ids_.push_back(static_cast<int32_t>(CounterBits(1, at) % static_cast<uint64_t>(vocab)));
-          const bool is_target = i + 1 < length && CounterUniform(2, at) < trained;
-          labels_.push_back(is_target ? static_cast<int32_t>(CounterBits(1, at + 1) % static_cast<uint64_t>(vocab))
-                                      : -100);
-          positions_.push_back(static_cast<int32_t>(i));
-          targets_ += is_target ? 1 : 0;
-        }
-        longest_ = std::max(longest_, length);
-        offsets_.push_back(static_cast<int64_t>(ids_.size()));
-      }
-    }
-  }
-  int64_t UpdatesPerEpoch() const override { return updates_; }
-  train::Window GetWindow(int64_t, int64_t update) override {
-    if (on_window) on_window(update);
-    return {1, targets_};
-  }
-  train::TokenBatch Get(int64_t) override {
-    train::TokenBatch batch;
-    batch.rows = rows_;
-    batch.ids = ids_.data();
-    batch.labels = labels_.data();
-    batch.positions = positions_.data();
-    batch.doc_offsets = offsets_.data();
-    batch.docs = static_cast<int64_t>(offsets_.size()) - 1;
-    return batch;
-  }
-  std::string Describe() const override { return "random tokens"; }
-  int64_t MostTokens() const override { return rows_; }
-  int64_t LongestDocument() const override { return longest_; }
-  int64_t MostDocuments() const override { return static_cast<int64_t>(offsets_.size()) - 1; }
-
-  // Called before update `update`, from 0, is queued.
-  std::function<void(int64_t update)> on_window;
-
- private:
-  int64_t rows_;
-  int64_t updates_;
-  int64_t targets_ = 0;
-  int64_t longest_ = 0;
-  std::vector<int32_t> ids_, labels_, positions_;
-  std::vector<int64_t> offsets_{0};
-};
 
 // On a GPU the last update is timed by its parts, and is no step of the figures then: the timing itself takes time.
 class Recorder final : public train::TrainerObserver {
@@ -154,7 +99,8 @@ absl::StatusOr<DeviceFacts> CpuFacts(const BenchTrainOptions& options, int threa
   return facts;
 }
 
-absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelShape& shape, int threads) {
+absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelShape& shape, int64_t longest_document,
+                                  int threads) {
   const bool gpu = options.device == "cuda";
   LH_ASSIGN_OR_RETURN(const DeviceFacts facts, gpu ? GpuFacts(options, threads) : CpuFacts(options, threads));
   TrainShape train;
@@ -167,7 +113,7 @@ absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelS
   train.lora_dropout = options.dropout;
   train.batch_size = options.batch;
   train.sequence_length = options.tokens;
-  train.longest_document = (options.tokens + options.documents - 1) / options.documents;
+  train.longest_document = longest_document;
   PlanBudget budget;
   budget.share = options.share == "minimum"    ? PlanShare::kMinimum
                  : options.share == "balanced" ? PlanShare::kBalanced
@@ -237,6 +183,7 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
           {"device_bytes_measured", used},
           {"device_bytes_outside_arena", used - plan.device_arena_bytes},
           {"pinned_bytes", plan.arena_bytes},
+          {"graph_nodes", static_cast<const train::CudaOps&>(trainer.ops()).graph_nodes()},
           {"rss_bytes", recorder.rss_bytes},
           {"plan", DescribeChoices(plan)},
           {"device", trainer.ops().Describe()}};
@@ -286,34 +233,45 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
     weights = std::make_unique<train::SyntheticWeightSource>(shape, 1);
   }
   const int threads = options.threads > 0 ? options.threads : HostCpuThreads();
-  LH_ASSIGN_OR_RETURN(const MemoryPlan plan, PlanOf(options, shape, threads));
+  const bool profiles = options.device == "cuda" && options.steps > 0;
+  const int64_t updates = 1 + options.steps + (profiles ? 1 : 0);
+  LH_ASSIGN_OR_RETURN(const std::unique_ptr<BenchBatches> batches,
+                      BenchBatches::Create({.batch = options.batch,
+                                            .tokens = options.tokens,
+                                            .documents = options.documents,
+                                            .alpaca_like = options.alpaca_like,
+                                            .trained = options.trained,
+                                            .vocab = shape.vocab,
+                                            .updates = updates}));
+  LH_ASSIGN_OR_RETURN(const MemoryPlan plan, PlanOf(options, shape, batches->LongestDocument(), threads));
 
   train::TrainerOptions trainer_options;
   trainer_options.plan = plan;
   trainer_options.pin_threads = true;
   const bool gpu = plan.device == DeviceKind::kCuda;
-  const bool profiles = gpu && options.steps > 0;
-  trainer_options.hyper.max_steps = 1 + options.steps + (profiles ? 1 : 0);
+  trainer_options.hyper.max_steps = updates;
   trainer_options.hyper.lora_dropout = options.dropout ? 0.1 : 0;
-  RandomBatches batches(options.batch, options.tokens, options.documents, options.trained, shape.vocab,
-                        trainer_options.hyper.max_steps);
   Recorder recorder;
   train::RunToEnd control;
   const RealClock clock;
   LH_ASSIGN_OR_RETURN(
       const std::unique_ptr<train::Trainer> trainer,
-      train::Trainer::Create(trainer_options, *weights, &batches, nullptr, &recorder, &control, &clock));
+      train::Trainer::Create(trainer_options, *weights, batches.get(), nullptr, &recorder, &control, &clock));
   weights.reset();
   source.reset();  // unmaps the model: its pages are not the engine's
   if (gpu) {
     recorder.gpu = &static_cast<train::CudaOps&>(trainer->ops()).engine();
     recorder.exec = &trainer->memory().exec();
     recorder.profiles = profiles;
-    batches.on_window = [&](int64_t update) { recorder.OnWindow(update, trainer_options.hyper.max_steps); };
+    batches->on_window = [&](int64_t update) { recorder.OnWindow(update, updates); };
   }
   LH_ASSIGN_OR_RETURN(const train::Outcome outcome, trainer->Run());
   LH_CHECK(outcome == train::Outcome::kFinished);
-  return (gpu ? GpuReport : Report)(plan, *trainer, recorder, options.trained);
+  nlohmann::json report = (gpu ? GpuReport : Report)(plan, *trainer, recorder, options.trained);
+  report["tokens_a_micro_batch"] = batches->MeanTokens();
+  report["documents_a_micro_batch"] = batches->MeanDocuments();
+  report["longest_document"] = batches->LongestDocument();
+  return report;
 }
 
 }  // namespace longhaul

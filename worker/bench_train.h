@@ -16,7 +16,8 @@ struct BenchTrainOptions {
   std::string shape = "smollm2-135m";  // BenchShape
   int64_t tokens = 512;                // a sequence
   int64_t batch = 2;                   // sequences a micro-batch
-  int64_t documents = 1;               // a sequence; more of them is how packed data looks
+  int64_t documents = 1;               // a sequence, of equal length; more of them is how packed data looks
+  bool alpaca_like = false;            // instead: packed documents of lengths by AlpacaLikeTokens
   int64_t rank = 16;
   std::string base;               // as_stored or nf4; empty: as_stored on a CPU, nf4 on a GPU
   std::string compute;            // f32 or bf16, on a GPU bf16 or fp8; empty: bf16 where there is one

@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_engine.h"
 
 #include <map>
+#include <memory>
 #include <utility>
 
 #include "base/check.h"
@@ -19,17 +20,17 @@ namespace {
 
 class CapturedGraph final : public CudaGraph {
  public:
-  CapturedGraph(const CudaStream& stream, cudaGraph_t graph) : stream_(stream) {
-    const cudaError_t error = cudaGraphInstantiate(&executable_, graph, 0);
-    cudaGraphDestroy(graph);
-    CheckCuda(error, "CudaGraph", "cudaGraphInstantiate");
+  CapturedGraph(const CudaStream& stream, cudaGraph_t graph, int64_t nodes) : stream_(stream), nodes_(nodes) {
+    CheckCuda(cudaGraphInstantiate(&executable_, graph, 0), "CudaGraph", "cudaGraphInstantiate");
     CheckCuda(cudaGraphUpload(executable_, stream_.get()), "CudaGraph", "cudaGraphUpload");
   }
   ~CapturedGraph() override { cudaGraphExecDestroy(executable_); }
   void Launch() override { CheckCuda(cudaGraphLaunch(executable_, stream_.get()), "CudaGraph", "cudaGraphLaunch"); }
+  int64_t nodes() const override { return nodes_; }
 
  private:
   const CudaStream& stream_;
+  int64_t nodes_;
   cudaGraphExec_t executable_ = nullptr;
 };
 
@@ -121,14 +122,18 @@ class Engine final : public CudaEngine {
   }
   void WaitForCopy(size_t number) override { copied_.at(number).Block(exec_.cuda().compute); }
 
-  std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body) override {
+  std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body, int64_t most_nodes) override {
     LH_CHECK(!profile_.is_on());
     const cudaStream_t stream = exec_.cuda().compute.get();
     CheckCuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "Capture", "cudaStreamBeginCapture");
     body();
     cudaGraph_t graph = nullptr;
     CheckCuda(cudaStreamEndCapture(stream, &graph), "Capture", "cudaStreamEndCapture");
-    return std::make_unique<CapturedGraph>(exec_.cuda().compute, graph);
+    const std::unique_ptr<CUgraph_st, decltype(&cudaGraphDestroy)> owned(graph, &cudaGraphDestroy);
+    size_t nodes = 0;
+    CheckCuda(cudaGraphGetNodes(graph, nullptr, &nodes), "Capture", "cudaGraphGetNodes");
+    if (static_cast<int64_t>(nodes) > most_nodes) return nullptr;
+    return std::make_unique<CapturedGraph>(exec_.cuda().compute, graph, static_cast<int64_t>(nodes));
   }
 
   void Mark(size_t point) override { profile_.Mark(point); }

@@ -80,6 +80,7 @@ class CudaGraph {
  public:
   virtual ~CudaGraph() = default;
   virtual void Launch() = 0;
+  virtual int64_t nodes() const = 0;  // kernels and copies
 };
 
 class CudaEngine {
@@ -130,9 +131,9 @@ class CudaEngine {
   virtual void CopyIn(size_t number, void* device, const void* host, int64_t bytes) = 0;
   virtual void WaitForCopy(size_t number) = 0;
 
-  // What `body` queues, as one graph. Nothing in it may allocate or wait; run it once before, so that every kernel is
-  // loaded and chosen.
-  virtual std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body) = 0;
+  // What `body` queues, as one graph; null where that would be more than `most_nodes`. Nothing in it may allocate or
+  // wait; run it once before, so that every kernel is loaded and chosen.
+  virtual std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body, int64_t most_nodes) = 0;
 
   // A point in the stream; seconds between two points that were reached.
   virtual void Mark(size_t point) = 0;

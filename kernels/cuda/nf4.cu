@@ -17,7 +17,8 @@ namespace longhaul::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kUnits = 4;  // units of kCount values that a thread has in flight
+constexpr int kUnits = 4;                                            // of kCount values, that a thread has in flight
+constexpr int ChunkOf(int count) { return kWarp * kUnits * count; }  // values that a warp dequantises
 constexpr int kMeanThreads = 1024;
 constexpr int kQuantizeValues = 8;               // that a lane takes where they lie on whole vectors
 constexpr int64_t kMaxUnits = int64_t{1} << 30;  // of a launch: 32-bit arithmetic counts them
@@ -35,8 +36,15 @@ struct Weight {
   const float* nested_offset;
   const float* nested_map;  // null: kDeviceNestedCodes
   int64_t first;            // value that the output starts with
+  int64_t blocks;
   int log2_block;
 };
+
+__device__ float ScaleOf(const Weight& w, int64_t block) {
+  if (w.absmax_codes == nullptr) return w.absmax[block];
+  const float* const map = w.nested_map != nullptr ? w.nested_map : kDeviceNestedCodes.data();
+  return __fadd_rn(__fmul_rn(map[w.absmax_codes[block]], w.nested_absmax[block / kNf4NestedBlock]), *w.nested_offset);
+}
 
 enum class Rounded { kBF16, kF16, kF32 };
 
@@ -58,58 +66,53 @@ struct Divisor {
 };
 
 // A unit is kCount values of one row and one block: 8, which are 4 bytes of codes and 16 bytes of bf16, or 1 where rows
-// are not whole units. Every lane keeps one of the 16 codes in a register and looks the others up by a shuffle, which
-// reads the low four bits of a lane number alone: no table to fill, no banks to meet in.
+// are not whole units. A warp takes a chunk: kUnits * 32 neighbouring units, from a multiple of the chunk's length on,
+// so that it is whole blocks or a part of one. Its scales, 32 at most, are made once, each by a lane, and looked up by
+// shuffles; so are the 16 codes, one of which every lane keeps (a shuffle reads the low four bits of a lane number
+// alone): no table to fill, no banks to meet in. Codes are read once and values written once, both past the other lines
+// of the cache (ldcs, stcs).
 template <typename T, Rounded kRounded, int kCount>
 __global__ void __launch_bounds__(kThreads)
     DequantizeKernel(Weight w, uint32_t units, Divisor units_per_row, Rows<T> y, int64_t first_row) {
-  const uint32_t first = blockIdx.x * (kThreads * kUnits) + threadIdx.x;
-  const bool nested = w.absmax_codes != nullptr;
+  constexpr int kChunk = ChunkOf(kCount);
+  const uint32_t warp = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int64_t begin = w.first / kChunk * kChunk + int64_t{warp} * kChunk;  // of the chunk, in values
+  // Of the output, in units; those before its begin wrap around, and are behind its end.
+  const uint32_t first = warp * (kUnits * kWarp) + lane - static_cast<uint32_t>(w.first % kChunk) / kCount;
   uint32_t packed[kUnits];
-  uint8_t absmax_code[kUnits];
-  float scale[kUnits];
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
-    const uint32_t unit = first + u * kThreads;
     packed[u] = 0;
-    absmax_code[u] = 0;
-    scale[u] = 0;
-    if (unit >= units) continue;
-    const int64_t at = w.first + int64_t{unit} * kCount;
-    const int64_t block = at >> w.log2_block;
+    if (first + u * kWarp >= units) continue;
+    const int64_t at = begin + int64_t{u * kWarp + lane} * kCount;
     if constexpr (kCount == 8) {
-      packed[u] = __ldcs(reinterpret_cast<const uint32_t*>(w.packed + at / 2));  // read once
+      packed[u] = __ldcs(reinterpret_cast<const uint32_t*>(w.packed + at / 2));
     } else {
       packed[u] = w.packed[at / 2] >> (at % 2 == 0 ? 4 : 0);
     }
-    if (nested) absmax_code[u] = w.absmax_codes[block];
-    scale[u] = nested ? w.nested_absmax[block / kNf4NestedBlock] : w.absmax[block];
   }
+  const int64_t block = (begin >> w.log2_block) + lane;
+  const bool has_block = lane <= static_cast<uint32_t>(kChunk - 1) >> w.log2_block && block < w.blocks;
+  const float own_scale = has_block ? ScaleOf(w, block) : 0.0f;
   constexpr int kCodes = 16;
   const float code = kDeviceCodes[threadIdx.x % kCodes];
-  const float* const map = w.nested_map != nullptr ? w.nested_map : kDeviceNestedCodes.data();
-  const float offset = nested ? *w.nested_offset : 0.0f;
-  // All looked up before the first shuffle, which nothing is moved across.
-#pragma unroll
-  for (int u = 0; u < kUnits; ++u) {
-    if (nested) scale[u] = __fadd_rn(__fmul_rn(map[absmax_code[u]], scale[u]), offset);
-  }
   // T is rounded to anyway.
   constexpr bool kRoundedByStore = kRounded == Rounded::kBF16 && std::is_same_v<T, Bf16>;
 #pragma unroll
   for (int u = 0; u < kUnits; ++u) {
+    const float scale = __shfl_sync(~0u, own_scale, static_cast<int>((u * kWarp + lane) * kCount >> w.log2_block));
     float values[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      // Byte i / 2, the even value in its high nibble. Lanes behind the end take part.
+      // Byte i / 2, the even value in its high nibble. Lanes beyond the output take part.
       const int shift = kCount == 1 ? 0 : i / 2 * 8 + (i % 2 == 0 ? 4 : 0);
-      const float value = __fmul_rn(__shfl_sync(~0u, code, static_cast<int>(packed[u] >> shift), kCodes), scale[u]);
+      const float value = __fmul_rn(__shfl_sync(~0u, code, static_cast<int>(packed[u] >> shift), kCodes), scale);
       values[i] = kRoundedByStore ? value : Round<kRounded>(value);
     }
-    const uint32_t unit = first + u * kThreads;
+    const uint32_t unit = first + u * kWarp;
     if (unit >= units) continue;
     const uint32_t row = units_per_row(unit);
-    Store(y(first_row + row, int64_t{unit - row * units_per_row.value} * kCount), PackOf<T>(values));
+    StoreOnce(y(first_row + row, int64_t{unit - row * units_per_row.value} * kCount), PackOf<T>(values));
   }
 }
 
@@ -286,8 +289,10 @@ void LaunchDequantize(const Exec& exec, const Nf4Weight& w, int64_t first_row, c
                         w.nested_offset,
                         w.nested_map,
                         (first_row + row) * w.in,
+                        w.blocks(),
                         __builtin_ctzll(static_cast<unsigned long long>(w.block))};
-    Launch(exec, "Nf4Dequantize", DequantizeKernel<T, kRounded, kCount>, CeilDiv(units, kThreads * kUnits), kThreads, 0,
+    const int64_t chunks = CeilDiv(weight.first % ChunkOf(kCount) + units * kCount, ChunkOf(kCount));
+    Launch(exec, "Nf4Dequantize", DequantizeKernel<T, kRounded, kCount>, CeilDiv(chunks, kThreads / kWarp), kThreads, 0,
            weight, units, Divisor(static_cast<uint32_t>(units_per_row)), Rows<T>(y), row);
   }
 }

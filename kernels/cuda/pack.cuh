@@ -61,6 +61,20 @@ template <int kCount, typename T>
 __device__ void Store(T* at, const Pack<T, kCount>& pack) {
   *reinterpret_cast<Pack<T, kCount>*>(at) = pack;
 }
+// The same for what is larger than the cache: its lines are the first to leave. Whole vectors, or one element.
+template <int kCount, typename T>
+__device__ void StoreOnce(T* at, const Pack<T, kCount>& pack) {
+  constexpr int kBytes = static_cast<int>(sizeof(pack));
+  if constexpr (kBytes % kVectorBytes == 0) {
+#pragma unroll
+    for (int i = 0; i < kBytes / kVectorBytes; ++i) {
+      __stcs(reinterpret_cast<uint4*>(at) + i, reinterpret_cast<const uint4*>(&pack)[i]);
+    }
+  } else {
+    static_assert(kCount == 1);
+    __stcs(at, pack.values[0]);
+  }
+}
 
 // A matrix as kernels see it.
 template <typename T>

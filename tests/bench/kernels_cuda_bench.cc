@@ -277,6 +277,13 @@ void Nf4(Bench* b) {
     w.packed = b->Random(DType::kU8, 1, n / 2).as<uint8_t>();
     w.absmax = b->Random(kF32, 1, blocks).as<float>();
     const Tensor y = b->Random(kBf16, s.out, s.in, s.gap, 0.02f);
+    // What no launch of this size can beat by much: the driver's copy of as many bytes.
+    const Tensor from = b->Random(DType::kU8, 1, n * 5 / 4), to = b->Random(DType::kU8, 1, n * 5 / 4);
+    b->Report("Nf4 copy of as many bytes", s.name, static_cast<double>(n) * 2.5, [&] {
+      CheckCuda(cudaMemcpyAsync(to.data, from.data, static_cast<size_t>(from.bytes()), cudaMemcpyDeviceToDevice,
+                                exec.cuda().compute.get()),
+                "copy", "cudaMemcpyAsync");
+    });
     b->Report("Nf4Dequantize", s.name, static_cast<double>(n) * (2.5 + 4.0 / 64),
               [&] { Nf4Dequantize(exec, w, 0, y); });
     const Nf4Weight plain = w;

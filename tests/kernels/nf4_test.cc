@@ -215,11 +215,12 @@ TEST(Nf4Test, AgreesWithTheCodecOnEveryShape) {
     int64_t out, in, block;
   };
   // One value, odd, rows that blocks cross, whole units of 8, more than one nested block, the smallest and largest
-  // blocks.
+  // blocks; rows that begin in the middle of what a warp of a GPU takes.
   for (const auto& [out, in, block] : std::vector<Shape>{{1, 1, 64},
                                                          {1, 2, 64},
                                                          {3, 7, 64},
                                                          {9, 8, 32},
+                                                         {50, 104, 32},
                                                          {48, 100, 64},
                                                          {33, 40, 64},
                                                          {70, 576, 64},

@@ -2,46 +2,24 @@
 
 #include <algorithm>
 #include <functional>
-#include <map>
 #include <numeric>
 
 #include "base/check.h"
 #include "base/random.h"
+#include "worker/data/best_fit.h"
 
 namespace longhaul::data {
 
 std::vector<std::vector<int32_t>> PackRows(const std::vector<Example>& examples, int64_t row_tokens, bool pack) {
-  std::vector<std::vector<int32_t>> rows;
   if (!pack) {
-    rows.resize(examples.size());
+    std::vector<std::vector<int32_t>> rows(examples.size());
     for (size_t i = 0; i < examples.size(); ++i) rows[i] = {static_cast<int32_t>(i)};
     return rows;
   }
-  std::vector<int32_t> order(examples.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return examples[static_cast<size_t>(a)].ids.size() > examples[static_cast<size_t>(b)].ids.size();
-  });
-  // Room left -> rows with that much; of equals the newest row is filled first.
-  std::map<int64_t, std::vector<size_t>, std::less<>> open;
-  for (int32_t index : order) {
-    const int64_t length = static_cast<int64_t>(examples[static_cast<size_t>(index)].ids.size());
-    LH_CHECK(length <= row_tokens);
-    auto fit = open.lower_bound(length);
-    size_t row = rows.size();
-    int64_t room = row_tokens;
-    if (fit == open.end()) {
-      rows.emplace_back();
-    } else {
-      row = fit->second.back();
-      room = fit->first;
-      fit->second.pop_back();
-      if (fit->second.empty()) open.erase(fit);
-    }
-    rows[row].push_back(index);
-    if (room > length) open[room - length].push_back(row);
-  }
-  return rows;
+  std::vector<int64_t> lengths;
+  lengths.reserve(examples.size());
+  for (const Example& example : examples) lengths.push_back(static_cast<int64_t>(example.ids.size()));
+  return BestFitRows(lengths, row_tokens);
 }
 
 void MicroBatch::Clear() {

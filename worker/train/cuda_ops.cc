@@ -107,22 +107,29 @@ bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body
   // micro-batch.
   const PlanChoices& choices = memory_.plan().choices;
   if (engine_->is_profiling() || choices.host_checkpoints || choices.host_attention || dropout_ > 0) return body();
-  const auto [known, is_new] = graphs_.try_emplace(key, nullptr);
+  const auto [known, is_new] = graphs_.try_emplace(key);
   // The first time kernels are loaded and chosen, which no capture survives; and most sizes of real data come once.
   if (is_new) {
     if (static_cast<int64_t>(graphs_.size()) > limits::kMaxCudaGraphs) {
       graphs_.clear();
-      graphs_.try_emplace(key, nullptr);
+      graph_nodes_ = 0;
+      graphs_.try_emplace(key);
     }
     return body();
   }
-  if (known->second == nullptr) {
+  Repeated& repeated = known->second;
+  if (repeated.graph == nullptr && repeated.may_be_captured) {
     bool complete = true;
-    auto graph = engine_->Capture([&] { complete = body(); });
-    if (!complete) return false;
-    known->second = std::move(graph);
+    repeated.graph = engine_->Capture([&] { complete = body(); }, most_graph_nodes_ - graph_nodes_);
+    if (!complete) {
+      repeated.graph = nullptr;
+      return false;
+    }
+    repeated.may_be_captured = repeated.graph != nullptr;
+    if (repeated.graph != nullptr) graph_nodes_ += repeated.graph->nodes();
   }
-  known->second->Launch();
+  if (repeated.graph == nullptr) return body();  // no room for its nodes
+  repeated.graph->Launch();
   return true;
 }
 

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/limits.h"
 #include "kernels/cuda/cuda_engine.h"
 #include "model/cuda_layout.h"
 #include "worker/train/cuda_groups.h"
@@ -54,6 +55,9 @@ class CudaOps final : public EngineOps {
   std::string Describe() const override { return engine_->Describe(); }
 
   kernels::CudaEngine& engine() const { return *engine_; }
+  // Captured so far, of limits::kMaxCudaGraphNodes; another limit, for graphs that are captured from now on.
+  int64_t graph_nodes() const { return graph_nodes_; }
+  void LimitGraphNodes(int64_t most) { most_graph_nodes_ = most; }
   // Points of the stream (CudaEngine::Mark).
   static size_t StepBegun(int64_t number) { return static_cast<size_t>(number % kMarkedSteps); }
   static size_t StepEnded(int64_t number) { return static_cast<size_t>(kMarkedSteps + number % kMarkedSteps); }
@@ -76,7 +80,13 @@ class CudaOps final : public EngineOps {
   void* StreamOnDevice(int64_t l) const;
   void* StreamOnHost(int64_t l) const;
 
-  std::map<GraphKey, std::unique_ptr<kernels::CudaGraph>> graphs_;  // null: seen once
+  struct Repeated {
+    std::unique_ptr<kernels::CudaGraph> graph;  // null: seen once, or not to be captured
+    bool may_be_captured = true;
+  };
+  std::map<GraphKey, Repeated> graphs_;
+  int64_t graph_nodes_ = 0;  // of all graphs
+  int64_t most_graph_nodes_ = limits::kMaxCudaGraphNodes;
   // Batches, filled up, in pinned memory: [kStepSlots][rows], [kStepSlots][documents + 1].
   int32_t* host_ids_ = nullptr;
   int32_t* host_positions_ = nullptr;

@@ -249,7 +249,7 @@ TEST_F(CutCrossEntropyTest, TunedProductsComputeTheSame) {
   ASSERT_TRUE(test.cce().Tune(*exec_, test.Operands(), workspace.data(), kGemmBytes).ok());
   EXPECT_LE(test.cce().workspace_bytes(), workspace.bytes());
   const LossTotals none;
-  CheckCuda(cudaMemcpy(test.Operands().totals, &none, sizeof(none), cudaMemcpyHostToDevice), "cudaMemcpy");
+  exec_->Upload(test.Operands().totals, &none, sizeof(none));
   test.cce().Run(*exec_, test.Operands(), workspace.data());
   exec_->Synchronize();
   test.d_hidden().Download();
@@ -385,7 +385,7 @@ TEST_F(CutCrossEntropyTest, NegligibleColumnsCanBeCaptured) {
   CheckCuda(cudaStreamEndCapture(stream, &graph), "end capture");
   CheckCuda(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
   for (int replay = 0; replay < 2; ++replay) {
-    CheckCuda(cudaMemset(test.d_hidden().device(), 0xff, static_cast<size_t>(eager.size())), "cudaMemset");
+    test.d_hidden().Poison();
     CheckCuda(cudaGraphLaunch(executable, stream), "launch");
     exec_->Synchronize();
     EXPECT_TRUE(test.d_hidden().bytes() == eager);

@@ -23,7 +23,8 @@ inline void CheckCuda(cudaError_t error, const char* call) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));
 }
 
-// Device memory, every byte 0xff: NaN in bf16, f32 and E4M3.
+// Device memory, every byte 0xff: NaN in bf16, f32 and E4M3. What fills it is over when it returns: it runs on the
+// legacy stream, for which a stream of a test does not wait.
 class DeviceBytes {
  public:
   explicit DeviceBytes(int64_t bytes) : bytes_(bytes) {
@@ -40,9 +41,13 @@ class DeviceBytes {
   DeviceBytes(const DeviceBytes&) = delete;
   DeviceBytes& operator=(const DeviceBytes&) = delete;
 
-  void Poison() { CheckCuda(cudaMemset(data_, 0xff, static_cast<size_t>(bytes_)), "cudaMemset"); }
+  void Poison() {
+    CheckCuda(cudaMemset(data_, 0xff, static_cast<size_t>(bytes_)), "cudaMemset");
+    CheckCuda(cudaStreamSynchronize(cudaStreamLegacy), "cudaStreamSynchronize");
+  }
   void Upload(const void* from, int64_t bytes) {
     CheckCuda(cudaMemcpy(data_, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice), "cudaMemcpy");
+    CheckCuda(cudaStreamSynchronize(cudaStreamLegacy), "cudaStreamSynchronize");
   }
   std::vector<uint8_t> Download() const {
     std::vector<uint8_t> bytes(static_cast<size_t>(bytes_));
@@ -98,6 +103,8 @@ class DeviceMatrix {
     }
     device_.Upload(out.data(), static_cast<int64_t>(out.size() * sizeof(T)));
   }
+  // Every element on the device becomes NaN.
+  void Poison() { device_.Poison(); }
   // Reads the device's values; true where the gaps still are as they were.
   bool Download() {
     const std::vector<uint8_t> bytes = device_.Download();

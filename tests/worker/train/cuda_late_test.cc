@@ -8,8 +8,10 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/limits.h"
 #include "kernels/cuda_error.h"
 #include "tests/worker/train/cuda_rig.h"
+#include "worker/train/cuda_ops.h"
 #include "worker/train/trainer.h"
 
 namespace longhaul::train {
@@ -58,7 +60,10 @@ struct LateRun final : public TrainerObserver, public TrainerControl {
   Control control = Control::kContinue;
   int polls = 0;
   int cancel_at_poll = std::numeric_limits<int>::max();
+  int64_t most_graph_nodes = limits::kMaxCudaGraphNodes;
 
+  int64_t graph_nodes_before = 0;  // of what was captured while the trainer was made
+  int64_t graph_nodes = 0;
   absl::StatusOr<Outcome> outcome = absl::UnknownError("not run");
   TrainerState state;
   std::vector<float> master;
@@ -85,7 +90,14 @@ class CudaLate : public testing::Test {
     BatchSource* const eval = options.hyper.eval_every_steps > 0 ? &batches : nullptr;
     auto trainer = Trainer::Create(options, PoisonedToken(options.plan.shape), &batches, eval, run, run, &clock_);
     ASSERT_TRUE(trainer.ok()) << trainer.status();
+    const bool on_cuda = options.plan.device == DeviceKind::kCuda;
+    auto* const ops = on_cuda ? &static_cast<CudaOps&>((*trainer)->ops()) : nullptr;
+    if (ops != nullptr) {
+      ops->LimitGraphNodes(run->most_graph_nodes);
+      run->graph_nodes_before = ops->graph_nodes();
+    }
     run->outcome = (*trainer)->Run();
+    if (ops != nullptr) run->graph_nodes = ops->graph_nodes();
     run->state = (*trainer)->state();
     const Adapter& adapter = (*trainer)->adapter();
     adapter.Download();
@@ -117,6 +129,22 @@ TEST_F(CudaLate, ReportsAreThoseOfAWaitAfterEachUpdate) {
   }
   EXPECT_EQ(late.master, waiting.master);
   EXPECT_EQ(late.state.adam_steps, 9);
+}
+
+// Micro-batches of two sizes come again: both are captured, or one, or none.
+TEST_F(CudaLate, GraphsKeepWithinTheirNodesAndChangeNoBit) {
+  LateRun both, one, none;
+  Run(options_, &both);
+  one.most_graph_nodes = both.graph_nodes * 2 / 3;
+  Run(options_, &one);
+  none.most_graph_nodes = 0;
+  Run(options_, &none);
+  EXPECT_LE(both.graph_nodes, limits::kMaxCudaGraphNodes);
+  EXPECT_LE(one.graph_nodes, one.most_graph_nodes);
+  EXPECT_GT(one.graph_nodes, both.graph_nodes / 3);
+  EXPECT_EQ(none.graph_nodes, none.graph_nodes_before);
+  EXPECT_EQ(both.master, one.master);
+  EXPECT_EQ(both.master, none.master);
 }
 
 // Update 2, and 8 in the second epoch: what follows was queued before anybody knew.
