@@ -34,9 +34,13 @@ class Run:
         self.options, self.steps = options, options.steps
         self.model = os.path.splitext(os.path.basename(options.model))[0]
         self.cluster = Cluster(os.path.abspath(options.folder), os.path.join(work_dir, "run"), os.path.abspath(options.model))
-        self.cluster.start_server()
         self.worker = None
         self.digest = None  # of the adapter that every run must make
+
+    def start(self):
+        self.cluster.start_server()
+        self.restart_worker()
+        self.show("workers", "-o", "wide")
 
     def restart_worker(self, failpoints="", blocking=False):
         if self.worker is not None:
@@ -208,11 +212,20 @@ CASES = [whole, again, paused, killed, faulted, named, taken, last]
 NEED_GPU = [faulted, named, taken]
 
 
-def open_run(options, work_dir):
-    run = Run(options, work_dir)
-    run.restart_worker()
-    run.show("workers", "-o", "wide")
-    return run
+def run_cases(run):
+    """The names of those that failed."""
+    failed = []
+    run.start()
+    for case in CASES:
+        if run.options.cases and case.__name__ not in run.options.cases or run.options.cpu and case in NEED_GPU:
+            continue
+        say("%s: %s" % (case.__name__, case.__doc__))
+        try:
+            case(run)
+        except Failure as failure:
+            print("FAILED: %s" % failure, flush=True)
+            failed.append(case.__name__)
+    return failed
 
 
 def main():
@@ -232,18 +245,15 @@ def main():
     if not options.cpu:
         subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version,memory.used", "--format=csv,noheader"], check=True)
     with tempfile.TemporaryDirectory() as work_dir:
-        run = open_run(options, work_dir)
-        failed = []
+        run = Run(options, work_dir)
         try:
-            for case in CASES:
-                if options.cases and case.__name__ not in options.cases or options.cpu and case in NEED_GPU:
-                    continue
-                say("%s: %s" % (case.__name__, case.__doc__))
-                try:
-                    case(run)
-                except Failure as failure:
-                    print("FAILED: %s" % failure, flush=True)
-                    failed.append(case.__name__)
+            failed = run_cases(run)
+        except Failure as failure:  # before the first case
+            for name in ["longhauld.log", "worker.log"]:
+                if os.path.exists(run.cluster.path(name)):
+                    with open(run.cluster.path(name), encoding="utf-8") as log:
+                        print(log.read().rstrip())
+            sys.exit("gpu_job.py: %s" % failure)
         finally:
             run.cluster.stop()
     say("%d cases failed%s" % (len(failed), "".join(" " + name for name in failed)) if failed else "all cases passed")
