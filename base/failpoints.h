@@ -17,6 +17,7 @@
 //   agent_before_blob, agent_before_checkpoint, agent_after_checkpoint, agent_before_artifact, agent_after_artifact
 //   agent_trainer_spawned         the trainer runs, its pid is not written down
 //   train_step_N                  after that step's event; N is a number
+//   cuda_wrong_token              a micro-batch on a GPU gets a token that the model does not have: the device faults
 //   train_checkpoint_written, train_artifact_written, trainer_after_step, checkpoint_between_files    the trainer
 #pragma once
 

@@ -224,6 +224,7 @@ inline constexpr int64_t kMaxAddedTokenBytes = 1024;
 inline constexpr int64_t kExportShardBytes = int64_t{2} << 30;  // of an exported base; one is held in memory
 
 // Kernels
+inline constexpr int64_t kMostCudaContextBytes = 1 << 30;  // of a device: what a process takes beside its arena
 inline constexpr int64_t kCudaPartialSumsBytes = 1 << 20;  // of an Exec: per-row and per-chunk results of one op
 inline constexpr int64_t kMaxLossTileRows = 32'768;        // 32 bytes of them a row
 inline constexpr int64_t kMaxLossTileCols = 24'576;        // in f32 what a block's shared memory holds anywhere

@@ -5,12 +5,13 @@
 #
 #   deploy/gpu_folder.sh FOLDER              then carry FOLDER to the GPU machine, and there
 #   FOLDER/gpu_suites.sh FOLDER              tests it (`ctest -L gpu`)
+#   python3 FOLDER/tests/gpu_job.py FOLDER MODEL.gguf TRAIN.jsonl HELD_OUT.jsonl      runs jobs through the whole system
 #   FOLDER/longhaul-bench train --device cuda --shape qwen3-8b --batch 2 --tokens 2048 --rank 16
 #   FOLDER/longhaul-worker --scheduler HOST:7070 --state-dir /var/lib/longhaul --models /models
 set -euo pipefail
 
 if [ $# -ne 1 ]; then
-  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -24,6 +25,7 @@ cmake --preset dev -DLONGHAUL_CUDA=ON
 cmake --build --preset dev --target $(for p in $programs $suites; do echo "bin/$p"; done)
 # shellcheck disable=SC2046
 bash deploy/bundle_cuda.sh "$folder" $(for p in $programs $suites; do echo "build/dev/bin/$p"; done)
-mkdir -p "$folder/tests/golden"
-cp tests/golden/nf4_cuda.safetensors "$folder/tests/golden/"
 cp tests/gpu_suites.sh "$folder/"
+for file in tests/golden/nf4_cuda.safetensors tests/gpu_job.py tests/hold_gpu_memory.py tests/e2e/harness.py deploy/demo/job.yaml; do
+  install -D --mode=644 "$file" "$folder/$file"
+done

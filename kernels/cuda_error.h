@@ -2,10 +2,19 @@
 // trainer reports it with its step and ends.
 #pragma once
 
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace longhaul::kernels {
+
+// CUDA_LAUNCH_BLOCKING=1 in the environment: a launch returns when its kernel has ended, so that a fault is seen by the
+// op that made it. Without, whatever call comes next sees it, be it another op's.
+inline bool CudaLaunchesBlock() {
+  const char* const asked = std::getenv("CUDA_LAUNCH_BLOCKING");
+  return asked != nullptr && std::string_view(asked) == "1";
+}
 
 class CudaError : public std::runtime_error {
  public:

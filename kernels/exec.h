@@ -51,8 +51,8 @@ class Exec {
   // On CUDA device `device` (0 is the first that the driver shows), which becomes the calling thread's current device:
   // that thread is the one that calls the ops. Defined by longhaul_kernels_cuda alone (cuda/cuda_exec.cc, or
   // cuda/no_cuda.cc where the build has no CUDA): link it where CUDA is wanted. UNAVAILABLE: reason NO_CUDA (build),
-  // NO_CUDA_DEVICE, CUDA_DRIVER_TOO_OLD. FAILED_PRECONDITION: CUDA_DEVICE_TOO_OLD (no bf16), NO_CUDA_KERNELS (this
-  // build has no code for the device). RESOURCE_EXHAUSTED: DEVICE_OOM (not even the context fits).
+  // NO_CUDA_DEVICE, CUDA_DRIVER_TOO_OLD, DEVICE_MEMORY_TAKEN (other programs leave not even a context's).
+  // FAILED_PRECONDITION: CUDA_DEVICE_TOO_OLD (no bf16), NO_CUDA_KERNELS (this build has no code for the device).
   static absl::StatusOr<std::unique_ptr<Exec>> CreateCuda(int device);
   ~Exec();
 

@@ -96,6 +96,7 @@ constexpr Hint kHints[] = {
     {"NO_CUDA_DEVICE", kNoCuda},
     {"NO_CUDA_KERNELS", kNoCuda},
     {"NO_CUDA", kNoCuda},
+    {"DEVICE_MEMORY_TAKEN", "end the programs that nvidia-smi names, or take another device"},
     {"CUDA_DRIVER_TOO_OLD", "install a newer NVIDIA driver, or train on the CPU: leave --device out"},
     {"CUDA_DEVICE_TOO_OLD", kNoCuda},
     {"CUDA_LIBRARY_MISSING", "install the library, or give the folder that has it in LD_LIBRARY_PATH"},

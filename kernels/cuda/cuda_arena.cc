@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/limits.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_exec.h"
 #include "kernels/host_mapping.h"
@@ -69,10 +70,13 @@ absl::StatusOr<std::unique_ptr<Arena>> CreateDeviceArena(const Exec& exec, int64
     cudaGetLastError();
     size_t free_bytes = 0, total_bytes = 0;
     cudaMemGetInfo(&free_bytes, &total_bytes);
-    return MakeError(absl::StatusCode::kResourceExhausted, "DEVICE_OOM",
-                     "cannot allocate " + std::to_string(bytes) + " bytes on " + exec.cuda().facts.name + ": " +
-                         cudaGetErrorString(error) + "; " + std::to_string(free_bytes) + " of " +
-                         std::to_string(total_bytes) + " are free, another process may hold the rest");
+    const std::string what = exec.cuda().facts.name + ": cannot allocate " + std::to_string(bytes) +
+                             " bytes: " + cudaGetErrorString(error) + "; " + std::to_string(free_bytes) + " of " +
+                             std::to_string(total_bytes) + " are free";
+    if (bytes > static_cast<int64_t>(total_bytes) - limits::kMostCudaContextBytes) {
+      return MakeError(absl::StatusCode::kResourceExhausted, "DEVICE_OOM", what);
+    }
+    return MakeError(absl::StatusCode::kUnavailable, "DEVICE_MEMORY_TAKEN", what + kWhoHoldsMemory);
   }
   return Arena::Carve({static_cast<uint8_t*>(data), [bytes] { return bytes; }, [data] { cudaFree(data); }}, bytes,
                       std::move(regions));

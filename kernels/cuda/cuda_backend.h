@@ -36,8 +36,9 @@ struct CudaDeviceFacts {
 // UNAVAILABLE as Exec::CreateCuda. Makes no context.
 absl::StatusOr<std::vector<CudaDeviceFacts>> CudaDevices();
 
-// Memory of the Exec's device, carved by name. RESOURCE_EXHAUSTED, reason DEVICE_OOM, with what is free.
-// The Exec outlives the arena.
+// Memory of the Exec's device, carved by name. With what is free: UNAVAILABLE, reason DEVICE_MEMORY_TAKEN, where it
+// would fit without other programs; RESOURCE_EXHAUSTED, reason DEVICE_OOM, where the device is too small. The Exec
+// outlives the arena.
 absl::StatusOr<std::unique_ptr<Arena>> CreateDeviceArena(const Exec& exec, int64_t bytes,
                                                          std::vector<ArenaRegion> regions);
 // Pinned host memory that the device copies from and to at full rate: huge pages where the machine has them, touched by

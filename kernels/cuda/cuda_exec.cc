@@ -69,6 +69,14 @@ void CheckCuda(cudaError_t status, const char* op, const char* call) {
   throw CudaError(op, call, static_cast<int>(status), cudaGetErrorString(status));
 }
 
+absl::Status CheckComputesBf16(const CudaDeviceFacts& facts) {
+  if (facts.compute_capability >= kMinComputeCapability) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kFailedPrecondition, "CUDA_DEVICE_TOO_OLD",
+                   "CUDA device " + std::to_string(facts.device) + " (" + facts.name + ") has compute capability " +
+                       std::to_string(facts.compute_capability / 10) + "." +
+                       std::to_string(facts.compute_capability % 10) + "; bf16 needs 8.0 or newer");
+}
+
 absl::Status DeviceStatus(cudaError_t error, const std::string& what) {
   const std::string cause = what + ": " + cudaGetErrorString(error);
   switch (error) {
@@ -91,8 +99,8 @@ absl::Status DeviceStatus(cudaError_t error, const std::string& what) {
     case cudaErrorDevicesUnavailable:
       return MakeError(absl::StatusCode::kUnavailable, "NO_CUDA_DEVICE", cause);
     case cudaErrorMemoryAllocation:
-      return MakeError(absl::StatusCode::kResourceExhausted, "DEVICE_OOM",
-                       cause + "; another process may hold the device's memory");
+      // Not even a context fits.
+      return MakeError(absl::StatusCode::kUnavailable, "DEVICE_MEMORY_TAKEN", cause + kWhoHoldsMemory);
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorInvalidDeviceFunction:
     case cudaErrorUnsupportedPtxVersion:
@@ -182,12 +190,7 @@ absl::StatusOr<std::unique_ptr<Exec>> Exec::CreateCuda(int device) {
                      what + " does not exist; the driver shows " + std::to_string(count));
   }
   LH_ASSIGN_OR_RETURN(const CudaDeviceFacts facts, ReadFacts(device));
-  if (facts.compute_capability < kMinComputeCapability) {
-    return MakeError(absl::StatusCode::kFailedPrecondition, "CUDA_DEVICE_TOO_OLD",
-                     what + " (" + facts.name + ") has compute capability " +
-                         std::to_string(facts.compute_capability / 10) + "." +
-                         std::to_string(facts.compute_capability % 10) + "; bf16 needs 8.0 or newer");
-  }
+  LH_RETURN_IF_ERROR(CheckComputesBf16(facts));
   if (const cudaError_t e = cudaSetDevice(device); e != cudaSuccess) return DeviceStatus(e, what);
   if (const cudaError_t e = cuda::ProbeKernels(); e != cudaSuccess) return DeviceStatus(e, what);
   try {

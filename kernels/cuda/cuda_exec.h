@@ -80,6 +80,13 @@ struct CudaExec {
   DeviceBuffer partial_sums;  // limits::kCudaPartialSumsBytes; used by one op at a time, in the order of `compute`
 };
 
+// FAILED_PRECONDITION, reason CUDA_DEVICE_TOO_OLD, unless the device has bf16.
+absl::Status CheckComputesBf16(const CudaDeviceFacts& facts);
+
+// What is said where memory is missing that the device has.
+inline constexpr const char* kWhoHoldsMemory =
+    "; other programs hold the rest: end those that nvidia-smi names, or restart longhaul-worker to offer what is left";
+
 // A cudaError_t before any context exists, as a Status (Exec::CreateCuda lists the reasons).
 absl::Status DeviceStatus(cudaError_t error, const std::string& what);
 

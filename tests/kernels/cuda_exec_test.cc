@@ -119,6 +119,21 @@ TEST(CudaArenaTest, MoreThanTheDeviceHasIsRefusedAndForgotten) {
   EXPECT_EQ(x(1, 1), 0);
 }
 
+// Here by another arena of ours: the driver does not say whose memory is missing.
+TEST(CudaArenaTest, MemoryThatOthersHoldIsSaidToBeTheirs) {
+  const auto exec = MakeExec(1);
+  size_t free_bytes = 0, total_bytes = 0;
+  CheckCuda(cudaMemGetInfo(&free_bytes, &total_bytes), "test", "cudaMemGetInfo");
+  const auto hold = CreateDeviceArena(*exec, static_cast<int64_t>(free_bytes) - 512 * kMiB, {});
+  ASSERT_TRUE(hold.ok()) << hold.status().message();
+  const auto arena = CreateDeviceArena(*exec, 4096 * kMiB, {});
+  EXPECT_EQ(arena.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(ErrorReason(arena.status()), "DEVICE_MEMORY_TAKEN");
+  const std::string message(arena.status().message());
+  EXPECT_NE(message.find("cannot allocate " + std::to_string(4096 * kMiB)), std::string::npos) << message;
+  EXPECT_NE(message.find("that nvidia-smi names"), std::string::npos) << message;
+}
+
 TEST(CudaArenaTest, PinnedMemoryIsHostMemoryThatTheDeviceReads) {
   const auto exec = MakeExec(1);
   // Odd, and more than a driver's call would be given at once.

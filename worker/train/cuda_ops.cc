@@ -1,10 +1,13 @@
 #include "worker/train/cuda_ops.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "kernels/cuda_error.h"
 #include "model/cuda_layout.h"
 #include "worker/train/cuda_weights.h"
 
@@ -104,9 +107,12 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
 
 bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body) {
   // Copies beside the ops are not captured: where they are, steps are long. A mask's key is another in each
-  // micro-batch.
+  // micro-batch. A fault in a graph would be no op's.
   const PlanChoices& choices = memory_.plan().choices;
-  if (engine_->is_profiling() || choices.host_checkpoints || choices.host_attention || dropout_ > 0) return body();
+  if (engine_->is_profiling() || choices.host_checkpoints || choices.host_attention || dropout_ > 0 ||
+      kernels::CudaLaunchesBlock()) {
+    return body();
+  }
   const auto [known, is_new] = graphs_.try_emplace(key);
   // The first time kernels are loaded and chosen, which no capture survives; and most sizes of real data come once.
   if (is_new) {
@@ -200,6 +206,7 @@ TokenBatch CudaOps::Bring(const TokenBatch& batch) {
   int32_t* const positions = host_positions_ + batch_slot_ * most;
   int64_t* const offsets = host_offsets_ + batch_slot_ * (most_documents + 1);
   std::copy(batch.ids, batch.ids + batch.rows, ids);
+  if (!Failpoint("cuda_wrong_token").ok()) ids[0] = std::numeric_limits<int32_t>::max();
   std::copy(batch.positions, batch.positions + batch.rows, positions);
   // No row may belong to no document: what attention leaves there is not defined, and gradients sum over all rows. Its
   // positions stay at 0: the table of RoPE may be shorter than it.

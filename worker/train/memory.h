@@ -23,8 +23,8 @@ absl::StatusOr<std::unique_ptr<kernels::Exec>> CreateExec(const MemoryPlan& plan
 
 class EngineMemory {
  public:
-  // RESOURCE_EXHAUSTED, reason HOST_OOM or DEVICE_OOM, where an arena cannot be had. `exec` is of the plan's device and
-  // outlives the memory.
+  // RESOURCE_EXHAUSTED, reason HOST_OOM or DEVICE_OOM, where an arena cannot be had; UNAVAILABLE DEVICE_MEMORY_TAKEN
+  // where other programs have it. `exec` is of the plan's device and outlives the memory.
   static absl::StatusOr<std::unique_ptr<EngineMemory>> Create(const MemoryPlan& plan, const kernels::Exec& exec);
 
   const MemoryPlan& plan() const { return plan_; }

@@ -108,7 +108,7 @@ absl::Status Trainer::Load(const WeightSource& weights) {
   updates_ = std::make_unique<AdapterUpdates>(*memory_, *adapter_, options_.hyper);
   updates_->Begin(state_.adam_steps);
   observer_->OnStarted({options_.plan.arena_bytes, options_.plan.device_arena_bytes, state_.total_steps, state_.step,
-                        SecondsSince(begin)});
+                        SecondsSince(begin), computes_with});
   return absl::OkStatus();
 }
 

@@ -36,6 +36,7 @@ struct TrainStarted {
   int64_t total_steps = 0;
   int64_t first_step = 0;  // 0, or where the resume begins
   double load_seconds = 0;
+  std::string computes_with;  // EngineOps::Describe: kernels and versions, what stands in for what and why
 };
 
 struct TrainProgress {
@@ -121,9 +122,9 @@ class Trainer {
   // Allocates, loads the base, initialises the adapter or resumes. `weights` is not used after Create. `eval` may be
   // null. The other pointers outlive the trainer. Errors: INVALID_ARGUMENT (hyperparameters, batches that exceed the
   // plan, a broken checkpoint); FAILED_PRECONDITION PLAN_MISMATCH (another CPU) or RESUME_NOT_IDENTICAL (the
-  // checkpoint's plan has other bits and allow_nonidentical_resume is off); RESOURCE_EXHAUSTED HOST_OOM, DEVICE_OOM; of
-  // a CUDA plan also Exec::CreateCuda's and CudaEngine::Create's. A CUDA call that fails throws CudaError, here and in
-  // Run.
+  // checkpoint's plan has other bits and allow_nonidentical_resume is off); RESOURCE_EXHAUSTED HOST_OOM, DEVICE_OOM;
+  // UNAVAILABLE DEVICE_MEMORY_TAKEN; of a CUDA plan also Exec::CreateCuda's and CudaEngine::Create's. A CUDA call that
+  // fails throws CudaError, here and in Run.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const TrainerOptions& options, const WeightSource& weights,
                                                          BatchSource* train, BatchSource* eval,
                                                          TrainerObserver* observer, TrainerControl* control,

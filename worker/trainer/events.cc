@@ -29,13 +29,17 @@ Failure FailureOf(const absl::Status& status) {
   if (reason == "DEVICE_OOM") return {v1::DEVICE_OOM, false};
   // Another attempt may meet another device, or this one once somebody has looked after it.
   for (const char* fault :
-       {"DEVICE_FAULT", "NO_CUDA", "NO_CUDA_DEVICE", "NO_CUDA_KERNELS", "CUDA_DRIVER_TOO_OLD", "CUDA_DEVICE_TOO_OLD",
-        "CUDA_LIBRARY_MISSING", "CUBLASLT_UNAVAILABLE", "CUDNN_UNAVAILABLE"}) {
+       {"DEVICE_FAULT", "DEVICE_MEMORY_TAKEN", "NO_CUDA", "NO_CUDA_DEVICE", "NO_CUDA_KERNELS", "CUDA_DRIVER_TOO_OLD",
+        "CUDA_DEVICE_TOO_OLD", "CUDA_LIBRARY_MISSING", "CUBLASLT_UNAVAILABLE", "CUDNN_UNAVAILABLE"}) {
     if (reason == fault) return {v1::DEVICE_FAULT, false};
   }
   if (reason == "DISK_FULL") return {v1::DISK_FULL, false};
   return {v1::INTERNAL, false};
 }
+
+constexpr const char* kWhoseFault =
+    "; an op before this one may be at fault: with CUDA_LAUNCH_BLOCKING=1 in longhaul-worker's environment that op is "
+    "named";
 
 }  // namespace
 
@@ -77,9 +81,11 @@ v1::TrainerExit ExitOfError(const absl::Status& status) {
 
 absl::Status CudaFailure(const kernels::CudaError& error, const std::string& when) {
   constexpr int kCudaErrorMemoryAllocation = 2;
-  const bool oom = error.code() == kCudaErrorMemoryAllocation;
-  return MakeError(oom ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable,
-                   oom ? "DEVICE_OOM" : "DEVICE_FAULT", when + ", " + error.what());
+  if (error.code() == kCudaErrorMemoryAllocation) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "DEVICE_OOM", when + ", " + error.what());
+  }
+  return MakeError(absl::StatusCode::kUnavailable, "DEVICE_FAULT",
+                   when + ", " + error.what() + (kernels::CudaLaunchesBlock() ? "" : kWhoseFault));
 }
 
 v1::TrainerExit ExitOf(v1::TrainerExitReason reason, const std::string& message) {

@@ -131,6 +131,7 @@ absl::StatusOr<train::TrainerOptions> OptionsOf(const AttemptContext& context, c
 // begun since.
 std::string WhenInRun(const train::Trainer& trainer, int64_t reported) {
   if (trainer.last_begun() <= reported) return "after step " + std::to_string(reported);
+  if (kernels::CudaLaunchesBlock()) return "in step " + std::to_string(trainer.last_begun());
   const std::string first = "in step " + std::to_string(reported + 1);
   return trainer.last_begun() == reported + 1 ? first : first + " or " + std::to_string(trainer.last_begun());
 }

@@ -60,6 +60,8 @@ void RunWatch::OnStarted(const train::TrainStarted& started) {
       (started.device_arena_bytes > 0 ? " and " + FormatBytes(started.device_arena_bytes) + " of the GPU" : "") + ", " +
       (started.first_step > 0 ? "resumes after step " + std::to_string(started.first_step) + " of " : "") +
       std::to_string(started.total_steps) + " steps");
+  // Where a library has no kernel for a shape, it says here what serves in its place, and why.
+  context_.log("computes with " + started.computes_with);
 }
 
 double RunWatch::SecondsSinceLastTold() const {

@@ -8,6 +8,7 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "kernels/cuda_error.h"
 #include "tests/worker/train/cuda_rig.h"
@@ -103,6 +104,24 @@ class CudaLate : public testing::Test {
     adapter.Download();
     const float* const master = adapter.host().master.as<float>();
     run->master = {master, master + adapter.params()};
+  }
+
+  // Of a CudaError in update 4: exits with 3, and prints the error.
+  [[noreturn]] void RunToTheError() {
+    FixedBatches batches(documents_, 1);
+    LateRun run;
+    auto trainer =
+        Trainer::Create(options_, PoisonedToken(options_.plan.shape), &batches, nullptr, &run, &run, &clock_);
+    if (!trainer.ok()) std::_Exit(2);
+    try {
+      (*trainer)->Run().IgnoreError();
+    } catch (const kernels::CudaError& error) {
+      const int64_t reported = run.progress.empty() ? 0 : run.progress.back().step;
+      std::fprintf(stderr, "reported %d, begun %d: %s\n", static_cast<int>(reported),
+                   static_cast<int>((*trainer)->last_begun()), error.what());
+      std::_Exit(reported < 4 && (*trainer)->last_begun() >= 4 && (*trainer)->last_begun() - reported <= 2 ? 3 : 4);
+    }
+    std::_Exit(5);
   }
 
   RealClock clock_;
@@ -215,23 +234,17 @@ TEST_F(CudaLate, AStopOrAHoldLeavesAnExactCheckpoint) {
 TEST_F(CudaLate, ACudaErrorInARunIsOfAStepThatWasBegunAndNotReported) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   documents_[3].ids[7] = 100'000;
-  const auto run_to_the_error = [this] {
-    FixedBatches batches(documents_, 1);
-    LateRun run;
-    auto trainer =
-        Trainer::Create(options_, PoisonedToken(options_.plan.shape), &batches, nullptr, &run, &run, &clock_);
-    if (!trainer.ok()) std::_Exit(2);
-    try {
-      (*trainer)->Run().IgnoreError();
-    } catch (const kernels::CudaError& error) {
-      const int64_t reported = run.progress.empty() ? 0 : run.progress.back().step;
-      std::fprintf(stderr, "reported %d, begun %d: %s\n", static_cast<int>(reported),
-                   static_cast<int>((*trainer)->last_begun()), error.what());
-      std::_Exit(reported == 3 && (*trainer)->last_begun() <= 5 ? 3 : 4);
-    }
-    std::_Exit(5);
-  };
-  EXPECT_EXIT(run_to_the_error(), testing::ExitedWithCode(3), "reported 3, begun [45]: .*CUDA error");
+  EXPECT_EXIT(RunToTheError(), testing::ExitedWithCode(3), "reported 3, begun [45]: .*CUDA error");
+}
+
+// With launches that block the op says so itself, in the step that it is of; updates are not replayed as graphs then.
+TEST_F(CudaLate, WithBlockingLaunchesTheOpAtFaultIsNamed) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  ASSERT_EQ(setenv("CUDA_LAUNCH_BLOCKING", "1", 1), 0);
+  ArmFailpoint("cuda_wrong_token", "error@4");
+  EXPECT_EXIT(RunToTheError(), testing::ExitedWithCode(3), "reported 2, begun 4: GatherRows: kernel launch failed");
+  DisarmFailpoints();
+  ASSERT_EQ(unsetenv("CUDA_LAUNCH_BLOCKING"), 0);
 }
 
 TEST_F(CudaLate, ACancelEndsAtOnceWithAStepInFlight) {

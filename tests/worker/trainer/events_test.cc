@@ -1,6 +1,7 @@
 #include "worker/trainer/events.h"
 
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include "base/error.h"
 #include "base/limits.h"
@@ -48,7 +49,10 @@ TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
       {"INVALID_FIELD", v1::INVALID_FIELD, true},
       {"INVALID_CHECKPOINT", v1::INVALID_CHECKPOINT, false},
       {"DEVICE_OOM", v1::DEVICE_OOM, false},
+      {"DEVICE_MEMORY_TAKEN", v1::DEVICE_FAULT, false},
       {"NO_CUDA_DEVICE", v1::DEVICE_FAULT, false},
+      {"CUDA_DRIVER_TOO_OLD", v1::DEVICE_FAULT, false},
+      {"CUDA_DEVICE_TOO_OLD", v1::DEVICE_FAULT, false},
       {"CUDA_LIBRARY_MISSING", v1::DEVICE_FAULT, false},
       {"ANYTHING_ELSE", v1::INTERNAL, false},
   };
@@ -65,10 +69,18 @@ TEST(ExitOfErrorTest, ACudaErrorNamesItsOpAndStep) {
   const kernels::CudaError fault("RmsNorm", "cudaLaunchKernel", 700, "an illegal memory access was encountered");
   const v1::TrainerExit exit = ExitOfError(CudaFailure(fault, "in step 7"));
   EXPECT_EQ(exit.failure(), v1::DEVICE_FAULT);
-  EXPECT_EQ(exit.message(), std::string("in step 7, ") + fault.what());
+  EXPECT_EQ(exit.message().rfind(std::string("in step 7, ") + fault.what(), 0), 0u) << exit.message();
   EXPECT_NE(exit.message().find("RmsNorm"), std::string::npos);
+  EXPECT_NE(exit.message().find("CUDA_LAUNCH_BLOCKING=1"), std::string::npos) << exit.message();
   const kernels::CudaError oom("DeviceBuffer", "cudaMalloc", 2, "out of memory");
   EXPECT_EQ(ExitOfError(CudaFailure(oom, "in step 1")).failure(), v1::DEVICE_OOM);
+}
+
+TEST(ExitOfErrorTest, WithBlockingLaunchesTheOpIsTheOneAtFault) {
+  ASSERT_EQ(setenv("CUDA_LAUNCH_BLOCKING", "1", 1), 0);
+  const kernels::CudaError fault("GatherRows", "kernel launch", 719, "unspecified launch failure");
+  EXPECT_EQ(ExitOfError(CudaFailure(fault, "in step 7")).message(), std::string("in step 7, ") + fault.what());
+  ASSERT_EQ(unsetenv("CUDA_LAUNCH_BLOCKING"), 0);
 }
 
 TEST(ExitCodeTest, AreTheDocumentedOnes) {

@@ -156,6 +156,7 @@ TEST_F(RunAttemptTest, TrainsToAnAdapterAndTellsAllOfIt) {
   const attempt::AttemptDir dir = Make("a", Chats(40));
   const v1::TrainerExit exit = Run(dir);
   ASSERT_EQ(exit.reason(), v1::TRAINER_EXIT_SUCCEEDED) << exit.message() << log_;
+  EXPECT_NE(log_.find("computes with oneDNN"), std::string::npos) << log_;
   const Told told = Read(dir);
   EXPECT_EQ(told.started.total_steps(), 6);
   EXPECT_EQ(told.steps, (std::vector<int64_t>{1, 2, 3, 4, 5, 6}));
