@@ -17,6 +17,7 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_engine.h"
+#include "kernels/cuda/device_rates.h"
 #include "kernels/exec.h"
 #include "model/cost_model.h"
 #include "model/plan_layout.h"
@@ -136,6 +137,8 @@ absl::StatusOr<DeviceFacts> GpuFacts(const BenchTrainOptions& options, int threa
   facts.device_class = devices.front().name;
   facts.isa = "sm_" + std::to_string(devices.front().compute_capability);
   facts.device_bytes = options.device_bytes > 0 ? options.device_bytes : devices.front().memory_bytes;
+  LH_ASSIGN_OR_RETURN(facts.cudnn_version, kernels::CudnnVersion());
+  facts.has_fp8 = true;  // the engine asks the library and refuses
   facts.cpu_threads = threads;
   facts.host_bytes = options.host_bytes > 0 ? options.host_bytes : HostMemAvailableBytes();
   return facts;

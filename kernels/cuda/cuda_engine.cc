@@ -71,7 +71,7 @@ class Engine final : public CudaEngine {
   }
 
   void BeginBatch(const int64_t* offsets, int64_t documents) override { attention_->BeginBatch(offsets, documents); }
-  bool is_dense() const override { return attention_->is_dense(); }
+  int64_t batch_form() const override { return attention_->batch_form(); }
   void AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                         const Tensor& lse) override {
     attention_->Forward(q, k, v, o, lse);

@@ -32,6 +32,10 @@ int64_t CudaUsedBytes(const Exec&) {
 
 absl::StatusOr<std::string> CudaLibraries() { return NoCuda(); }
 
+absl::StatusOr<int> CudnnVersion() { return NoCuda(); }
+
+absl::StatusOr<bool> HasFp8Products(const Exec&) { return NoCuda(); }
+
 absl::StatusOr<CudaRates> MeasureCudaRates(const Exec&) { return NoCuda(); }
 
 }  // namespace longhaul::kernels

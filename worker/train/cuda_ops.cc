@@ -71,6 +71,8 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
   shapes.attention_calls = plan.choices.attention_calls;
   shapes.head_groups = plan.choices.grouped_attention ? HeadGroupsOf(plan).count : 1;
   shapes.packed = PlanPackedAttention(plan);
+  shapes.documents = plan.choices.documents;
+  shapes.packed_by_reference = plan.choices.packed_attention == PackedAttention::kReference;
   shapes.loss = PlanLoss(plan, LossRows(plan));
   shapes.fp8 = ComputesInFp8(plan);
   if (HasDenseAttention(plan)) shapes.dense = PlanDenseAttention(plan);
@@ -128,12 +130,12 @@ bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body
 
 bool CudaOps::Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows, const std::function<bool()>& body) {
   engine_->Mark(BatchCopied(batch_slot_));
-  return RunOrReplay({brought.rows, engine_->is_dense(), trained_rows, index}, body);
+  return RunOrReplay({brought.rows, engine_->batch_form(), trained_rows, index}, body);
 }
 
 void CudaOps::AdapterChanged() {
   // No micro-batch has no rows.
-  RunOrReplay({0, false, 0, 0}, [this] {
+  RunOrReplay({0, 0, 0, 0}, [this] {
     engine_->PlaceAdapters();
     return true;
   });

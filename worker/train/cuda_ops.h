@@ -60,8 +60,8 @@ class CudaOps final : public EngineOps {
 
  private:
   explicit CudaOps(const EngineMemory& memory) : memory_(memory) {}
-  // What decides the launches of a micro-batch: rows, whether attention is dense, trained rows, number in the window.
-  using GraphKey = std::tuple<int64_t, bool, int64_t, int64_t>;
+  // What decides the launches of a micro-batch: rows, the form of attention, trained rows, number in the window.
+  using GraphKey = std::tuple<int64_t, int64_t, int64_t, int64_t>;
   bool RunOrReplay(const GraphKey& key, const std::function<bool()>& body);
   // What was to be uploaded from a slot has left it.
   static size_t BatchCopied(int64_t slot) { return static_cast<size_t>(2 * kMarkedSteps + slot); }

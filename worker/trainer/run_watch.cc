@@ -37,6 +37,7 @@ RunWatch::RunWatch(const AttemptContext& context, const MemoryPlan& plan)
     : context_(context),
       host_bytes_planned_(plan.host_bytes_total),
       device_bytes_planned_(plan.device_bytes_total),
+      plan_warnings_(PlanWarnings(plan)),
       control_(context.dir, context.spec.lease_epoch(), context.clock, context.signals) {}
 
 void RunWatch::Keep(const absl::Status& status) {
@@ -60,6 +61,7 @@ void RunWatch::OnStarted(const train::TrainStarted& started) {
       (started.device_arena_bytes > 0 ? " and " + FormatBytes(started.device_arena_bytes) + " of the GPU" : "") + ", " +
       (started.first_step > 0 ? "resumes after step " + std::to_string(started.first_step) + " of " : "") +
       std::to_string(started.total_steps) + " steps");
+  for (const std::string& warning : plan_warnings_) OnWarning(warning);
 }
 
 double RunWatch::SecondsSinceLastTold() const {
