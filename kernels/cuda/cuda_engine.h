@@ -147,7 +147,8 @@ class CudaEngine {
 
   // From here on what is queued (and not captured) is timed by its part: "linears forward", "linears backward",
   // "dequantise", "quantise" (tokens, to FP8), "lora u", "lora v", "lora up", "lora dA", "lora dB", "attention
-  // forward", "attention backward", "loss".
+  // forward", "attention backward", "loss", and what BeginPart names. "copies beside" (CopyOut, CopyIn) run while
+  // others do: their seconds are not the step's.
   struct Part {
     std::string name;
     double seconds = 0;
@@ -155,6 +156,9 @@ class CudaEngine {
   };
   virtual void BeginProfile() = 0;
   virtual bool is_profiling() const = 0;
+  // What is queued between the two is `part`. Not to be nested. `part` is a literal.
+  virtual void BeginPart(const char* part) = 0;
+  virtual void EndPart() = 0;
   // Waits, returns the parts since BeginProfile and stops timing.
   virtual std::vector<Part> EndProfile() = 0;
 
@@ -185,5 +189,7 @@ void FillFp8Cache(const Exec& exec, const Tensor& w, void* cache);
 
 // Device memory in use, by the driver's count, all processes together.
 int64_t CudaUsedBytes(const Exec& exec);
+// The same without what others held when the Exec was made: ours, as long as others take and give back nothing.
+int64_t CudaOwnBytes(const Exec& exec);
 
 }  // namespace longhaul::kernels

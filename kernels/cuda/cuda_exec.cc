@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/device_memory.h"
 
 namespace longhaul::kernels {
 namespace {
@@ -188,6 +190,7 @@ absl::StatusOr<std::unique_ptr<Exec>> Exec::CreateCuda(int device) {
                          std::to_string(facts.compute_capability / 10) + "." +
                          std::to_string(facts.compute_capability % 10) + "; bf16 needs 8.0 or newer");
   }
+  const std::optional<int64_t> before = cuda::BytesInUse(facts.pci_bus_id);
   if (const cudaError_t e = cudaSetDevice(device); e != cudaSuccess) return DeviceStatus(e, what);
   if (const cudaError_t e = cuda::ProbeKernels(); e != cudaSuccess) return DeviceStatus(e, what);
   try {
@@ -195,6 +198,10 @@ absl::StatusOr<std::unique_ptr<Exec>> Exec::CreateCuda(int device) {
     exec->backend_ = Backend::kCuda;
     exec->ops_ = &cuda::Ops();
     exec->cuda_ = {new CudaExec(facts), [](CudaExec* cuda) { delete cuda; }};
+    size_t free_bytes = 0, total_bytes = 0;
+    CheckCuda(cudaMemGetInfo(&free_bytes, &total_bytes), "Exec", "cudaMemGetInfo");
+    exec->cuda_->others_bytes =
+        cuda::BytesOfOthers(static_cast<int64_t>(total_bytes - free_bytes), before, cuda::BytesInUse(facts.pci_bus_id));
     return exec;
   } catch (const CudaError& error) {
     return DeviceStatus(static_cast<cudaError_t>(error.code()), what);

@@ -205,6 +205,7 @@ TokenBatch CudaOps::Bring(const TokenBatch& batch) {
   std::copy(batch.doc_offsets, batch.doc_offsets + batch.docs + 1, offsets);
   std::fill(offsets + batch.docs + 1, offsets + most_documents + 1, rows);
   const kernels::Exec& exec = memory_.exec();
+  engine_->BeginPart("copies");
   exec.Upload(device_ids_, ids, rows * 4);
   exec.Upload(device_positions_, positions, rows * 4);
   TokenBatch brought = batch;
@@ -214,6 +215,7 @@ TokenBatch CudaOps::Bring(const TokenBatch& batch) {
   brought.doc_offsets = offsets;
   brought.docs = docs;
   engine_->BeginBatch(brought.doc_offsets, brought.docs);
+  engine_->EndPart();
   return brought;
 }
 
@@ -247,7 +249,9 @@ void CudaOps::AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor
 void CudaOps::BringHead() {
   const EngineMemory& m = memory_;
   if (!m.plan().choices.host_head) return;
+  engine_->BeginPart("copies");
   m.exec().Upload(m.GetOrNull("weights.head"), m.GetOrNull("weights.head.host"), m.BytesOrZero("weights.head"));
+  engine_->EndPart();
 }
 
 void CudaOps::HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale,

@@ -33,6 +33,8 @@ class CudaOps final : public EngineOps {
   double SecondsSinceStepBefore(int64_t number) override {
     return engine_->SecondsBetween(StepEnded(number - 1), StepEnded(number));
   }
+  void BeginPart(const char* part) override { engine_->BeginPart(part); }
+  void EndPart() override { engine_->EndPart(); }
   void BeginStream(int64_t l, bool written) override;
   void StreamWritten(int64_t l) override;
   void Forward(const QloraLinear& linear, const kernels::Tensor& x, int64_t first_row, const kernels::Tensor& residual,
