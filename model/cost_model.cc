@@ -10,6 +10,9 @@ namespace {
 constexpr double kLinearEfficiency = 0.85;
 constexpr double kLoraEfficiency = 0.35;
 constexpr double kAttentionEfficiency = 0.45;
+// Our own attention kernels of a GPU: 2.1 TFLOP/s forward and 1.2 backward, 1.35 together, where a GEMM reaches 710
+// (an H200, 8B's heads, a document of 2,048: tests/bench/results/cuda_kernels.md).
+constexpr double kReferenceAttentionEfficiency = 1.35 / 710;
 // A step of 8B with FP8 linears against one in bf16 (tests/bench/results/cuda_engine.md): products alone are 1.7 times
 // as fast, their operands are to be made.
 constexpr double kFp8Speedup = 1.4;
@@ -35,10 +38,28 @@ StepFlops CountFlops(const MemoryPlan& plan, double trained_fraction) {
   flops.head = 4.0 * n * trained_fraction * static_cast<double>(s.vocab) * static_cast<double>(s.hidden);
   // The down projection's output is never needed again.
   const double down = 2.0 * n * static_cast<double>(s.hidden * s.intermediate);
-  flops.recompute = recomputed * (linear_forward - down + lora_forward + attention_forward) -
-                    static_cast<double>(plan.choices.keep_attention_layers) * attention_forward;
+  flops.attention_recompute =
+      (recomputed - static_cast<double>(plan.choices.keep_attention_layers)) * attention_forward;
+  flops.recompute = recomputed * (linear_forward - down + lora_forward) + flops.attention_recompute;
   return flops;
 }
+
+namespace {
+
+bool ByReferenceKernels(const MemoryPlan& plan) {
+  return plan.device == DeviceKind::kCuda && plan.choices.packed_attention == PackedAttention::kReference;
+}
+
+}  // namespace
+
+double PricedRecompute(const MemoryPlan& plan) {
+  const StepFlops flops = CountFlops(plan);
+  if (!ByReferenceKernels(plan)) return flops.recompute;
+  return flops.recompute - flops.attention_recompute +
+         flops.attention_recompute * kLinearEfficiency / kReferenceAttentionEfficiency;
+}
+
+double ReferenceAttentionSlowdown() { return kAttentionEfficiency / kReferenceAttentionEfficiency; }
 
 double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
   if (facts.gemm_flops <= 0) return 0;
@@ -51,8 +72,11 @@ double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
   // The probe measures the faster type; f32 on a bf16 device runs at about half of it (BUILD.md).
   if (facts.has_bf16 && plan.train.compute == ComputeType::kF32) rate /= 2;
   const double linear_rate = rate * kLinearEfficiency * (plan.train.compute == ComputeType::kFP8 ? kFp8Speedup : 1.0);
-  const double seconds = (flops.linear + flops.recompute) / linear_rate + flops.head / (rate * kLinearEfficiency) +
-                         flops.lora / (rate * kLoraEfficiency) + flops.attention / (rate * kAttentionEfficiency);
+  const double attention_rate =
+      rate * (ByReferenceKernels(plan) ? kReferenceAttentionEfficiency : kAttentionEfficiency);
+  const double seconds = (flops.linear + PricedRecompute(plan)) / linear_rate +
+                         flops.head / (rate * kLinearEfficiency) + flops.lora / (rate * kLoraEfficiency) +
+                         flops.attention / attention_rate;
   const double optimizer = static_cast<double>(AdapterParams(plan.shape, plan.train)) * 28.0 / kOptimizerBytesPerSecond;
   return seconds * static_cast<double>(plan.train.accumulation_steps) + optimizer;
 }

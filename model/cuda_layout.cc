@@ -156,17 +156,18 @@ void AddTiles(const MemoryPlan& plan, RegionBuilder* b) {
   }
 
   const kernels::cuda::SdpaDevice device = PlanSdpaDevice(plan);
-  // Packed and deterministic, the library wants two bytes a score of as many squares as there may be documents: our own
-  // kernels then (engine_attention.cc).
-  const auto most = [&](auto bytes_of) {
-    const int64_t packed = plan.train.deterministic ? 0 : bytes_of(PlanPackedAttention(plan), device);
-    return HasDenseAttention(plan) ? std::max(packed, bytes_of(PlanDenseAttention(plan), device)) : packed;
+  const kernels::cuda::SdpaShape packed = PlanPackedAttention(plan);
+  const bool reference = plan.choices.packed_attention == PackedAttention::kReference;
+  const auto most = [&](auto bytes_of, int64_t ours) {
+    const int64_t bytes = reference ? ours : bytes_of(packed, device);
+    return HasDenseAttention(plan) ? std::max(bytes, bytes_of(PlanDenseAttention(plan), device)) : bytes;
   };
-  const int64_t reference = kernels::cuda::SdpaReferenceWorkspaceBytes(PlanPackedAttention(plan), device);
-  b->Add("attention.forward", most(kernels::cuda::SdpaForwardWorkspaceBytes), kPhaseForwardAttention | kPhaseRecompute);
-  b->Add("attention.backward", std::max(most(kernels::cuda::SdpaBackwardWorkspaceBytes), reference),
+  b->Add("attention.forward", most(kernels::cuda::SdpaForwardWorkspaceBytes, 0),
+         kPhaseForwardAttention | kPhaseRecompute);
+  b->Add("attention.backward",
+         most(kernels::cuda::SdpaBackwardWorkspaceBytes, kernels::cuda::SdpaReferenceWorkspaceBytes(packed, device)),
          kPhaseBackwardAttention);
-  b->Add("attention.index", kernels::cuda::SdpaIndexBytes(PlanPackedAttention(plan)), kStep);
+  b->Add("attention.index", PlanAttentionIndexBytes(plan), kStep);
 }
 
 void AddAdapter(const MemoryPlan& plan, RegionBuilder* device, RegionBuilder* pinned) {
@@ -364,50 +365,6 @@ int64_t CudaFieldBytes(const MemoryPlan& plan, Act act, int64_t rows) {
   const ActField field = CudaField(plan, act);
   if (field.cols == 0) return 0;
   return RoundUp(rows * field.stride * (field.is_stat ? 4 : 2), kCudaAlignBytes);
-}
-
-bool HasDenseAttention(const MemoryPlan& plan) {
-  return plan.train.sequence_length % kCudaRowUnit == 0 && plan.train.longest() == plan.train.sequence_length;
-}
-
-// Calls that cut a group of heads have its key head each.
-static int64_t CallKvHeads(const MemoryPlan& plan) {
-  return std::max<int64_t>(1, plan.shape.kv_heads / plan.choices.attention_calls);
-}
-
-kernels::cuda::SdpaShape PlanDenseAttention(const MemoryPlan& plan) {
-  const ModelShape& s = plan.shape;
-  const int64_t calls = plan.choices.attention_calls;
-  kernels::cuda::SdpaShape shape = kernels::cuda::DenseSdpa(plan.train.batch_size, plan.train.sequence_length,
-                                                            s.heads / calls, CallKvHeads(plan), s.head_dim);
-  if (!plan.choices.grouped_attention) {
-    shape = kernels::cuda::WithOneQkvBuffer(shape, CudaStrides(plan).d_qkv);
-    shape.d_o_stride = s.q_dim();
-  }
-  shape.o_stride = CudaField(plan, Act::kO).stride;
-  shape.deterministic = plan.train.deterministic;
-  return shape;
-}
-
-kernels::cuda::SdpaShape PlanPackedAttention(const MemoryPlan& plan) {
-  const ModelShape& s = plan.shape;
-  const int64_t calls = plan.choices.attention_calls;
-  const int64_t n = PlannedRows(plan);
-  const int64_t longest = std::min(n, RoundUp(plan.train.longest(), kCudaRowUnit));
-  kernels::cuda::SdpaShape shape =
-      kernels::cuda::RaggedSdpa(plan.choices.documents, longest, n, s.heads / calls, CallKvHeads(plan), s.head_dim);
-  // Keys, values and their gradients have rows of their own: the library's workspace costs by their stride.
-  if (!plan.choices.grouped_attention) {
-    shape.q_stride = shape.dq_stride = CudaStrides(plan).d_qkv;
-    shape.d_o_stride = s.q_dim();
-  }
-  shape.o_stride = CudaField(plan, Act::kO).stride;
-  shape.deterministic = plan.train.deterministic;
-  return shape;
-}
-
-kernels::cuda::SdpaDevice PlanSdpaDevice(const MemoryPlan& plan) {
-  return {.compute_capability = ComputeCapabilityOf(plan.choices.isa)};
 }
 
 kernels::cuda::CceShape PlanLoss(const MemoryPlan& plan, int64_t rows) {

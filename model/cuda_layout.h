@@ -11,7 +11,7 @@
 #include "kernels/shapes/cce_shape.h"
 #include "kernels/shapes/fp8_linear.h"
 #include "kernels/shapes/lora_fold.h"
-#include "kernels/shapes/sdpa_shape.h"
+#include "model/cuda_attention.h"
 #include "model/memory_plan.h"
 #include "model/plan_layout.h"
 
@@ -88,12 +88,6 @@ RowStrides CudaStrides(const MemoryPlan& plan);
 ActField CudaField(const MemoryPlan& plan, Act act);
 int64_t CudaFieldBytes(const MemoryPlan& plan, Act act, int64_t rows);
 
-// Attention's shapes are those of one of the plan's attention_calls.
-// Whether micro-batches of equal full sequences may go as such, else all go as packed documents.
-bool HasDenseAttention(const MemoryPlan& plan);
-kernels::cuda::SdpaShape PlanDenseAttention(const MemoryPlan& plan);
-kernels::cuda::SdpaShape PlanPackedAttention(const MemoryPlan& plan);
-kernels::cuda::SdpaDevice PlanSdpaDevice(const MemoryPlan& plan);
 kernels::cuda::CceShape PlanLoss(const MemoryPlan& plan, int64_t rows);
 
 // What the device's tables of pinned memory take: 8 bytes for each page of 4 KiB (measured: 2.8 to 112 GiB).

@@ -19,7 +19,6 @@ constexpr int64_t kTileRows[] = {16384, 8192, 4096, 2048};  // what is there is 
 constexpr int64_t kLossTileRows[] = {2048, 1024, 512};      // as above; a row takes 33 KiB, and 4 bytes a hidden column
 constexpr int64_t kTokensADocument = 16;  // fewer on average are refused: a pack of one-word documents
 constexpr int kLeastComputeCapability = 80;
-constexpr int kLeastFp8Capability = 90;  // E4M3 products with a scale a row
 
 absl::Status Unsupported(const DeviceFacts& facts, const std::string& what) {
   return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
@@ -41,9 +40,11 @@ absl::Status CheckCudaInputs(const ModelShape& shape, const TrainShape& train, c
     return Unsupported(facts, std::string("compute type ") + ComputeTypeName(train.compute) +
                                   " is the CPU's; a GPU trains in bf16 or fp8");
   }
-  if (fp8 && ComputeCapabilityOf(facts.isa) < kLeastFp8Capability) {
-    return Unsupported(
-        facts, "is \"" + facts.isa + "\"; compute type fp8 needs compute capability 9.0 or newer (Hopper). Use bf16");
+  if (fp8 && !facts.has_fp8) {
+    return Unsupported(facts,
+                       "is \"" + facts.isa +
+                           "\", where cuBLASLt has no FP8 product with a scale a row; compute type fp8 needs one "
+                           "(Hopper, compute capability 9.x, has it). Use bf16");
   }
   const int64_t unit = fp8 ? kernels::cuda::kFp8Unit : 8;
   for (const auto& [name, value] : {std::pair{"hidden", shape.hidden},
@@ -64,7 +65,8 @@ namespace {
 bool FitsHost(const MemoryPlan& plan, const DeviceFacts& facts) { return plan.host_bytes_total <= facts.host_bytes; }
 
 // The smallest plan whose attention sees all heads of a layer at once.
-MemoryPlan SmallestWhole(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
+MemoryPlan SmallestWhole(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
+                         PackedAttention packed) {
   MemoryPlan plan;
   plan.device = DeviceKind::kCuda;
   plan.shape = shape;
@@ -77,6 +79,7 @@ MemoryPlan SmallestWhole(const ModelShape& shape, const TrainShape& train, const
   plan.choices.cached_layers = train.base == BaseWeights::kAsStored ? shape.layers : 0;
   plan.runtime_host_bytes = RuntimeHostBytes(facts, shape.vocab);
   plan.context_bytes = facts.context_bytes > 0 ? facts.context_bytes : kDefaultContextBytes;
+  plan.choices.packed_attention = packed;
   plan.choices.attention_calls = shape.kv_heads;
   plan.choices.host_checkpoints = true;
   plan.choices.host_embedding = !shape.tied_embeddings;
@@ -106,13 +109,25 @@ MemoryPlan SmallestGrouped(MemoryPlan plan, const DeviceFacts& facts) {
   return plan;
 }
 
-}  // namespace
-
-MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
-  MemoryPlan whole = SmallestWhole(shape, train, facts);
+MemoryPlan Smallest(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
+                    PackedAttention packed) {
+  MemoryPlan whole = SmallestWhole(shape, train, facts, packed);
   if (ApproximateBytes(whole) > kMaxPlanBytes || !CanGroupHeads(train)) return whole;
   MemoryPlan grouped = SmallestGrouped(whole, facts);
   return grouped.device_bytes_total < whole.device_bytes_total ? grouped : whole;
+}
+
+}  // namespace
+
+MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts) {
+  MemoryPlan plan = Smallest(shape, train, facts, FastestPackedAttention(shape, train, facts));
+  // What takes memory by the square of the longest document gives way where it does not fit.
+  if (plan.choices.packed_attention != PackedAttention::kEach || facts.device_bytes == 0 ||
+      plan.device_bytes_total <= facts.device_bytes) {
+    return plan;
+  }
+  MemoryPlan reference = Smallest(shape, train, facts, PackedAttention::kReference);
+  return reference.device_bytes_total < plan.device_bytes_total ? reference : plan;
 }
 
 namespace {
@@ -157,7 +172,7 @@ void KeepMost(int64_t most, Chooser* chooser) {
   });
   attention.choices().keep_attention_layers = kept - attention.choices().keep_all_layers;
   attention.Fits();
-  if (CountFlops(attention.plan()).recompute < CountFlops(chooser->plan()).recompute) *chooser = std::move(attention);
+  if (PricedRecompute(attention.plan()) < PricedRecompute(chooser->plan())) *chooser = std::move(attention);
 }
 
 // Sets the choice to the first of `values` that fits; the last one does already.
@@ -178,7 +193,7 @@ void FirstThatFits(int64_t PlanChoices::*choice, const Values& values, Chooser* 
 double Cost(const MemoryPlan& plan) {
   const StepFlops flops = CountFlops(plan);
   const double useful = flops.total() - flops.recompute;
-  return flops.recompute + (plan.choices.host_checkpoints ? 0.02 * useful : 0) +
+  return PricedRecompute(plan) + (plan.choices.host_checkpoints ? 0.02 * useful : 0) +
          (plan.choices.host_embedding ? 0.005 * useful : 0) + (plan.choices.grouped_attention ? 0.03 * useful : 0);
 }
 
@@ -248,7 +263,8 @@ MemoryPlan MakeCudaPlan(const ModelShape& shape, const TrainShape& train, const 
   const int64_t device_bytes = AvailableDeviceBytes(facts, budget);
   const int64_t host_bytes = budget.host_bytes > 0 ? budget.host_bytes : facts.host_bytes;
   const int64_t most = budget.share == PlanShare::kWhole ? shape.layers : shape.layers / 2;
-  const MemoryPlan smallest = SmallestWhole(shape, train, facts);
+  const PackedAttention packed = MinimumCudaPlan(shape, train, facts).choices.packed_attention;
+  const MemoryPlan smallest = SmallestWhole(shape, train, facts, packed);
   Chooser whole(smallest, device_bytes, host_bytes);
   if (!CanGroupHeads(train)) return FastestWhole(std::move(whole), most);
   Chooser grouped(SmallestGrouped(smallest, facts), device_bytes, host_bytes);

@@ -17,13 +17,15 @@ inline constexpr int64_t kDefaultContextBytes = int64_t{576} << 20;
 absl::Status CheckCudaInputs(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts);
 
 // The smallest plan: with attention over all heads at once, or where that takes more (long contexts) with heads in
-// groups. REQUIRES: CheckCudaInputs passed.
+// groups. Its packed_attention is the fastest (cuda_attention.h) with which it fits facts.device_bytes (0: any).
+// REQUIRES: CheckCudaInputs passed.
 MemoryPlan MinimumCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts);
 
 // The fastest one within the budget, of which the smallest must fit. In this order memory buys speed: what had left the
 // device comes back, tiles grow, layers recompute less or nothing, layers need not be dequantised. Heads go in groups
 // where that is faster: all at once the memory is short, or layers would make attention again that in groups they keep
 // in host memory.
+// facts.device_bytes is what the budget leaves.
 MemoryPlan MakeCudaPlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
                         const PlanBudget& budget);
 

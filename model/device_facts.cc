@@ -22,6 +22,7 @@ absl::Status ValidateDeviceFacts(const DeviceFacts& facts) {
   if (facts.host_bytes < 0 || facts.device_bytes < 0 || facts.disk_bytes < 0 || facts.runtime_host_bytes < 0) {
     return InvalidField("device", "has a negative number of bytes");
   }
+  if (facts.cudnn_version < 0) return InvalidField("device.cudnn_version", "is negative");
   if (!(facts.gemm_flops >= 0) || !std::isfinite(facts.gemm_flops)) {
     return InvalidField("device.gemm_flops", "must be a finite number, 0 or more");
   }

@@ -24,6 +24,9 @@ struct DeviceFacts {
   double copy_bytes_per_second = 0;
   std::string compute_capability;
   int64_t runtime_host_bytes = 0;  // host memory outside the arenas but for the tokenizer; 0 = kDefaultRuntimeHostBytes
+  // Of a GPU, as its libraries say.
+  int cudnn_version = 0;  // 91400 for 9.14.0; 0 = not known: nothing newer is counted on
+  bool has_fp8 = false;   // products of E4M3 operands with a scale a row
 };
 
 // Code, libraries, heap and stacks of a trainer that has loaded its model, without the tokenizer.

@@ -7,6 +7,7 @@
 #include "base/hash.h"
 #include "base/status_macros.h"
 #include "model/cost_model.h"
+#include "model/cuda_attention.h"
 #include "model/cuda_plan.h"
 #include "model/plan_layout.h"
 #include "model/plan_search.h"
@@ -46,7 +47,7 @@ absl::Status CheckInputs(const ModelShape& shape, const TrainShape& train, const
   if (facts.kind == DeviceKind::kCuda) return CheckCudaInputs(shape, train, facts);
   if (train.compute == ComputeType::kFP8) {
     return MakeError(absl::StatusCode::kUnimplemented, "DEVICE_UNSUPPORTED",
-                     "compute type fp8 needs a GPU of compute capability 9.0 or newer (Hopper); \"" +
+                     "compute type fp8 needs a GPU with such products (Hopper, compute capability 9.x); \"" +
                          facts.device_class + "\" is a CPU. Use f32, or bf16 where the CPU has it");
   }
   if (train.compute == ComputeType::kBF16 && !(facts.has_bf16 && DevicePacksWeights(facts))) {
@@ -94,6 +95,12 @@ int64_t Available(const DeviceFacts& facts, const PlanBudget& budget) {
   return budget.host_bytes > 0 ? budget.host_bytes : facts.host_bytes;
 }
 
+DeviceFacts Budgeted(DeviceFacts facts, const PlanBudget& budget) {
+  if (budget.host_bytes > 0) facts.host_bytes = budget.host_bytes;
+  if (budget.device_bytes > 0) facts.device_bytes = budget.device_bytes;
+  return facts;
+}
+
 // PLAN_DOES_NOT_FIT with what is short.
 absl::Status CheckFits(const MemoryPlan& plan, const DeviceFacts& facts, const PlanBudget& budget) {
   const auto short_of = [](const std::string& what) {
@@ -125,8 +132,7 @@ absl::StatusOr<MemoryPlan> MinimumPlan(const ModelShape& shape, const TrainShape
 
 absl::StatusOr<MemoryPlan> MakePlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
                                     const PlanBudget& budget) {
-  DeviceFacts budgeted = facts;
-  if (budget.host_bytes > 0) budgeted.host_bytes = budget.host_bytes;
+  const DeviceFacts budgeted = Budgeted(facts, budget);
   LH_ASSIGN_OR_RETURN(MemoryPlan minimum, MinimumPlan(shape, train, budgeted));
   const int64_t available = Available(facts, budget);
   LH_RETURN_IF_ERROR(CheckFits(minimum, facts, budget));
@@ -172,7 +178,7 @@ int64_t LongestFittingSequence(const ModelShape& shape, const TrainShape& train,
     TrainShape longer = train;
     longer.sequence_length = length;
     longer.longest_document = 0;
-    const absl::StatusOr<MemoryPlan> plan = MinimumPlan(shape, longer, facts);
+    const absl::StatusOr<MemoryPlan> plan = MinimumPlan(shape, longer, Budgeted(facts, budget));
     return plan.ok() && CheckFits(*plan, facts, budget).ok();
   };
   return MostThatFits(0, limit, fits);
@@ -189,12 +195,34 @@ std::string DescribeShortage(const MemoryPlan& plan, int64_t available_bytes) {
   return text;
 }
 
+namespace {
+
+const char* PackedWords(PackedAttention packed) {
+  switch (packed) {
+    case PackedAttention::kTogether:
+      return "";
+    case PackedAttention::kEach:
+      return "attention a document at a time, ";
+    case PackedAttention::kReference:
+      return "attention of packed documents by reference kernels, ";
+  }
+  return "";
+}
+
+}  // namespace
+
+std::vector<std::string> PlanWarnings(const MemoryPlan& plan) {
+  std::string attention = ReferenceAttentionWarning(plan);
+  if (attention.empty()) return {};
+  return {std::move(attention)};
+}
+
 std::string DescribeChoices(const MemoryPlan& plan) {
   const PlanChoices& c = plan.choices;
   if (plan.device == DeviceKind::kCuda) {
     return "keeps " + std::to_string(c.keep_all_layers) + " of " + std::to_string(plan.shape.layers) +
            " layers, attention of " + std::to_string(c.keep_attention_layers) + ", " + std::to_string(c.cached_layers) +
-           (plan.train.compute == ComputeType::kFP8 ? " in fp8, " : " in bf16, ") +
+           (plan.train.compute == ComputeType::kFP8 ? " in fp8, " : " in bf16, ") + PackedWords(c.packed_attention) +
            (c.attention_calls > 1 ? std::to_string(c.attention_calls) + " attention calls, " : "") +
            (c.host_checkpoints ? "checkpoints on the host, " : "") +
            (c.host_embedding ? "embedding on the host, " : "") + (c.grouped_attention ? "heads in groups, " : "") +

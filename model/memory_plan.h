@@ -21,7 +21,7 @@
 namespace longhaul {
 
 // Changes whenever the same inputs give other regions or other bits; a worker of another version gets no new attempts.
-inline constexpr int kPlanVersion = 3;
+inline constexpr int kPlanVersion = 4;
 
 enum class PlanKind { kTrain, kGenerate };
 
@@ -59,6 +59,14 @@ struct PlanRegion {
   bool operator==(const PlanRegion&) const = default;
 };
 
+// Who computes attention on CUDA where micro-batches are not equal full sequences: of packed documents, or of such that
+// differ in length.
+enum class PackedAttention {
+  kTogether,   // cuDNN, a micro-batch's documents in one call
+  kEach,       // cuDNN, a call a document: what is deterministic there takes memory by the square of what it is for
+  kReference,  // our own kernels, hundreds of times slower: PlanWarnings says so
+};
+
 struct PlanChoices {
   int64_t keep_all_layers = 0;  // layers [0, k) keep every activation; the others keep their input and recompute
   int64_t token_tile_rows = 0;  // rows of a token tile (norms, linears, MLP)
@@ -77,6 +85,7 @@ struct PlanChoices {
   bool host_attention = false;     // what keep_attention_layers keep waits in pinned memory
   bool host_head = false;          // lm_head lies in pinned memory and comes for the loss
   bool host_optimizer = false;     // the moments lie in pinned memory and are updated there
+  PackedAttention packed_attention = PackedAttention::kTogether;
   bool operator==(const PlanChoices&) const = default;
 };
 
@@ -112,8 +121,8 @@ struct MemoryPlan {
 
 // The fastest plan within the budget and share.
 // Errors: INVALID_ARGUMENT (shapes, facts); UNIMPLEMENTED DEVICE_UNSUPPORTED (what the engine cannot do on the device:
-// a compute type, and on CUDA sizes off 8, or 16 in FP8, devices older than 8.0, or 9.0 for FP8); RESOURCE_EXHAUSTED
-// PLAN_DOES_NOT_FIT with the bytes needed and there, by part.
+// a compute type, and on CUDA sizes off 8, or 16 in FP8, devices older than 8.0, or without FP8 products);
+// RESOURCE_EXHAUSTED PLAN_DOES_NOT_FIT with the bytes needed and there, by part.
 absl::StatusOr<MemoryPlan> MakePlan(const ModelShape& shape, const TrainShape& train, const DeviceFacts& facts,
                                     const PlanBudget& budget);
 
@@ -133,6 +142,8 @@ std::string DescribeShortage(const MemoryPlan& plan, int64_t available_bytes);
 // The choices, for people: "keeps 12 of 30 layers, token tiles of 256, loss tiles of 128, 2 threads, plain f32
 // weights".
 std::string DescribeChoices(const MemoryPlan& plan);
+// What of the plan is far slower than a user would think, why, and what to do: one text each.
+std::vector<std::string> PlanWarnings(const MemoryPlan& plan);
 
 // Layer inputs in bf16 for every layer: the figure that long contexts are compared by (tokens x layers x hidden x 2).
 int64_t CheckpointBytes(const ModelShape& shape, int64_t tokens);

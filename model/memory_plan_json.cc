@@ -27,6 +27,11 @@ const std::vector<std::string>& SpaceNames() {
   return names;
 }
 
+const std::vector<std::string>& PackedAttentionNames() {
+  static const std::vector<std::string> names = {"together", "each", "reference"};
+  return names;
+}
+
 const std::vector<std::string>& KindNames() {
   static const std::vector<std::string> names = {"train", "generate"};
   return names;
@@ -56,6 +61,9 @@ absl::Status ReadChoices(const json& object, const MemoryPlan& plan, PlanChoices
     fields.Bool("host_attention", &choices->host_attention);
     fields.Bool("host_head", &choices->host_head);
     fields.Bool("host_optimizer", &choices->host_optimizer);
+    int packed = 0;
+    fields.Choice("packed_attention", PackedAttentionNames(), &packed);
+    choices->packed_attention = static_cast<PackedAttention>(packed);
   }
   return fields.status();
 }
@@ -87,6 +95,7 @@ absl::Status CheckLayout(const MemoryPlan& plan) {
     DeviceFacts facts;
     facts.device_class = "of the plan";
     facts.isa = plan.choices.isa;
+    facts.has_fp8 = true;  // what the device has was asked when the plan was made
     LH_RETURN_IF_ERROR(CheckCudaInputs(plan.shape, plan.train, facts));
     if (!CanCutHeads(plan.shape, plan.choices.attention_calls, plan.choices.grouped_attention)) {
       return Invalid("cuts a group of heads");
@@ -96,6 +105,12 @@ absl::Status CheckLayout(const MemoryPlan& plan) {
     }
     if (plan.choices.host_attention && !plan.choices.grouped_attention) {
       return Invalid("keeps attention in host memory without groups of heads");
+    }
+    // Of the library's version no more is known here.
+    facts.cudnn_version = kOldestRaggedCudnn;
+    const PackedAttention fastest = FastestPackedAttention(plan.shape, plan.train, facts);
+    if (plan.choices.packed_attention != PackedAttention::kReference && plan.choices.packed_attention != fastest) {
+      return Invalid("counts on attention kernels that the library does not have");
     }
     if (plan.choices.host_head && plan.shape.tied_embeddings) return Invalid("keeps the embedding's head from it");
     if (plan.train.base == BaseWeights::kAsStored && plan.choices.cached_layers < plan.shape.layers) {
@@ -168,6 +183,7 @@ std::string MemoryPlanToJson(const MemoryPlan& plan) {
     object["choices"]["host_attention"] = c.host_attention;
     object["choices"]["host_head"] = c.host_head;
     object["choices"]["host_optimizer"] = c.host_optimizer;
+    object["choices"]["packed_attention"] = PackedAttentionNames()[static_cast<size_t>(c.packed_attention)];
   }
   return object.dump(-1, ' ', false, json::error_handler_t::replace);
 }

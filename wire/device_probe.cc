@@ -29,6 +29,8 @@ nlohmann::json ToJson(const ProbedGpu& gpu) {
           {"driver_version", gpu.driver_version},
           {"runtime_version", gpu.runtime_version},
           {"libraries", gpu.libraries},
+          {"cudnn_version", gpu.cudnn_version},
+          {"has_fp8", gpu.has_fp8},
           {"gemm_flops", gpu.gemm_flops},
           {"copy_bytes_per_second", gpu.copy_bytes_per_second},
           {"problem", gpu.problem}};
@@ -46,6 +48,8 @@ absl::StatusOr<ProbedGpu> GpuFromJson(const nlohmann::json& json) {
   fields.Int("driver_version", 0, kMaxVersion, &gpu.driver_version);
   fields.Int("runtime_version", 0, kMaxVersion, &gpu.runtime_version);
   fields.String("libraries", kMaxTextBytes, &gpu.libraries);
+  fields.Int("cudnn_version", 0, kMaxVersion, &gpu.cudnn_version);
+  fields.Bool("has_fp8", &gpu.has_fp8);
   fields.Double("gemm_flops", 0, kMaxRate, &gpu.gemm_flops);
   fields.Double("copy_bytes_per_second", 0, kMaxRate, &gpu.copy_bytes_per_second);
   fields.String("problem", kMaxTextBytes, &gpu.problem);
@@ -107,6 +111,8 @@ DeviceFacts FactsOfGpu(const ProbedGpu& gpu, int64_t device_bytes, const GpuHost
   facts.compute_capability =
       std::to_string(gpu.compute_capability / 10) + "." + std::to_string(gpu.compute_capability % 10);
   facts.has_bf16 = true;
+  facts.has_fp8 = gpu.has_fp8;
+  facts.cudnn_version = gpu.cudnn_version;
   // context_bytes stays open: what the plan knows of it was measured with all libraries at work, which no short probe
   // loads.
   facts.runtime_host_bytes = kGpuRuntimeHostBytes;

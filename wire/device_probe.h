@@ -21,6 +21,8 @@ struct ProbedGpu {
   int driver_version = 0;  // 13000 for CUDA 13.0
   int runtime_version = 0;
   std::string libraries;  // "cuBLASLt 13.1.0, cuDNN 9.14.0"
+  int cudnn_version = 0;  // 91400 for 9.14.0
+  bool has_fp8 = false;   // cuBLASLt multiplies E4M3 operands with a scale a row
   double gemm_flops = 0;  // 0 = not measured
   double copy_bytes_per_second = 0;
   std::string problem;  // why nothing can train on it, and what to do; "" = it can

@@ -59,6 +59,8 @@ v1::DeviceFacts ToProto(const DeviceFacts& facts) {
   out.set_copy_bytes_per_second(facts.copy_bytes_per_second);
   out.set_compute_capability(facts.compute_capability);
   out.set_runtime_host_bytes(facts.runtime_host_bytes);
+  out.set_cudnn_version(facts.cudnn_version);
+  out.set_has_fp8(facts.has_fp8);
   return out;
 }
 
@@ -131,6 +133,8 @@ absl::StatusOr<DeviceFacts> FromProto(const v1::DeviceFacts& facts) {
   out.copy_bytes_per_second = facts.copy_bytes_per_second();
   out.compute_capability = facts.compute_capability();
   out.runtime_host_bytes = facts.runtime_host_bytes();
+  out.cudnn_version = facts.cudnn_version();
+  out.has_fp8 = facts.has_fp8();
   LH_RETURN_IF_ERROR(ValidateDeviceFacts(out));
   return out;
 }

@@ -40,10 +40,7 @@ int Print(const absl::StatusOr<nlohmann::json>& report, bool json) {
     std::cout << report->dump() << "\n";
   } else if (report->is_array()) {
     for (const auto& row : *report) {
-      std::printf("%-18s %6lld x %6lld -> %6lld  %7.0f GFLOP/s  %3.0f%% of the library's %.0f\n",
-                  row["name"].get<std::string>().c_str(), row["rows"].get<long long>(), row["in"].get<long long>(),
-                  row["out"].get<long long>(), row["flops_per_s"].get<double>() / 1e9,
-                  100 * row["library_ratio"].get<double>(), row["library_flops_per_s"].get<double>() / 1e9);
+      std::cout << KernelRowText(row) << "\n";
     }
   } else {
     for (const auto& [key, value] : report->items()) std::cout << key << ": " << value.dump() << "\n";
@@ -97,6 +94,18 @@ void AddTrain(CLI::App* command, BenchTrainOptions* options, CapFlags* caps) {
   command->add_flag("--dropout", options->dropout, "a LoRA dropout of 0.1");
 }
 
+void AddKernels(CLI::App* command, BenchKernelsOptions* options) {
+  command->add_option("--shape", options->shape, Names() + ", or a config.json")->capture_default_str();
+  command->add_option("--tokens,--rows", options->tokens, "tokens a sequence")
+      ->check(CLI::Range(int64_t{1}, kMostTokens));
+  command->add_option("--batch", options->batch, "sequences")->check(CLI::Range(int64_t{1}, kMostBatch));
+  command->add_option("--rank", options->rank, "LoRA rank of a GPU's linears")
+      ->check(CLI::Range(int64_t{1}, kMostRank));
+  command->add_flag("--deterministic", options->deterministic, "a GPU's kernels that give the same bits in every run");
+  command->add_option("--device", options->device, "cpu, or cuda: the first device, an error where there is none")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+}
+
 }  // namespace
 }  // namespace longhaul
 
@@ -123,24 +132,20 @@ int main(int argc, char** argv) {
   common(train_command, {"f32", "bf16", "fp8"});
   BenchKernelsOptions kernels;
   CLI::App* const kernels_command =
-      app.add_subcommand("kernels", "the GEMMs of a step, against the GEMM library alone");
-  kernels_command->add_option("--shape", kernels.shape, Names() + ", or a config.json")->capture_default_str();
-  kernels_command->add_option("--rows", kernels.rows, "tokens")->check(CLI::Range(int64_t{1}, kMostTokens));
-  common(kernels_command, {"f32", "bf16"});
+      app.add_subcommand("kernels", "the kernels of a step, against the GEMM library alone");
+  AddKernels(kernels_command, &kernels);
+  common(kernels_command, {"f32", "bf16", "fp8"});
   if (const std::optional<int> code = program::ParseCommandLine(app, argc, argv)) return *code;
 
-  if (kernels_command->parsed()) {
-    kernels.compute = compute;
-    kernels.threads = threads;
-    return Print(BenchKernels(kernels), json);
-  }
+  kernels.compute = compute;
+  kernels.threads = threads;
   train.compute = compute;
   train.threads = threads;
   if (!ReadBytes("--host-cap", caps.host_cap, &train.host_bytes)) return 2;
   if (!ReadBytes("--host-bytes", caps.host_bytes, &train.host_bytes)) return 2;
   if (!ReadBytes("--vram-cap", caps.vram_cap, &train.device_bytes)) return 2;
   try {
-    return Print(BenchTrain(train), json);
+    return Print(kernels_command->parsed() ? BenchKernels(kernels) : BenchTrain(train), json);
   } catch (const kernels::CudaError& error) {
     std::cerr << "longhaul-bench: " << error.what() << "\n";
     return 1;

@@ -13,13 +13,14 @@
 #include "base/env.h"
 #include "base/process.h"
 #include "base/status_macros.h"
-#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_engine.h"
+#include "kernels/cuda/device_rates.h"
 #include "kernels/exec.h"
 #include "model/cost_model.h"
 #include "model/plan_layout.h"
 #include "nlohmann/json.hpp"
 #include "worker/bench_batches.h"
+#include "worker/bench_device.h"
 #include "worker/bench_shapes.h"
 #include "worker/train/cuda_ops.h"
 #include "worker/train/trainer.h"
@@ -73,19 +74,6 @@ class Recorder final : public train::TrainerObserver {
   std::vector<train::TrainProgress> steps;
 };
 
-absl::StatusOr<DeviceFacts> GpuFacts(const BenchTrainOptions& options, int threads) {
-  LH_ASSIGN_OR_RETURN(const std::vector<kernels::CudaDeviceFacts> devices, kernels::CudaDevices());
-  if (devices.empty()) return absl::UnavailableError("there is no CUDA device");
-  DeviceFacts facts;
-  facts.kind = DeviceKind::kCuda;
-  facts.device_class = devices.front().name;
-  facts.isa = "sm_" + std::to_string(devices.front().compute_capability);
-  facts.device_bytes = options.device_bytes > 0 ? options.device_bytes : devices.front().memory_bytes;
-  facts.cpu_threads = threads;
-  facts.host_bytes = options.host_bytes > 0 ? options.host_bytes : HostMemAvailableBytes();
-  return facts;
-}
-
 absl::StatusOr<DeviceFacts> CpuFacts(const BenchTrainOptions& options, int threads) {
   const kernels::CpuFacts cpu = kernels::ProbeCpu();
   DeviceFacts facts;
@@ -102,7 +90,8 @@ absl::StatusOr<DeviceFacts> CpuFacts(const BenchTrainOptions& options, int threa
 absl::StatusOr<MemoryPlan> PlanOf(const BenchTrainOptions& options, const ModelShape& shape, int64_t longest_document,
                                   int threads) {
   const bool gpu = options.device == "cuda";
-  LH_ASSIGN_OR_RETURN(const DeviceFacts facts, gpu ? GpuFacts(options, threads) : CpuFacts(options, threads));
+  LH_ASSIGN_OR_RETURN(const DeviceFacts facts, gpu ? BenchGpuFacts(options.device_bytes, options.host_bytes, threads)
+                                                   : CpuFacts(options, threads));
   TrainShape train;
   const bool bf16 = options.compute.empty() ? gpu || facts.has_bf16 : options.compute == "bf16";
   train.compute = options.compute == "fp8" ? ComputeType::kFP8 : bf16 ? ComputeType::kBF16 : ComputeType::kF32;
@@ -163,7 +152,7 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
   double timed = 0;
   for (const kernels::CudaEngine::Part& part : recorder.parts) {
     parts[part.name] = {{"seconds", part.seconds}, {"calls", part.calls}};
-    timed += part.seconds;
+    if (part.name != "copies beside") timed += part.seconds;
   }
   const int64_t used = recorder.used_device_bytes;
   return {{"tokens_per_s", median.tokens_per_second},
@@ -176,17 +165,33 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
           {"profiled_step_seconds", recorder.profiled_seconds},
           {"profiled_parts", std::move(parts)},
           {"profiled_other_seconds", recorder.profiled_seconds - timed},
+          {"idle_seconds", median.step_seconds * (1 - recorder.BusyShare())},
           {"useful_flops_per_s", (flops.total() - flops.recompute) / median.step_seconds},
           {"flops_per_s", flops.total() / median.step_seconds},
           {"device_bytes_predicted", plan.device_bytes_total},
           {"device_arena_bytes", plan.device_arena_bytes},
           {"device_bytes_measured", used},
           {"device_bytes_outside_arena", used - plan.device_arena_bytes},
+          {"host_bytes_predicted", plan.host_bytes_total},
           {"pinned_bytes", plan.arena_bytes},
           {"graph_nodes", static_cast<const train::CudaOps&>(trainer.ops()).graph_nodes()},
           {"rss_bytes", recorder.rss_bytes},
           {"plan", DescribeChoices(plan)},
           {"device", trainer.ops().Describe()}};
+}
+
+// What the step's work would take at the rate of this device's bf16 products, as the plan does it (floor) and without
+// what it does again; measured now that the trainer's memory is free. FP8 products may pass it.
+absl::Status AddFloor(const MemoryPlan& plan, double trained, nlohmann::json* report) {
+  LH_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Exec> exec, kernels::Exec::CreateCuda(0));
+  LH_ASSIGN_OR_RETURN(const kernels::CudaRates rates, kernels::MeasureCudaRates(*exec));
+  const StepFlops flops = CountFlops(plan, trained);
+  const double floor = flops.total() / rates.gemm_flops, step = (*report)["step_seconds"].get<double>();
+  (*report)["gemm_flops_per_s"] = rates.gemm_flops;
+  (*report)["floor_seconds"] = floor;
+  (*report)["floor_without_recompute_seconds"] = (flops.total() - flops.recompute) / rates.gemm_flops;
+  (*report)["percent_of_floor"] = 100 * floor / step;
+  return absl::OkStatus();
 }
 
 nlohmann::json Report(const MemoryPlan& plan, const train::Trainer& trainer, const Recorder& recorder, double trained) {
@@ -255,7 +260,7 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
   train::RunToEnd control;
   const RealClock clock;
   LH_ASSIGN_OR_RETURN(
-      const std::unique_ptr<train::Trainer> trainer,
+      std::unique_ptr<train::Trainer> trainer,
       train::Trainer::Create(trainer_options, *weights, batches.get(), nullptr, &recorder, &control, &clock));
   weights.reset();
   source.reset();  // unmaps the model: its pages are not the engine's
@@ -271,6 +276,8 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
   report["tokens_a_micro_batch"] = batches->MeanTokens();
   report["documents_a_micro_batch"] = batches->MeanDocuments();
   report["longest_document"] = batches->LongestDocument();
+  trainer.reset();
+  if (gpu) LH_RETURN_IF_ERROR(AddFloor(plan, options.trained, &report));
   return report;
 }
 

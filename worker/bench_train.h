@@ -32,6 +32,10 @@ struct BenchTrainOptions {
   bool dropout = false;           // a LoRA dropout of 0.1
 };
 
+// Of a GPU among others: profiled_parts, the seconds of one more step by part ("optimizer" and "copies" too; "copies
+// beside" run while others do) and profiled_other_seconds of norms, RoPE and SwiGLU; idle_seconds of a step in which
+// the device waited; floor_seconds, the step's operations at the rate of this device's own bf16 products, and
+// percent_of_floor; device and host bytes as predicted and as measured.
 // Errors: those of the plan, the model and the engine.
 absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options);
 

@@ -252,6 +252,7 @@ void PrintEstimate(const v1::EstimateFineTuneJobResponse& response, const CliEnv
     if (const std::string parts = Parts(entry.estimate().host_parts()); !parts.empty())
       out << "  RAM: " << parts << "\n";
     if (!entry.estimate().plan_summary().empty()) out << "  plan: " << entry.estimate().plan_summary() << "\n";
+    for (const std::string& warning : entry.estimate().warnings()) out << "  warning: " << warning << "\n";
   }
   if (response.has_queue()) PrintForecast(response.queue(), env, out);
 }

@@ -1,7 +1,9 @@
 #include "kernels/cuda/cuda_engine.h"
 
+#include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -72,7 +74,7 @@ class Engine final : public CudaEngine {
   }
 
   void BeginBatch(const int64_t* offsets, int64_t documents) override { attention_->BeginBatch(offsets, documents); }
-  bool is_dense() const override { return attention_->is_dense(); }
+  int64_t batch_form() const override { return attention_->batch_form(); }
   void AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                         const Tensor& lse) override {
     attention_->Forward(q, k, v, o, lse);
@@ -141,6 +143,8 @@ class Engine final : public CudaEngine {
   void WaitFor(size_t point) override { profile_.WaitFor(point); }
   void BeginProfile() override { profile_.Begin(); }
   bool is_profiling() const override { return profile_.is_on(); }
+  void BeginPart(const char* part) override { part_.emplace(&profile_, part); }
+  void EndPart() override { part_.reset(); }
   std::vector<Part> EndProfile() override { return profile_.End(); }
 
   std::string Describe() const override {
@@ -173,6 +177,7 @@ class Engine final : public CudaEngine {
                   cudaMemcpyKind kind) {
     queued_.Record(exec_.cuda().compute);
     queued_.Block(stream);
+    const StreamProfile::Scope scope(&profile_, "copies beside", &stream);
     CheckCuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, stream.get()), "Copy", "cudaMemcpyAsync");
     copied_[number].Record(stream);
   }
@@ -183,6 +188,7 @@ class Engine final : public CudaEngine {
   const void* head_;
   std::unique_ptr<LtGemm> gemm_;
   StreamProfile profile_;
+  std::optional<StreamProfile::Scope> part_;
   std::unique_ptr<EngineLinears> linears_;
   std::unique_ptr<EngineAttention> attention_;
   std::unique_ptr<EngineGroups> groups_;                        // null: no heads in groups
@@ -210,5 +216,7 @@ int64_t CudaUsedBytes(const Exec& exec) {
   CheckCuda(cudaMemGetInfo(&free_bytes, &total_bytes), "CudaUsedBytes", "cudaMemGetInfo");
   return static_cast<int64_t>(total_bytes - free_bytes);
 }
+
+int64_t CudaOwnBytes(const Exec& exec) { return std::max<int64_t>(0, CudaUsedBytes(exec) - exec.cuda().others_bytes); }
 
 }  // namespace longhaul::kernels

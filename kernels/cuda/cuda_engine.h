@@ -69,7 +69,9 @@ struct CudaEngineShapes {
   // Of one call; heads are cut into `attention_calls` of them, and statistics lie call by call.
   int64_t attention_calls = 1;
   std::optional<cuda::SdpaShape> dense;  // micro-batches of equal full sequences
-  cuda::SdpaShape packed;                // any others; by our own kernels where it is deterministic
+  cuda::SdpaShape packed;                // any others: all of their documents, or (batch 1) a call for each
+  int64_t documents = 0;                 // of a micro-batch, at most; a multiple of packed.batch
+  bool packed_by_reference = false;      // by our own kernels; else by cuDNN, as dense is
   cuda::CceShape loss;                   // its rows are those of a call
   int64_t head_groups = 1;               // heads in groups: how many, each of attention_calls / head_groups calls
   bool fp8 = false;                      // frozen linears in E4M3 (kernels/shapes/fp8_linear.h)
@@ -87,7 +89,8 @@ class CudaEngine {
  public:
   // Loads the libraries and builds attention's kernels, which takes seconds. `head` [vocab, hidden] bf16.
   // UNAVAILABLE: NO_CUDA, CUDA_LIBRARY_MISSING and others of the libraries. FAILED_PRECONDITION PLAN_MISMATCH: a
-  // library asks for more workspace than the plan has. UNIMPLEMENTED DEVICE_UNSUPPORTED: it has no FP8 product here.
+  // library asks for more workspace than the plan has, or has no attention kernel that it was planned with.
+  // UNIMPLEMENTED DEVICE_UNSUPPORTED: it has no FP8 product here.
   static absl::StatusOr<std::unique_ptr<CudaEngine>> Create(const Exec& exec, const CudaEngineMemory& memory,
                                                             const CudaEngineShapes& shapes,
                                                             std::vector<CudaLinear> linears, const void* head);
@@ -110,11 +113,13 @@ class CudaEngine {
   // grad_A += v^T x, grad_B += s dy^T u. REQUIRES: BackwardInput of the same dy before.
   virtual void Gradients(size_t linear, const Tensor& dy, const Tensor& x, int64_t first_row, const Tensor& u) = 0;
 
-  // The documents of the batch that Attention sees from now on: packed.batch + 1 offsets in host memory, which stays as
-  // it is until the upload is done: ascending from 0, `rows` from the last document's end on. REQUIRES: at most
-  // packed.batch documents. Not to be captured.
+  // The documents of the batch that Attention sees from now on: shapes.documents + 1 offsets in host memory, which
+  // stays as it is until the upload is done: ascending from 0, `rows` from the last document's end on. REQUIRES: at
+  // most shapes.documents of them. Not to be captured.
   virtual void BeginBatch(const int64_t* offsets, int64_t documents) = 0;
-  virtual bool is_dense() const = 0;
+  // What Attention queues, apart from rows: the calls for packed documents, or 0 where it is dense. A captured pass
+  // serves other batches of the same form.
+  virtual int64_t batch_form() const = 0;
   // All calls, one after the other.
   virtual void AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                                 const Tensor& lse) = 0;
@@ -143,7 +148,8 @@ class CudaEngine {
 
   // From here on what is queued (and not captured) is timed by its part: "linears forward", "linears backward",
   // "dequantise", "quantise" (tokens, to FP8), "lora u", "lora v", "lora up", "lora dA", "lora dB", "attention
-  // forward", "attention backward", "loss".
+  // forward", "attention backward", "loss", and what BeginPart names. "copies beside" (CopyOut, CopyIn) run while
+  // others do: their seconds are not the step's.
   struct Part {
     std::string name;
     double seconds = 0;
@@ -151,6 +157,9 @@ class CudaEngine {
   };
   virtual void BeginProfile() = 0;
   virtual bool is_profiling() const = 0;
+  // What is queued between the two is `part`. Not to be nested. `part` is a literal.
+  virtual void BeginPart(const char* part) = 0;
+  virtual void EndPart() = 0;
   // Waits, returns the parts since BeginProfile and stops timing.
   virtual std::vector<Part> EndProfile() = 0;
 
@@ -181,5 +190,7 @@ void FillFp8Cache(const Exec& exec, const Tensor& w, void* cache);
 
 // Device memory in use, by the driver's count, all processes together.
 int64_t CudaUsedBytes(const Exec& exec);
+// The same without what others held when the Exec was made: ours, as long as others take and give back nothing.
+int64_t CudaOwnBytes(const Exec& exec);
 
 }  // namespace longhaul::kernels

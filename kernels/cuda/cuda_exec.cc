@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/device_memory.h"
 
 namespace longhaul::kernels {
 namespace {
@@ -191,6 +193,7 @@ absl::StatusOr<std::unique_ptr<Exec>> Exec::CreateCuda(int device) {
   }
   LH_ASSIGN_OR_RETURN(const CudaDeviceFacts facts, ReadFacts(device));
   LH_RETURN_IF_ERROR(CheckComputesBf16(facts));
+  const std::optional<int64_t> before = cuda::BytesInUse(facts.pci_bus_id);
   if (const cudaError_t e = cudaSetDevice(device); e != cudaSuccess) return DeviceStatus(e, what);
   if (const cudaError_t e = cuda::ProbeKernels(); e != cudaSuccess) return DeviceStatus(e, what);
   try {
@@ -198,6 +201,10 @@ absl::StatusOr<std::unique_ptr<Exec>> Exec::CreateCuda(int device) {
     exec->backend_ = Backend::kCuda;
     exec->ops_ = &cuda::Ops();
     exec->cuda_ = {new CudaExec(facts), [](CudaExec* cuda) { delete cuda; }};
+    size_t free_bytes = 0, total_bytes = 0;
+    CheckCuda(cudaMemGetInfo(&free_bytes, &total_bytes), "Exec", "cudaMemGetInfo");
+    exec->cuda_->others_bytes =
+        cuda::BytesOfOthers(static_cast<int64_t>(total_bytes - free_bytes), before, cuda::BytesInUse(facts.pci_bus_id));
     return exec;
   } catch (const CudaError& error) {
     return DeviceStatus(static_cast<cudaError_t>(error.code()), what);

@@ -74,6 +74,7 @@ struct CudaExec {
   explicit CudaExec(const CudaDeviceFacts& device_facts);
 
   CudaDeviceFacts facts;
+  int64_t others_bytes = 0;   // of device memory, when the Exec was made
   CudaStream compute;         // every op
   CudaStream copy_in;         // host to device, beside the ops
   CudaStream copy_out;        // device to host, beside the ops

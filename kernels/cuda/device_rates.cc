@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "base/check.h"
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_backend.h"
@@ -90,6 +91,19 @@ absl::StatusOr<std::string> CudaLibraries() {
   const size_t cudnn = cudnnGetVersion();
   return "cuBLASLt " + cuda::LtGemm::LibraryVersion() + ", cuDNN " + std::to_string(cudnn / 10000) + "." +
          std::to_string(cudnn / 100 % 100) + "." + std::to_string(cudnn % 100);
+}
+
+absl::StatusOr<int> CudnnVersion() {
+  LH_RETURN_IF_ERROR(cuda::LoadCudaLibraries());
+  return static_cast<int>(cudnnGetVersion());
+}
+
+absl::StatusOr<bool> HasFp8Products(const Exec& exec) {
+  LH_CHECK(exec.backend() == Backend::kCuda);
+  LH_RETURN_IF_ERROR(cuda::LoadCudaLibraries());
+  LH_ASSIGN_OR_RETURN(const std::unique_ptr<cuda::LtGemm> gemm, cuda::LtGemm::Create(kGemmWorkspaceBytes));
+  const auto scale = gemm->BestFp8Scale();
+  return scale.ok() && *scale == cuda::GemmScale::kRow;
 }
 
 absl::StatusOr<CudaRates> MeasureCudaRates(const Exec& exec) {

@@ -12,6 +12,13 @@ namespace longhaul::kernels {
 // "cuBLASLt 13.1.0, cuDNN 9.14.0", as they are loaded. UNAVAILABLE: reason CUDA_LIBRARY_MISSING names what is absent.
 absl::StatusOr<std::string> CudaLibraries();
 
+// What cudnnGetVersion says: 91400 for 9.14.0. Errors: CudaLibraries'.
+absl::StatusOr<int> CudnnVersion();
+
+// Whether cuBLASLt multiplies E4M3 operands with a scale a row on the Exec's device: it has such products for some
+// generations alone. Errors: CudaLibraries', LtGemm::Create's.
+absl::StatusOr<bool> HasFp8Products(const Exec& exec);
+
 struct CudaRates {
   double gemm_flops = 0;             // of a large bf16 product, per second
   double copy_bytes_per_second = 0;  // from pinned host memory to the device

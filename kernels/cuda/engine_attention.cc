@@ -9,17 +9,39 @@
 
 namespace longhaul::kernels::cuda {
 
+namespace {
+
+// The kernels that the memory plan counts on, or none: it was made with another library in mind, and what would stand
+// in is hundreds of times slower.
+absl::StatusOr<std::unique_ptr<SdpaPlan>> AsPlanned(Cudnn* cudnn, const SdpaShape& shape, bool reference) {
+  auto plan = SdpaPlan::Create(cudnn, shape, {.only_reference = reference, .only_cudnn = !reference});
+  if (ErrorReason(plan.status()) != "SDPA_UNSUPPORTED") return plan;
+  return MakeError(absl::StatusCode::kFailedPrecondition, "PLAN_MISMATCH",
+                   "the memory plan counts on attention by cuDNN, and cuDNN " + cudnn->version() +
+                       " on compute capability " + std::to_string(cudnn->device().compute_capability / 10) + "." +
+                       std::to_string(cudnn->device().compute_capability % 10) +
+                       " refuses: " + std::string(plan.status().message()) +
+                       ". Install cuDNN 9.18.1 or newer and restart longhaul-worker, so that plans are made for it");
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<EngineAttention>> EngineAttention::Create(const Exec& exec, StreamProfile* profile,
                                                                          const CudaEngineMemory& memory,
                                                                          const CudaEngineShapes& shapes) {
   std::unique_ptr<EngineAttention> created(new EngineAttention(exec, profile, memory));
   created->calls_ = shapes.attention_calls;
   LH_ASSIGN_OR_RETURN(created->cudnn_, Cudnn::Create());
-  LH_ASSIGN_OR_RETURN(created->packed_, SdpaPlan::Create(created->cudnn_.get(), shapes.packed,
-                                                         {.only_reference = shapes.packed.deterministic}));
+  created->documents_ = std::max(shapes.documents, shapes.packed.batch);
+  LH_ASSIGN_OR_RETURN(created->packed_, AsPlanned(created->cudnn_.get(), shapes.packed, shapes.packed_by_reference));
   LH_RETURN_IF_ERROR(created->CheckWorkspace(*created->packed_));
+  if (created->IndexBytes() > memory.attention_index.bytes) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "PLAN_MISMATCH",
+                     "attention's index takes " + std::to_string(created->IndexBytes()) + " bytes, planned are " +
+                         std::to_string(memory.attention_index.bytes));
+  }
   if (shapes.dense.has_value()) {
-    LH_ASSIGN_OR_RETURN(created->dense_, SdpaPlan::Create(created->cudnn_.get(), *shapes.dense, {}));
+    LH_ASSIGN_OR_RETURN(created->dense_, AsPlanned(created->cudnn_.get(), *shapes.dense, /*reference=*/false));
     LH_RETURN_IF_ERROR(created->CheckWorkspace(*created->dense_));
   }
   return created;
@@ -27,8 +49,7 @@ absl::StatusOr<std::unique_ptr<EngineAttention>> EngineAttention::Create(const E
 
 absl::Status EngineAttention::CheckWorkspace(const SdpaPlan& plan) const {
   if (plan.forward_workspace_bytes() <= memory_.attention_forward.bytes &&
-      plan.backward_workspace_bytes() <= memory_.attention_backward.bytes &&
-      SdpaIndexBytes(plan.shape()) <= memory_.attention_index.bytes) {
+      plan.backward_workspace_bytes() <= memory_.attention_backward.bytes) {
     return absl::OkStatus();
   }
   return MakeError(absl::StatusCode::kFailedPrecondition, "PLAN_MISMATCH",
@@ -44,13 +65,25 @@ void EngineAttention::BeginBatch(const int64_t* offsets, int64_t documents) {
     is_dense_ = offsets[d + 1] - offsets[d] == dense_->shape().max_q;
   }
   if (is_dense_) return;
-  LH_CHECK(documents <= packed_->shape().batch, std::to_string(documents) + " documents");
-  LH_CHECK(offsets[packed_->shape().batch] == offsets[documents]);
-  const int64_t bytes = (packed_->shape().batch + 1) * static_cast<int64_t>(sizeof(int64_t));
+  LH_CHECK(documents <= documents_, std::to_string(documents) + " documents");
+  LH_CHECK(offsets[documents_] == offsets[documents]);
+  const int64_t bytes = (documents_ + 1) * static_cast<int64_t>(sizeof(int64_t));
   LH_CHECK(bytes <= memory_.document_offsets.bytes);
   exec_.Upload(memory_.document_offsets.data, offsets, bytes);
   const auto* const on_device = static_cast<const int64_t*>(memory_.document_offsets.data);
-  packed_->PrepareIndex(exec_.cuda().compute.get(), on_device, on_device, memory_.attention_index.data);
+  parts_ = 0;
+  for (int64_t first = 0; first < documents_; first += packed_->shape().batch) {
+    if (offsets[first] == offsets[first + packed_->shape().batch]) continue;
+    packed_->PrepareIndex(exec_.cuda().compute.get(), on_device + first, on_device + first, Index(parts_++));
+  }
+}
+
+int64_t EngineAttention::IndexBytes() const {
+  return documents_ / packed_->shape().batch * SdpaIndexBytes(packed_->shape());
+}
+
+void* EngineAttention::Index(int64_t part) const {
+  return static_cast<char*>(memory_.attention_index.data) + part * SdpaIndexBytes(packed_->shape());
 }
 
 Tensor EngineAttention::Part(const Tensor& all, int64_t call) const {
@@ -82,14 +115,17 @@ SdpaBuffers EngineAttention::Buffers(int64_t call, const Tensor& q, const Tensor
   buffers.v = own_v.data;
   buffers.o = o.data;
   buffers.stats = lse.as<float>() + call * SdpaStatsBytes(shape, cudnn_->device()) / 4;
-  buffers.index = is_dense_ ? nullptr : memory_.attention_index.data;
   return buffers;
 }
 
 void EngineAttention::CallForward(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                                   const Tensor& lse) const {
   const StreamProfile::Scope scope(profile_, "attention forward");
-  plan().Forward(exec_.cuda().compute.get(), Buffers(call, q, k, v, o, lse), memory_.attention_forward.data);
+  SdpaBuffers buffers = Buffers(call, q, k, v, o, lse);
+  for (int64_t part = 0; part < parts(); ++part) {
+    if (!is_dense_) buffers.index = Index(part);
+    plan().Forward(exec_.cuda().compute.get(), buffers, memory_.attention_forward.data);
+  }
 }
 
 void EngineAttention::CallBackward(int64_t call, const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v,
@@ -107,7 +143,10 @@ void EngineAttention::CallBackward(int64_t call, const Tensor& d_o, const Tensor
   buffers.dq = dq.data;
   buffers.dk = own_dk.data;
   buffers.dv = own_dv.data;
-  plan().Backward(exec_.cuda().compute.get(), buffers, memory_.attention_backward.data);
+  for (int64_t part = 0; part < parts(); ++part) {
+    if (!is_dense_) buffers.index = Index(part);
+    plan().Backward(exec_.cuda().compute.get(), buffers, memory_.attention_backward.data);
+  }
   if (in_place) return;
   Copy(exec_, own_dk, dk);
   Copy(exec_, own_dv, dv);

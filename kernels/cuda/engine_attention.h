@@ -19,7 +19,7 @@ class EngineAttention {
                                                                  const CudaEngineShapes& shapes);
 
   void BeginBatch(const int64_t* offsets, int64_t documents);
-  bool is_dense() const { return is_dense_; }
+  int64_t batch_form() const { return is_dense_ ? 0 : parts_; }
   void Forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse) const;
   void Backward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                 const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) const;
@@ -37,6 +37,10 @@ class EngineAttention {
   const SdpaPlan& plan() const { return is_dense_ ? *dense_ : *packed_; }
   SdpaBuffers Buffers(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                       const Tensor& lse) const;
+  // Calls of the library that one call of ours is: one, or one for each document of the batch.
+  int64_t parts() const { return is_dense_ ? 1 : parts_; }
+  int64_t IndexBytes() const;  // of all parts that there may be
+  void* Index(int64_t part) const;
   // The columns of a call's heads.
   Tensor Part(const Tensor& all, int64_t call) const;
   // k, v, dk, dv (0 to 3) of a call in contiguous rows: for packed documents, where they are not in such.
@@ -50,6 +54,8 @@ class EngineAttention {
   std::unique_ptr<SdpaPlan> packed_;
   bool is_dense_ = false;
   int64_t calls_ = 1;
+  int64_t documents_ = 0;  // of a batch, at most
+  int64_t parts_ = 0;      // of this batch
 };
 
 }  // namespace longhaul::kernels::cuda

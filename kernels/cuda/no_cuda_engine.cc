@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "kernels/cuda/cuda_engine.h"
 #include "kernels/cuda/device_rates.h"
+#include "kernels/cuda/kernel_rates.h"
 
 namespace longhaul::kernels {
 namespace {
@@ -30,7 +31,25 @@ int64_t CudaUsedBytes(const Exec&) {
   return 0;
 }
 
+double SecondsOnDevice(const Exec&, const std::function<void()>&) {
+  LH_CHECK(false, "there is no CUDA Exec in a build without CUDA");
+  return 0;
+}
+
+absl::StatusOr<double> PlainGemmSeconds(const Exec&, const cuda::GemmShape&) { return NoCuda(); }
+
+double DeviceCopyBytesPerSecond(const Exec&) {
+  LH_CHECK(false, "there is no CUDA Exec in a build without CUDA");
+  return 0;
+}
+
+int64_t CudaOwnBytes(const Exec& exec) { return CudaUsedBytes(exec); }
+
 absl::StatusOr<std::string> CudaLibraries() { return NoCuda(); }
+
+absl::StatusOr<int> CudnnVersion() { return NoCuda(); }
+
+absl::StatusOr<bool> HasFp8Products(const Exec&) { return NoCuda(); }
 
 absl::StatusOr<CudaRates> MeasureCudaRates(const Exec&) { return NoCuda(); }
 

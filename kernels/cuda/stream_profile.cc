@@ -28,6 +28,7 @@ std::vector<CudaEngine::Part> StreamProfile::End() {
   for (const Span& span : spans_) {
     auto part = std::find_if(parts.begin(), parts.end(), [&](const auto& p) { return p.name == span.part; });
     if (part == parts.end()) part = parts.insert(part, {span.part, 0, 0});
+    span.ended->Synchronize();  // of a stream beside ours
     part->seconds += span.ended->MillisecondsSince(*span.begun) * 1e-3;
     ++part->calls;
   }
@@ -35,16 +36,17 @@ std::vector<CudaEngine::Part> StreamProfile::End() {
   return parts;
 }
 
-StreamProfile::Scope::Scope(StreamProfile* profile, const char* part) : profile_(profile->is_on_ ? profile : nullptr) {
+StreamProfile::Scope::Scope(StreamProfile* profile, const char* part, const CudaStream* beside)
+    : profile_(profile->is_on_ ? profile : nullptr), stream_(beside != nullptr ? beside : &profile->stream_) {
   if (profile_ == nullptr) return;
   span_ = profile_->spans_.size();
   profile_->spans_.push_back({part, std::make_unique<CudaEvent>(CudaEvent::Kind::kTiming),
                               std::make_unique<CudaEvent>(CudaEvent::Kind::kTiming)});
-  profile_->spans_[span_].begun->Record(profile_->stream_);
+  profile_->spans_[span_].begun->Record(*stream_);
 }
 
 StreamProfile::Scope::~Scope() {
-  if (profile_ != nullptr) profile_->spans_[span_].ended->Record(profile_->stream_);
+  if (profile_ != nullptr) profile_->spans_[span_].ended->Record(*stream_);
 }
 
 }  // namespace longhaul::kernels::cuda

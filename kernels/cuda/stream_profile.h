@@ -23,16 +23,17 @@ class StreamProfile {
   std::vector<CudaEngine::Part> End();
   bool is_on() const { return is_on_; }
 
-  // Times what is queued while it lives, where the profile is on.
+  // Times what is queued on the stream, or on `beside`, while it lives, where the profile is on.
   class Scope {
    public:
-    Scope(StreamProfile* profile, const char* part);
+    Scope(StreamProfile* profile, const char* part, const CudaStream* beside = nullptr);
     ~Scope();
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
 
    private:
     StreamProfile* profile_;  // null where it is off
+    const CudaStream* stream_ = nullptr;
     size_t span_ = 0;
   };
 

@@ -105,6 +105,7 @@ void Fields(A& a, TrainShape& v) {
   a(10, v.dataset_tokens);
   a(11, v.dataset_bytes);
   a(12, v.cpu_threads);
+  a(13, v.deterministic);
 }
 static_assert(sizeof(TrainShape) == 80);
 
@@ -123,6 +124,8 @@ void Fields(A& a, DeviceFacts& v) {
   a(11, v.copy_bytes_per_second);
   a(12, v.compute_capability);
   a(13, v.runtime_host_bytes);
+  a(14, v.cudnn_version);
+  a(15, v.has_fp8);
 }
 
 template <class A>

@@ -54,6 +54,7 @@ void SetParts(const MemoryPlan& plan, const DeviceFacts& facts, v1::Estimate* ou
   out->set_cpu_threads(plan.choices.cpu_threads);
   out->set_step_seconds(plan.step_seconds);
   out->set_plan_summary(DescribeChoices(plan));
+  for (std::string& warning : PlanWarnings(plan)) out->add_warnings(std::move(warning));
 }
 
 // Updates that the run takes: said by the validation, by the spec, or not known yet (0).

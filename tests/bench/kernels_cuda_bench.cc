@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "base/half.h"
+#include "kernels/cuda/bench_buffer.h"
 #include "kernels/cuda/cuda_exec.h"
 #include "kernels/ops.h"
 
@@ -23,9 +24,6 @@ namespace {
 constexpr int64_t kTokens = 16'384, kHidden = 4096, kMlp = 14'336, kHeads = 32, kHeadDim = 128, kVocab = 128'256;
 constexpr int64_t kLossRows = 512, kTileRows = 2048, kVocabTile = 16'896;
 constexpr int64_t kAdapter = 83'886'080;  // rank 32 on every linear
-
-constexpr int kRounds = 7;
-constexpr double kRoundMs = 20;
 
 class Bench {
  public:
@@ -72,21 +70,9 @@ class Bench {
     buffers_.clear();
   }
 
-  // Seconds of one call.
+  // Seconds of one call, of the fastest round.
   double Time(const std::function<void()>& call) const {
-    for (int i = 0; i < 3; ++i) call();
-    CudaEvent begun(CudaEvent::Kind::kTiming), done(CudaEvent::Kind::kTiming);
-    const auto round = [&](int calls) {
-      begun.Record(exec_.cuda().compute);
-      for (int i = 0; i < calls; ++i) call();
-      done.Record(exec_.cuda().compute);
-      done.Synchronize();
-      return done.MillisecondsSince(begun) / calls;
-    };
-    const int calls = std::clamp(static_cast<int>(kRoundMs / std::max(round(5), 1e-3)), 1, 5000);
-    double best = round(calls);
-    for (int i = 1; i < kRounds; ++i) best = std::min(best, round(calls));
-    return best * 1e-3;
+    return cuda::Measure(exec_.cuda().compute.get(), call).least_ms * 1e-3;
   }
 
   bool Wanted(const std::string& op) const { return op.find(filter_) != std::string::npos; }

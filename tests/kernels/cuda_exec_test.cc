@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device_memory.h"
 #include "tests/kernels/test_support.h"
 
 namespace longhaul::kernels {
@@ -37,6 +38,30 @@ TEST(CudaExecTest, ADeviceThatDoesNotExistIsSaid) {
     EXPECT_EQ(exec.status().code(), absl::StatusCode::kUnavailable);
     EXPECT_EQ(ErrorReason(exec.status()), "NO_CUDA_DEVICE");
   }
+}
+
+TEST(CudaExecTest, WhatIsHeldBeforeIsOthers) {
+  EXPECT_EQ(cuda::BytesOfOthers(40 * kGiB, 39 * kGiB, 39 * kGiB + 500 * kMiB), 40 * kGiB - 500 * kMiB);
+  EXPECT_EQ(cuda::BytesOfOthers(460 * kMiB, 500 * kMiB, 980 * kMiB), 0) << "the library counts what the driver keeps";
+  EXPECT_EQ(cuda::BytesOfOthers(500 * kMiB, std::nullopt, std::nullopt), 0) << "a context of ours";
+  EXPECT_EQ(cuda::BytesOfOthers(40 * kGiB, std::nullopt, std::nullopt), 40 * kGiB - cuda::kFreshContextBytes);
+
+  const auto used = [] {
+    size_t free_bytes = 0, total_bytes = 0;
+    EXPECT_EQ(cudaMemGetInfo(&free_bytes, &total_bytes), cudaSuccess);
+    return static_cast<int64_t>(total_bytes - free_bytes);
+  };
+  const auto first = MakeExec(1);
+  RecordProperty("used_by_one_exec", std::to_string(used()));
+  RecordProperty("of_others", std::to_string(first->cuda().others_bytes));
+  const auto held = CreateDeviceArena(*first, kGiB, {{"x", 0, kGiB}});
+  ASSERT_TRUE(held.ok());
+  const auto second = MakeExec(1);
+  EXPECT_GE(second->cuda().others_bytes, kGiB);
+  const bool asked = cuda::BytesInUse(second->cuda().facts.pci_bus_id).has_value();
+  RecordProperty("nvml", asked ? 1 : 0);
+  EXPECT_LT(used() - second->cuda().others_bytes, asked ? 64 * kMiB : cuda::kFreshContextBytes + kMiB)
+      << "the second has taken next to nothing yet";
 }
 
 TEST(CudaExecTest, UploadOpAndDownloadAreInOrder) {

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "model/cost_model.h"
 #include "model/cuda_layout.h"
 #include "model/memory_plan.h"
 #include "tests/model/shapes.h"
@@ -22,6 +23,8 @@ DeviceFacts Gpu(int64_t device_bytes, const std::string& isa = "sm_90") {
   facts.device_bytes = device_bytes;
   facts.host_bytes = 128 * kGiB;
   facts.cpu_threads = 16;
+  facts.cudnn_version = 91400;
+  facts.has_fp8 = ComputeCapabilityOf(isa) / 10 == 9;
   return facts;
 }
 
@@ -272,6 +275,8 @@ TEST(CudaPlan, RefusesWhatTheEngineCannotDoThere) {
   train.compute = ComputeType::kFP8;
   EXPECT_EQ(reason(Qwen3Of8b(), train, Gpu(80 * kGiB, "sm_89")), "DEVICE_UNSUPPORTED");
   EXPECT_EQ(reason(Qwen3Of8b(), train, Gpu(80 * kGiB, "sm_90")), "");
+  // Newer is not enough: the library has such products for some generations alone.
+  EXPECT_EQ(reason(Qwen3Of8b(), train, Gpu(80 * kGiB, "sm_100")), "DEVICE_UNSUPPORTED");
   ModelShape eighths = Qwen3Of8b();
   eighths.intermediate = 12296;
   EXPECT_EQ(reason(eighths, train, Gpu(80 * kGiB)), "DEVICE_UNSUPPORTED");
@@ -280,6 +285,85 @@ TEST(CudaPlan, RefusesWhatTheEngineCannotDoThere) {
   odd.intermediate = 12289;
   EXPECT_EQ(reason(odd, Bf16(2, 2048), Gpu(80 * kGiB)), "DEVICE_UNSUPPORTED");
   EXPECT_EQ(ErrorReason(MakeGeneratePlan(Qwen3Of8b(), Bf16(1, 128), Gpu(80 * kGiB)).status()), "DEVICE_UNSUPPORTED");
+}
+
+TEST(CudaPlan, WhoComputesPackedAttentionFollowsFromTheLibrary) {
+  const auto who = [](int64_t head_dim, bool deterministic, const std::string& isa, int cudnn) {
+    ModelShape shape = SmolLm2Shape();
+    shape.head_dim = head_dim;
+    TrainShape train = Bf16(1, 512);
+    train.deterministic = deterministic;
+    DeviceFacts facts = Gpu(80 * kGiB, isa);
+    facts.cudnn_version = cudnn;
+    const auto plan = MakePlan(shape, train, facts, {});
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    // It travels, and is said where it is slow.
+    const auto again = MemoryPlanFromJson(MemoryPlanToJson(*plan));
+    EXPECT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(again->choices, plan->choices);
+    const bool reference = plan->choices.packed_attention == PackedAttention::kReference;
+    EXPECT_EQ(PlanWarnings(*plan).size(), reference ? 1u : 0u);
+    EXPECT_EQ(DescribeChoices(*plan).find("reference kernels") != std::string::npos, reference);
+    return plan->choices.packed_attention;
+  };
+  EXPECT_EQ(who(128, false, "sm_90", 91400), PackedAttention::kTogether);
+  EXPECT_EQ(who(128, true, "sm_90", 91400), PackedAttention::kEach);
+  EXPECT_EQ(who(256, false, "sm_90", 91400), PackedAttention::kReference);
+  EXPECT_EQ(who(256, true, "sm_90", 91400), PackedAttention::kReference);
+  EXPECT_EQ(who(64, false, "sm_86", 91800), PackedAttention::kReference);
+  EXPECT_EQ(who(64, false, "sm_86", 0), PackedAttention::kReference) << "not known: nothing newer is counted on";
+  EXPECT_EQ(who(64, false, "sm_86", 91801), PackedAttention::kTogether);
+  EXPECT_EQ(who(64, true, "sm_86", 91801), PackedAttention::kReference);
+  EXPECT_EQ(who(64, true, "sm_100", 91400), PackedAttention::kEach);
+  EXPECT_EQ(who(64, true, "sm_120", 91400), PackedAttention::kReference) << "no statistics by rows";
+}
+
+// Two bytes a score of the longest document and of a call's heads; where that is too much, our own kernels.
+TEST(CudaPlan, DeterministicAttentionGivesWayWhereItsWorkspaceDoesNotFit) {
+  TrainShape train = Bf16(1, 32768, 32);
+  train.longest_document = 20000;
+  train.deterministic = true;
+  const auto roomy = MakePlan(Llama8bShape(), train, Gpu(79 * kGiB), {});
+  ASSERT_TRUE(roomy.ok()) << roomy.status();
+  EXPECT_EQ(roomy->choices.packed_attention, PackedAttention::kEach);
+  const kernels::cuda::SdpaShape shape = PlanPackedAttention(*roomy);
+  EXPECT_EQ(shape.batch, 1);
+  EXPECT_TRUE(shape.deterministic);
+  int64_t workspace = 0, index = 0;
+  for (const PlanRegion& region : roomy->regions) {
+    if (region.name == "attention.backward") workspace = region.bytes;
+    if (region.name == "attention.index") index = region.bytes;
+  }
+  EXPECT_GE(workspace, shape.heads * 20000 * 20000 * 2);
+  EXPECT_GE(index, roomy->choices.documents * kernels::cuda::SdpaIndexBytes(shape));
+  PlanBudget budget;
+  for (const bool tight : {false, true}) {
+    budget.device_bytes = tight ? 6400 * kMiB : 12 * kGiB;
+    const auto small = MakePlan(Llama8bShape(), train, Gpu(79 * kGiB), budget);
+    ASSERT_TRUE(small.ok()) << small.status();
+    EXPECT_LE(small->device_bytes_total, budget.device_bytes);
+    EXPECT_EQ(small->choices.packed_attention, tight ? PackedAttention::kReference : PackedAttention::kEach);
+    ExpectSound(*small);
+  }
+  EXPECT_NE(PlanWarnings(*MakePlan(Llama8bShape(), train, Gpu(79 * kGiB), budget))[0].find("does not fit"),
+            std::string::npos);
+}
+
+// What cuda_kernels.md measured, put to work: the same job is predicted to take what its attention takes.
+TEST(CudaPlan, ReferenceAttentionIsPriced) {
+  DeviceFacts facts = Gpu(79 * kGiB, "sm_86");
+  facts.gemm_flops = 7e14;
+  const auto old_library = MakePlan(Llama8bShape(), Bf16(1, 16384), facts, {});
+  facts.cudnn_version = 91900;
+  const auto new_library = MakePlan(Llama8bShape(), Bf16(1, 16384), facts, {});
+  ASSERT_TRUE(old_library.ok() && new_library.ok());
+  const double attention = CountFlops(*old_library).attention;
+  EXPECT_EQ(CountFlops(*new_library).attention, attention);
+  // 1.35 TFLOP/s, within a fifth; a second of the rest.
+  EXPECT_NEAR(old_library->step_seconds, attention / 1.35e12, 0.2 * attention / 1.35e12);
+  EXPECT_LT(new_library->step_seconds, 3);
+  // Nothing is worth more than not to do it twice.
+  EXPECT_EQ(old_library->choices.keep_all_layers + old_library->choices.keep_attention_layers, 32);
 }
 
 TEST(CudaPlan, ADamagedPlanIsRefused) {
@@ -299,6 +383,10 @@ TEST(CudaPlan, ADamagedPlanIsRefused) {
     LayOutPlan(&damaged);
     EXPECT_EQ(ErrorReason(MemoryPlanFromJson(MemoryPlanToJson(damaged)).status()), "INVALID_PLAN");
   }
+  damaged = *plan;
+  damaged.choices.packed_attention = PackedAttention::kEach;  // of deterministic plans alone
+  LayOutPlan(&damaged);
+  EXPECT_EQ(ErrorReason(MemoryPlanFromJson(MemoryPlanToJson(damaged)).status()), "INVALID_PLAN");
   damaged = *plan;
   damaged.choices.isa = "sm_70";
   EXPECT_FALSE(MemoryPlanFromJson(MemoryPlanToJson(damaged)).ok());

@@ -202,7 +202,7 @@ TEST(MemoryPlan, RefusesWhatTheDeviceLacks) {
   train.compute = ComputeType::kFP8;
   const absl::Status fp8 = MakePlan(SmolLm2Shape(), train, SmallCpu(), {}).status();
   EXPECT_EQ(ErrorReason(fp8), "DEVICE_UNSUPPORTED");
-  EXPECT_NE(fp8.message().find("compute capability 9.0"), std::string::npos) << fp8;
+  EXPECT_NE(fp8.message().find("compute capability 9.x"), std::string::npos) << fp8;
   DeviceFacts gpu = SmallCpu();
   gpu.kind = DeviceKind::kCuda;
   EXPECT_EQ(ErrorReason(MakePlan(SmolLm2Shape(), TwoTimes512(), gpu, {}).status()), "DEVICE_UNSUPPORTED");

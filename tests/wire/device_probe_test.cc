@@ -19,6 +19,8 @@ ProbedGpu H100() {
   gpu.driver_version = 13000;
   gpu.runtime_version = 13000;
   gpu.libraries = "cuBLASLt 13.1.0, cuDNN 9.14.0";
+  gpu.cudnn_version = 91400;
+  gpu.has_fp8 = true;
   gpu.gemm_flops = 7e14;
   gpu.copy_bytes_per_second = 5e10;
   return gpu;
@@ -38,6 +40,8 @@ TEST(DeviceProbeTest, SurvivesItsText) {
   ASSERT_EQ(read->gpus.size(), 2u);
   EXPECT_EQ(ClassOf(read->gpus[0]), ClassOf(H100()));
   EXPECT_EQ(read->gpus[0].id, H100().id);
+  EXPECT_EQ(read->gpus[0].cudnn_version, 91400);
+  EXPECT_TRUE(read->gpus[0].has_fp8);
   EXPECT_EQ(read->gpus[0].used_bytes, H100().used_bytes);
   EXPECT_DOUBLE_EQ(read->gpus[0].gemm_flops, 7e14);
   EXPECT_DOUBLE_EQ(read->gpus[0].copy_bytes_per_second, 5e10);

@@ -69,10 +69,14 @@ TEST(ModelValuesTest, DeviceFactsRoundTrip) {
   facts.cpu_threads = 8;
   facts.gemm_flops = 1.25e11;
   facts.runtime_host_bytes = 1 << 27;
+  facts.cudnn_version = 91801;
+  facts.has_fp8 = true;
   const v1::DeviceFacts proto = ToProto(facts);
   const auto back = FromProto(proto);
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_TRUE(MessageDifferencer::Equals(ToProto(*back), proto));
+  EXPECT_EQ(back->cudnn_version, 91801);
+  EXPECT_TRUE(back->has_fp8);
   v1::DeviceFacts bad = proto;
   bad.set_kind(v1::DEVICE_KIND_UNSPECIFIED);
   EXPECT_FALSE(FromProto(bad).ok());

@@ -74,6 +74,8 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
   shapes.attention_calls = plan.choices.attention_calls;
   shapes.head_groups = plan.choices.grouped_attention ? HeadGroupsOf(plan).count : 1;
   shapes.packed = PlanPackedAttention(plan);
+  shapes.documents = plan.choices.documents;
+  shapes.packed_by_reference = plan.choices.packed_attention == PackedAttention::kReference;
   shapes.loss = PlanLoss(plan, LossRows(plan));
   shapes.fp8 = ComputesInFp8(plan);
   if (HasDenseAttention(plan)) shapes.dense = PlanDenseAttention(plan);
@@ -141,12 +143,12 @@ bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body
 
 bool CudaOps::Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows, const std::function<bool()>& body) {
   engine_->Mark(BatchCopied(batch_slot_));
-  return RunOrReplay({brought.rows, engine_->is_dense(), trained_rows, index}, body);
+  return RunOrReplay({brought.rows, engine_->batch_form(), trained_rows, index}, body);
 }
 
 void CudaOps::AdapterChanged() {
   // No micro-batch has no rows.
-  RunOrReplay({0, false, 0, 0}, [this] {
+  RunOrReplay({0, 0, 0, 0}, [this] {
     engine_->PlaceAdapters();
     return true;
   });
@@ -217,6 +219,7 @@ TokenBatch CudaOps::Bring(const TokenBatch& batch) {
   std::copy(batch.doc_offsets, batch.doc_offsets + batch.docs + 1, offsets);
   std::fill(offsets + batch.docs + 1, offsets + most_documents + 1, rows);
   const kernels::Exec& exec = memory_.exec();
+  engine_->BeginPart("copies");
   exec.Upload(device_ids_, ids, rows * 4);
   exec.Upload(device_positions_, positions, rows * 4);
   TokenBatch brought = batch;
@@ -226,6 +229,7 @@ TokenBatch CudaOps::Bring(const TokenBatch& batch) {
   brought.doc_offsets = offsets;
   brought.docs = docs;
   engine_->BeginBatch(brought.doc_offsets, brought.docs);
+  engine_->EndPart();
   return brought;
 }
 
@@ -259,7 +263,9 @@ void CudaOps::AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor
 void CudaOps::BringHead() {
   const EngineMemory& m = memory_;
   if (!m.plan().choices.host_head) return;
+  engine_->BeginPart("copies");
   m.exec().Upload(m.GetOrNull("weights.head"), m.GetOrNull("weights.head.host"), m.BytesOrZero("weights.head"));
+  engine_->EndPart();
 }
 
 void CudaOps::HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale,

@@ -34,6 +34,8 @@ class CudaOps final : public EngineOps {
   double SecondsSinceStepBefore(int64_t number) override {
     return engine_->SecondsBetween(StepEnded(number - 1), StepEnded(number));
   }
+  void BeginPart(const char* part) override { engine_->BeginPart(part); }
+  void EndPart() override { engine_->EndPart(); }
   void BeginStream(int64_t l, bool written) override;
   void StreamWritten(int64_t l) override;
   void Forward(const QloraLinear& linear, const kernels::Tensor& x, int64_t first_row, const kernels::Tensor& residual,
@@ -64,8 +66,8 @@ class CudaOps final : public EngineOps {
 
  private:
   explicit CudaOps(const EngineMemory& memory) : memory_(memory) {}
-  // What decides the launches of a micro-batch: rows, whether attention is dense, trained rows, number in the window.
-  using GraphKey = std::tuple<int64_t, bool, int64_t, int64_t>;
+  // What decides the launches of a micro-batch: rows, the form of attention, trained rows, number in the window.
+  using GraphKey = std::tuple<int64_t, int64_t, int64_t, int64_t>;
   bool RunOrReplay(const GraphKey& key, const std::function<bool()>& body);
   // What was to be uploaded from a slot has left it.
   static size_t BatchCopied(int64_t slot) { return static_cast<size_t>(2 * kMarkedSteps + slot); }

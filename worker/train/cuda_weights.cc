@@ -89,9 +89,12 @@ class CudaLoader {
 
   // As stored, rounded to `to`'s type.
   absl::Status Plain(const std::string& name, const Tensor& to) {
-    return Chunks(name, to.rows, to.cols, [&](const Tensor& rows, int64_t begin) {
-      kernels::Copy(exec_, rows, to.Rows(begin, begin + rows.rows));
-    });
+    LH_RETURN_IF_ERROR(Chunks(name, to.rows, to.cols, [&](const Tensor& rows, int64_t begin) {
+      const Tensor part = to.Rows(begin, begin + rows.rows);
+      kernels::Copy(exec_, rows, part);
+      kernels::CountNonFinite(exec_, part, &ScalarsOf(memory_)->non_finite_weights);
+    }));
+    return CheckFinite(name);
   }
 
  private:
@@ -146,7 +149,19 @@ class CudaLoader {
       kernels::Nf4Quantize(exec_, rows, part);
     }));
     kernels::Nf4NestAbsmax(exec_, w, /*keep_offset=*/false);
-    return absl::OkStatus();
+    return CheckFinite(name);
+  }
+
+  // Of all that was counted so far `name` is the last: a wait for each tensor is nothing beside reading it.
+  absl::Status CheckFinite(const std::string& name) {
+    int64_t bad = 0;
+    exec_.Download(&bad, &ScalarsOf(memory_)->non_finite_weights, sizeof(bad));
+    exec_.Synchronize();
+    if (bad == 0) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_MODEL",
+                     std::to_string(bad) + " of the values of " + name +
+                         " are not finite (NaN, or too large for what they are kept in): the file is damaged, or of a "
+                         "training that diverged");
   }
 
   // body(rows in device memory, their first row) over all rows, in whole blocks of NF4.
@@ -261,12 +276,7 @@ absl::Status LoadCudaWeights(const WeightSource& source, const EngineMemory& mem
   const Tensor head =
       kernels::MakeTensor(away != nullptr ? away : weights.head.forward, DType::kBF16, s.vocab, s.hidden);
   LH_RETURN_IF_ERROR(loader.Plain(s.tied_embeddings ? embedding : "lm_head.weight", head));
-  if (!s.tied_embeddings) LH_RETURN_IF_ERROR(loader.Plain(embedding, weights.embedding));
-  exec.Download(&scalars, ScalarsOf(memory), sizeof(scalars));
-  exec.Synchronize();
-  if (scalars.non_finite_weights == 0) return absl::OkStatus();
-  return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_MODEL",
-                   std::to_string(scalars.non_finite_weights) + " weights of the base's linears are not finite");
+  return s.tied_embeddings ? absl::OkStatus() : loader.Plain(embedding, weights.embedding);
 }
 
 }  // namespace longhaul::train

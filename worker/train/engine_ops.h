@@ -67,6 +67,10 @@ class EngineOps {
   virtual void WaitForStep(int64_t /*number*/) {}
   virtual double SecondsSinceStepBefore(int64_t /*number*/) { return 0; }
 
+  // What is queued between the two is a part of a step that a profile tells of (CUDA): "optimizer", "copies".
+  virtual void BeginPart(const char* /*part*/) {}
+  virtual void EndPart() {}
+
   // y = x W^T, plus `residual` where its data is not null; then y[:, target] += s u_target B^T. Writes u = x A^T.
   // Shapes: x [rows, in]; residual, y [rows, out]; u [rows, columns of its field]. `first_row` is the row's number in
   // the micro-batch.

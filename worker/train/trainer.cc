@@ -221,8 +221,10 @@ bool Trainer::QueueStep(StepInFlight* step) {
   if (!reads_late()) CollectLosses(step);
   const int64_t accumulated = clock_->BootNanos();
   step->learning_rate = LearningRateAt(options_.hyper, state_.total_steps, step->number);
+  ops_->BeginPart("optimizer");
   updates_->Queue(step->learning_rate, std::isfinite(step->loss), step->slot);
   ops_->AdapterChanged();
+  ops_->EndPart();
   ops_->EndStep(step->number);
   if (!reads_late()) step->timings.update_seconds = SecondsSince(accumulated);
   return true;
@@ -275,7 +277,7 @@ void Trainer::Report(const StepInFlight& step, double grad_norm) {
   progress.tokens_per_second = progress.step_seconds > 0 ? static_cast<double>(step.tokens) / progress.step_seconds : 0;
   progress.trained_tokens = state_.trained_tokens;
   progress.skipped_updates = state_.skipped_updates;
-  if (options_.plan.device == DeviceKind::kCuda) progress.device_bytes_used = kernels::CudaUsedBytes(*exec_);
+  if (options_.plan.device == DeviceKind::kCuda) progress.device_bytes_used = kernels::CudaOwnBytes(*exec_);
   observer_->OnProgress(progress);
 }
 

@@ -41,7 +41,8 @@ ModelWeights CarveWeights(const EngineMemory& memory);
 // with double quantisation; a weight stored as NF4 is left as it is), and lays it out as the plan says. Fills the RoPE
 // tables. Uses exec's threads; scratch is bounded by one tensor's 4-bit form and freed. `cache`, where it is not null,
 // is asked first, and told to keep what had to be read.
-// INVALID_ARGUMENT: the source's shape is not the plan's, or a weight is not finite (NF4 only).
+// INVALID_ARGUMENT: the source's shape is not the plan's, or a weight is not finite (on a CPU asked of NF4
+// alone), which is named.
 absl::Status LoadWeights(const WeightSource& source, const EngineMemory& memory, const kernels::Exec& exec,
                          const ModelWeights& weights, BaseCache* cache = nullptr);
 

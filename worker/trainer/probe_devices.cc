@@ -30,6 +30,8 @@ absl::Status Try(int device, bool measure, wire::ProbedGpu* gpu) {
   LH_ASSIGN_OR_RETURN(gpu->libraries, kernels::CudaLibraries());
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Exec> exec, kernels::Exec::CreateCuda(device));
   gpu->used_bytes = kernels::CudaUsedBytes(*exec);
+  LH_ASSIGN_OR_RETURN(gpu->cudnn_version, kernels::CudnnVersion());
+  LH_ASSIGN_OR_RETURN(gpu->has_fp8, kernels::HasFp8Products(*exec));
   if (!measure) return absl::OkStatus();
   LH_ASSIGN_OR_RETURN(const kernels::CudaRates rates, kernels::MeasureCudaRates(*exec));
   gpu->gemm_flops = rates.gemm_flops;

@@ -37,6 +37,7 @@ RunWatch::RunWatch(const AttemptContext& context, const MemoryPlan& plan)
     : context_(context),
       host_bytes_planned_(plan.host_bytes_total),
       device_bytes_planned_(plan.device_bytes_total),
+      plan_warnings_(PlanWarnings(plan)),
       control_(context.dir, context.spec.lease_epoch(), context.clock, context.signals) {}
 
 void RunWatch::Keep(const absl::Status& status) {
@@ -62,6 +63,7 @@ void RunWatch::OnStarted(const train::TrainStarted& started) {
       std::to_string(started.total_steps) + " steps");
   // Where a library has no kernel for a shape, it says here what serves in its place, and why.
   context_.log("computes with " + started.computes_with);
+  for (const std::string& warning : plan_warnings_) OnWarning(warning);
 }
 
 double RunWatch::SecondsSinceLastTold() const {

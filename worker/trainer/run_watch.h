@@ -56,6 +56,7 @@ class RunWatch final : public train::TrainerObserver, public train::TrainerContr
   const AttemptContext& context_;
   const int64_t host_bytes_planned_;
   const int64_t device_bytes_planned_;
+  const std::vector<std::string> plan_warnings_;
   Control control_;
   absl::Status status_;
   bool lease_lost_ = false;

@@ -7,6 +7,7 @@
 #include <map>
 #include <string>
 
+#include "kernels/cuda_error.h"
 #include "tests/bench/cuda/bench_support.h"
 
 int main(int argc, char** argv) {
@@ -31,7 +32,13 @@ int main(int argc, char** argv) {
   for (const auto& [name, bench] : benches) {
     bool wanted = argc == 1;
     for (int i = 1; i < argc; ++i) wanted = wanted || name == argv[i];
-    if (wanted) bench(stream);
+    if (!wanted) continue;
+    try {
+      bench(stream);
+    } catch (const longhaul::kernels::CudaError& error) {
+      std::fprintf(stderr, "cuda_lib_bench: %s\n", error.what());
+      return 1;
+    }
   }
   Require(cudaStreamDestroy(stream), "cudaStreamDestroy");
   return 0;

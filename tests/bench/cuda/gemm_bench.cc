@@ -1,12 +1,11 @@
 // Products of the sizes of real models: by heuristics, by timing, and the library called with nothing chosen.
-#include <cublasLt.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <string>
 
 #include "kernels/cuda/lt_gemm.h"
+#include "kernels/cuda/plain_gemm.h"
 #include "kernels/shapes/lora_fold.h"
 #include "tests/bench/cuda/bench_support.h"
 
@@ -22,43 +21,6 @@ T Require(absl::StatusOr<T> value) {
   std::fprintf(stderr, "cuda_lib_bench: %s\n", std::string(value.status().message()).c_str());
   std::exit(1);
 }
-
-// What a program gets that calls the library without choosing: its own heuristic in every call.
-class RawGemm {
- public:
-  explicit RawGemm(const GemmShape& shape) {
-    cublasLtCreate(&handle_);
-    cublasLtMatmulDescCreate(&description_, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-    const cublasOperation_t first = shape.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N;
-    const cublasOperation_t second = shape.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
-    cublasLtMatmulDescSetAttribute(description_, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof(first));
-    cublasLtMatmulDescSetAttribute(description_, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof(second));
-    const auto layout = [](cublasLtMatrixLayout_t* to, bool transposed, int64_t rows, int64_t cols, int64_t stride) {
-      cublasLtMatrixLayoutCreate(to, CUDA_R_16BF, static_cast<uint64_t>(transposed ? cols : rows),
-                                 static_cast<uint64_t>(transposed ? rows : cols), stride);
-    };
-    layout(&first_, shape.transpose_b, shape.n, shape.k, shape.b_stride);
-    layout(&second_, shape.transpose_a, shape.k, shape.m, shape.a_stride);
-    layout(&result_, false, shape.n, shape.m, shape.c_stride);
-  }
-  ~RawGemm() {
-    cublasLtMatrixLayoutDestroy(first_);
-    cublasLtMatrixLayoutDestroy(second_);
-    cublasLtMatrixLayoutDestroy(result_);
-    cublasLtMatmulDescDestroy(description_);
-    cublasLtDestroy(handle_);
-  }
-  void Run(cudaStream_t stream, const GemmOperands& at, const GemmWorkspace& workspace) const {
-    const float alpha = 1, beta = 0;
-    cublasLtMatmul(handle_, description_, &alpha, at.b, first_, at.a, second_, &beta, at.c, result_, at.c, result_,
-                   nullptr, workspace.data, static_cast<size_t>(workspace.bytes), stream);
-  }
-
- private:
-  cublasLtHandle_t handle_ = nullptr;
-  cublasLtMatmulDesc_t description_ = nullptr;
-  cublasLtMatrixLayout_t first_ = nullptr, second_ = nullptr, result_ = nullptr;
-};
 
 struct Bench {
   cudaStream_t stream;
@@ -85,7 +47,7 @@ struct Bench {
       if (std::string(choice) != "raw") json.Text("algorithm", gemm->Describe(shape));
     };
     if (shape.input == GemmElement::kBF16) {
-      const RawGemm raw(shape);
+      const PlainGemm raw(shape);
       line("raw", Measure(stream, [&] { raw.Run(stream, at, workspace()); }));
     }
     Require(gemm->Plan(shape));

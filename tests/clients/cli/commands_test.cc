@@ -337,9 +337,12 @@ TEST_F(CommandTest, EstimateExitCodes) {
   EXPECT_THAT(out_.str(), HasSubstr("12,345"));
   EXPECT_THAT(out_.str(), HasSubstr("weights 1.00 GiB"));
   EXPECT_THAT(out_.str(), HasSubstr("why: needs 3 GiB, has 2 GiB"));
+  EXPECT_THAT(out_.str(), Not(HasSubstr("warning")));
   entry->set_fits(true);
+  entry->mutable_estimate()->add_warnings("attention is slow there");
   scheduler_.jobs.estimate.set_fits_somewhere(true);
   EXPECT_EQ(Run({"estimate", "--model", "m"}), kOk);
+  EXPECT_THAT(out_.str(), HasSubstr("warning: attention is slow there"));
 }
 
 TEST_F(CommandTest, EstimateTellsWhereInTheQueueItWouldBe) {

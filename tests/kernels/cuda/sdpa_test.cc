@@ -77,6 +77,8 @@ std::vector<Call> Calls() {
                         }),
                    {64, 10},
                    {256, 140}});
+  // A document of a pack by itself: what the engine does where it is deterministic.
+  calls.push_back({"ragged_one_of_a_pack", RaggedSdpa(1, 256, 1024, 4, 2, 128), {230}});
   calls.push_back({"pack_of_many", RaggedSdpa(80, 64, 300, 2, 1, 64), std::vector<int64_t>(70, 4)});
   return calls;
 }

@@ -37,6 +37,7 @@ Job FullJob() {
   job.train_shape.compute = ComputeType::kBF16;
   job.train_shape.lora_targets = 5;
   job.train_shape.lora_dropout = true;
+  job.train_shape.deterministic = true;
   job.train_shape.longest_document = 77;
   job.train_shape.cpu_threads = 3;
   job.total_steps = 60;
@@ -78,6 +79,7 @@ TEST(CodecTest, AJobComesBackWhole) {
   EXPECT_EQ(back->model_shape.rope.scaling, RopeScaling::kLlama3);
   EXPECT_EQ(back->train_shape.compute, ComputeType::kBF16);
   EXPECT_EQ(back->train_shape.cpu_threads, 3);
+  EXPECT_TRUE(back->train_shape.deterministic);
   EXPECT_TRUE(back->allow_nonidentical_resume);
   EXPECT_EQ(back->trained_tokens, 4321);
   EXPECT_EQ(back->attempt.last_step, 21);
@@ -137,6 +139,8 @@ TEST(CodecTest, WorkersKeepInventoryAndForgetSessions) {
   worker.devices = {{"cpu-0", DeviceFacts()}};
   worker.devices[0].facts.device_class = "c";
   worker.devices[0].facts.isa = "";
+  worker.devices[0].facts.cudnn_version = 91400;
+  worker.devices[0].facts.has_fp8 = true;
   worker.models = {{"n", "d", ModelShape(), "t", 5, "gguf:Q4_1", true}};
   const absl::StatusOr<Worker> back = DecodeWorker(EncodeWorker(worker));
   ASSERT_TRUE(back.ok());
@@ -144,6 +148,8 @@ TEST(CodecTest, WorkersKeepInventoryAndForgetSessions) {
   EXPECT_FALSE(back->online);
   EXPECT_EQ(back->session_id, "");
   EXPECT_EQ(back->devices.at(0).facts.isa, "");
+  EXPECT_EQ(back->devices.at(0).facts.cudnn_version, 91400);
+  EXPECT_TRUE(back->devices.at(0).facts.has_fp8);
   EXPECT_TRUE(back->models.at(0).has_chat_template);
 }
 

@@ -123,7 +123,7 @@ DeviceFacts Gpu(int64_t device_bytes) {
   facts.device_class = "NVIDIA-H100";
   facts.kind = DeviceKind::kCuda;
   facts.isa = "sm_90";
-  facts.has_bf16 = true;
+  facts.has_bf16 = facts.has_fp8 = true;
   facts.device_bytes = device_bytes;
   facts.cpu_threads = 8;
   facts.gemm_flops = 7e14;
@@ -136,6 +136,7 @@ TEST(DemandsTest, Fp8GoesToHopperAndNowhereElse) {
   EXPECT_TRUE(AdmissionDemand(MemoryPlanner(), request, Gpu(2 * kGiB)).fits);
   DeviceFacts ada = Gpu(2 * kGiB);
   ada.isa = "sm_89";
+  ada.has_fp8 = false;
   for (const DeviceFacts& facts : {ada, Cpu(8 * kGiB)}) {
     const Demand demand = AdmissionDemand(MemoryPlanner(), request, facts);
     EXPECT_FALSE(demand.fits) << facts.device_class;

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 
 #include "base/env.h"
+#include "base/error.h"
+#include "base/units.h"
+#include "model/cuda_layout.h"
 #include "tests/worker/train/cuda_step.h"
 #include "worker/train/optimizer.h"
 #include "worker/train/trainer.h"
@@ -69,6 +72,52 @@ TEST(CudaEngine, RecomputeAndCachedWeightsChangeNoBitWhenDeterministic) {
       EXPECT_EQ(other.gradient, kept.gradient) << tweaks.keep_all_layers << tweaks.cached_layers;
     }
   }
+}
+
+// cuDNN's own deterministic kernels, a document at a time; all heads at once, in calls, and in groups.
+TEST(CudaEngine, DeterministicStepIsTheCpusForPackedDocuments) {
+  TrainShape train = CudaTinyTrain(2, 128);
+  train.deterministic = true;
+  for (const CudaTweaks& tweaks :
+       {CudaTweaks{0, 1, 0, 0}, {1, 1, 0, 0, 0, false, 2}, {0, 1, 64, 0, 1, false, 2, true}}) {
+    const MemoryPlan plan = CudaPlan(CudaTinyShape(true), train, tweaks);
+    if (ComputeCapabilityOf(plan.choices.isa) / 10 == 9) {
+      EXPECT_EQ(plan.choices.packed_attention, PackedAttention::kEach);
+    }
+    Rig rig(plan, Bf16Source(plan.shape), 0.7);
+    EXPECT_EQ(rig.ops->Describe().find("reference kernels") == std::string::npos, PlanWarnings(plan).empty())
+        << rig.ops->Describe();
+    for (const std::vector<int64_t>& documents : {std::vector<int64_t>{100, 57, 3, 60, 1}, {128, 100}, {77}}) {
+      SCOPED_TRACE(std::to_string(documents.size()) + " documents, calls " + std::to_string(tweaks.attention_calls));
+      CompareStep(plan, documents);
+    }
+  }
+}
+
+// By our own kernels, as the plan says.
+TEST(CudaEngine, StepIsTheCpusByReferenceAttention) {
+  const ModelShape shape = CudaTinyShape(false, 256);
+  const MemoryPlan plan = CudaPlan(shape, CudaTinyTrain(1, 200));
+  EXPECT_EQ(plan.choices.packed_attention, PackedAttention::kReference);
+  CompareStep(plan, {77, 123});
+}
+
+// A plan that counts on kernels that the library does not have is refused before the first step, never run hundreds of
+// times slower.
+TEST(CudaEngine, AttentionOtherThanPlannedIsRefused) {
+  MemoryPlan plan = CudaPlan(CudaTinyShape(false, 256), CudaTinyTrain(1, 200));
+  plan.choices.packed_attention = PackedAttention::kTogether;
+  LayOutPlan(&plan);
+  FixedBatches batches({TinyBatch({77, 123}, plan.shape.vocab)}, 1);
+  TrainerObserver observer;
+  RunToEnd control;
+  const RealClock clock;
+  TrainerOptions options;
+  options.plan = plan;
+  options.hyper.max_steps = 1;
+  const auto trainer = Trainer::Create(options, Bf16Source(plan.shape), &batches, nullptr, &observer, &control, &clock);
+  EXPECT_EQ(ErrorReason(trainer.status()), "PLAN_MISMATCH") << trainer.status();
+  EXPECT_NE(trainer.status().message().find("counts on attention by cuDNN"), std::string::npos) << trainer.status();
 }
 
 TEST(CudaEngine, CheckpointsOnTheHostChangeNoBitWhenDeterministic) {
@@ -155,7 +204,10 @@ class CudaTrainer : public testing::Test, public TrainerObserver {
   }
   ~CudaTrainer() override { RemoveTree(folder_).IgnoreError(); }
 
-  void OnProgress(const TrainProgress& progress) override { losses_.push_back(progress.loss); }
+  void OnProgress(const TrainProgress& progress) override {
+    losses_.push_back(progress.loss);
+    device_bytes_used_ = progress.device_bytes_used;
+  }
   absl::Status OnCheckpoint(const CheckpointInfo& info) override {
     checkpoints_.push_back(info.folder);
     return absl::OkStatus();
@@ -198,6 +250,7 @@ class CudaTrainer : public testing::Test, public TrainerObserver {
   std::string folder_;
   std::unique_ptr<FixedBatches> batches_;
   std::vector<double> losses_;
+  int64_t device_bytes_used_ = 0;
   std::vector<std::string> checkpoints_;
 };
 
@@ -214,6 +267,20 @@ TEST_F(CudaTrainer, LearnsAsTheCpuDoes) {
   // The second epoch's windows are the first's.
   for (size_t i = 0; i < 3; ++i) EXPECT_LT(cuda[i + 3], cuda[i]);
   for (size_t i = 0; i < cuda.size(); ++i) EXPECT_NEAR(cuda[i], losses_[i], 0.01 * losses_[i]) << i;
+}
+
+// Others' memory, here that of another Exec, is not told of as the job's.
+TEST_F(CudaTrainer, TellsOfItsOwnDeviceMemory) {
+  const auto other = kernels::Exec::CreateCuda(0);
+  ASSERT_TRUE(other.ok()) << other.status();
+  const auto held = kernels::CreateDeviceArena(**other, 2 * kGiB, {{"x", 0, 2 * kGiB}});
+  ASSERT_TRUE(held.ok()) << held.status();
+  TrainShape train = CudaTinyTrain(1, 128);
+  train.accumulation_steps = 2;
+  const MemoryPlan plan = CudaPlan(CudaTinyShape(true), train);
+  Run(plan, "");
+  EXPECT_GE(device_bytes_used_, plan.device_arena_bytes);
+  EXPECT_LE(device_bytes_used_, plan.device_bytes_total + 64 * kMiB);
 }
 
 TEST_F(CudaTrainer, ResumeIsBitIdenticalWhenDeterministic) { ExpectSameResumed({}); }

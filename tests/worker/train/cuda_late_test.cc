@@ -22,23 +22,16 @@ using ::testing::HasSubstr;
 
 constexpr int64_t kPoisonedToken = 519;
 
-// One token's embedding is not a number: samples that contain it are poisoned, where the head is not the embedding.
-class PoisonedToken final : public WeightSource {
- public:
-  explicit PoisonedToken(const ModelShape& shape) : inner_(shape) {}
-  const ModelShape& shape() const override { return inner_.shape(); }
-  StoredAs Type(const std::string& name) const override { return inner_.Type(name); }
-  absl::Status ReadRows(const std::string& name, int64_t begin, int64_t end, float* out) const override {
-    const absl::Status status = inner_.ReadRows(name, begin, end, out);
-    if (name == "model.embed_tokens.weight" && begin <= kPoisonedToken && kPoisonedToken < end) {
-      out[(kPoisonedToken - begin) * shape().hidden] = NAN;
-    }
-    return status;
-  }
-
- private:
-  Bf16Source inner_;
-};
+// One token's embedding is not a number any more, as after a fault of memory: samples that contain it are poisoned,
+// where the head is not the embedding. (In the files of the base it is refused: cuda_nonfinite_test.cc.)
+void PoisonToken(const Trainer& trainer) {
+  const kernels::Tensor embedding = CarveWeights(trainer.memory()).embedding;
+  const int64_t bytes = kernels::DTypeBytes(embedding.dtype);
+  const float nan = NAN;
+  const uint16_t nan_in_bf16 = FloatToBf16(nan);
+  trainer.memory().exec().Upload(static_cast<char*>(embedding.data) + kPoisonedToken * embedding.cols * bytes,
+                                 bytes == 2 ? static_cast<const void*>(&nan_in_bf16) : &nan, bytes);
+}
 
 struct LateRun final : public TrainerObserver, public TrainerControl {
   void OnProgress(const TrainProgress& p) override {
@@ -89,8 +82,9 @@ class CudaLate : public testing::Test {
   void Run(const TrainerOptions& options, LateRun* run) {
     FixedBatches batches(documents_, 1);
     BatchSource* const eval = options.hyper.eval_every_steps > 0 ? &batches : nullptr;
-    auto trainer = Trainer::Create(options, PoisonedToken(options.plan.shape), &batches, eval, run, run, &clock_);
+    auto trainer = Trainer::Create(options, Bf16Source(options.plan.shape), &batches, eval, run, run, &clock_);
     ASSERT_TRUE(trainer.ok()) << trainer.status();
+    PoisonToken(**trainer);
     const bool on_cuda = options.plan.device == DeviceKind::kCuda;
     auto* const ops = on_cuda ? &static_cast<CudaOps&>((*trainer)->ops()) : nullptr;
     if (ops != nullptr) {
@@ -110,8 +104,7 @@ class CudaLate : public testing::Test {
   [[noreturn]] void RunToTheError() {
     FixedBatches batches(documents_, 1);
     LateRun run;
-    auto trainer =
-        Trainer::Create(options_, PoisonedToken(options_.plan.shape), &batches, nullptr, &run, &run, &clock_);
+    auto trainer = Trainer::Create(options_, Bf16Source(options_.plan.shape), &batches, nullptr, &run, &run, &clock_);
     if (!trainer.ok()) std::_Exit(2);
     try {
       (*trainer)->Run().IgnoreError();

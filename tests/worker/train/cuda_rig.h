@@ -7,6 +7,7 @@
 
 #include "base/half.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device_rates.h"
 #include "tests/worker/train/rig.h"
 
 namespace longhaul::train {
@@ -45,6 +46,10 @@ inline DeviceFacts ThisGpu() {
   facts.device_class = devices->front().name;
   facts.isa = "sm_" + std::to_string(devices->front().compute_capability);
   facts.device_bytes = devices->front().memory_bytes;
+  const auto cudnn = kernels::CudnnVersion();
+  EXPECT_TRUE(cudnn.ok()) << cudnn.status();
+  facts.cudnn_version = cudnn.value_or(0);
+  facts.has_fp8 = true;  // what needs it asks the engine
   facts.host_bytes = int64_t{8} << 30;
   facts.cpu_threads = 2;
   return facts;

@@ -19,7 +19,6 @@
 #include "wire/job_spec.h"
 #include "wire/train_shape_of_spec.h"
 #include "worker/formats/model_source.h"
-#include "worker/trainer/run_watch.h"
 
 namespace longhaul::trainer {
 namespace {
@@ -449,18 +448,6 @@ TEST_F(RunAttemptTest, AGpuThatIsNotThereIsTheDevicesFault) {
   EXPECT_EQ(exit.reason(), v1::TRAINER_EXIT_FAILED);
   EXPECT_EQ(exit.failure(), v1::DEVICE_FAULT) << exit.message();
   EXPECT_TRUE(Read(dir).steps.empty());
-}
-
-TEST(EtaSeconds, CountsTheEvaluationsThatAreStillToCome) {
-  // 60 updates of 2 s; the last evaluation, 10 s, always comes.
-  EXPECT_DOUBLE_EQ(EtaSeconds(1, 60, 0, 2, 10), 59 * 2 + 10);
-  EXPECT_DOUBLE_EQ(EtaSeconds(60, 60, 0, 2, 10), 10);
-  // After updates 20 and 40 as well; that of the update just made is not made yet.
-  EXPECT_DOUBLE_EQ(EtaSeconds(1, 60, 20, 2, 10), 59 * 2 + 3 * 10);
-  EXPECT_DOUBLE_EQ(EtaSeconds(20, 60, 20, 2, 10), 40 * 2 + 3 * 10);
-  EXPECT_DOUBLE_EQ(EtaSeconds(21, 60, 20, 2, 10), 39 * 2 + 2 * 10);
-  EXPECT_DOUBLE_EQ(EtaSeconds(60, 60, 20, 2, 10), 10);
-  EXPECT_DOUBLE_EQ(EtaSeconds(30, 60, 20, 2, 0), 60) << "none has been made yet";
 }
 
 }  // namespace
