@@ -14,8 +14,6 @@ namespace {
 
 // What an answer may take beyond the hold time before the connection is taken for dead.
 constexpr int64_t kAnswerSlackMs = 10'000;
-constexpr int64_t kTakenSoonMs = 10'000;
-constexpr int kTakenTold = 3;  // a scheduler that restarts closes one
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 // What trying again does not change. Refused credentials are fatal only to an agent that has never got in: later they
@@ -143,8 +141,8 @@ void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::Statu
   }
   if (ErrorReason(answer.status()) == "SESSION_CLOSED" || answer.status().code() == absl::StatusCode::kNotFound) {
     Close("the scheduler closed session " + id_.substr(0, 8) + ": " + std::string(answer.status().message()));
-    taken_ = clock_->BootNanos() - last_open_nanos_ < kTakenSoonMs * kNanosPerMs ? taken_ + 1 : 0;
-    if (taken_ == kTakenTold) {
+    taken_ = clock_->BootNanos() - last_open_nanos_ < limits::kSessionTakenMs * kNanosPerMs ? taken_ + 1 : 0;
+    if (taken_ == limits::kMaxSessionsTaken) {
       delegate_->Log(
           "its sessions end soon after they are opened: does another agent run with this worker's id? what to "
           "do: give each its own --worker-id and --state-dir");
