@@ -68,6 +68,7 @@ void Session::Open() {
   last_open_nanos_ = clock_->BootNanos();
   v1::OpenSessionRequest request;
   delegate_->FillOpen(&request);
+  request.set_last_opening(last_opening_);
   Failpoint("agent_before_open").IgnoreError();  // here and below: armed to crash or to sleep
   client_->OpenSession(request, [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_](auto answer) {
     mailbox->Post([weak, answer = std::move(answer)] {
@@ -79,7 +80,10 @@ void Session::Open() {
 void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer) {
   opening_ = false;
   if (!answer.ok()) {
-    if (IsFatal(answer.status(), generation_ > 0)) {
+    const std::string since = ErrorMetadata(answer.status(), "opening");
+    if (ErrorReason(answer.status()) == "OPENED_SINCE" && since != last_opening_) {
+      last_opening_ = since;  // by the agent before us, or by a call whose answer was lost: again at once
+    } else if (IsFatal(answer.status(), generation_ > 0)) {
       fatal_ = answer.status();
     } else {
       WaitBeforeRetry(answer.status());
@@ -88,6 +92,7 @@ void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer
   }
   ++generation_;
   id_ = answer->session_id();
+  last_opening_ = answer->opening();
   hold_ms_ = answer->hold_ms();
   next_number_ = 1;
   in_flight_.clear();
