@@ -22,6 +22,7 @@
 #include "base/disk_seam.h"
 #include "base/errno_status.h"
 #include "base/error.h"
+#include "base/limits.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
 
@@ -226,12 +227,10 @@ absl::Status AppendFile::Sync() {
 
 namespace {
 
-constexpr int64_t kMaxLocksBytes = 4 << 20;
-
 // By /proc/locks, "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF": process and inode.
 std::string HolderOfLock(int fd) {
   struct stat info {};
-  const absl::StatusOr<std::string> locks = ReadFile("/proc/locks", kMaxLocksBytes);
+  const absl::StatusOr<std::string> locks = ReadFile("/proc/locks", limits::kMaxProcLocksBytes);
   if (::fstat(fd, &info) != 0 || !locks.ok()) return "another process";
   char inode[64];  // "fe:00:5678", major and minor in hex
   std::snprintf(inode, sizeof(inode), " %02x:%02x:%llu ", major(info.st_dev), minor(info.st_dev),

@@ -22,6 +22,7 @@ namespace {
 constexpr absl::string_view kTypeUrl = "type.longhaul/longhaul.ErrorDetail";
 constexpr absl::string_view kAdviceUrl = "type.longhaul/longhaul.Advice";
 constexpr absl::string_view kErrnoUrl = "type.longhaul/longhaul.Errno";
+constexpr absl::string_view kMetadataUrl = "type.longhaul/longhaul.Metadata/";  // and the key
 
 void AppendPart(std::string& out, const std::string& text) {
   out += std::to_string(text.size());
@@ -129,6 +130,27 @@ absl::Status WithAdvice(const absl::Status& status, const std::string& advice) {
 std::string ErrorAdvice(const absl::Status& status) {
   const absl::optional<absl::Cord> payload = status.GetPayload(kAdviceUrl);
   return payload.has_value() ? std::string(*payload) : std::string();
+}
+
+absl::Status WithMetadata(const absl::Status& status, const std::string& key, const std::string& value) {
+  if (status.ok()) return status;
+  absl::Status told = status;
+  told.SetPayload(std::string(kMetadataUrl) + key, absl::Cord(value));
+  return told;
+}
+
+std::string ErrorMetadata(const absl::Status& status, const std::string& key) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(std::string(kMetadataUrl) + key);
+  return payload.has_value() ? std::string(*payload) : std::string();
+}
+
+std::map<std::string, std::string> ErrorMetadata(const absl::Status& status) {
+  std::map<std::string, std::string> all;
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
+    if (url.substr(0, kMetadataUrl.size()) != kMetadataUrl) return;
+    all[std::string(url.substr(kMetadataUrl.size()))] = std::string(payload);
+  });
+  return all;
 }
 
 bool IsConnectionError(const absl::Status& status) {

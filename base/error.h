@@ -2,6 +2,7 @@
 // The gRPC edge turns them into google.rpc.ErrorInfo and BadRequest; the CLI prints them; nobody parses messages.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,12 @@ std::vector<FieldViolation> ErrorViolations(const absl::Status& status);
 // message; "" where nobody has said anything (base/program/error_text.h has words for the reasons then).
 absl::Status WithAdvice(const absl::Status& status, const std::string& advice);
 std::string ErrorAdvice(const absl::Status& status);
+
+// The same status with a value under `key` for the program that reads it: ErrorInfo's metadata. "" where it has none.
+absl::Status WithMetadata(const absl::Status& status, const std::string& key, const std::string& value);
+std::string ErrorMetadata(const absl::Status& status, const std::string& key);
+// All of it, by key.
+std::map<std::string, std::string> ErrorMetadata(const absl::Status& status);
 
 // True where the connection may be at fault, so that the same request may succeed on another: UNAVAILABLE, and INTERNAL
 // or UNKNOWN without a reason, which is how gRPC calls a connection that is reset in the middle of a message. What the

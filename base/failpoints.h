@@ -11,7 +11,8 @@
 //   store_begin, store_commit     SQLite's transaction
 //   blob_append, blob_before_sync, blob_before_rename, blob_after_rename    an upload
 //   log_append                    an attempt's log
-//   backup_before_database, backup_after_database
+//   backup_before_mark            a folder is about to become a backup's
+//   backup_after_mark, backup_before_database, backup_after_database
 //   watch_before_event            before a watcher gets an event
 //   agent_before_open, agent_before_sync, agent_after_sync     the agent's session
 //   agent_before_blob, agent_before_checkpoint, agent_after_checkpoint, agent_before_artifact, agent_after_artifact

@@ -164,6 +164,8 @@ inline constexpr int kMaxEventsRead = 10'000;
 inline constexpr int kMaxCheckProblems = 100;           // listed; all are counted
 inline constexpr int64_t kBackupEpochStep = 1'000'000;  // a backup's epochs are above all that its original gives out
 inline constexpr int kBackupAttemptStep = 100;          // and so are its attempts' numbers
+inline constexpr int kMaxIdsPerBurst = 32 * 32;         // that begin alike; two base32 characters count them
+inline constexpr int64_t kMaxProcLocksBytes = 4 << 20;  // of /proc/locks, which names who holds a folder
 
 // Attempts
 inline constexpr int64_t kMaxTrainerEventBytes = 1 << 20;
@@ -187,6 +189,10 @@ inline constexpr int64_t kMinSyncIntervalMs = 20;
 inline constexpr int64_t kMinBackoffMs = 100;
 inline constexpr int64_t kMaxBackoffMs = 10'000;
 inline constexpr int64_t kModelLookMs = 10'000;  // between two looks at the model folders
+// So many sessions in a row that end so soon after they were opened: another agent has this worker's id. (A scheduler
+// that restarts ends one.)
+inline constexpr int64_t kSessionTakenMs = 10'000;
+inline constexpr int kMaxSessionsTaken = 3;
 
 // Kernels
 inline constexpr int kMaxGemmCandidates = 8;  // of the library's heuristics, timed at start-up
@@ -197,7 +203,8 @@ inline constexpr int64_t kMaxCudaGraphs = 16;  // of micro-batch sizes, kept cap
 // Of all of them together: what the driver keeps of a captured kernel is device memory outside the arenas, about
 // 3 KiB each (model/cuda_plan.h).
 inline constexpr int64_t kMaxCudaGraphNodes = 7'000;
-inline constexpr int64_t kMaxSdpaBatch = 1 << 20;  // sequences or documents a call
+inline constexpr int64_t kMaxSdpaBatch = 1 << 20;   // sequences or documents a call
+inline constexpr int64_t kMaxProductRows = 65'536;  // of a product over a whole sequence: its matrices stay below 2^31
 
 // Files from outside
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/limits.h"
 
 namespace longhaul {
 namespace {
@@ -38,9 +39,8 @@ std::string RandomId() {
 
 std::string IdBurst::Next() {
   constexpr size_t kBeginningBytes = 4;
-  constexpr size_t kMostIds = 32 * 32;
   std::string id = RandomId();
-  if (beginning_.empty() || count_ == kMostIds) {
+  if (beginning_.empty() || count_ == limits::kMaxIdsPerBurst) {
     beginning_ = id.substr(0, kBeginningBytes);
     count_ = 0;
   }

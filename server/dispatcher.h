@@ -100,6 +100,8 @@ struct SessionInput {
   std::string caller = {};
   bool may_take_over = false;  // the worker's id is granted to the caller by name: it becomes the owner
   bool leaving = false;        // the agent shuts down: as in SyncInput
+  // SessionReply::opening of the worker's last one that the agent knows of, "" = of none; empty: it does not say.
+  std::optional<std::string> last_opening = {};
 };
 
 struct SessionReply {
@@ -107,6 +109,7 @@ struct SessionReply {
   int64_t hold_ms = 0;
   int64_t lease_ms = 0;
   std::vector<AttemptKey> fenced;
+  std::string opening;
 };
 
 // A job that Create has checked already (spec, blob, model, fit): the dispatcher gives it its id and makes it durable.
@@ -184,7 +187,8 @@ class Dispatcher {
   absl::StatusOr<Job> Resume(const std::string& id, Audit* audit = nullptr);
   absl::Status Delete(const std::string& id, Audit* audit = nullptr);
   absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining, Audit* audit = nullptr);
-  // PERMISSION_DENIED WORKER_OWNED where another caller has registered the worker.
+  // PERMISSION_DENIED WORKER_OWNED where another caller has registered the worker. ABORTED OPENED_SINCE, with the last
+  // one's name as metadata `opening`, where the worker was opened since the opening that the input names.
   absl::StatusOr<SessionReply> OpenSession(SessionInput input, Audit* audit = nullptr);
   absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint,
                                 Audit* audit = nullptr);

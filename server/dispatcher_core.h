@@ -75,6 +75,7 @@ struct WorkerRecord {
   bool leaving = false;           // shuts down by its own word
   bool leaving_answered = false;  // an answer has told it that we know
   std::string session_id;
+  std::string opening;      // of the last session; in memory only, for no call outlives the process it was sent to
   int64_t sync_number = 0;  // highest seen
   int64_t last_sync_boot_nanos = 0;
   int64_t last_sync_wall_micros = 0;
@@ -251,6 +252,7 @@ class DispatcherCore {
   absl::Status CheckWorker(const SessionInput& input) const;
   absl::StatusOr<std::set<std::string>> WarningsOf(const Job& job) const;
   absl::StatusOr<std::string> OwnerAfter(const SessionInput& input) const;
+  absl::Status CheckOpening(const SessionInput& input) const;
 
   // ---- Time and placing (dispatcher_schedule.cc) ----
   void RunCommand(const std::function<absl::Status()>& body);

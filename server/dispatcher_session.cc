@@ -99,11 +99,26 @@ absl::StatusOr<std::string> DispatcherCore::OwnerAfter(const SessionInput& input
                        input.worker.id + ")");
 }
 
+// A call may wait here while its agent gives it up and a later one is taken, of the same process or of the next one. It
+// tells of attempts as they were: taken then, it would end the live session and give away what runs. It cannot know the
+// name of an opening that came after it was sent. Before our first opening of the worker there is nothing to be late
+// for: a call does not outlive the scheduler's process that it was sent to.
+absl::Status DispatcherCore::CheckOpening(const SessionInput& input) const {
+  const auto known = workers_.find(input.worker.id);
+  if (!input.last_opening.has_value() || known == workers_.end()) return absl::OkStatus();
+  const std::string& last = known->second.opening;
+  if (last.empty() || last == *input.last_opening) return absl::OkStatus();
+  return WithMetadata(MakeError(absl::StatusCode::kAborted, "OPENED_SINCE",
+                                "worker " + input.worker.id + " was opened since the opening that this call names"),
+                      "opening", last);
+}
+
 absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
   return Command([&]() -> absl::StatusOr<SessionReply> {
     LH_RETURN_IF_ERROR(CheckWorker(input));
     const std::string id = input.worker.id;
     LH_ASSIGN_OR_RETURN(std::string owner, OwnerAfter(input));
+    LH_RETURN_IF_ERROR(CheckOpening(input));
     WorkerRecord& record = TouchWorker(id);
     if (!record.session_id.empty()) SetSession(record.session_id, std::nullopt);
     auto worker = std::make_shared<Worker>(std::move(input.worker));
@@ -111,6 +126,7 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     worker->owner = std::move(owner);
     record.worker = worker;
     record.session_id = "s-" + MakeId();
+    record.opening = "o-" + MakeId();
     record.online = true;
     record.leaving = input.leaving;
     record.leaving_answered = false;
@@ -132,6 +148,7 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     LH_RETURN_IF_ERROR(NoteUnlisted(id, input.attempts, true, 0));
     SessionReply reply;
     reply.session_id = record.session_id;
+    reply.opening = record.opening;
     reply.hold_ms = hold_ms();
     reply.lease_ms = options_.lease_ms;
     for (const auto& [key, hold] : record.holds) {

@@ -234,7 +234,9 @@ absl::StatusOr<BackupReport> BackupState(const std::string& state_dir, const std
   LH_RETURN_IF_ERROR(CheckClaim(id, state_dir, destination));  // first without the lock, which makes a file
   LH_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(JoinPath(destination, "lock")));
   LH_RETURN_IF_ERROR(CheckClaim(id, state_dir, destination));
+  LH_RETURN_IF_ERROR(Failpoint("backup_before_mark"));
   LH_RETURN_IF_ERROR(WriteFileAtomic(JoinPath(destination, kBackupOfFile), id));
+  LH_RETURN_IF_ERROR(Failpoint("backup_after_mark"));
   return Backup(state_dir, destination).Run();
 }
 

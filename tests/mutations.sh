@@ -26,6 +26,10 @@ mkdir -p "$copy"
 # With their times, so that a second run builds little.
 git ls-files -co --exclude-standard | tar --create --files-from=- --ignore-failed-read 2>/dev/null |
   tar --extract --directory="$copy" --keep-newer-files 2>/dev/null || true
+# What a run that was stopped has left planted is newer than its original.
+for file in $(sed -n 's|^+++ b/||p' tests/mutations/*.patch | sort -u); do
+  cmp --silent "$file" "$copy/$file" || cp "$file" "$copy/$file"
+done
 cd "$copy"
 cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo >"$work/configure.log"
 

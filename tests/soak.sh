@@ -7,6 +7,7 @@
 #   LONGHAUL_FUZZ_TARGETS   which of the fuzz tests (default: all four)
 #   LONGHAUL_SOAK_RUNS      seeded runs of the simulator (default 100000)
 #   LONGHAUL_SOAK_CUTS      power cuts (default 1000)
+#   LONGHAUL_SOAK_MUTATIONS which planted bugs (default: all of tests/mutations)
 #   LONGHAUL_SOAK_STOPS, LONGHAUL_SOAK_CANCELS, LONGHAUL_SOAK_KILLS, LONGHAUL_SOAK_REQUEST_IDS
 #                           rounds of the section (default 200, 200, 1000, 1000)
 #   LONGHAUL_SOAK_DEMO_S    how long ten jobs on three workers are disturbed (default 600)
@@ -163,18 +164,18 @@ request_ids() {
 }
 
 mutations() {
-  local status=0
-  bash tests/mutations.sh || status=1
+  local status=0 names
+  read -ra names <<<"${LONGHAUL_SOAK_MUTATIONS:-}"
+  bash tests/mutations.sh "${names[@]}" || status=1
   note mutations "$status"
 }
 
+all=(fuzz simulate powercuts mutations sigstop cancels kills demo outage request_ids)
 sections=("$@")
-[ ${#sections[@]} -gt 0 ] || sections=(fuzz simulate powercuts mutations sigstop cancels kills demo outage request_ids)
+[ ${#sections[@]} -gt 0 ] || sections=("${all[@]}")
 for name in "${sections[@]}"; do
-  case $name in
-    fuzz | simulate | powercuts | mutations | sigstop | cancels | kills | demo | outage | request_ids) "$name" ;;
-    *) echo "soak.sh: no section '$name'; there are: fuzz simulate powercuts mutations sigstop cancels kills demo outage request_ids" >&2; exit 2 ;;
-  esac
+  [[ " ${all[*]} " == *" $name "* ]] || { echo "soak.sh: no section '$name'; there are: ${all[*]}" >&2; exit 2; }
 done
+for name in "${sections[@]}"; do "$name"; done
 printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" -eq 0 ]

@@ -158,7 +158,6 @@ absl::Status Run(const Flags& flags) {
   options.inventory = std::move(inventory.proto);
   options.models = ByDigest(inventory.models);
   offered = std::move(inventory.models);
-  options.model_fingerprint = ModelFingerprint;
   options.look_for_models = [&models](bool anyway) { return models.Look(anyway); };
 
   const RealClock clock;

@@ -45,6 +45,7 @@ constexpr Hint kHints[] = {
      "`longhaul estimate` tells what fits where: a shorter --max-seq-len, a lower --batch-size or --rank, another "
      "--compute-type, or a larger worker"},
     {"DATASET_NOT_UPLOADED", kSubmitAgain},
+    {"OPENED_SINCE", "nothing: the agent opens its session again by itself, now that it knows of that one"},
     {"BLOB_MISSING", kSubmitAgain},
     {"BLOB_GONE", kSubmitAgain},
     {"BLOB_NOT_FOUND", "the scheduler has no such file any more: `longhaul get ID` shows what the job has"},

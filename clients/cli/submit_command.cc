@@ -159,8 +159,29 @@ absl::StatusOr<ExitCode> FollowJob(Context& context, const std::string& id) {
   return Ended(context, *job);
 }
 
-absl::StatusOr<ExitCode> DryRun(Context& context, const v1::CreateFineTuneJobRequest& request) {
+// Data that the spec names by their hash are at the scheduler, or the job cannot be made.
+absl::Status CheckUploaded(Context& context, const char* field, const v1::Dataset& dataset,
+                           const std::vector<LocalDataset>& local) {
+  for (const LocalDataset& one : local) {
+    if (one.dataset == &dataset) return absl::OkStatus();  // a file of this machine, which a submit sends
+  }
+  LH_ASSIGN_OR_RETURN(const bool missing, NeedsUpload(context.client(), dataset));
+  if (!missing) return absl::OkStatus();
+  const std::string what = "names data that the scheduler does not have: " + dataset.sha256() + " of " +
+                           std::to_string(dataset.size_bytes()) + " bytes";
+  return WithAdvice(MakeError(absl::StatusCode::kFailedPrecondition, "DATASET_NOT_UPLOADED",
+                              std::string(field) + " " + what, {{field, what}}),
+                    "give the file itself, which is uploaded: file_name in the job file, or --data FILE");
+}
+
+absl::StatusOr<ExitCode> DryRun(Context& context, const v1::CreateFineTuneJobRequest& request,
+                                const std::vector<LocalDataset>& local) {
   LH_ASSIGN_OR_RETURN(const v1::Job job, Create(context, request));
+  const v1::JobSpec& spec = request.spec();
+  LH_RETURN_IF_ERROR(CheckUploaded(context, "spec.dataset", spec.dataset(), local));
+  if (spec.has_eval_dataset()) {
+    LH_RETURN_IF_ERROR(CheckUploaded(context, "spec.eval_dataset", spec.eval_dataset(), local));
+  }
   if (context.structured()) {
     PrintMessage(job, context.output, *context.env.out);
   } else {
@@ -177,7 +198,7 @@ absl::StatusOr<ExitCode> Submit(Context& context, const SubmitOptions& options) 
   LH_ASSIGN_OR_RETURN(const std::vector<LocalDataset> local, PrepareDatasets(request.mutable_spec()));
   if (!options.request_id.empty()) request.set_request_id(options.request_id);
   if (options.dry_run) request.set_validate_only(true);
-  if (request.validate_only()) return DryRun(context, request);
+  if (request.validate_only()) return DryRun(context, request, local);
   if (request.request_id().empty()) request.set_request_id("cli-" + RandomId());
   LH_RETURN_IF_ERROR(UploadDatasets(context, request, local));
   LH_ASSIGN_OR_RETURN(const v1::Job job, Create(context, request));

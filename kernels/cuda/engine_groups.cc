@@ -3,14 +3,12 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/limits.h"
 #include "kernels/cuda/adapter_kernels.h"
 #include "kernels/cuda/cuda_exec.h"
 
 namespace longhaul::kernels::cuda {
 namespace {
-
-// Of a product over the whole sequence: its matrices stay below 2^31 elements.
-constexpr int64_t kMostRows = 65536;
 
 Tensor Matrix(const void* first, int64_t rows, int64_t cols, int64_t stride) {
   return {const_cast<void*>(first), DType::kBF16, rows, cols, stride};
@@ -107,8 +105,8 @@ void EngineGroups::OutputGradient(size_t o, const Tensor& dy, int64_t first, con
   fold.y_stride = dy.stride;
   fold.dx_stride = d_o.stride;
   const StreamProfile::Scope scope(profile_, "linears backward");
-  for (int64_t row = 0; row < dy.rows; row += kMostRows) {
-    const int64_t end = std::min(dy.rows, row + kMostRows);
+  for (int64_t row = 0; row < dy.rows; row += limits::kMaxProductRows) {
+    const int64_t end = std::min(dy.rows, row + limits::kMaxProductRows);
     GemmShape shape = LoraKBackward(fold, end - row);
     shape.n = d_o.cols;
     Run(shape, {dy.Rows(row, end).data, Bf16At(output_weight_, first), d_o.Rows(row, end).data});

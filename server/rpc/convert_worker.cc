@@ -237,6 +237,7 @@ absl::StatusOr<SessionInput> FromProto(const v1::OpenSessionRequest& request) {
   out.worker.build = request.build();
   out.worker.plan_version = request.plan_version();
   out.leaving = request.leaving();
+  if (request.has_last_opening()) out.last_opening = request.last_opening();
   LH_RETURN_IF_ERROR(InventoryFromProto(request.inventory(), &out.worker));
   for (int i = 0; i < request.attempts_size(); ++i) {
     LH_ASSIGN_OR_RETURN(AttemptReport report, FromProto(request.attempts(i), At("attempts", i)));
@@ -263,6 +264,7 @@ absl::StatusOr<SyncInput> FromProto(const v1::SyncRequest& request) {
 v1::OpenSessionResponse ToProto(const SessionReply& reply) {
   v1::OpenSessionResponse out;
   out.set_session_id(reply.session_id);
+  out.set_opening(reply.opening);
   out.set_hold_ms(reply.hold_ms);
   out.set_lease_ms(reply.lease_ms);
   for (const AttemptKey& key : reply.fenced) *out.add_fenced() = ToProto(key);

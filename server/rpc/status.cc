@@ -66,6 +66,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   const std::string reason = ErrorReason(status);
   info.set_reason(reason.empty() ? absl::StatusCodeToString(status.code()) : reason);
   info.set_domain(kErrorDomain);
+  for (const auto& [key, value] : ErrorMetadata(status)) (*info.mutable_metadata())[key] = value;
   details.add_details()->PackFrom(info);
   if (const std::vector<FieldViolation> violations = ErrorViolations(status); !violations.empty()) {
     const int64_t room = limits::kMaxErrorDetailBytes - static_cast<int64_t>(details.ByteSizeLong());

@@ -39,6 +39,19 @@ TEST(Error, AnyTextSurvives) {
   EXPECT_EQ(ErrorViolations(status)[1].description, odd);
 }
 
+TEST(Error, MetadataIsForTheProgramThatReads) {
+  const absl::Status status = MakeError(absl::StatusCode::kAborted, "OPENED_SINCE", "it was", {{"f", "d"}});
+  const absl::Status told = WithMetadata(WithMetadata(status, "opening", "o-1"), "other", "");
+  EXPECT_EQ(ErrorMetadata(told, "opening"), "o-1");
+  EXPECT_EQ(ErrorMetadata(told, "none"), "");
+  EXPECT_EQ(ErrorMetadata(told), (std::map<std::string, std::string>{{"opening", "o-1"}, {"other", ""}}));
+  EXPECT_EQ(ErrorMetadata(Annotate(told, "x"), "opening"), "o-1");
+  EXPECT_EQ(ErrorReason(told), "OPENED_SINCE");
+  EXPECT_EQ(ErrorViolations(told).size(), 1u);
+  EXPECT_TRUE(ErrorMetadata(WithAdvice(status, "do it")).empty());
+  EXPECT_TRUE(WithMetadata(absl::OkStatus(), "a", "b").ok());
+}
+
 TEST(Error, PlainStatusesCarryNothing) {
   EXPECT_EQ(ErrorReason(absl::OkStatus()), "");
   EXPECT_EQ(ErrorReason(absl::InternalError("x")), "");

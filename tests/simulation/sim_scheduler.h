@@ -23,6 +23,7 @@ class SimScheduler final : private server::EventSink {
   void Start();
   void Crash();  // and starts again later
   bool up() const { return loop_ != nullptr; }
+  int64_t process() const { return generation_; }  // the one that is up, or was last
   // From when to when a process of it ran.
   struct Life {
     int64_t start_nanos = 0;

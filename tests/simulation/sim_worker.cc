@@ -57,6 +57,7 @@ void SimWorker::AgentDies() {
   ++agent_;
   session_.clear();
   opening_ = 0;
+  last_opening_.clear();
   in_flight_.clear();
   to_repeat_.clear();
   for (auto& [key, trainer] : trainers_) trainer.in_flight = false;
@@ -123,9 +124,12 @@ void SimWorker::Poll() {
 
 void SimWorker::Open() {
   opening_ = ++openings_;
-  ToScheduler([this, input = SessionInput{worker_, 1, Reports()}, agent = agent_, opening = opening_] {
-    // Cancelled meanwhile, which goes faster than the call. (A later call is on its way perhaps: that is another one.)
-    if (agent != agent_ || opening != opening_) return;
+  SessionInput input{worker_, 1, Reports()};
+  input.last_opening = last_opening_;
+  ToScheduler([this, input, opening = opening_, process = scheduler_->process()] {
+    // Given up since, or its agent dead: it comes nevertheless, as late as it likes. Only the process that it was sent
+    // to can take it: a call is of a connection.
+    if (process != scheduler_->process()) return;
     auto result = std::make_shared<absl::StatusOr<SessionReply>>(absl::UnknownError("not run"));
     scheduler_->Post({[=](DispatcherCore& core) { *result = core.OpenSession(input); },
                       [=, this](const absl::Status& commit) {
@@ -145,12 +149,17 @@ void SimWorker::Open() {
 
 void SimWorker::Opened(const absl::StatusOr<SessionReply>& reply) {
   opening_ = 0;
+  if (ErrorReason(reply.status()) == "OPENED_SINCE") {
+    last_opening_ = ErrorMetadata(reply.status(), "opening");
+    return Poll();
+  }
   if (!reply.ok()) {
     context_->timeline.In(context_->hold_nanos() / 5, [this, agent = agent_] {
       if (agent == agent_) Poll();
     });
     return;
   }
+  last_opening_ = reply->opening;
   context_->Note(id() + " has session " + reply->session_id);
   session_ = reply->session_id;
   next_number_ = 1;

@@ -99,6 +99,7 @@ class SimWorker {
   std::string session_;
   int64_t opening_ = 0;  // the number of the OpenSession that is awaited; 0 = none
   int64_t openings_ = 0;
+  std::string last_opening_;  // of this worker that the agent knows of
   bool news_ = false;
   int64_t next_number_ = 1;
   std::map<int64_t, int64_t> in_flight_;  // number -> sent

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <filesystem>
 #include <thread>
 
@@ -27,6 +28,9 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using namespace server;  // NOLINT: the domain's values are this file's subject
+
+constexpr const char* kFailpoints[] = {"backup_before_mark", "backup_after_mark", "backup_before_database",
+                                       "backup_after_database"};
 
 class BackupTest : public ::testing::Test {
  protected:
@@ -255,7 +259,7 @@ TEST_F(BackupTest, AFailureLeavesTheBackupBefore) {
     ASSERT_TRUE((*tx)->DeleteJob("ftjob-kept10").ok());
     ASSERT_TRUE((*tx)->Commit().ok());
   }
-  for (const char* failpoint : {"backup_before_database", "backup_after_database"}) {
+  for (const char* failpoint : kFailpoints) {
     ArmFailpoint(failpoint, "error");
     EXPECT_FALSE(BackupState(state_, backup_).ok());
     DisarmFailpoints();
@@ -264,6 +268,32 @@ TEST_F(BackupTest, AFailureLeavesTheBackupBefore) {
   }
   ASSERT_TRUE(BackupState(state_, backup_).ok());
   EXPECT_FALSE((*OpenJobStore(CopyOf(backup_)))->GetJob("ftjob-kept10").ok());
+}
+
+// Killed, not failed: nothing is put away, and the lock is the kernel's to give back. Before the mark the folder is
+// anybody's, after it only this state's.
+TEST_F(BackupTest, AKilledFirstOneIsFinishedByTheNext) {
+  MakeKeptFolder(state_);
+  const std::string other = JoinPath(dir_.path(), "other");
+  MakeKeptFolder(other);
+  for (const char* failpoint : kFailpoints) {
+    SCOPED_TRACE(failpoint);
+    const std::string folder = JoinPath(dir_.path(), failpoint);
+    const auto killed = [&] {
+      ArmFailpoint(failpoint, "crash");
+      BackupState(state_, folder).IgnoreError();
+    };
+    EXPECT_EXIT(killed(), ::testing::KilledBySignal(SIGKILL), "");
+    const bool marked = FileExists(JoinPath(folder, "backup-of"));
+    EXPECT_EQ(marked, std::string(failpoint) != "backup_before_mark");
+    EXPECT_FALSE(FileExists(JoinPath(folder, "state.db"))) << "half of one is none";
+    if (marked) {
+      EXPECT_EQ(ErrorReason(BackupState(other, folder).status()), "BAD_DESTINATION");
+    }
+    const auto report = BackupState(state_, folder);
+    ASSERT_TRUE(report.ok()) << report.status();
+    ExpectWhole(folder);
+  }
 }
 
 // The first round is not cut and counts the changes of a backup; the others are spread over all of them, and one falls

@@ -21,8 +21,9 @@ bool MatchesFilter(const Job& job, const JobFilter& filter) {
          (filter.model.empty() || job.model == filter.model) &&
          (filter.states.empty() ||
           std::find(filter.states.begin(), filter.states.end(), job.state) != filter.states.end()) &&
-         job.create_wall_micros > filter.created_after_micros && job.id.starts_with(filter.id_prefix) &&
-         std::all_of(filter.labels.begin(), filter.labels.end(), has_label);
+         job.create_wall_micros > filter.created_after_micros &&
+         (filter.created_before_micros == 0 || job.create_wall_micros < filter.created_before_micros) &&
+         job.id.starts_with(filter.id_prefix) && std::all_of(filter.labels.begin(), filter.labels.end(), has_label);
 }
 
 TEST_P(StoreContractTest, ListPagesBothWays) {
@@ -127,6 +128,7 @@ TEST_P(StoreContractTest, ListIsWhatALookAtEachJobFinds) {
       if (draw(3) == 0) filter.states.push_back(state);
     }
     if (draw(3) == 0) filter.created_after_micros = 1'000'000 + draw(60);
+    if (draw(3) == 0) filter.created_before_micros = 1'000'050 + draw(72);  // after the last one, too
     // Short and long beginnings: "ftjob-1", "ftjob-10", "ftjob-105".
     if (draw(4) == 0) filter.id_prefix = std::string("ftjob-1053").substr(0, static_cast<size_t>(7 + draw(3)));
     filter.oldest_first = draw(2) == 0;

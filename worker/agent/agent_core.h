@@ -37,8 +37,6 @@ struct AgentOptions {
   // never.
   int64_t model_look_ms = limits::kModelLookMs;
   std::function<absl::StatusOr<std::optional<ModelOffer>>(bool anyway)> look_for_models;
-  // ModelFingerprint (inventory.h), asked where a model's stamp is another. Null: another stamp is another model.
-  std::function<absl::StatusOr<std::string>(const std::string& path)> model_fingerprint;
   int64_t drain_grace_ms = 60'000;  // then trainers are left to the next agent
 };
 

@@ -29,10 +29,10 @@ absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   std::string reason;
   std::vector<FieldViolation> violations;
+  google::rpc::ErrorInfo info;
   google::rpc::Status details;
   if (details.ParseFromString(status.error_details())) {
     for (const auto& any : details.details()) {
-      google::rpc::ErrorInfo info;
       google::rpc::BadRequest bad;
       if (any.UnpackTo(&info)) reason = info.reason();
       if (!any.UnpackTo(&bad)) continue;
@@ -43,8 +43,10 @@ absl::Status FromGrpc(const grpc::Status& status) {
     const channel::NoConnection why = channel::ExplainNoConnection("--scheduler HOST:PORT", status.error_message());
     return WithAdvice(absl::UnavailableError(why.what), why.advice);
   }
-  return MakeError(static_cast<absl::StatusCode>(status.error_code()), reason, status.error_message(),
-                   std::move(violations));
+  absl::Status error = MakeError(static_cast<absl::StatusCode>(status.error_code()), reason, status.error_message(),
+                                 std::move(violations));
+  for (const auto& [key, value] : info.metadata()) error = WithMetadata(error, key, value);
+  return error;
 }
 
 // One connection and what is called on it.

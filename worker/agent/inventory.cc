@@ -96,7 +96,7 @@ absl::StatusOr<OfferedModel> Describe(const std::string& path, StateCache* cache
   if (const auto* cached = cache->Find(fingerprint);
       cached != nullptr && cached->is_string() && IsSha256Hex(cached->get<std::string>())) {
     model.set_digest(cached->get<std::string>());
-    return OfferedModel{std::move(model), LocalModel{path, fingerprint, stamp}};
+    return OfferedModel{std::move(model), LocalModel{path, fingerprint, stamp, source.DigestFiles()}};
   }
   log("reading " + path + " (" + FormatBytes(source.bytes()) + ") for its digest");
   LH_ASSIGN_OR_RETURN(*model.mutable_digest(), source.ComputeDigest(cancelled));
@@ -106,7 +106,7 @@ absl::StatusOr<OfferedModel> Describe(const std::string& path, StateCache* cache
     return MakeError(absl::StatusCode::kUnavailable, "MODEL_CHANGED", path + " was written to while it was read");
   }
   cache->Put(fingerprint, model.digest());
-  return OfferedModel{std::move(model), LocalModel{path, fingerprint, stamp}};
+  return OfferedModel{std::move(model), LocalModel{path, fingerprint, stamp, source.DigestFiles()}};
 }
 
 // None where the files that the digest was taken of are others now, or there was no model at `path`.
@@ -116,8 +116,9 @@ std::optional<OfferedModel> AsItWas(const std::string& path, const ModelOffer& b
   OfferedModel model = *was;
   const std::string stamp = ModelStamp(path);
   if (stamp == model.local.stamp) return model;
-  const absl::StatusOr<std::string> now = ModelFingerprint(path);
-  if (!now.ok() || *now != model.local.fingerprint) return std::nullopt;
+  // Opened, for one more file may make it another model.
+  const absl::StatusOr<formats::ModelSource> source = formats::ModelSource::Open(path);
+  if (!source.ok() || source->Fingerprint().value_or("") != model.local.fingerprint) return std::nullopt;
   model.local.stamp = stamp;
   return model;
 }
@@ -182,11 +183,6 @@ absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* 
 }
 
 }  // namespace
-
-absl::StatusOr<std::string> ModelFingerprint(const std::string& path) {
-  LH_ASSIGN_OR_RETURN(const formats::ModelSource source, formats::ModelSource::Open(path));
-  return source.Fingerprint();
-}
 
 absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const ModelOffer& before,
                                       const std::set<std::string>& changing, const Log& log,

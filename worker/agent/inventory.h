@@ -45,7 +45,5 @@ absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const Mod
                                       const std::set<std::string>& changing,
                                       const std::function<void(const std::string&)>& log,
                                       const std::function<bool()>& cancelled = nullptr);
-// Of the model at `path` as it is now (ModelSource::Fingerprint). Errors are ModelSource::Open's.
-absl::StatusOr<std::string> ModelFingerprint(const std::string& path);
 
 }  // namespace longhaul::agent

@@ -11,8 +11,9 @@ namespace longhaul::agent {
 
 struct LocalModel {
   std::string path;
-  std::string fingerprint;  // ModelSource::Fingerprint; a trainer that finds another one refuses the model
-  std::string stamp;  // ModelStamp (model_watch.h): while it is the same, so is the fingerprint; "" = not compared
+  std::string fingerprint;              // ModelSource::Fingerprint; a trainer that finds another one refuses the model
+  std::string stamp;                    // ModelStamp (model_watch.h): while it is the same, so is the fingerprint
+  std::vector<std::string> files = {};  // ModelSource::DigestFiles, of which the fingerprint is; none = not compared
 };
 
 struct OfferedModel {

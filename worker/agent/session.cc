@@ -14,8 +14,6 @@ namespace {
 
 // What an answer may take beyond the hold time before the connection is taken for dead.
 constexpr int64_t kAnswerSlackMs = 10'000;
-constexpr int64_t kTakenSoonMs = 10'000;
-constexpr int kTakenTold = 3;  // a scheduler that restarts closes one
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 // What trying again does not change. Refused credentials are fatal only to an agent that has never got in: later they
@@ -70,6 +68,7 @@ void Session::Open() {
   last_open_nanos_ = clock_->BootNanos();
   v1::OpenSessionRequest request;
   delegate_->FillOpen(&request);
+  request.set_last_opening(last_opening_);
   Failpoint("agent_before_open").IgnoreError();  // here and below: armed to crash or to sleep
   client_->OpenSession(request, [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_](auto answer) {
     mailbox->Post([weak, answer = std::move(answer)] {
@@ -81,7 +80,10 @@ void Session::Open() {
 void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer) {
   opening_ = false;
   if (!answer.ok()) {
-    if (IsFatal(answer.status(), generation_ > 0)) {
+    const std::string since = ErrorMetadata(answer.status(), "opening");
+    if (ErrorReason(answer.status()) == "OPENED_SINCE" && since != last_opening_) {
+      last_opening_ = since;  // by the agent before us, or by a call whose answer was lost: again at once
+    } else if (IsFatal(answer.status(), generation_ > 0)) {
       fatal_ = answer.status();
     } else {
       WaitBeforeRetry(answer.status());
@@ -90,6 +92,7 @@ void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer
   }
   ++generation_;
   id_ = answer->session_id();
+  last_opening_ = answer->opening();
   hold_ms_ = answer->hold_ms();
   next_number_ = 1;
   in_flight_.clear();
@@ -143,8 +146,8 @@ void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::Statu
   }
   if (ErrorReason(answer.status()) == "SESSION_CLOSED" || answer.status().code() == absl::StatusCode::kNotFound) {
     Close("the scheduler closed session " + id_.substr(0, 8) + ": " + std::string(answer.status().message()));
-    taken_ = clock_->BootNanos() - last_open_nanos_ < kTakenSoonMs * kNanosPerMs ? taken_ + 1 : 0;
-    if (taken_ == kTakenTold) {
+    taken_ = clock_->BootNanos() - last_open_nanos_ < limits::kSessionTakenMs * kNanosPerMs ? taken_ + 1 : 0;
+    if (taken_ == limits::kMaxSessionsTaken) {
       delegate_->Log(
           "its sessions end soon after they are opened: does another agent run with this worker's id? what to "
           "do: give each its own --worker-id and --state-dir");

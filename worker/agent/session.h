@@ -75,7 +75,8 @@ class Session {
   Backoff backoff_;
 
   std::string id_;
-  int64_t generation_ = 0;  // of sessions; an answer to an older one is dropped
+  std::string last_opening_;  // of this worker that we know of, ours or not; a later one refuses our call
+  int64_t generation_ = 0;    // of sessions; an answer to an older one is dropped
   int64_t hold_ms_ = 0;
   bool opening_ = false;
   std::string reopen_;  // why, where the answer to an opening that tells too little is on its way

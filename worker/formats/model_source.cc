@@ -80,8 +80,7 @@ std::vector<std::string> ModelSource::DigestFiles() const {
   return files;
 }
 
-absl::StatusOr<std::string> ModelSource::Fingerprint() const {
-  std::vector<std::string> files = DigestFiles();
+absl::StatusOr<std::string> ModelSource::FingerprintOf(std::vector<std::string> files) {
   std::sort(files.begin(), files.end());
   std::string lines;
   for (const std::string& file : files) {

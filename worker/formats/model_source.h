@@ -48,7 +48,10 @@ class ModelSource {
   absl::StatusOr<std::string> ComputeDigest(const std::function<bool()>& cancelled = nullptr) const;
   // SHA-256 over path, size, modification time and inode of the files that ComputeDigest reads, as they are on disk
   // now: while it stays the same, so does the digest. Reads no content.
-  absl::StatusOr<std::string> Fingerprint() const;
+  absl::StatusOr<std::string> Fingerprint() const { return FingerprintOf(DigestFiles()); }
+  static absl::StatusOr<std::string> FingerprintOf(std::vector<std::string> files);
+  // The files that ComputeDigest reads.
+  std::vector<std::string> DigestFiles() const;
 
   // The GGUF file, or null for a Hugging Face folder.
   const GgufFile* gguf() const { return gguf_.get(); }
@@ -93,7 +96,6 @@ class ModelSource {
   absl::Status AddHuggingFaceTensor(const ExpectedTensor& expected);
   absl::StatusOr<Nf4Parts> ReadNf4Parts(const TensorView& packed, const ExpectedTensor& expected,
                                         int64_t* total_bytes) const;
-  std::vector<std::string> DigestFiles() const;
   absl::Status CheckNoOtherGgufTensors() const;
   absl::Status CheckNoOtherHuggingFaceTensors() const;
   void Add(StoredTensor tensor, Location location);

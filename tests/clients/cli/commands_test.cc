@@ -196,15 +196,6 @@ TEST_F(CommandTest, ServerErrorShowsReasonViolationsAndHint) {
   EXPECT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}")}), kJobFailed);
 }
 
-TEST_F(CommandTest, DryRunStoresNothing) {
-  ASSERT_EQ(Run({"submit", "--dry-run", "--model", "m", "--data", Write("d.jsonl", "{}")}), kOk) << err_.str();
-  ASSERT_EQ(scheduler_.jobs.validated.size(), 1u);
-  EXPECT_EQ(scheduler_.jobs.validated[0].request_id(), "");
-  EXPECT_TRUE(scheduler_.jobs.created.empty());
-  EXPECT_TRUE(scheduler_.blobs.blobs.empty()) << "a dry run uploads nothing";
-  EXPECT_THAT(err_.str(), HasSubstr("nothing was uploaded or stored"));
-}
-
 TEST_F(CommandTest, JobFileWithFlagsOverIt) {
   Write("train.jsonl", "{}");
   const std::string file =

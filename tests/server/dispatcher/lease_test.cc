@@ -293,6 +293,48 @@ TEST_F(LeaseTest, AValidationIsRetriedAndPlacedAgain) {
   EXPECT_EQ(Get(id).lease_epoch, 3);
 }
 
+// An OpenSession that its agent has given up, and that is taken after a later one, would end the live session and say
+// that the worker holds nothing.
+TEST_F(LeaseTest, AnOpeningThatWasOvertakenIsRefused) {
+  const auto open = [&](std::optional<std::string> last_opening, std::vector<AttemptReport> attempts = {}) {
+    SessionInput input{TestWorker("w1"), 1, std::move(attempts)};
+    input.last_opening = std::move(last_opening);
+    return Do(core->OpenSession(input));
+  };
+  const absl::StatusOr<SessionReply> taken = open("");
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  std::string id;
+  const AttemptKey key = RunningJob(taken->session_id, &id);
+  const auto refused = [&](const std::string& last_opening, const std::string& now) {
+    const absl::Status late = open(last_opening).status();
+    EXPECT_EQ(late.code(), absl::StatusCode::kAborted);
+    EXPECT_EQ(ErrorReason(late), "OPENED_SINCE");
+    EXPECT_EQ(ErrorMetadata(late, "opening"), now);
+  };
+  refused("", taken->opening);
+  EXPECT_TRUE(core->SessionOpen(taken->session_id));
+  EXPECT_TRUE(Sync(taken->session_id, {Running(key)}).ok());
+  EXPECT_EQ(State(id), JobState::kRunning);
+  // The next agent of the worker is told of it, and asks again. What was sent before is late for good.
+  const absl::StatusOr<SessionReply> next = open(taken->opening, {Running(key)});
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_NE(next->opening, taken->opening);
+  EXPECT_FALSE(core->SessionOpen(taken->session_id));
+  refused("", next->opening);
+  refused(taken->opening, next->opening);
+  EXPECT_EQ(Get(id).lease_epoch, key.lease_epoch);
+  // A commit that fails has opened nothing.
+  store.FailCommits(1);
+  EXPECT_FALSE(open(next->opening).ok());
+  const absl::StatusOr<SessionReply> again = open(next->opening, {Running(key)});
+  ASSERT_TRUE(again.ok()) << again.status();
+  // A scheduler that has taken no opening of the worker has none to be late for: no call outlives its process.
+  Restart();
+  EXPECT_TRUE(open(again->opening, {Running(key)}).ok());
+  EXPECT_EQ(State(id), JobState::kRunning);
+  EXPECT_TRUE(open(std::nullopt, {Running(key)}).ok()) << "an agent of before says nothing of it";
+}
+
 TEST_F(LeaseTest, OldAndNewProtocolsAreRefused) {
   const absl::Status old = Do(core->OpenSession({TestWorker("w1"), 0, {}})).status();
   EXPECT_EQ(ErrorReason(old), "WORKER_TOO_OLD");

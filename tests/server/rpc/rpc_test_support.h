@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -49,6 +50,7 @@ class TempDir {
 struct ErrorDetails {
   std::string reason;
   std::string domain;
+  std::map<std::string, std::string> metadata;
   std::vector<google::rpc::BadRequest::FieldViolation> violations;
 
   // The description for a field; "" where it is not at fault.
@@ -73,6 +75,7 @@ inline ErrorDetails DetailsOf(const grpc::Status& status) {
     if (any.UnpackTo(&info)) {
       out.reason = info.reason();
       out.domain = info.domain();
+      out.metadata = {info.metadata().begin(), info.metadata().end()};
     }
     if (any.UnpackTo(&bad_request)) {
       out.violations = {bad_request.field_violations().begin(), bad_request.field_violations().end()};

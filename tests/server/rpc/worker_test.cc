@@ -313,6 +313,22 @@ TEST_F(WorkerTest, CheckpointNamesNeverLeaveTheirFolder) {
   }
 }
 
+TEST_F(WorkerTest, AnOpeningThatWasOvertakenIsRefused) {
+  v1::OpenSessionRequest request = FakeAgent(&*stubs_, "worker-2").Hello(int64_t{8} << 30);
+  request.set_last_opening("");
+  v1::OpenSessionResponse response;
+  ASSERT_TRUE(Call(*stubs_->workers, &v1::WorkerService::Stub::OpenSession, request, &response).ok());
+  ASSERT_NE(response.opening(), "");
+  v1::OpenSessionResponse late;
+  const grpc::Status status = Call(*stubs_->workers, &v1::WorkerService::Stub::OpenSession, request, &late);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(DetailsOf(status).reason, "OPENED_SINCE");
+  EXPECT_EQ(DetailsOf(status).metadata.at("opening"), response.opening());
+  request.set_last_opening(response.opening());
+  EXPECT_TRUE(Call(*stubs_->workers, &v1::WorkerService::Stub::OpenSession, request, &late).ok());
+  EXPECT_NE(late.opening(), response.opening());
+}
+
 TEST_F(WorkerTest, InventoriesAreChecked) {
   v1::OpenSessionRequest request = FakeAgent(&*stubs_, "worker-2").Hello(int64_t{8} << 30);
   request.mutable_inventory()->mutable_models(0)->mutable_shape()->set_layers(-1);

@@ -8,7 +8,7 @@
 #include "model/memory_plan.h"
 #include "tests/model/shapes.h"
 #include "tests/worker/agent/agent_fixture.h"
-#include "worker/agent/model_watch.h"
+#include "worker/formats/model_source.h"
 
 namespace longhaul::agent {
 namespace {
@@ -254,13 +254,13 @@ TEST_F(AgentTest, AModelThatWasReplacedIsNotGivenToAnAttempt) {
   ASSERT_TRUE(WriteFileAtomic(path, "as it was").ok());
   std::atomic<bool> ready = false;
   change_options_ = [&](AgentOptions* options) {
-    options->models["digest"] = {path, "fingerprint", ModelStamp(path)};
+    options->models["digest"] = {path, formats::ModelSource::FingerprintOf({path}).value(), "", {path}};
     options->inventory.add_models()->set_digest("digest");
     options->model_look_ms = 1;
     options->look_for_models = [&ready, path](bool anyway) -> absl::StatusOr<std::optional<ModelOffer>> {
       if (!anyway || !ready) return std::nullopt;
       ModelOffer offer;
-      offer.push_back({{}, {path, "fingerprint", ModelStamp(path)}});
+      offer.push_back({{}, {path, formats::ModelSource::FingerprintOf({path}).value(), "", {path}}});
       offer.back().proto.set_digest("as it is now");
       return std::optional<ModelOffer>(offer);
     };
@@ -290,9 +290,9 @@ TEST_F(AgentTest, AFileBesideAModelWithdrawsNothing) {
   ASSERT_TRUE(WriteFileAtomic(JoinPath(path, "weights"), "as they were").ok());
   std::atomic<int> looks = 0;
   change_options_ = [&](AgentOptions* options) {
-    options->models["digest"] = {path, "as they were", ModelStamp(path)};
+    const std::vector<std::string> own = {JoinPath(path, "weights")};
+    options->models["digest"] = {path, formats::ModelSource::FingerprintOf(own).value(), "", own};
     options->inventory.add_models()->set_digest("digest");
-    options->model_fingerprint = [](const std::string& of) { return ReadFile(JoinPath(of, "weights"), 100); };
     options->model_look_ms = 1;
     options->look_for_models = [&looks, offer = ModelOffer{{options->inventory.models(0), options->models["digest"]}}](
                                    bool) -> absl::StatusOr<std::optional<ModelOffer>> {

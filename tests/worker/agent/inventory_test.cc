@@ -91,7 +91,9 @@ TEST_F(InventoryTest, WhatLiesBesideAModelIsNoPartOfIt) {
       ASSERT_TRUE(offer.ok()) << offer.status();
       ASSERT_EQ(offer->size(), 1u) << beside;
       EXPECT_EQ(offer->at(0).proto.digest(), digest);
-      EXPECT_EQ(offer->at(0).local.fingerprint, *ModelFingerprint(temp_.At("models/tiny")));
+      EXPECT_EQ(offer->at(0).local.fingerprint, *formats::ModelSource::FingerprintOf(offer->at(0).local.files));
+      EXPECT_EQ(offer->at(0).local.fingerprint,
+                formats::ModelSource::Open(temp_.At("models/tiny"))->Fingerprint().value());
       EXPECT_EQ(offer->at(0).local.stamp, ModelStamp(temp_.At("models/tiny")));
     }
   }

@@ -16,7 +16,10 @@ class ManualClient final : public SchedulerClient {
  public:
   using OpenDone = std::function<void(absl::StatusOr<v1::OpenSessionResponse>)>;
   using SyncDone = std::function<void(absl::StatusOr<v1::SyncResponse>)>;
-  void OpenSession(const v1::OpenSessionRequest&, OpenDone done) override { opens.push_back(std::move(done)); }
+  void OpenSession(const v1::OpenSessionRequest& request, OpenDone done) override {
+    opens.push_back(std::move(done));
+    last_opening = request.has_last_opening() ? request.last_opening() : "absent";
+  }
   void Sync(const v1::SyncRequest& request, int64_t deadline_ms, SyncDone done) override {
     syncs.push_back({request, std::move(done)});
     last_deadline_ms = deadline_ms;
@@ -37,6 +40,7 @@ class ManualClient final : public SchedulerClient {
   };
   std::deque<OpenDone> opens;
   std::deque<Call> syncs;
+  std::string last_opening;
   int64_t last_deadline_ms = 0;
 
  private:
@@ -240,6 +244,37 @@ TEST_F(SessionTest, CredentialsThatExpireAreAskedAgainUntilTheyAreRenewed) {
   client_.opens.pop_front();
   Turn();
   EXPECT_EQ(opened_, 2);
+}
+
+// By the agent before this one, or by a call of ours whose answer was lost: told of it, we ask again at once.
+TEST_F(SessionTest, AnOpeningThatWeDidNotKnowOfIsNamedInTheNextCall) {
+  session_.Poll();
+  EXPECT_EQ(client_.last_opening, "") << "of none";
+  const absl::Status since =
+      WithMetadata(MakeError(absl::StatusCode::kAborted, "OPENED_SINCE", "it was opened"), "opening", "o-7");
+  client_.opens.front()(since);
+  client_.opens.pop_front();
+  Turn(1);
+  ASSERT_EQ(client_.opens.size(), 1u);
+  EXPECT_EQ(client_.last_opening, "o-7");
+  client_.opens.front()(since);  // of the opening that we named: no reason to hurry
+  client_.opens.pop_front();
+  Turn(1);
+  EXPECT_TRUE(client_.opens.empty());
+  Turn(limits::kMaxBackoffMs);
+  ASSERT_EQ(client_.opens.size(), 1u);
+  v1::OpenSessionResponse response;
+  response.set_session_id("s1");
+  response.set_opening("o-8");
+  client_.opens.front()(response);
+  client_.opens.pop_front();
+  Turn();
+  EXPECT_EQ(session_.id(), "s1");
+  clock_.AdvanceMillis(2'000);
+  session_.Reopen("other models");
+  Turn();
+  ASSERT_EQ(client_.opens.size(), 1u);
+  EXPECT_EQ(client_.last_opening, "o-8");
 }
 
 TEST_F(SessionTest, ATooOldWorkerGivesUp) {
