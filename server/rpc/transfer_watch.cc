@@ -31,7 +31,7 @@ void TransferWatch::Loop() {
   }
 }
 
-TransferWatch::Transfer::Transfer(TransferWatch* watch, grpc::ServerContext* call)
+TransferWatch::Transfer::Transfer(TransferWatch* watch, grpc::ServerContextBase* call)
     : watch_(watch), call_(call), moved_boot_nanos_(watch->clock_->BootNanos()) {
   std::lock_guard lock(watch_->mutex_);
   watch_->transfers_.insert(this);

@@ -1,9 +1,11 @@
-// Ends transfers that stand still: a client that neither sends nor reads would hold its thread for ever. Thread-safe.
+// Ends transfers that stand still: a client that neither sends nor reads would hold its thread, or what is there for it
+// to read, for ever. Thread-safe.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <limits>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -22,18 +24,21 @@ class TransferWatch {
   // One transfer, for as long as it lives. Destroy all before the watch.
   class Transfer {
    public:
-    Transfer(TransferWatch* watch, grpc::ServerContext* call);
+    // `call` must outlive it.
+    Transfer(TransferWatch* watch, grpc::ServerContextBase* call);
     ~Transfer();
     Transfer(const Transfer&) = delete;
     Transfer& operator=(const Transfer&) = delete;
     void Moved() { moved_boot_nanos_ = watch_->clock_->BootNanos(); }
+    // It is not the client that is waited for, until Moved.
+    void Rest() { moved_boot_nanos_ = std::numeric_limits<int64_t>::max(); }
     // The watch has ended it: the client gets CANCELLED.
     bool stalled() const { return stalled_; }
 
    private:
     friend class TransferWatch;
     TransferWatch* const watch_;
-    grpc::ServerContext* const call_;
+    grpc::ServerContextBase* const call_;
     std::atomic<int64_t> moved_boot_nanos_;
     std::atomic<bool> stalled_{false};
   };
