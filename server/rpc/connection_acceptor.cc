@@ -19,7 +19,7 @@ namespace longhaul::server {
 namespace {
 
 constexpr int64_t kNoDescriptorPauseMs = 100;
-constexpr int64_t kEarlySweepNanos = 100'000'000;  // where there is no room
+constexpr int64_t kEarlySweepNanos = 20'000'000;  // where there is no room
 constexpr int64_t kTellNanos = 60'000'000'000;
 
 // 0 where `fd` is none.

@@ -90,11 +90,12 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>,
   }
   void OnCancel() override { End(absl::CancelledError("the client went away")); }
   void OnDone() override {
+    std::unique_ptr<TransferWatch::Transfer> transfer;
     {
-      // Whoever still holds the stream holds no call of gRPC's.
       std::lock_guard lock(mutex_);
-      transfer_.reset();
+      transfer = std::move(transfer_);
     }
+    transfer.reset();  // whoever still holds the stream holds no call of gRPC's
     Detach();
     self_.reset();
   }

@@ -24,7 +24,7 @@ class TransferWatch {
   // One transfer, for as long as it lives. Destroy all before the watch.
   class Transfer {
    public:
-    // `call` must outlive it.
+    // `call` must outlive it. Destroyed without a lock that the call's callbacks take.
     Transfer(TransferWatch* watch, grpc::ServerContextBase* call);
     ~Transfer();
     Transfer(const Transfer&) = delete;
@@ -45,11 +45,14 @@ class TransferWatch {
 
  private:
   void Loop();
+  Transfer* NextStalled(int64_t oldest_boot_nanos);  // under mutex_; null = none
 
   const Clock* const clock_;
   const int64_t stall_ms_;
-  std::mutex mutex_;  // guards transfers_, stopping_
+  std::mutex mutex_;  // guards transfers_, cancelling_, stopping_
   std::condition_variable wake_;
+  std::condition_variable cancelled_;  // cancelling_ changed
+  const Transfer* cancelling_ = nullptr;
   std::set<Transfer*> transfers_;
   bool stopping_ = false;
   std::thread thread_;

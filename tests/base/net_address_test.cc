@@ -38,7 +38,8 @@ TEST(NetAddressTest, ASocketsPeerIsReadFromItsAddress) {
   ASSERT_EQ(::inet_pton(AF_INET, "10.0.0.1", &v4->sin_addr), 1);
   EXPECT_EQ(SocketPeerOf(address).host, "10.0.0.1");
   EXPECT_EQ(SocketPeerOf(address).port, 7070);
-  for (const auto& [text, host] : {std::pair("2001:db8::1", "2001:db8::1"), {"::ffff:10.0.0.2", "10.0.0.2"}}) {
+  const std::pair<const char*, const char*> cases[] = {{"2001:db8::1", "2001:db8::1"}, {"::ffff:10.0.0.2", "10.0.0.2"}};
+  for (const auto& [text, host] : cases) {
     address = {};
     auto* v6 = reinterpret_cast<sockaddr_in6*>(&address);
     v6->sin6_family = AF_INET6;

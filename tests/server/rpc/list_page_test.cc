@@ -1,6 +1,6 @@
 #include "server/rpc/list_page.h"
 
-#include <set>
+#include <utility>
 
 #include "tests/server/rpc/worker_test_support.h"
 
@@ -35,7 +35,8 @@ class ListPageTest : public WorkerTest {
 TEST_F(ListPageTest, PagesHaveEveryWorkerOnce) {
   for (const char* id : {"a", "worker-2", "worker-10", "z"}) ASSERT_TRUE(FakeAgent(&*stubs_, id).Open().ok());
   const std::vector<std::string> all = {"a", "worker-1", "worker-10", "worker-2", "z"};
-  for (const auto& [size, pages] : {std::pair(0, 1), {1, 5}, {2, 3}, {5, 1}, {6, 1}, {1'000'000, 1}}) {
+  const std::pair<int, int> cases[] = {{0, 1}, {1, 5}, {2, 3}, {5, 1}, {6, 1}, {1'000'000, 1}};
+  for (const auto& [size, pages] : cases) {
     std::vector<std::string> ids;
     EXPECT_EQ(Pages(size, &ids), pages) << size;
     EXPECT_EQ(ids, all) << size;
