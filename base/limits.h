@@ -39,7 +39,9 @@ inline constexpr int kMaxPendingWatchEvents = 64;
 inline constexpr int64_t kWatchHeartbeatMs = 10'000;
 inline constexpr int64_t kMaxJobFileBytes = 1 << 20;
 inline constexpr int64_t kMaxTransferMs = int64_t{24} * 3600 * 1000;
-inline constexpr int kMaxArtifactNameBytes = 255;  // of a file in a checkpoint's or an artifact's manifest
+inline constexpr int kMaxArtifactNameBytes = 255;    // of a file in a checkpoint's or an artifact's manifest
+inline constexpr int64_t kLogChunkBytes = 32 << 10;  // what one reader of a log holds of it
+inline constexpr int kMaxLogStreams = 1'000;
 
 // Access: tokens, callers, TLS
 inline constexpr int kMaxTokens = 10'000;
@@ -53,16 +55,40 @@ inline constexpr int kMaxTokenFileBytes = 4'096;
 inline constexpr int64_t kMaxPemBytes = 1 << 20;
 inline constexpr int64_t kHandshakeMs = 20'000;
 inline constexpr int kMaxGrpcMetadataBytes = 16'384;
+inline constexpr int kMaxAuthFailuresPerSecond = 10;  // of one host; a token that is valid passes all the same
+inline constexpr int kMaxAuthFailureBurst = 200;
+inline constexpr int kMaxTokenReadsPerSecond = 10;  // beside the regular ones, for tokens that are not known yet
+inline constexpr int kMaxTokenReadBurst = 50;
+
+// Connections of the gRPC server. A host is an IPv4 address or an IPv6 /64. One on which nobody was let in yet makes
+// room for a new one (server/rpc/connection_table.h).
+inline constexpr int kMaxConnections = 16'384;
+inline constexpr int kMaxConnectionsPerHost = 8'192;
+inline constexpr int64_t kReservedDescriptors = 1'024;     // of the process's: files, HTTP, gRPC's own
+inline constexpr int64_t kConnectionIdleMs = 300'000;      // without a call
+inline constexpr int64_t kConnectionAgeMs = 1'800'000;     // then calls go on a new one, its certificate seen anew,
+inline constexpr int64_t kConnectionAgeGraceMs = 600'000;  // and what still runs on the old one is ended
+inline constexpr int64_t kServerPingMs = 60'000;           // a peer that is gone is found
+inline constexpr int64_t kServerPingTimeoutMs = 20'000;    // so much later
+inline constexpr int64_t kMinClientPingMs = 10'000;        // clients may ask no oftener whether an idle watch lives
+inline constexpr int kMaxStreamsPerConnection = 12'000;    // beyond, the client itself waits
+inline constexpr int64_t kMaxRpcMemoryBytes = 512 << 20;   // of what gRPC holds of messages that come in
+inline constexpr int64_t kConnectionSweepMs = 1'000;       // between two looks at which have closed
 // Each of these is of one caller on one host; the operator on a plaintext loopback has only the server's own limits.
 inline constexpr int kMaxCallsPerSecond = 1'000;
 inline constexpr int kMaxCallBurst = 2'000;
 inline constexpr int kMaxStreamsPerCaller = 5'000;
 inline constexpr int kMaxTransfersPerCaller = 64;
+inline constexpr int kMaxLogStreamsPerCaller = 64;
 inline constexpr int kMaxCallersTracked = 10'000;
-inline constexpr int64_t kTransferStallMs = 60'000;  // a transfer that moves no byte so long is ended
+inline constexpr int64_t kTransferStallMs =
+    60'000;  // a transfer, or a log's reader, that moves no byte so long is ended
 inline constexpr int64_t kMaxProjectUploadBytes = int64_t{4} << 40;
 inline constexpr int64_t kAuditKeepDays = 400;
 inline constexpr int kMaxAuditFieldBytes = 256;
+// Rows of one caller's refused calls, which change nothing: at once, and one every so often in the long run.
+inline constexpr int kMaxRefusedRowBurst = 100;
+inline constexpr int64_t kRefusedRowEveryMs = 60'000;
 inline constexpr int kMaxAuditPage = 10'000;
 inline constexpr int kMaxHttpConnections = 256;
 inline constexpr int64_t kHttpRequestMs = 10'000;
@@ -116,6 +142,9 @@ inline constexpr int64_t kMaxMetricsPointsTerminal = 2'000;
 inline constexpr int kMaxManifestFiles = 64;    // of a checkpoint or an artifact
 inline constexpr int kMaxMadeWithBytes = 1024;  // what a checkpoint was made with, for people
 inline constexpr int kMaxWarningsPerAttempt = 100;
+inline constexpr int kMaxWarningBytes = 4'096;
+inline constexpr int kMaxReportTextBytes = 256;  // what a worker calls its host, its build, its devices' classes
+inline constexpr int kMaxLengthBuckets = 256;    // of a data report
 inline constexpr int kMaxReportsPerSync = 1000;
 inline constexpr int64_t kMaxReportedCount = int64_t{1} << 53;  // bytes, tokens, examples: what a double still counts
 inline constexpr int64_t kMaxBackoffSeconds = 3600;

@@ -4,11 +4,49 @@
 #include <netinet/in.h>
 
 #include <charconv>
+#include <cstring>
 #include <system_error>
 
 #include "base/error.h"
 
 namespace longhaul {
+namespace {
+
+std::string Text(const in6_addr& address) {
+  char text[INET6_ADDRSTRLEN] = "";
+  // The last four bytes of an IPv4 address in IPv6's clothes are the address.
+  const bool is_v4 = IN6_IS_ADDR_V4MAPPED(&address);
+  const void* bytes = is_v4 ? address.s6_addr + 12 : address.s6_addr;
+  return ::inet_ntop(is_v4 ? AF_INET : AF_INET6, bytes, text, sizeof(text)) == nullptr ? "" : text;
+}
+
+}  // namespace
+
+SocketPeer SocketPeerOf(const sockaddr_storage& address) {
+  SocketPeer peer;
+  if (address.ss_family == AF_INET) {
+    sockaddr_in v4{};
+    std::memcpy(&v4, &address, sizeof(v4));
+    char text[INET_ADDRSTRLEN] = "";
+    if (::inet_ntop(AF_INET, &v4.sin_addr, text, sizeof(text)) != nullptr) peer.host = text;
+    peer.port = ntohs(v4.sin_port);
+  } else if (address.ss_family == AF_INET6) {
+    sockaddr_in6 v6{};
+    std::memcpy(&v6, &address, sizeof(v6));
+    peer.host = Text(v6.sin6_addr);
+    peer.port = ntohs(v6.sin6_port);
+  }
+  return peer;
+}
+
+std::string HostGroup(const std::string& host) {
+  in6_addr v6{};
+  if (::inet_pton(AF_INET6, host.c_str(), &v6) != 1) return host;
+  if (IN6_IS_ADDR_V4MAPPED(&v6)) return Text(v6);
+  constexpr size_t kPrefixBytes = 8;
+  std::memset(v6.s6_addr + kPrefixBytes, 0, sizeof(v6.s6_addr) - kPrefixBytes);
+  return Text(v6) + "/64";
+}
 
 bool IsLoopbackHost(const std::string& host) {
   if (host == "localhost" || host == "::1") return true;

@@ -1,6 +1,8 @@
 // Hosts of this machine, told by number: "127.example.org" is somebody else's.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <string>
 
 #include "absl/status/status.h"
@@ -12,6 +14,17 @@ bool IsLoopbackHost(const std::string& host);
 
 // The same of "HOST:PORT", with a bracketed IPv6 address: what a client connects to.
 bool IsLoopbackTarget(const std::string& target);
+
+// The other end of a TCP connection, or this one. An IPv4 address that came as an IPv6 one ("::ffff:10.0.0.1") is IPv4.
+struct SocketPeer {
+  std::string host;  // without brackets; "" = no internet address
+  int port = 0;
+};
+SocketPeer SocketPeerOf(const sockaddr_storage& address);
+
+// Whom a host's limits are of: an IPv4 address itself, of an IPv6 address its /64 ("2001:db8:0:1::/64"), because one
+// host may use any of that network. Anything else is itself.
+std::string HostGroup(const std::string& host);
 
 // INVALID_FIELD of `field` unless `target` is "HOST:PORT" with a port of 1 to 65,535, or has a scheme of gRPC's
 // ("unix:PATH", "dns:///NAME").

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
+#include <limits>
 #include <optional>
 #include <string_view>
 
@@ -341,5 +342,20 @@ int64_t StatusBytes(pid_t pid, std::string_view key) {
 int64_t ProcessRssBytes(pid_t pid, bool peak) { return StatusBytes(pid, peak ? "\nVmHWM:" : "\nVmRSS:"); }
 
 int64_t ProcessAnonymousBytes(pid_t pid) { return StatusBytes(pid, "\nRssAnon:"); }
+
+int64_t RaiseOpenFileLimit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+  }
+  return OpenFileLimit();
+}
+
+int64_t OpenFileLimit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+  return static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, std::numeric_limits<int64_t>::max()));
+}
 
 }  // namespace longhaul

@@ -49,6 +49,10 @@ ExitState ReapProcess(const ProcessId& id);
 // The processors that any thread of the process may run on, ascending; 0 is our own process. Empty when gone.
 std::vector<int> ProcessorsOf(pid_t pid);
 
+// Raises our own limit of open files as far as it goes without privileges. Returns what it is then.
+int64_t RaiseOpenFileLimit();
+int64_t OpenFileLimit();
+
 // Resident set size in bytes; 0 when gone. `peak` asks for VmHWM.
 int64_t ProcessRssBytes(pid_t pid, bool peak = false);
 // The part of it that no file backs: what only the process' end gives back. 0 when gone.

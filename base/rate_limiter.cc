@@ -12,10 +12,11 @@ constexpr int64_t kSecondNanos = 1'000'000'000;
 }  // namespace
 
 RateLimiter::RateLimiter(int64_t per_second, int64_t burst, size_t most_keys)
-    : interval_nanos_(std::max<int64_t>(1, kSecondNanos / per_second)),
-      burst_nanos_(interval_nanos_ * burst),
-      most_keys_(most_keys) {
-  LH_CHECK(per_second > 0 && burst > 0 && most_keys > 0);
+    : RateLimiter(Every{std::max<int64_t>(1, kSecondNanos / per_second)}, burst, most_keys) {}
+
+RateLimiter::RateLimiter(Every interval, int64_t burst, size_t most_keys)
+    : interval_nanos_(interval.nanos), burst_nanos_(interval_nanos_ * burst), most_keys_(most_keys) {
+  LH_CHECK(interval_nanos_ > 0 && burst > 0 && most_keys > 0);
 }
 
 int64_t RateLimiter::Take(const std::string& key, int64_t now_nanos) {

@@ -16,6 +16,11 @@ class RateLimiter {
   // bucket is full are forgotten, then the one that is full soonest.
   // REQUIRES: all positive.
   RateLimiter(int64_t per_second, int64_t burst, size_t most_keys);
+  // One every so often in the long run.
+  struct Every {
+    int64_t nanos = 0;
+  };
+  RateLimiter(Every interval, int64_t burst, size_t most_keys);
 
   // Takes one of `key`. 0: taken. Else nothing is taken, and it is the nanoseconds until one is there.
   int64_t Take(const std::string& key, int64_t now_nanos);

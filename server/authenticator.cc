@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/net_address.h"
 #include "base/status_macros.h"
 #include "spdlog/spdlog.h"
 
@@ -50,6 +51,11 @@ absl::Status TokenInvalid() {
       "the token is unknown, expired or revoked, or not confirmed since the scheduler's state was restored");
 }
 
+absl::Status RateLimited(const std::string& what, int64_t wait_nanos) {
+  return MakeError(absl::StatusCode::kResourceExhausted, "RATE_LIMITED",
+                   what + ": try again in " + std::to_string(wait_nanos / 1'000'000 + 1) + " ms");
+}
+
 // As a worker's id (DispatcherCore::CheckWorker).
 bool IsPrintableWord(const std::string& text) {
   return !text.empty() && text.size() <= static_cast<size_t>(limits::kMaxWorkerIdBytes) &&
@@ -70,22 +76,27 @@ void ReadAuthorization(const std::string& header, Credentials* credentials) {
   credentials->malformed = credentials->token.empty();
 }
 
-absl::Status Authenticator::Refuse(const char* cause, const absl::Status& status) {
+absl::Status Authenticator::Refuse(const Credentials& credentials, const char* cause, const absl::Status& status) {
   stats_->CountAuthFailure(cause);
-  return status;
+  const int64_t wait_nanos = failures_.Take(HostGroup(credentials.host), clock_->BootNanos());
+  if (wait_nanos == 0) return status;
+  stats_->CountRateLimited();
+  return RateLimited("too many calls from " + credentials.host + " show credentials that are not valid", wait_nanos);
 }
 
 absl::StatusOr<Caller> Authenticator::Authenticate(const Credentials& credentials) {
   if (credentials.malformed) {
-    return Refuse("AUTHORIZATION_MALFORMED", MakeError(absl::StatusCode::kUnauthenticated, "NO_CREDENTIALS",
-                                                       "the authorization header must be \"Bearer TOKEN\""));
+    return Refuse(credentials, "AUTHORIZATION_MALFORMED",
+                  MakeError(absl::StatusCode::kUnauthenticated, "NO_CREDENTIALS",
+                            "the authorization header must be \"Bearer TOKEN\""));
   }
   if (!credentials.token.empty()) return FromToken(credentials);
   if (!credentials.certificate.empty() && !options_.require_token) return FromCertificate(credentials);
   if (options_.tls || options_.require_token) {
-    return Refuse("NO_CREDENTIALS", MakeError(absl::StatusCode::kUnauthenticated, "NO_CREDENTIALS",
-                                              "this scheduler wants a token: an administrator makes one with "
-                                              "`longhauld token create`; LONGHAUL_TOKEN or --token-file passes it on"));
+    return Refuse(credentials, "NO_CREDENTIALS",
+                  MakeError(absl::StatusCode::kUnauthenticated, "NO_CREDENTIALS",
+                            "this scheduler wants a token: an administrator makes one with "
+                            "`longhauld token create`; LONGHAUL_TOKEN or --token-file passes it on"));
   }
   Caller caller;
   caller.name = "local";
@@ -97,20 +108,26 @@ absl::StatusOr<Caller> Authenticator::Authenticate(const Credentials& credential
   return caller;
 }
 
+// Who was given a token a moment ago uses it now; who makes ids up must not have the database read for each.
+absl::StatusOr<std::shared_ptr<const Authenticator::Tokens>> Authenticator::Knowing(const std::string& id) {
+  LH_ASSIGN_OR_RETURN(std::shared_ptr<const Tokens> tokens, Fresh());
+  if (id.empty() || tokens->contains(id)) return tokens;
+  const int64_t wait_nanos = reads_.Take("", clock_->BootNanos());
+  if (wait_nanos == 0) return Fresh(0);
+  stats_->CountRateLimited();
+  return RateLimited("too many calls show tokens that are not known", wait_nanos);
+}
+
 absl::StatusOr<Caller> Authenticator::FromToken(const Credentials& credentials) {
   const std::optional<std::string> id = TokenId(credentials.token);
-  LH_ASSIGN_OR_RETURN(std::shared_ptr<const Tokens> tokens, Fresh());
-  // Who was given a token a moment ago uses it now.
-  if (id.has_value() && !tokens->contains(*id)) {
-    LH_ASSIGN_OR_RETURN(tokens, Fresh(0));
-  }
+  LH_ASSIGN_OR_RETURN(const std::shared_ptr<const Tokens> tokens, Knowing(id.value_or("")));
   const auto found = id.has_value() ? tokens->find(*id) : tokens->end();
   const TokenRecord* record = found == tokens->end() ? nullptr : &found->second;
   const TokenVerdict verdict = CheckToken(record, credentials.token, clock_->WallMicros());
   if (verdict != TokenVerdict::kValid) {
     // The log is the administrator's: there it may be said which it was.
     spdlog::debug("{} from {}, token {}", Name(verdict), credentials.host, id.value_or("?"));
-    return Refuse(Name(verdict), TokenInvalid());
+    return Refuse(credentials, Name(verdict), TokenInvalid());
   }
   Caller caller;
   caller.name = "token:" + record->name;
@@ -123,8 +140,9 @@ absl::StatusOr<Caller> Authenticator::FromToken(const Credentials& credentials) 
   // A worker that shows both is held to both.
   if (caller.Has(Scope::kWorker) && !credentials.certificate.empty()) {
     if (!caller.worker_id.empty() && caller.worker_id != credentials.certificate) {
-      return Refuse("CERTIFICATE_MISMATCH", MakeError(absl::StatusCode::kUnauthenticated, "CERTIFICATE_INVALID",
-                                                      "the client certificate and the token are of different workers"));
+      return Refuse(credentials, "CERTIFICATE_MISMATCH",
+                    MakeError(absl::StatusCode::kUnauthenticated, "CERTIFICATE_INVALID",
+                              "the client certificate and the token are of different workers"));
     }
     caller.worker_id = credentials.certificate;
   }
@@ -133,7 +151,7 @@ absl::StatusOr<Caller> Authenticator::FromToken(const Credentials& credentials) 
 
 absl::StatusOr<Caller> Authenticator::FromCertificate(const Credentials& credentials) {
   if (!IsPrintableWord(credentials.certificate)) {
-    return Refuse("CERTIFICATE_NAME",
+    return Refuse(credentials, "CERTIFICATE_NAME",
                   MakeError(absl::StatusCode::kUnauthenticated, "CERTIFICATE_INVALID",
                             "the common name of a worker's certificate must be the worker's id: 1 to " +
                                 std::to_string(limits::kMaxWorkerIdBytes) + " printable characters without spaces"));
@@ -154,7 +172,9 @@ absl::Status Authenticator::Recheck(const Caller& caller) {
   const auto found = tokens->find(caller.token_id);
   const TokenRecord* record = found == tokens->end() ? nullptr : &found->second;
   const TokenVerdict verdict = CheckStillValid(record, clock_->WallMicros());
-  return verdict == TokenVerdict::kValid ? absl::OkStatus() : Refuse(Name(verdict), TokenInvalid());
+  if (verdict == TokenVerdict::kValid) return absl::OkStatus();
+  stats_->CountAuthFailure(Name(verdict));
+  return TokenInvalid();
 }
 
 absl::StatusOr<std::shared_ptr<const Authenticator::Tokens>> Authenticator::Fresh(int64_t most_age_ms) {

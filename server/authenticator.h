@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/limits.h"
+#include "base/rate_limiter.h"
 #include "server/core/access.h"
 #include "server/request_stats.h"
 
@@ -39,10 +40,17 @@ class Authenticator {
 
   // Owns nothing. `tokens` is used by one thread at a time.
   Authenticator(Options options, TokenSource* tokens, const Clock* clock, RequestStats* stats)
-      : options_(options), tokens_(tokens), clock_(clock), stats_(stats) {}
+      : options_(options),
+        tokens_(tokens),
+        clock_(clock),
+        stats_(stats),
+        failures_(limits::kMaxAuthFailuresPerSecond, limits::kMaxAuthFailureBurst, limits::kMaxCallersTracked),
+        reads_(limits::kMaxTokenReadsPerSecond, limits::kMaxTokenReadBurst, 1) {}
 
-  // UNAUTHENTICATED NO_CREDENTIALS, TOKEN_INVALID (unknown, wrong, expired, revoked and held tokens alike: an answer
-  // tells nothing about a token), CERTIFICATE_INVALID. UNAVAILABLE where tokens cannot be read.
+  // A host (an IPv4 address, an IPv6 /64) whose credentials fail too often is told so, RESOURCE_EXHAUSTED
+  // RATE_LIMITED, until it waits; what is valid passes from there all the same. Else UNAUTHENTICATED NO_CREDENTIALS,
+  // TOKEN_INVALID (unknown, wrong, expired, revoked and held tokens alike: an answer tells nothing about a token),
+  // CERTIFICATE_INVALID. UNAVAILABLE where tokens cannot be read.
   absl::StatusOr<Caller> Authenticate(const Credentials& credentials);
 
   // Whether what authenticated the caller may still be used: streams ask at each heartbeat.
@@ -53,7 +61,9 @@ class Authenticator {
 
   absl::StatusOr<Caller> FromToken(const Credentials& credentials);
   absl::StatusOr<Caller> FromCertificate(const Credentials& credentials);
-  absl::Status Refuse(const char* cause, const absl::Status& status);
+  absl::StatusOr<std::shared_ptr<const Tokens>> Knowing(const std::string& id);
+  // Counts a failure, and returns `status` or, past the host's limit, RATE_LIMITED.
+  absl::Status Refuse(const Credentials& credentials, const char* cause, const absl::Status& status);
   // Not older than `most_age_ms`.
   absl::StatusOr<std::shared_ptr<const Tokens>> Fresh(int64_t most_age_ms = limits::kTokenRefreshMs);
 
@@ -61,7 +71,9 @@ class Authenticator {
   TokenSource* const tokens_;
   const Clock* const clock_;
   RequestStats* const stats_;
-  std::mutex mutex_;  // guards all below and tokens_
+  RateLimiter failures_;  // by host
+  RateLimiter reads_;     // of tokens that are not known yet, by anybody
+  std::mutex mutex_;      // guards all below and tokens_
   std::shared_ptr<const Tokens> known_;
   int64_t known_change_ = 0;
   int64_t read_boot_nanos_ = 0;

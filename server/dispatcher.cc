@@ -95,6 +95,7 @@ class Dispatcher::Impl {
     if constexpr (std::is_same_v<R, absl::StatusOr<Job>>) {
       if (result.ok()) audit->record.target = result->id;
     }
+    if (!StatusOf(result).ok() && audit->take_refused_row != nullptr && !audit->take_refused_row()) return;
     SetOutcome(StatusOf(result), clock_->WallMicros(), &audit->record);
     core.AddAudit(audit->record).IgnoreError();
   }

@@ -9,6 +9,7 @@
 
 #include "CLI/CLI.hpp"
 #include "base/clock.h"
+#include "base/process.h"
 #include "base/program/command_line.h"
 #include "base/program/error_text.h"
 #include "server/access_commands.h"
@@ -96,6 +97,7 @@ int main(int argc, char** argv) {
   const longhaul::RealClock clock;
   if (commands.chosen()) return Report(commands.Run(clock, std::cout, std::cerr));
   const sigset_t stop_signals = BlockStopSignals();
+  longhaul::RaiseOpenFileLimit();
   std::signal(SIGPIPE, SIG_IGN);
   spdlog::set_default_logger(spdlog::stderr_color_mt("longhauld"));
   spdlog::set_level(spdlog::level::from_str(log_level));

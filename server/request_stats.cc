@@ -39,6 +39,7 @@ RequestStats::Snapshot RequestStats::Read() const {
   }
   snapshot.watch_streams = watch_streams_.load(std::memory_order_relaxed);
   snapshot.rate_limited = rate_limited_.load(std::memory_order_relaxed);
+  snapshot.audit_unrecorded = unrecorded_.load(std::memory_order_relaxed);
   return snapshot;
 }
 

@@ -33,6 +33,7 @@ class RequestStats {
     int64_t watch_streams = 0;
     std::map<std::string, uint64_t> auth_failures;  // by cause
     uint64_t rate_limited = 0;
+    uint64_t audit_unrecorded = 0;  // refused calls beyond a caller's rows
   };
 
   // `code` is the canonical name, "OK" or "NOT_FOUND".
@@ -42,6 +43,7 @@ class RequestStats {
   // "NO_CREDENTIALS", "TOKEN_EXPIRED", ...: of a fixed set, never what a caller sent.
   void CountAuthFailure(const std::string& cause);
   void CountRateLimited() { rate_limited_.fetch_add(1, std::memory_order_relaxed); }
+  void CountUnrecorded() { unrecorded_.fetch_add(1, std::memory_order_relaxed); }
   void AddWatchStreams(int64_t delta) { watch_streams_.fetch_add(delta, std::memory_order_relaxed); }
   Snapshot Read() const;
 
@@ -50,6 +52,7 @@ class RequestStats {
   Snapshot counts_;
   std::atomic<int64_t> watch_streams_{0};
   std::atomic<uint64_t> rate_limited_{0};
+  std::atomic<uint64_t> unrecorded_{0};
 };
 
 }  // namespace longhaul::server

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/env.h"
 #include "base/error.h"
+#include "base/process.h"
 #include "base/status_macros.h"
 #include "base/tls_material.h"
 #include "server/authenticator.h"
@@ -86,6 +87,20 @@ ClientCertificates ClientCertificatesOf(const ServerOptions& options) {
   return options.tls_require_client_cert ? ClientCertificates::kRequired : ClientCertificates::kAsked;
 }
 
+// Everything else needs descriptors, too: as many as limits::kReservedDescriptors, of a process that has few the half.
+int AffordableConnections() {
+  const int64_t files = OpenFileLimit();
+  const int64_t left = std::max(files - limits::kReservedDescriptors, files / 2);
+  const int most = static_cast<int>(std::clamp<int64_t>(left, 1, limits::kMaxConnections));
+  if (most < limits::kMaxConnections) {
+    spdlog::warn(
+        "this process may open {} files, which is enough for {} connections of {}: raise its limit (ulimit -n, "
+        "LimitNOFILE= of a systemd unit)",
+        files, most, limits::kMaxConnections);
+  }
+  return most;
+}
+
 }  // namespace
 
 // In dependency order: destroyed from the last to the first.
@@ -102,6 +117,8 @@ struct Server::Impl {
   std::unique_ptr<EventHub> hub;
   std::unique_ptr<Dispatcher> dispatcher;
   PlanMemo plans{&MemoryPlanner()};
+  std::unique_ptr<TransferWatch> transfers;
+  std::unique_ptr<ConnectionTable> connections;
   std::unique_ptr<RpcContext> context;
   std::unique_ptr<RpcServer> rpc;
   std::unique_ptr<HttpAccess> http_access;
@@ -130,10 +147,10 @@ struct Server::Impl {
   void OpenAccess(const ServerOptions& options) {
     authenticator = std::make_unique<Authenticator>(Authenticator::Options{tls != nullptr, options.require_token},
                                                     access.get(), clock, &request_stats);
-    call_limits =
-        std::make_unique<CallLimits>(CallLimits::Options{options.calls_per_second, options.call_burst,
-                                                         options.streams_per_caller, options.transfers_per_caller},
-                                     clock);
+    call_limits = std::make_unique<CallLimits>(
+        CallLimits::Options{options.calls_per_second, options.call_burst, options.streams_per_caller,
+                            options.transfers_per_caller, options.log_streams_per_caller},
+        clock);
   }
 
   absl::Status StartDispatcher(const ServerOptions& options) {
@@ -147,10 +164,15 @@ struct Server::Impl {
 
   absl::Status StartServing(const ServerOptions& options, const ListenAddress& grpc_address,
                             const std::optional<ListenAddress>& http_address) {
+    transfers = std::make_unique<TransferWatch>(clock, options.transfer_stall_ms);
+    connections = std::make_unique<ConnectionTable>(std::min(options.connections, AffordableConnections()),
+                                                    options.connections_per_host);
     context = std::make_unique<RpcContext>(RpcContext{
-        Gate(authenticator.get(), call_limits.get(), &request_stats, clock, dispatcher.get()), dispatcher.get(),
-        store.get(), blobs.get(), logs.get(), hub.get(), &plans, options.transfer_stall_ms});
-    LH_ASSIGN_OR_RETURN(rpc, RpcServer::Start(grpc_address, context.get(), tls.get(), ClientCertificatesOf(options)));
+        Gate(authenticator.get(), call_limits.get(), &request_stats, clock, dispatcher.get(), connections.get()),
+        dispatcher.get(), store.get(), blobs.get(), logs.get(), hub.get(), &plans, transfers.get()});
+    const RpcServer::Options serving{ClientCertificatesOf(options), options.connection_idle_ms,
+                                     options.connection_age_ms, options.connection_age_grace_ms};
+    LH_ASSIGN_OR_RETURN(rpc, RpcServer::Start(grpc_address, serving, context.get(), connections.get(), tls.get()));
     if (!http_address.has_value()) return absl::OkStatus();
     http_access = std::make_unique<HttpAccess>(authenticator.get(), call_limits.get(), &request_stats);
     HttpPages pages;

@@ -35,7 +35,14 @@ struct ServerOptions {
   int64_t call_burst = limits::kMaxCallBurst;
   int streams_per_caller = limits::kMaxStreamsPerCaller;
   int transfers_per_caller = limits::kMaxTransfersPerCaller;
+  int log_streams_per_caller = limits::kMaxLogStreamsPerCaller;
   int64_t transfer_stall_ms = limits::kTransferStallMs;
+  // Bounded by the process's limit of open files, too.
+  int connections = limits::kMaxConnections;
+  int connections_per_host = limits::kMaxConnectionsPerHost;
+  int64_t connection_idle_ms = limits::kConnectionIdleMs;
+  int64_t connection_age_ms = limits::kConnectionAgeMs;
+  int64_t connection_age_grace_ms = limits::kConnectionAgeGraceMs;
   int64_t preempt_after_ms = limits::kPreemptMinRunMs;
   std::vector<std::string> quotas;  // server/core/quota.h has the form
 };

@@ -39,7 +39,7 @@ LIBRARIES = [
 
 # Headers of POSIX and Linux, beside the C++ standard library's, whose names have neither slash nor dot.
 SYSTEM = set("""
-arpa/inet.h dirent.h dlfcn.h fcntl.h immintrin.h limits.h malloc.h netinet/in.h nmmintrin.h poll.h pthread.h pwd.h
+arpa/inet.h dirent.h dlfcn.h fcntl.h immintrin.h limits.h malloc.h netinet/in.h netinet/tcp.h nmmintrin.h poll.h pthread.h pwd.h
 sched.h signal.h spawn.h string.h sys/epoll.h sys/eventfd.h sys/file.h sys/inotify.h sys/ioctl.h sys/mman.h
 sys/prctl.h sys/random.h sys/resource.h sys/signalfd.h sys/socket.h sys/stat.h sys/sysmacros.h sys/statvfs.h sys/syscall.h
 sys/types.h sys/uio.h sys/un.h sys/wait.h termios.h time.h unistd.h""".split())

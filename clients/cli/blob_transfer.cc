@@ -27,11 +27,18 @@ v1::BlobName NameOf(const std::string& sha256, int64_t size_bytes) {
   return name;
 }
 
-// Runs `attempt` until it succeeds or fails for another reason than the connection.
-absl::Status WithRetries(Client& client, const std::function<absl::Status()>& attempt) {
+// Runs `attempt` until it succeeds, fails for another reason than the connection, or has failed kTransferTries times
+// without getting further than before: `reached` bytes. A scheduler ends a connection now and then.
+absl::Status WithRetries(Client& client, const int64_t& reached, const std::function<absl::Status()>& attempt) {
   int64_t backoff_ms = kFirstBackoffMs;
+  int64_t reached_before = reached;
   for (int tries = 1;; ++tries) {
     const absl::Status status = attempt();
+    if (reached > reached_before) {
+      reached_before = reached;
+      backoff_ms = kFirstBackoffMs;
+      tries = 1;
+    }
     if (!IsConnectionError(status) || ErrorReason(status) == "BLOB_BUSY" || tries == kTransferTries) return status;
     const std::string why =
         ErrorReason(status).empty() ? "connection lost, continuing" : std::string(status.message()) + "; again";
@@ -117,7 +124,7 @@ bool IsPlainName(const std::string& name) {
          static_cast<int>(name.size()) <= limits::kMaxArtifactNameBytes;
 }
 
-absl::Status ReceiveInto(Client& client, const v1::BlobFile& file, const std::string& partial) {
+absl::Status ReceiveInto(Client& client, const v1::BlobFile& file, const std::string& partial, int64_t* reached) {
   int64_t offset = 0;
   if (FileExists(partial)) {
     LH_ASSIGN_OR_RETURN(offset, FileSize(partial));
@@ -147,6 +154,7 @@ absl::Status ReceiveInto(Client& client, const v1::BlobFile& file, const std::st
         return LocalFileError(status);
       }
       line.Update(out->size());
+      *reached = std::max(*reached, out->size());
     }
     LH_RETURN_IF_ERROR(client.Error(reader->Finish()));
   }
@@ -174,8 +182,8 @@ absl::Status DescribeDataset(const std::string& field, const std::string& path, 
 
 namespace {
 
-// One upload, from where an earlier one got to.
-absl::Status Upload(Client& client, const std::string& path, const v1::BlobName& name) {
+// One upload, from where an earlier one got to: `reached`.
+absl::Status Upload(Client& client, const std::string& path, const v1::BlobName& name, int64_t* reached) {
   for (bool again = false;; again = true) {
     v1::QueryWriteStatusRequest query;
     *query.mutable_blob() = name;
@@ -184,6 +192,7 @@ absl::Status Upload(Client& client, const std::string& path, const v1::BlobName&
     if (there.complete()) return absl::OkStatus();
     const int64_t committed = there.committed_bytes();
     const int64_t offset = committed < 0 || committed > name.size_bytes() ? 0 : committed;
+    *reached = std::max(*reached, offset);
     const absl::Status sent = SendFrom(client, path, name, offset);
     // What an earlier upload left may be damaged; the scheduler has dropped it by now. Once from the start, then it is
     // the file's fault.
@@ -194,9 +203,10 @@ absl::Status Upload(Client& client, const std::string& path, const v1::BlobName&
 // Somebody else uploads the same data: theirs is as good as ours, and ours goes on where theirs breaks off.
 absl::Status WaitWhileBusy(Client& client, const std::string& path, const v1::BlobName& name) {
   for (int64_t waited_ms = 0;; waited_ms += kBusyPollMs) {
-    const absl::Status status = WithRetries(client, [&]() -> absl::Status {
+    int64_t reached = 0;
+    const absl::Status status = WithRetries(client, reached, [&]() -> absl::Status {
       LH_ASSIGN_OR_RETURN(const bool missing, IsMissing(client, name));
-      return missing ? Upload(client, path, name) : absl::OkStatus();
+      return missing ? Upload(client, path, name, &reached) : absl::OkStatus();
     });
     if (ErrorReason(status) != "BLOB_BUSY" || waited_ms >= limits::kMaxTransferMs) return status;
     if (waited_ms == 0) *client.env().err << "another upload of the same data is under way; waiting for it\n";
@@ -232,7 +242,8 @@ absl::Status DownloadFile(Client& client, const v1::BlobFile& file, const std::s
   const std::string partial = JoinPath(dir, "." + file.path() + "." + file.sha256().substr(0, 12) + ".part");
   const bool continued = FileExists(partial);
   for (int round = 0;; ++round) {
-    LH_RETURN_IF_ERROR(WithRetries(client, [&] { return ReceiveInto(client, file, partial); }));
+    int64_t reached = 0;
+    LH_RETURN_IF_ERROR(WithRetries(client, reached, [&] { return ReceiveInto(client, file, partial, &reached); }));
     const auto sha256 = Sha256HexOfFile(partial);
     if (!sha256.ok()) return LocalFileError(sha256.status());
     if (*sha256 == file.sha256()) break;

@@ -19,7 +19,7 @@ absl::Status DescribeDataset(const std::string& field, const std::string& path, 
 absl::StatusOr<bool> NeedsUpload(Client& client, const v1::Dataset& dataset);
 
 // Makes the store have the file's bytes: asks first, then sends from where an earlier upload broke off. A connection
-// lost on the way is retried kTransferTries times. Progress goes to env.err on a terminal.
+// lost on the way is retried, kTransferTries times without getting further. Progress goes to env.err on a terminal.
 absl::Status UploadDataset(Client& client, const std::string& path, const v1::Dataset& dataset);
 
 // Writes `file` as DIR/<file.path>: to a hidden partial file first, renamed once its SHA-256 is right. A partial file

@@ -82,7 +82,7 @@ absl::StatusOr<v1::Job> Client::FindJob(const std::string& text) {
 
 absl::StatusOr<v1::Worker> Client::FindWorker(const std::string& text) {
   LH_ASSIGN_OR_RETURN(const v1::ListWorkersResponse response,
-                      Call(workers(), &v1::WorkerAdminService::Stub::ListWorkers, v1::ListWorkersRequest()));
+                      CallAllPages(workers(), &v1::WorkerAdminService::Stub::ListWorkers, v1::ListWorkersRequest()));
   std::vector<const v1::Worker*> found;
   std::vector<std::string> ids;
   for (const v1::Worker& worker : response.workers()) {

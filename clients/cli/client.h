@@ -47,6 +47,22 @@ class Client {
     return response;
   }
 
+  // The whole of a paged list: what the pages say, one behind the other, as one response.
+  template <class Stub, class Request, class Response>
+  absl::StatusOr<Response> CallAllPages(Stub& stub,
+                                        grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                                        Request request) {
+    Response all;
+    do {
+      absl::StatusOr<Response> page = Call(stub, method, request);
+      if (!page.ok()) return page.status();
+      request.set_page_token(page->next_page_token());
+      page->clear_next_page_token();
+      all.MergeFrom(*page);
+    } while (!request.page_token().empty());
+    return all;
+  }
+
   void SetDeadline(grpc::ClientContext& context, int64_t from_now_ms) const;
   // CANCELLED INTERRUPTED where Ctrl-C was the cause.
   absl::Status Error(const grpc::Status& status) const;

@@ -30,7 +30,7 @@ absl::StatusOr<ExitCode> Attempts(Context& context, const std::string& text) {
   v1::ListAttemptsRequest request;
   request.set_id(job.id());
   LH_ASSIGN_OR_RETURN(const v1::ListAttemptsResponse response,
-                      client.Call(client.jobs(), &Stub::ListAttempts, request));
+                      client.CallAllPages(client.jobs(), &Stub::ListAttempts, request));
   Table table({"ATTEMPT", "KIND", "OUTCOME", "REASON", "WORKER", "DEVICE", "EPOCH", "FROM STEP", "STARTED", "ENDED",
                "RAM PLANNED", "RAM PEAK", "MESSAGE"});
   for (const v1::Attempt& attempt : response.attempts()) {
@@ -53,7 +53,7 @@ absl::StatusOr<ExitCode> Checkpoints(Context& context, const std::string& text) 
   v1::ListCheckpointsRequest request;
   request.set_id(job.id());
   LH_ASSIGN_OR_RETURN(const v1::ListCheckpointsResponse response,
-                      client.Call(client.jobs(), &Stub::ListCheckpoints, request));
+                      client.CallAllPages(client.jobs(), &Stub::ListCheckpoints, request));
   Table table({"STEP", "ATTEMPT", "COMMITTED", "FILES", "SIZE", "HELD-OUT LOSS", "FINAL", "MADE WITH"});
   for (const v1::Checkpoint& checkpoint : response.checkpoints()) {
     int64_t bytes = 0;

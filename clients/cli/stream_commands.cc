@@ -98,8 +98,11 @@ absl::Status StreamLogOverRestarts(Context& context, v1::ReadLogsRequest* reques
   for (int tries = 1;; ++tries) {
     const int64_t before = request->offset();
     const absl::Status status = StreamLog(context, request);
-    if (!IsConnectionError(status) || !request->follow() || tries == kLogTries) return status;
-    if (request->offset() != before) tries = 1;
+    // CANCELLED, and not by us: whoever reads our output stood still for longer than the scheduler waits.
+    const bool stalled = absl::IsCancelled(status) && !context.env.stop->stopped();
+    const bool further = request->offset() != before;
+    if (!(IsConnectionError(status) || stalled) || !(request->follow() || further) || tries == kLogTries) return status;
+    if (further) tries = 1;
     if (context.env.stop->WaitForMillis(kLogRetryMs)) return context.client().Error(grpc::Status::CANCELLED);
   }
 }

@@ -44,7 +44,7 @@ void PrintDevicesAndModels(const v1::ListWorkersResponse& response, std::ostream
 absl::StatusOr<ExitCode> Workers(Context& context) {
   Client& client = context.client();
   LH_ASSIGN_OR_RETURN(const v1::ListWorkersResponse response,
-                      client.Call(client.workers(), &Stub::ListWorkers, v1::ListWorkersRequest()));
+                      client.CallAllPages(client.workers(), &Stub::ListWorkers, v1::ListWorkersRequest()));
   std::ostream& out = *context.env.out;
   if (context.structured()) {
     PrintMessage(response, context.output, out);

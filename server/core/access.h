@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -119,6 +120,8 @@ struct AuditRecord {
 // what it records, so that nothing is done without its record and nothing recorded that was not.
 struct Audit {
   AuditRecord record;
+  // Asked once where the call was refused, from any thread: whether there is room for its row. Null = there is.
+  std::function<bool()> take_refused_row;
   bool skip = false;      // the call turned out to change nothing (validate_only)
   bool recorded = false;  // durable
 };

@@ -10,7 +10,7 @@ HttpReply Refusal(int status, const absl::Status& why) {
 }
 
 HttpReply Unauthenticated(const absl::Status& why) {
-  HttpReply reply = Refusal(absl::IsUnauthenticated(why) ? 401 : 503, why);
+  HttpReply reply = Refusal(absl::IsUnauthenticated(why) ? 401 : absl::IsResourceExhausted(why) ? 429 : 503, why);
   if (reply.status == 401) {
     reply.headers = {{"WWW-Authenticate", "Basic realm=\"Longhaul: any user name, a token as the password\""},
                      {"WWW-Authenticate", "Bearer"}};

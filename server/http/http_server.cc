@@ -1,7 +1,5 @@
 #include "server/http/http_server.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -13,6 +11,7 @@
 #include <thread>
 
 #include "base/limits.h"
+#include "base/net_address.h"
 #include "server/http/http_connection.h"
 #include "spdlog/spdlog.h"
 
@@ -69,17 +68,7 @@ std::string Serialize(const HttpReply& reply, bool with_body) {
 int PortOf(const UniqueFd& fd) {
   sockaddr_storage address{};
   socklen_t size = sizeof(address);
-  if (::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) != 0) return 0;
-  return ntohs(address.ss_family == AF_INET ? reinterpret_cast<sockaddr_in*>(&address)->sin_port
-                                            : reinterpret_cast<sockaddr_in6*>(&address)->sin6_port);
-}
-
-std::string HostOf(const sockaddr_storage& address) {
-  char text[INET6_ADDRSTRLEN] = "";
-  const void* bytes = address.ss_family == AF_INET
-                          ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in&>(address).sin_addr)
-                          : static_cast<const void*>(&reinterpret_cast<const sockaddr_in6&>(address).sin6_addr);
-  return ::inet_ntop(address.ss_family, bytes, text, sizeof(text)) == nullptr ? "" : text;
+  return ::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0 ? SocketPeerOf(address).port : 0;
 }
 
 }  // namespace
@@ -148,7 +137,7 @@ struct HttpServer::Impl {
       if (tls != nullptr && ssl == nullptr) continue;
       if (connections.size() >= static_cast<size_t>(limits::kMaxHttpConnections)) connections.pop_front();
       const int64_t deadline = clock->BootNanos() + limits::kHttpRequestMs * 1'000'000;
-      connections.emplace_back(HttpConnection(std::move(fd), std::move(ssl), HostOf(address), deadline),
+      connections.emplace_back(HttpConnection(std::move(fd), std::move(ssl), SocketPeerOf(address).host, deadline),
                                HttpConnection::Want::kRead);
     }
   }

@@ -135,6 +135,8 @@ void AddRequests(const RequestStats::Snapshot& requests, MetricBuilder* out) {
   }
   out->Counter("rate_limited_total", "Calls refused because their caller makes too many.",
                static_cast<double>(requests.rate_limited));
+  out->Counter("audit_unrecorded_total", "Refused calls that the audit log lacks, because their caller makes too many.",
+               static_cast<double>(requests.audit_unrecorded));
 }
 
 void AddTls(const TlsReloader::Counts& tls, MetricBuilder* out) {

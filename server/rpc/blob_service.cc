@@ -48,8 +48,7 @@ class TransferSlot {
 
 class BlobService final : public v1::BlobService::Service {
  public:
-  explicit BlobService(const RpcContext* context)
-      : context_(*context), watch_(context->gate.clock(), context->transfer_stall_ms) {}
+  explicit BlobService(const RpcContext* context) : context_(*context) {}
 
   grpc::Status FindMissing(grpc::ServerContext* call, const v1::FindMissingRequest* request,
                            v1::FindMissingResponse* response) override {
@@ -141,7 +140,7 @@ class BlobService final : public v1::BlobService::Service {
     LH_ASSIGN_OR_RETURN(const CallLimits::Slot caller_slot, context_.gate.limits()->TakeTransfer(caller));
     const TransferSlot slot(&transfers_);
     LH_RETURN_IF_ERROR(slot.status());
-    TransferWatch::Transfer transfer(&watch_, call);
+    TransferWatch::Transfer transfer(context_.transfers, call);
     v1::WriteBlobRequest message;
     if (!reader->Read(&message)) return InvalidField("blob", "is absent; the first message must name the blob");
     audit->record.target = message.blob().sha256();
@@ -224,7 +223,7 @@ class BlobService final : public v1::BlobService::Service {
     LH_ASSIGN_OR_RETURN(const CallLimits::Slot caller_slot, context_.gate.limits()->TakeTransfer(caller));
     const TransferSlot slot(&transfers_);
     LH_RETURN_IF_ERROR(slot.status());
-    TransferWatch::Transfer transfer(&watch_, call);
+    TransferWatch::Transfer transfer(context_.transfers, call);
     LH_ASSIGN_OR_RETURN(const BlobRef blob, RefOf(request.blob(), "blob"));
     LH_ASSIGN_OR_RETURN(const bool hidden, Hidden(caller, blob));
     if (hidden) return BlobStore::NotFound(blob);
@@ -256,7 +255,6 @@ class BlobService final : public v1::BlobService::Service {
 
   const RpcContext& context_;
   std::atomic<int> transfers_{0};
-  TransferWatch watch_;
 };
 
 }  // namespace

@@ -40,9 +40,34 @@ std::string Tail(const std::string& text, size_t most_bytes) {
   return text.substr(begin);
 }
 
+// The first bytes of a text, ending at a whole UTF-8 character.
+std::string Head(const std::string& text, size_t most_bytes) {
+  if (text.size() <= most_bytes) return text;
+  size_t end = most_bytes;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
+  return text.substr(0, end);
+}
+
+// For people: what is longer than anybody reads is refused, because it would come back with every answer.
+absl::Status CheckText(const std::string& field, const std::string& text) {
+  if (text.size() <= static_cast<size_t>(limits::kMaxReportTextBytes)) return absl::OkStatus();
+  return InvalidField(
+      field, "has " + std::to_string(text.size()) + " bytes; at most " + std::to_string(limits::kMaxReportTextBytes));
+}
+
+// Of a message that has numbers alone: what else comes with it, of any size, is not kept.
+template <typename Message>
+std::string KnownFields(Message message) {
+  message.DiscardUnknownFields();
+  return message.SerializeAsString();
+}
+
 absl::StatusOr<ModelEntry> ModelFromProto(const v1::Model& model, const std::string& field) {
   LH_RETURN_IF_ERROR(CheckName(field + ".name", model.name(), limits::kMaxModelNameBytes));
   LH_RETURN_IF_ERROR(CheckName(field + ".digest", model.digest(), limits::kMaxModelNameBytes));
+  LH_RETURN_IF_ERROR(CheckText(field + ".tokenizer_digest", model.tokenizer_digest()));
+  LH_RETURN_IF_ERROR(CheckText(field + ".storage", model.storage()));
+  LH_RETURN_IF_ERROR(CheckRange(field + ".size_bytes", model.size_bytes(), limits::kMaxReportedCount));
   ModelEntry out;
   out.name = model.name();
   out.digest = model.digest();
@@ -56,9 +81,26 @@ absl::StatusOr<ModelEntry> ModelFromProto(const v1::Model& model, const std::str
   return out;
 }
 
+absl::StatusOr<DeviceEntry> DeviceFromProto(const v1::Device& device, const std::string& field) {
+  LH_RETURN_IF_ERROR(CheckName(field + ".id", device.id(), limits::kMaxWorkerIdBytes));
+  const v1::DeviceFacts& facts = device.facts();
+  LH_RETURN_IF_ERROR(CheckText(field + ".facts.device_class", facts.device_class()));
+  LH_RETURN_IF_ERROR(CheckText(field + ".facts.isa", facts.isa()));
+  LH_RETURN_IF_ERROR(CheckRange(field + ".facts.host_bytes", facts.host_bytes(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange(field + ".facts.device_bytes", facts.device_bytes(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange(field + ".facts.disk_bytes", facts.disk_bytes(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange(field + ".facts.context_bytes", facts.context_bytes(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(
+      CheckRange(field + ".facts.runtime_host_bytes", facts.runtime_host_bytes(), limits::kMaxReportedCount));
+  auto converted = wire::FromProto(facts);
+  if (!converted.ok()) return Annotate(converted.status(), field + ".facts");
+  return DeviceEntry{device.id(), *std::move(converted)};
+}
+
 absl::Status InventoryFromProto(const v1::WorkerInventory& inventory, Worker* out) {
   LH_RETURN_IF_ERROR(CheckCount("inventory.models", inventory.models_size(), limits::kMaxModelsPerWorker));
   LH_RETURN_IF_ERROR(CheckCount("inventory.devices", inventory.devices_size(), limits::kMaxDevicesPerWorker));
+  LH_RETURN_IF_ERROR(CheckText("inventory.host_name", inventory.host_name()));
   LH_RETURN_IF_ERROR(CheckRange("inventory.host_bytes_total", inventory.host_bytes_total(), limits::kMaxReportedCount));
   LH_RETURN_IF_ERROR(CheckRange("inventory.disk_bytes_total", inventory.disk_bytes_total(), limits::kMaxReportedCount));
   LH_RETURN_IF_ERROR(CheckRange("inventory.cpu_threads_total", inventory.cpu_threads_total(), limits::kMaxCpuThreads));
@@ -67,12 +109,8 @@ absl::Status InventoryFromProto(const v1::WorkerInventory& inventory, Worker* ou
   out->disk_bytes_total = inventory.disk_bytes_total();
   out->cpu_threads_total = inventory.cpu_threads_total();
   for (int i = 0; i < inventory.devices_size(); ++i) {
-    const v1::Device& device = inventory.devices(i);
-    const std::string field = At("inventory.devices", i);
-    LH_RETURN_IF_ERROR(CheckName(field + ".id", device.id(), limits::kMaxWorkerIdBytes));
-    auto facts = wire::FromProto(device.facts());
-    if (!facts.ok()) return Annotate(facts.status(), field + ".facts");
-    out->devices.push_back({device.id(), *std::move(facts)});
+    LH_ASSIGN_OR_RETURN(DeviceEntry device, DeviceFromProto(inventory.devices(i), At("inventory.devices", i)));
+    out->devices.push_back(std::move(device));
   }
   for (int i = 0; i < inventory.models_size(); ++i) {
     LH_ASSIGN_OR_RETURN(ModelEntry model, ModelFromProto(inventory.models(i), At("inventory.models", i)));
@@ -145,11 +183,28 @@ absl::Status CheckFigures(const v1::AttemptStatus& status, const std::string& fi
   LH_RETURN_IF_ERROR(CheckRange(of_report + "total_steps", report.total_steps(), limits::kMaxReportedCount));
   LH_RETURN_IF_ERROR(CheckRange(of_report + "error_count", report.error_count(), limits::kMaxReportedCount));
   LH_RETURN_IF_ERROR(CheckRange(of_report + "examples", report.examples(), limits::kMaxReportedCount));
+  LH_RETURN_IF_ERROR(CheckRange(of_report + "eval_tokens", report.eval_tokens(), limits::kMaxReportedCount));
   return CheckRange(of_report + "tokens", report.tokens(), limits::kMaxReportedCount);
 }
 
+// A job carries its report to everybody who asks for it: what is longer than a trainer ever writes is cut.
+v1::DataReport Cut(v1::DataReport report) {
+  report.DiscardUnknownFields();
+  const auto keep = [](auto* list, int most) {
+    if (list->size() > most) list->DeleteSubrange(most, list->size() - most);
+  };
+  keep(report.mutable_length_histogram(), limits::kMaxLengthBuckets);
+  keep(report.mutable_errors(), static_cast<int>(limits::kMaxDatasetErrorsReported));
+  for (v1::DataError& error : *report.mutable_errors()) {
+    error.set_field(Head(error.field(), limits::kMaxDataErrorBytes));
+    error.set_reason(Head(error.reason(), limits::kMaxDataErrorBytes));
+    error.set_file_name(Head(error.file_name(), limits::kMaxDatasetFileNameBytes));
+  }
+  return report;
+}
+
 void SetReport(const v1::DataReport& report, AttemptReport* out) {
-  out->data_report = report.SerializeAsString();
+  out->data_report = Cut(report).SerializeAsString();
   out->report_longest_tokens = report.longest_tokens();
   out->report_total_steps = report.total_steps();
   out->report_error_count = report.error_count();
@@ -213,13 +268,15 @@ absl::StatusOr<AttemptReport> FromProto(const v1::AttemptStatus& status, const s
     MetricPoint point;
     point.attempt = out.key.attempt;
     point.step = progress.step();
-    point.progress = progress.SerializeAsString();
+    point.progress = KnownFields(progress);
     point.trained_tokens = progress.trained_tokens();
     point.wall_micros = FromTimestamp(progress.time());
     point.step_seconds = std::isfinite(progress.step_seconds()) ? std::max(progress.step_seconds(), 0.0) : 0;
     out.progress.push_back(std::move(point));
   }
-  out.warnings.assign(status.warnings().begin(), status.warnings().end());
+  for (const std::string& warning : status.warnings()) {
+    out.warnings.push_back(Head(warning, limits::kMaxWarningBytes));
+  }
   if (status.has_data_report()) SetReport(status.data_report(), &out);
   LH_RETURN_IF_ERROR(SetExit(status, field, &out));
   out.host_bytes_peak = status.host_bytes_peak();
@@ -231,6 +288,7 @@ absl::StatusOr<AttemptReport> FromProto(const v1::AttemptStatus& status, const s
 absl::StatusOr<SessionInput> FromProto(const v1::OpenSessionRequest& request) {
   LH_RETURN_IF_ERROR(CheckName("worker_id", request.worker_id(), limits::kMaxWorkerIdBytes));
   LH_RETURN_IF_ERROR(CheckCount("attempts", request.attempts_size(), limits::kMaxAttemptsPerWorker));
+  LH_RETURN_IF_ERROR(CheckText("build", request.build()));
   SessionInput out;
   out.protocol_version = request.protocol_version();
   out.worker.id = request.worker_id();
@@ -248,11 +306,13 @@ absl::StatusOr<SessionInput> FromProto(const v1::OpenSessionRequest& request) {
 
 absl::StatusOr<SyncInput> FromProto(const v1::SyncRequest& request) {
   LH_RETURN_IF_ERROR(CheckCount("attempts", request.attempts_size(), limits::kMaxAttemptsPerWorker));
+  LH_RETURN_IF_ERROR(CheckRange("sync_number", request.sync_number(), limits::kMaxReportedCount));
   SyncInput out;
   out.session_id = request.session_id();
   out.sync_number = request.sync_number();
-  out.host_bytes_available = request.host_bytes_available();
-  out.disk_bytes_available = request.disk_bytes_available();
+  // No reason to lose a worker.
+  out.host_bytes_available = std::clamp<int64_t>(request.host_bytes_available(), 0, limits::kMaxReportedCount);
+  out.disk_bytes_available = std::clamp<int64_t>(request.disk_bytes_available(), 0, limits::kMaxReportedCount);
   out.leaving = request.leaving();
   for (int i = 0; i < request.attempts_size(); ++i) {
     LH_ASSIGN_OR_RETURN(AttemptReport report, FromProto(request.attempts(i), At("attempts", i)));
@@ -260,6 +320,8 @@ absl::StatusOr<SyncInput> FromProto(const v1::SyncRequest& request) {
   }
   return out;
 }
+
+std::string FromProto(const v1::TrainingResult& result) { return KnownFields(result); }
 
 v1::OpenSessionResponse ToProto(const SessionReply& reply) {
   v1::OpenSessionResponse out;

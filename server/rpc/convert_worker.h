@@ -15,6 +15,8 @@ v1::AttemptKey ToProto(const AttemptKey& key);
 absl::StatusOr<SessionInput> FromProto(const v1::OpenSessionRequest& request);
 absl::StatusOr<AttemptReport> FromProto(const v1::AttemptStatus& status, const std::string& field);
 absl::StatusOr<SyncInput> FromProto(const v1::SyncRequest& request);
+// As it is stored.
+std::string FromProto(const v1::TrainingResult& result);
 
 v1::OpenSessionResponse ToProto(const SessionReply& reply);
 // INTERNAL where a stored spec does not parse.

@@ -13,6 +13,7 @@
 #include "server/rpc/convert.h"
 #include "server/rpc/fine_tune_create.h"
 #include "server/rpc/fine_tune_explain.h"
+#include "server/rpc/list_page.h"
 #include "server/rpc/log_reactor.h"
 #include "server/rpc/stream_reactor.h"
 #include "server/rpc/visibility.h"
@@ -23,11 +24,6 @@ namespace {
 
 using Base = v1::FineTuneService::WithCallbackMethod_WatchFineTuneJob<
     v1::FineTuneService::WithCallbackMethod_ReadLogs<v1::FineTuneService::Service>>;
-
-absl::StatusOr<int> PageSize(int asked, int otherwise) {
-  if (asked < 0) return InvalidField("page_size", "is " + std::to_string(asked) + "; must be 0 or more");
-  return asked == 0 ? otherwise : std::min(asked, limits::kMaxPageSize);
-}
 
 absl::StatusOr<JobFilter> FilterOf(const Caller& caller, const v1::ListFineTuneJobsRequest& request) {
   JobFilter filter;
@@ -152,9 +148,20 @@ class FineTuneService final : public Base {
                             v1::ListAttemptsResponse* response) override {
     return context_.gate.Unary(*call, "FineTuneService/ListAttempts", [&](const Caller& caller) {
       LH_RETURN_IF_ERROR(FindJob(caller, request->id()).status());
+      LH_ASSIGN_OR_RETURN(const int page_size, PageSize(request->page_size(), limits::kMaxPageSize));
+      LH_ASSIGN_OR_RETURN(const int64_t after, NumberOfPageToken(request->page_token()));
       absl::StatusOr<std::vector<Attempt>> attempts = context_.store->ListAttempts(request->id());
       if (!attempts.ok()) return attempts.status();
-      for (const Attempt& attempt : *attempts) *response->add_attempts() = ToProto(attempt);
+      PageRoom room(page_size);
+      for (const Attempt& attempt : *attempts) {
+        if (attempt.number <= after) continue;
+        v1::Attempt shown = ToProto(attempt);
+        if (!room.Takes(shown)) {
+          response->set_next_page_token(std::to_string(response->attempts().rbegin()->number()));
+          break;
+        }
+        *response->add_attempts() = std::move(shown);
+      }
       return absl::OkStatus();
     });
   }
@@ -163,9 +170,20 @@ class FineTuneService final : public Base {
                                v1::ListCheckpointsResponse* response) override {
     return context_.gate.Unary(*call, "FineTuneService/ListCheckpoints", [&](const Caller& caller) {
       LH_RETURN_IF_ERROR(FindJob(caller, request->id()).status());
+      LH_ASSIGN_OR_RETURN(const int page_size, PageSize(request->page_size(), limits::kMaxPageSize));
+      LH_ASSIGN_OR_RETURN(const int64_t after, NumberOfPageToken(request->page_token()));
       absl::StatusOr<std::vector<Checkpoint>> checkpoints = context_.store->ListCheckpoints(request->id());
       if (!checkpoints.ok()) return checkpoints.status();
-      for (const Checkpoint& checkpoint : *checkpoints) *response->add_checkpoints() = ToProto(checkpoint);
+      PageRoom room(page_size);
+      for (const Checkpoint& checkpoint : *checkpoints) {
+        if (checkpoint.step <= after) continue;
+        v1::Checkpoint shown = ToProto(checkpoint);
+        if (!room.Takes(shown)) {
+          response->set_next_page_token(std::to_string(response->checkpoints().rbegin()->step()));
+          break;
+        }
+        *response->add_checkpoints() = std::move(shown);
+      }
       return absl::OkStatus();
     });
   }
@@ -199,7 +217,7 @@ class FineTuneService final : public Base {
 
   grpc::ServerWriteReactor<v1::ReadLogsResponse>* ReadLogs(grpc::CallbackServerContext* call,
                                                            const v1::ReadLogsRequest* request) override {
-    absl::StatusOr<StreamCaller> caller = AdmitStream(context_.gate, *call, "FineTuneService/ReadLogs");
+    absl::StatusOr<StreamCaller> caller = AdmitLogStream(call);
     if (!caller.ok()) {
       return new EndedStream<v1::ReadLogsResponse>(context_.gate.End("FineTuneService/ReadLogs", caller.status()));
     }
@@ -207,6 +225,13 @@ class FineTuneService final : public Base {
   }
 
  private:
+  absl::StatusOr<StreamCaller> AdmitLogStream(grpc::CallbackServerContext* call) const {
+    LH_ASSIGN_OR_RETURN(StreamCaller caller, AdmitStream(context_.gate, *call, "FineTuneService/ReadLogs"));
+    LH_ASSIGN_OR_RETURN(caller.log_slot, context_.gate.limits()->TakeLogStream(caller.caller));
+    caller.transfer = std::make_unique<TransferWatch::Transfer>(context_.transfers, call);
+    return caller;
+  }
+
   template <typename T>
   static absl::Status Put(absl::StatusOr<T> value, T* response) {
     if (value.ok()) *response = *std::move(value);

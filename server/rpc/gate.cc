@@ -29,6 +29,12 @@ Credentials CredentialsOf(const grpc::ServerContextBase& context) {
   return credentials;
 }
 
+// As the connection table knows it.
+std::string HostAndPortOfPeer(const std::string& peer) {
+  const size_t colon = peer.rfind(':');
+  return colon == std::string::npos ? peer : HostOfPeer(peer) + peer.substr(colon);
+}
+
 absl::Status ScopeMissing(const MethodRule& rule, const Caller& caller) {
   return MakeError(absl::StatusCode::kPermissionDenied, "SCOPE_MISSING",
                    std::string(rule.name) + " needs one of the scopes " + ScopeNames(rule.scopes) +
@@ -65,12 +71,19 @@ absl::StatusOr<Caller> Gate::Admit(const grpc::ServerContextBase& context, Metho
   const MethodRule& rule = method.rule();
   LH_CHECK(rule.audited == (audit != nullptr), std::string(rule.name));
   LH_ASSIGN_OR_RETURN(Caller caller, authenticator_->Authenticate(CredentialsOf(context)));
+  if (connections_ != nullptr) connections_->Prove(HostAndPortOfPeer(context.peer()));
   if (absl::Status taken = limits_->TakeCall(caller); !taken.ok()) {
     stats_->CountRateLimited();
     return taken;
   }
   // Who may not even ask is counted, and not written: whoever finds the port must not be able to fill the disk.
   if (audit != nullptr) {
+    // A refused call has changed nothing: who makes many must not fill the disk with what nobody may delete.
+    audit->take_refused_row = [this, caller] {
+      if (limits_->TakeRefusedRow(caller)) return true;
+      stats_->CountUnrecorded();
+      return false;
+    };
     audit->record.caller = caller.name;
     audit->record.host = caller.host;
     audit->record.method = std::string(rule.name);
@@ -85,6 +98,7 @@ void Gate::Record(const absl::Status& status, Audit* audit) const {
   if (ErrorReason(status) == "OTHER_PROJECT") stats_->CountAuthFailure("OTHER_PROJECT");
   // UNAVAILABLE: nothing was changed, and the store or the dispatcher takes no record now either.
   if (audit->recorded || audit->skip || audit->record.caller.empty() || absl::IsUnavailable(status)) return;
+  if (!status.ok() && !audit->take_refused_row()) return;
   SetOutcome(status, clock_->WallMicros(), &audit->record);
   const absl::Status recorded = dispatcher_->RecordAudit(audit->record);
   // Nothing was changed, or its record would have been written with it: the caller's answer stays.

@@ -13,6 +13,7 @@
 #include "server/call_limits.h"
 #include "server/dispatcher.h"
 #include "server/request_stats.h"
+#include "server/rpc/connection_table.h"
 #include "server/rpc/method_table.h"
 #include "server/rpc/status.h"
 
@@ -20,10 +21,15 @@ namespace longhaul::server {
 
 class Gate {
  public:
-  // Does not own. `dispatcher` writes the audit log.
+  // Does not own. `dispatcher` writes the audit log; `connections`, where there is one, hears who was let in.
   Gate(Authenticator* authenticator, CallLimits* limits, RequestStats* stats, const Clock* clock,
-       Dispatcher* dispatcher)
-      : authenticator_(authenticator), limits_(limits), stats_(stats), clock_(clock), dispatcher_(dispatcher) {}
+       Dispatcher* dispatcher, ConnectionTable* connections = nullptr)
+      : authenticator_(authenticator),
+        limits_(limits),
+        stats_(stats),
+        clock_(clock),
+        dispatcher_(dispatcher),
+        connections_(connections) {}
 
   // A call that changes nothing: `body` is absl::Status(const Caller&).
   template <typename Body>
@@ -67,6 +73,7 @@ class Gate {
   RequestStats* stats_;
   const Clock* clock_;
   Dispatcher* dispatcher_;
+  ConnectionTable* connections_;
 };
 
 // Of gRPC's name of a peer: "ipv4:127.0.0.1:40000" -> "127.0.0.1", "ipv6:%5B::1%5D:40000" -> "::1".

@@ -129,7 +129,7 @@ class LogReactor final : public StreamReactor<Response>, public JobListener {
       last_look = last_look_;  // read before the log: what came before the end is in it
     }
     absl::StatusOr<storage::LogStore::Chunk> chunk =
-        context_->logs->Read(job_id_, attempt_, offset_, limits::kBlobChunkBytes);
+        context_->logs->Read(job_id_, attempt_, offset_, limits::kLogChunkBytes);
     if (!chunk.ok()) return End(chunk.status());
     const bool finished = chunk->data.empty() && (chunk->complete || last_look);
     {

@@ -36,6 +36,8 @@ inline constexpr auto kMethods = std::to_array<MethodRule>({
     {"FineTuneService/ListAttempts", kViewing},
     {"FineTuneService/ListCheckpoints", kViewing},
     {"FineTuneService/ListMetrics", kViewing},
+    // It changes one thing, when unreferenced blobs that the caller may see are collected: later. Asked before each
+    // upload, of a thousand blobs at once, it would be most of the audit log.
     {"BlobService/FindMissing", kSubmitting | kWorking},
     {"BlobService/Write", kSubmitting | kWorking, true},
     {"BlobService/QueryWriteStatus", kSubmitting | kWorking},

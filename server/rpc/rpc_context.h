@@ -2,12 +2,12 @@
 // stopped.
 #pragma once
 
-#include "base/limits.h"
 #include "server/core/store.h"
 #include "server/dispatcher.h"
 #include "server/rpc/event_hub.h"
 #include "server/rpc/gate.h"
 #include "server/rpc/plan_memo.h"
+#include "server/rpc/transfer_watch.h"
 #include "storage/blob_store.h"
 #include "storage/log_store.h"
 
@@ -21,7 +21,7 @@ struct RpcContext {
   storage::LogStore* logs = nullptr;
   EventHub* hub = nullptr;
   PlanMemo* plans = nullptr;
-  int64_t transfer_stall_ms = limits::kTransferStallMs;
+  TransferWatch* transfers = nullptr;
 };
 
 }  // namespace longhaul::server

@@ -4,7 +4,9 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "base/limits.h"
 #include "server/listen_address.h"
+#include "server/rpc/connection_table.h"
 #include "server/rpc/rpc_context.h"
 #include "server/rpc/server_credentials.h"
 
@@ -12,11 +14,18 @@ namespace longhaul::server {
 
 class RpcServer {
  public:
-  // Serving when it returns. `context` and `tls` must outlive the server. `tls` null: plaintext.
+  struct Options {
+    ClientCertificates clients = ClientCertificates::kNone;
+    int64_t connection_idle_ms = limits::kConnectionIdleMs;
+    int64_t connection_age_ms = limits::kConnectionAgeMs;
+    int64_t connection_age_grace_ms = limits::kConnectionAgeGraceMs;
+  };
+
+  // Serving when it returns. `context`, `connections` and `tls` must outlive the server. `tls` null: plaintext.
   // FAILED_PRECONDITION PORT_TAKEN, CANNOT_LISTEN.
-  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ListenAddress& address, const RpcContext* context,
-                                                          TlsReloader* tls = nullptr,
-                                                          ClientCertificates clients = ClientCertificates::kNone);
+  static absl::StatusOr<std::unique_ptr<RpcServer>> Start(const ListenAddress& address, const Options& options,
+                                                          const RpcContext* context, ConnectionTable* connections,
+                                                          TlsReloader* tls = nullptr);
   ~RpcServer();
 
   int port() const;

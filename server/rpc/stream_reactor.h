@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "grpcpp/support/server_callback.h"
 #include "server/rpc/gate.h"
+#include "server/rpc/transfer_watch.h"
 
 namespace longhaul::server {
 
@@ -21,13 +22,15 @@ namespace longhaul::server {
 struct StreamCaller {
   Caller caller;
   CallLimits::Slot slot;
+  CallLimits::Slot log_slot;                                    // a log's reader's, too
+  std::unique_ptr<TransferWatch::Transfer> transfer = nullptr;  // null = may stand still
 };
 
 // As Gate::Admit; and RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
 inline absl::StatusOr<StreamCaller> AdmitStream(const Gate& gate, const grpc::ServerContextBase& call, Method method) {
   LH_ASSIGN_OR_RETURN(Caller caller, gate.Admit(call, method));
   LH_ASSIGN_OR_RETURN(CallLimits::Slot slot, gate.limits()->TakeStream(caller));
-  return StreamCaller{std::move(caller), std::move(slot)};
+  return StreamCaller{std::move(caller), std::move(slot), nullptr, nullptr};
 }
 
 template <typename Response>
@@ -35,7 +38,14 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>,
                       public std::enable_shared_from_this<StreamReactor<Response>> {
  public:
   StreamReactor(const Gate* gate, Method method, StreamCaller caller)
-      : gate_(gate), caller_(std::move(caller.caller)), method_(method), slot_(std::move(caller.slot)) {}
+      : gate_(gate),
+        caller_(std::move(caller.caller)),
+        method_(method),
+        slot_(std::move(caller.slot)),
+        log_slot_(std::move(caller.log_slot)),
+        transfer_(std::move(caller.transfer)) {
+    if (transfer_ != nullptr) transfer_->Rest();
+  }
 
   // The stream lives until gRPC is done with it and nobody else holds it.
   void Live() { self_ = this->shared_from_this(); }
@@ -60,6 +70,7 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>,
       }
       if (!writing_) finish = finished_ = end_.has_value();
       if (!writing_ && !finish) return;
+      if (writing_ && transfer_ != nullptr) transfer_->Moved();
     }
     if (finish) {
       this->Finish(gate_->End(method_, *end_));
@@ -72,12 +83,19 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>,
     {
       std::lock_guard lock(mutex_);
       writing_ = false;
+      if (transfer_ != nullptr) transfer_->Rest();
       if (!ok && !end_.has_value()) end_ = absl::CancelledError("the client went away");
     }
     Pump();
   }
   void OnCancel() override { End(absl::CancelledError("the client went away")); }
   void OnDone() override {
+    std::unique_ptr<TransferWatch::Transfer> transfer;
+    {
+      std::lock_guard lock(mutex_);
+      transfer = std::move(transfer_);
+    }
+    transfer.reset();  // whoever still holds the stream holds no call of gRPC's
     Detach();
     self_.reset();
   }
@@ -104,6 +122,8 @@ class StreamReactor : public grpc::ServerWriteReactor<Response>,
  private:
   const Method method_;
   const CallLimits::Slot slot_;
+  const CallLimits::Slot log_slot_;
+  std::unique_ptr<TransferWatch::Transfer> transfer_;  // runs while writing_
   bool writing_ = false;
   bool finished_ = false;
   Response response_;  // in flight while writing_

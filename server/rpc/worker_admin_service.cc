@@ -2,11 +2,14 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
+#include "base/limits.h"
 #include "base/status_macros.h"
 #include "longhaul/v1/worker_admin_service.grpc.pb.h"
 #include "server/rpc/convert_worker.h"
+#include "server/rpc/list_page.h"
 
 namespace longhaul::server {
 namespace {
@@ -15,10 +18,20 @@ class WorkerAdminService final : public v1::WorkerAdminService::Service {
  public:
   explicit WorkerAdminService(const RpcContext* context) : context_(*context) {}
 
-  grpc::Status ListWorkers(grpc::ServerContext* call, const v1::ListWorkersRequest*,
+  grpc::Status ListWorkers(grpc::ServerContext* call, const v1::ListWorkersRequest* request,
                            v1::ListWorkersResponse* response) override {
     return context_.gate.Unary(*call, "WorkerAdminService/ListWorkers", [&](const Caller& caller) {
-      for (const WorkerView& view : context_.dispatcher->Workers()) *response->add_workers() = Show(view, caller);
+      LH_ASSIGN_OR_RETURN(const int page_size, PageSize(request->page_size(), limits::kMaxPageSize));
+      PageRoom room(page_size);
+      for (const WorkerView& view : context_.dispatcher->Workers()) {  // by id
+        if (view.worker.id <= request->page_token()) continue;
+        v1::Worker shown = Show(view, caller);
+        if (!room.Takes(shown)) {
+          response->set_next_page_token(response->workers().rbegin()->id());
+          break;
+        }
+        *response->add_workers() = std::move(shown);
+      }
       return absl::OkStatus();
     });
   }

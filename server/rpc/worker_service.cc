@@ -80,7 +80,7 @@ class WorkerService final : public Base {
       absl::StatusOr<std::vector<NamedBlob>> files = FromProto(request->artifact().files(), "artifact.files");
       if (!files.ok()) return files.status();
       return context_.dispatcher->CommitArtifact(session_id, FromProto(request->key()), *std::move(files),
-                                                 request->result().SerializeAsString(), audit);
+                                                 FromProto(request->result()), audit);
     });
   }
 

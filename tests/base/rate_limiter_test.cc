@@ -21,6 +21,13 @@ TEST(RateLimiterTest, GivesTheBurstAtOnceAndThenTheRate) {
   EXPECT_EQ(TakenAt(limiter, "a", 100 * kSecond, 100), 25) << "a bucket holds no more than the burst";
 }
 
+TEST(RateLimiterTest, MayBeSlowerThanOneASecond) {
+  RateLimiter limiter(RateLimiter::Every{60 * kSecond}, 2, 100);
+  EXPECT_EQ(TakenAt(limiter, "a", kSecond, 100), 2);
+  EXPECT_EQ(TakenAt(limiter, "a", 60 * kSecond, 100), 0);
+  EXPECT_EQ(TakenAt(limiter, "a", 61 * kSecond, 100), 1);
+}
+
 TEST(RateLimiterTest, SaysHowLongToWait) {
   RateLimiter limiter(4, 1, 100);
   EXPECT_EQ(limiter.Take("a", kSecond), 0);

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import ssl
 import subprocess
 import urllib.error
@@ -165,4 +166,25 @@ def renewed_worker_token(cluster):
     cluster.wait(job_id, 5)
 
 
-CASES = [secured, renewed_worker_token]
+def idle_connections(cluster):
+    """Who only connects, many times, keeps nobody out, however few files the scheduler may open."""
+    cluster.start_server(files=256)
+    with open(cluster.path("longhauld.log"), encoding="utf-8") as file:
+        check_in("this process may open 256 files", file.read(), "the log")
+    hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    idle = []
+    try:
+        for _ in range(400):
+            idle.append(socket.create_connection(("127.0.0.1", cluster.ports["grpc_port"]), timeout=GUARD_S))
+            idle[-1].sendall(hello)
+        cluster.start_worker()
+        cluster.cli("list", code=0)
+        job_id = cluster.submit(write_chat(cluster.path("train.jsonl")), steps=4)
+        cluster.wait(job_id, 0)
+    finally:
+        for connection in idle:
+            connection.close()
+    cluster.cli("list", code=0)
+
+
+CASES = [secured, renewed_worker_token, idle_connections]

@@ -158,12 +158,14 @@ class Cluster:
     def address(self):
         return "127.0.0.1:%d" % self.ports.get("grpc_port", 0)
 
-    def start_server(self, *flags, state="scheduler", env=None):
-        """Again after a kill: the same ports and state."""
+    def start_server(self, *flags, state="scheduler", env=None, files=None):
+        """Again after a kill: the same ports and state. `files`: how many it may open."""
         port_file = self.path("ports-%d.json" % len(self.processes))
         argv = [self.bin("longhauld"), "--state-dir", self.path(state), "--port-file", port_file,
                 "--listen", "127.0.0.1:%d" % self.ports.get("grpc_port", 0),
                 "--http-listen", "127.0.0.1:%d" % self.ports.get("http_port", 0), *flags]
+        if files:
+            argv = ["bash", "-c", "ulimit -n %d && exec \"$@\"" % files, "bash", *argv]
         self.server = self.popen("longhauld", argv, env=env)
         wait_for("longhauld's port file", lambda: os.path.exists(port_file), self.server)
         with open(port_file, encoding="utf-8") as file:

@@ -457,6 +457,9 @@ TEST_F(CommandTest, WorkersAndDrain) {
   worker->set_state(v1::WORKER_ONLINE);
   v1::Model* model = worker->mutable_inventory()->add_models();
   model->set_name("SmolLM2");
+  scheduler_.workers.workers.add_workers()->set_id("other");
+  EXPECT_EQ(Run({"workers", "-o", "name"}), kOk);
+  EXPECT_EQ(out_.str(), "worker-one\nother\n");
   EXPECT_EQ(Run({"workers", "-o", "wide"}), kOk);
   EXPECT_THAT(out_.str(), HasSubstr("worker-one  ONLINE"));
   EXPECT_THAT(out_.str(), HasSubstr("SmolLM2"));

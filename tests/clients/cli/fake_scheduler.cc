@@ -209,9 +209,11 @@ grpc::Status FakeBlobs::Read(grpc::ServerContext*, const v1::ReadBlobRequest* re
   return grpc::Status::OK;
 }
 
-grpc::Status FakeWorkers::ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,
+grpc::Status FakeWorkers::ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest* request,
                                       v1::ListWorkersResponse* response) {
-  *response = workers;
+  const int at = request->page_token().empty() ? 0 : std::stoi(request->page_token());
+  if (at < workers.workers_size()) *response->add_workers() = workers.workers(at);
+  if (at + 1 < workers.workers_size()) response->set_next_page_token(std::to_string(at + 1));
   return grpc::Status::OK;
 }
 

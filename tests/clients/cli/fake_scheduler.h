@@ -74,7 +74,7 @@ class FakeBlobs final : public v1::BlobService::Service {
 
 class FakeWorkers final : public v1::WorkerAdminService::Service {
  public:
-  v1::ListWorkersResponse workers;
+  v1::ListWorkersResponse workers;  // one a page
   grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*, v1::ListWorkersResponse*) override;
   grpc::Status DrainWorker(grpc::ServerContext*, const v1::DrainWorkerRequest*, v1::Worker*) override;
 };

@@ -168,6 +168,45 @@ TEST_F(AuthenticatorTest, KnownTokensAreReadOnceASecondHoweverManyCallsThereAre)
   EXPECT_EQ(tokens_.reads, reads);
 }
 
+TEST_F(AuthenticatorTest, TokensThatNobodyKnowsReadTheDatabaseTenTimesASecond) {
+  Start(true, false);
+  const std::string known = tokens_.Add("a", static_cast<unsigned>(Scope::kViewer), "p");
+  ASSERT_TRUE(With(known).ok());
+  const int before = tokens_.reads;
+  int limited = 0;
+  for (int i = 0; i < 2000; ++i) {
+    limited += ErrorReason(With(MakeToken().text).status()) == "RATE_LIMITED" ? 1 : 0;
+    EXPECT_TRUE(With(known).ok()) << "who is known is none the worse";
+    clock_.AdvanceMillis(1);
+  }
+  EXPECT_LE(tokens_.reads - before, limits::kMaxTokenReadBurst + 2 * limits::kMaxTokenReadsPerSecond + 2);
+  EXPECT_GE(limited, 1900);
+  // A new token is known with the next regular read.
+  const std::string fresh = tokens_.Add("b", static_cast<unsigned>(Scope::kViewer), "p");
+  clock_.AdvanceMillis(limits::kTokenRefreshMs);
+  EXPECT_TRUE(With(fresh).ok());
+}
+
+TEST_F(AuthenticatorTest, AHostThatFailsTooOftenIsToldSoAndNoOther) {
+  Start(true, false);
+  const std::string known = tokens_.Add("a", static_cast<unsigned>(Scope::kViewer), "p");
+  ASSERT_TRUE(With(known).ok());
+  const auto from = [&](const std::string& host, const std::string& token) {
+    Credentials credentials;
+    credentials.host = host;
+    credentials.token = token;
+    return ErrorReason(authenticator_->Authenticate(credentials).status());
+  };
+  int told = 0;
+  for (int i = 0; i < 1000; ++i) told += from("2001:db8::" + std::to_string(i), "no token") == "TOKEN_INVALID" ? 1 : 0;
+  EXPECT_EQ(told, limits::kMaxAuthFailureBurst) << "one network, one limit";
+  EXPECT_EQ(from("2001:db8::1", ""), "RATE_LIMITED");
+  EXPECT_EQ(from("2001:db8::1", known), "");
+  EXPECT_EQ(from("2001:db8:0:1::1", "no token"), "TOKEN_INVALID");
+  clock_.AdvanceMillis(100);
+  EXPECT_EQ(from("2001:db8::1", "no token"), "TOKEN_INVALID");
+}
+
 TEST_F(AuthenticatorTest, ADiskThatDoesNotAnswerLocksNobodyOutWhoWasIn) {
   Start(true, false);
   tokens_.broken = true;

@@ -63,5 +63,40 @@ TEST_F(CallLimitsTest, StreamsAndTransfersAreGivenBack) {
   EXPECT_TRUE(limits_.TakeStream(Named("a")).ok());
 }
 
+TEST_F(CallLimitsTest, AnIpv6HostIsItsNetwork) {
+  EXPECT_EQ(Calls(Named("a", "2001:db8::1"), 100), 20);
+  EXPECT_EQ(Calls(Named("a", "2001:db8::2"), 100), 0);
+  EXPECT_EQ(Calls(Named("a", "2001:db8:0:1::1"), 100), 20);
+}
+
+TEST_F(CallLimitsTest, ReadersOfLogsAreFewOfACallerAndOfAll) {
+  CallLimits limits({.log_streams = 2, .log_streams_of_all = 3}, &clock_);
+  std::vector<CallLimits::Slot> slots;
+  for (int i = 0; i < 2; ++i) slots.push_back(*limits.TakeLogStream(Named("a")));
+  const absl::Status refused = limits.TakeLogStream(Named("a")).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ErrorReason(refused), "TOO_MANY_LOG_STREAMS");
+  Caller local = Named("local");
+  local.local = true;
+  slots.push_back(*limits.TakeLogStream(local));
+  EXPECT_EQ(ErrorReason(limits.TakeLogStream(local).status()), "TOO_MANY_LOG_STREAMS") << "of all";
+  EXPECT_EQ(ErrorReason(limits.TakeLogStream(Named("b")).status()), "TOO_MANY_LOG_STREAMS");
+  slots.erase(slots.begin());
+  EXPECT_TRUE(limits.TakeLogStream(Named("b")).ok()) << "what a refused one had taken was given back";
+  EXPECT_TRUE(limits.TakeLogStream(Named("a")).ok());
+}
+
+TEST_F(CallLimitsTest, RefusedCallsHaveSoManyRowsAtOnceAndOneAMinute) {
+  const auto rows = [&](const Caller& caller) {
+    int taken = 0;
+    for (int i = 0; i < 1000; ++i) taken += limits_.TakeRefusedRow(caller) ? 1 : 0;
+    return taken;
+  };
+  EXPECT_EQ(rows(Named("a")), limits::kMaxRefusedRowBurst);
+  EXPECT_EQ(rows(Named("b")), limits::kMaxRefusedRowBurst);
+  clock_.AdvanceMillis(limits::kRefusedRowEveryMs);
+  EXPECT_EQ(rows(Named("a")), 1);
+}
+
 }  // namespace
 }  // namespace longhaul::server

@@ -94,6 +94,28 @@ TEST_F(AuditLogTest, NobodyFillsItWithoutCredentials) {
   EXPECT_EQ(AuditLog().size(), before);
 }
 
+TEST_F(AuditLogTest, RefusedCallsFillItNoFurther) {
+  const Stubs viewer = As(MakeTokenOf("eve", "viewer", "red"));
+  const Stubs submitter = As(MakeTokenOf("ci", "submitter", "red"));
+  const size_t before = AuditLog().size();
+  v1::CancelFineTuneJobRequest cancel;
+  cancel.set_id("ftjob-nobody");
+  v1::Job none;
+  for (int i = 0; i < 3 * limits::kMaxRefusedRowBurst; ++i) {
+    ASSERT_EQ(Call(*viewer.jobs, &v1::FineTuneService::Stub::CancelFineTuneJob, cancel, &none).error_code(),
+              grpc::StatusCode::PERMISSION_DENIED);
+    ASSERT_EQ(Call(*submitter.jobs, &v1::FineTuneService::Stub::CancelFineTuneJob, cancel, &none).error_code(),
+              grpc::StatusCode::NOT_FOUND);
+  }
+  const size_t rows = AuditLog().size() - before;
+  EXPECT_GE(rows, size_t{2} * limits::kMaxRefusedRowBurst);
+  EXPECT_LE(rows, size_t{2} * limits::kMaxRefusedRowBurst + 10) << "one a minute more";
+  // What is done is written whatever was refused before.
+  ASSERT_TRUE(UploadAs(submitter, kData).ok());
+  EXPECT_EQ(AuditLog().size() - before, rows + 1);
+  EXPECT_EQ(AuditLog().back().code, "OK");
+}
+
 class LimitsTest : public SecureRpcTest {
  protected:
   ServerOptions Options() const override {
