@@ -43,8 +43,10 @@ TEST(RunWatch, WarnsOfAttentionByReferenceKernels) {
     RunWatch watch(context, *plan);
     watch.OnStarted(train::TrainStarted());
     attempt::EventLogReader reader(events_path);
+    const auto told = reader.ReadNew();
+    ASSERT_TRUE(told.ok()) << told.status();
     int warnings = 0;
-    for (const v1::TrainerEvent& event : *reader.ReadNew()) {
+    for (const v1::TrainerEvent& event : *told) {
       if (!event.has_warning()) continue;
       ++warnings;
       EXPECT_NE(event.warning().message().find("cuDNN before 9.18.1"), std::string::npos) << event.warning().message();
