@@ -53,7 +53,8 @@ class Authenticator {
   // CERTIFICATE_INVALID. UNAVAILABLE where tokens cannot be read.
   absl::StatusOr<Caller> Authenticate(const Credentials& credentials);
 
-  // Whether what authenticated the caller may still be used: streams ask at each heartbeat.
+  // Whether the token that authenticated the caller may still be used: streams ask at each heartbeat. A certificate is
+  // seen when a connection begins, and used for as long as that lasts: limits::kConnectionAgeMs.
   absl::Status Recheck(const Caller& caller);
 
  private:
