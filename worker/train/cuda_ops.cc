@@ -109,23 +109,14 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
 
 bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body) {
   // Copies beside the ops are not captured: where they are, steps are long. A mask's key is another in each
-<<<<<<< HEAD
-  // micro-batch. A fault in a graph would be no op's.
+  // micro-batch. A fault in a graph would be no op's. A graph takes device memory by its launches, and of a call a
+  // document there are too many.
   const PlanChoices& choices = memory_.plan().choices;
   if (engine_->is_profiling() || choices.host_checkpoints || choices.host_attention || dropout_ > 0 ||
-      kernels::CudaLaunchesBlock()) {
+      engine_->batch_form() > 1 || kernels::CudaLaunchesBlock()) {
     return body();
   }
   const auto [known, is_new] = graphs_.try_emplace(key);
-=======
-  // micro-batch. A graph takes device memory by its launches, and of a call a document there are too many.
-  const PlanChoices& choices = memory_.plan().choices;
-  if (engine_->is_profiling() || choices.host_checkpoints || choices.host_attention || dropout_ > 0 ||
-      engine_->batch_form() > 1) {
-    return body();
-  }
-  const auto [known, is_new] = graphs_.try_emplace(key, nullptr);
->>>>>>> plan_left
   // The first time kernels are loaded and chosen, which no capture survives; and most sizes of real data come once.
   if (is_new) {
     if (static_cast<int64_t>(graphs_.size()) > limits::kMaxCudaGraphs) {
