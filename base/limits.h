@@ -228,13 +228,12 @@ inline constexpr int kMaxGemmCandidates = 8;  // of the library's heuristics, ti
 inline constexpr int kGemmTimingRounds = 4;   // of each; the first loads the kernel
 inline constexpr int kMaxStackedLinears = 4;  // q, k, v; gate, up
 inline constexpr int64_t kMaxHeadDim = 256;
-inline constexpr int64_t kMaxCudaGraphs = 32;  // of parts of micro-batches, kept captured
+inline constexpr int64_t kMaxCudaGraphs = 16;  // of micro-batch sizes, kept captured
 // Of all of them together: what the driver keeps of a captured kernel is device memory outside the arenas, about
 // 3 KiB each (model/cuda_plan.h).
 inline constexpr int64_t kMaxCudaGraphNodes = 7'000;
-inline constexpr int64_t kStaleCudaGraphUses = 500;  // parts of micro-batches after which a graph makes room
-inline constexpr int64_t kMaxSdpaBatch = 1 << 20;    // sequences or documents a call
-inline constexpr int64_t kMaxProductRows = 65'536;   // of a product over a whole sequence: its matrices stay below 2^31
+inline constexpr int64_t kMaxSdpaBatch = 1 << 20;   // sequences or documents a call
+inline constexpr int64_t kMaxProductRows = 65'536;  // of a product over a whole sequence: its matrices stay below 2^31
 
 // Files from outside
 inline constexpr int64_t kMaxSafetensorsHeaderBytes = 100'000'000;

@@ -98,7 +98,7 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
   LH_ASSIGN_OR_RETURN(ops->engine_, kernels::CudaEngine::Create(memory.exec(), blocks, shapes, std::move(linears),
                                                                 weights.head.forward));
   ops->graphs_ = std::make_unique<GraphCache>(
-      GraphCache::Limits{limits::kMaxCudaGraphs, limits::kMaxCudaGraphNodes, limits::kStaleCudaGraphUses},
+      GraphCache::Limits{limits::kMaxCudaGraphs, limits::kMaxCudaGraphNodes, GraphCache::kStaleUses},
       [engine = ops->engine_.get()](const std::function<void()>& body, int64_t most_nodes) {
         return engine->Capture(body, most_nodes);
       });

@@ -25,6 +25,8 @@ class GraphCache {
   // CudaEngine::Capture.
   using Capture =
       std::function<std::unique_ptr<kernels::CudaGraph>(const std::function<void()>& body, int64_t most_nodes)>;
+  // What a trainer takes of `stale_uses`: a hundred micro-batches and more.
+  static constexpr int64_t kStaleUses = 500;
   struct Limits {
     int64_t graphs = 0;
     int64_t nodes = 0;       // of all graphs together
