@@ -32,8 +32,8 @@ namespace {
 // Updates after the measured ones whose kernels are recorded.
 constexpr int64_t kRecordedSteps = 4;
 
-// On a GPU kernels of the last but one kRecordedSteps updates are recorded, and the last update is timed by its parts.
-// They are no steps of the figures then: recording and timing themselves take time.
+// On a GPU the last update is timed by its parts, and where that was asked for, kernels of kRecordedSteps updates
+// before it are recorded. They are no steps of the figures then: recording and timing themselves take time.
 class Recorder final : public train::TrainerObserver {
  public:
   void OnStarted(const train::TrainStarted& started) override { load_seconds = started.load_seconds; }
@@ -44,7 +44,7 @@ class Recorder final : public train::TrainerObserver {
       profiled_seconds = progress.step_seconds;
       return;
     }
-    if (profiles && progress.step >= progress.total_steps - kRecordedSteps) return;
+    if (profiles && progress.step >= progress.total_steps - recorded_steps) return;
     steps.push_back(progress);
     if (gpu == nullptr) return;
     const int64_t number = progress.step - 1;
@@ -54,18 +54,18 @@ class Recorder final : public train::TrainerObserver {
   // The update before this one is queued, but not reported yet.
   void OnWindow(int64_t update, int64_t total_steps) {
     if (!profiles) return;
-    if (update + 1 == total_steps - kRecordedSteps) {
+    if (update + 1 == total_steps - recorded_steps) {
       // Before what records and times, which takes device memory, too.
       used_device_bytes = kernels::CudaUsedBytes(*exec);
-      exec->Synchronize();
-      activity = kernels::DeviceActivity::Begin();
+      if (recorded_steps > 0) {
+        exec->Synchronize();
+        activity = kernels::DeviceActivity::Begin();
+      }
     }
     if (update + 1 != total_steps) return;
-    exec->Synchronize();
-    if (activity.ok()) {
-      kernels_run = (*activity)->End();
-    } else {
-      kernels_run = activity.status();
+    if (recorded_steps > 0) {
+      exec->Synchronize();
+      kernels_run = activity.ok() ? (*activity)->End() : activity.status();
     }
     gpu->BeginProfile();
   }
@@ -88,10 +88,11 @@ class Recorder final : public train::TrainerObserver {
   kernels::CudaEngine* gpu = nullptr;
   const kernels::Exec* exec = nullptr;
   bool profiles = false;
+  int64_t recorded_steps = 0;  // kRecordedSteps, or none
   int64_t used_device_bytes = 0;
   std::vector<double> queued_seconds;  // of each step, from its first to its last work on the device
   absl::StatusOr<std::unique_ptr<kernels::DeviceActivity>> activity = absl::UnknownError("nothing was recorded");
-  absl::StatusOr<kernels::DeviceActivity::Sum> kernels_run = absl::UnknownError("no step was recorded");
+  absl::StatusOr<kernels::DeviceActivity::Sum> kernels_run = absl::UnavailableError("--record-kernels was not given");
   std::vector<kernels::CudaEngine::Part> parts;
   double profiled_seconds = 0;
   double load_seconds = 0;
@@ -270,7 +271,8 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
   }
   const int threads = options.threads > 0 ? options.threads : HostCpuThreads();
   const bool profiles = options.device == "cuda" && options.steps > 0;
-  const int64_t updates = 1 + options.steps + (profiles ? kRecordedSteps + 1 : 0);
+  const int64_t recorded_steps = profiles && options.record_kernels ? kRecordedSteps : 0;
+  const int64_t updates = 1 + options.steps + recorded_steps + (profiles ? 1 : 0);
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<BenchBatches> batches,
                       BenchBatches::Create({.batch = options.batch,
                                             .tokens = options.tokens,
@@ -299,6 +301,7 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
     recorder.gpu = &static_cast<train::CudaOps&>(trainer->ops()).engine();
     recorder.exec = &trainer->memory().exec();
     recorder.profiles = profiles;
+    recorder.recorded_steps = recorded_steps;
     batches->on_window = [&](int64_t update) { recorder.OnWindow(update, updates); };
   }
   LH_ASSIGN_OR_RETURN(const train::Outcome outcome, trainer->Run());
