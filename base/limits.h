@@ -122,15 +122,24 @@ inline constexpr int64_t kSyncHoldMs = 10'000;
 inline constexpr int64_t kLeaseMs = 60'000;
 inline constexpr int64_t kWorkerLostMs = 90'000;
 inline constexpr int64_t kOrphanMs = 3'600'000;
+// A scheduler that starts waits so long at least, however short its leases: for an agent that has just begun its
+// longest wait (kMaxBackoffMs), or that waits in vain for the answer of a scheduler that is gone.
+inline constexpr int64_t kStartGraceMs = 30'000;
 inline constexpr int kMaxWorkers = 10'000;
 inline constexpr int64_t kForgetWorkerDays = 30;  // not heard of for so long, with nothing of it left
+inline constexpr int64_t kOrphanEndMs = 600'000;  // from the end of that hour until such a trainer is surely gone
 inline constexpr int kMaxWorkersForgottenPerSweep = 100;
+// Names of projects, device classes and models that the scheduler's table may keep of what is gone: beyond as many as
+// it began with and these it is filled afresh.
+inline constexpr int kMaxSpareTableNames = 1'000;
 // What a worker's host has less of than its attempts explain is taken by others and offered to nobody: beyond the
 // slack, in whole steps, so that not every Sync changes what a pass sees.
 inline constexpr int64_t kHostBytesSlack = int64_t{512} << 20;
 inline constexpr int64_t kHostBytesStep = int64_t{256} << 20;
+// Of its disk nothing is written off: what is not there now holds no checkpoint.
+inline constexpr int64_t kDiskBytesStep = int64_t{256} << 20;
 inline constexpr int kMaxModelsPerWorker = 1000;
-inline constexpr int kMaxAttemptsPerWorker = 1000;
+inline constexpr int kMaxAttemptsPerWorker = 1000;  // that the scheduler gives it
 inline constexpr int kMaxDevicesPerWorker = 64;
 inline constexpr int kCheckpointsKept = 2;
 inline constexpr int kMaxPlansKept = 1'024;  // estimates, some 2 KiB each
@@ -145,7 +154,8 @@ inline constexpr int kMaxWarningsPerAttempt = 100;
 inline constexpr int kMaxWarningBytes = 4'096;
 inline constexpr int kMaxReportTextBytes = 256;  // what a worker calls its host, its build, its devices' classes
 inline constexpr int kMaxLengthBuckets = 256;    // of a data report
-inline constexpr int kMaxReportsPerSync = 1000;
+// A worker names those it has and those that have ended and are being put away, whose place is given to others already.
+inline constexpr int kMaxReportsPerSync = 4 * kMaxAttemptsPerWorker;
 inline constexpr int64_t kMaxReportedCount = int64_t{1} << 53;  // bytes, tokens, examples: what a double still counts
 inline constexpr int64_t kMaxBackoffSeconds = 3600;
 inline constexpr int64_t kStoreRetryMs = 1'000;  // after a failed commit
@@ -156,6 +166,7 @@ inline constexpr int64_t kValidateHostBytesPerDatasetByte = 4;
 inline constexpr int64_t kValidateDiskBytes = 64 << 20;  // beside the dataset
 inline constexpr int kMaxBlobsCollectedPerCommit = 256;
 inline constexpr int kMaxKeysSweptPerCommit = 1'000;
+inline constexpr int64_t kKeySweepAgainMs = 100;  // after a sweep that left some
 inline constexpr int kMaxDeletedJobsPerSweep = 256;
 
 // Scheduling (server/core/scheduler.h)
@@ -164,7 +175,7 @@ inline constexpr int kMaxSchedulingDepth = 500;               // shapes of jobs 
 inline constexpr int64_t kMaxDeviceLooksPerPass = 2'000'000;  // bounds a pass over a fragmented fleet
 inline constexpr int kMaxStartsPerPass = 256;                 // the next pass goes on
 inline constexpr int64_t kUsageHalfLifeSeconds = 3'600;       // of a project's usage
-inline constexpr int kMaxUsageJobsAtStart = 1'000;            // finished jobs from which usage is restored
+inline constexpr int kMaxUsageJobsAtStart = 1'000;            // the newest jobs, from which usage is restored
 inline constexpr int kMaxPreemptionsPerJob = 2;
 inline constexpr int64_t kPreemptMinRunMs = 600'000;    // what runs shorter is not preempted
 inline constexpr int64_t kPreemptMinGainSeconds = 60;   // nobody is preempted for a start that comes that soon
@@ -178,8 +189,14 @@ inline constexpr int64_t kScheduleRefreshMs = 30'000;   // while jobs wait, so t
 // below the first nobody counts it, above it takes at most one part in so many, and who asks between is told the last.
 inline constexpr int64_t kFreeTellingMs = 1;
 inline constexpr int64_t kTellingRest = 20;
+inline constexpr int kMaxForecastsWaiting = 16;    // each is a telling of its own; more are refused
 inline constexpr int64_t kMaxTellingWaitMs = 200;  // a dispatcher that is busy for longer: the last that was told
 inline constexpr int kMaxQuotas = 10'000;
+// A device that has reported so many faults (DEVICE_FAULT) within the window rests: it is given to nobody. Forgotten by
+// a restart of the scheduler.
+inline constexpr int kDeviceFaultsToRest = 3;
+inline constexpr int64_t kDeviceFaultWindowMs = 3'600'000;
+inline constexpr int64_t kDeviceRestMs = 3'600'000;
 inline constexpr int kMaxBlockersNamed = 4;  // ends of attempts that an explanation names
 inline constexpr int kMaxExplainedWorkers = 32;
 

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "server/dispatcher_command.h"
@@ -110,6 +111,20 @@ class Dispatcher::Impl {
     return answered.get_future().get();
   }
 
+  // Waits until `ask`, which runs on the dispatcher's thread, or what it left there says `done`.
+  template <class R>
+  R Later(const std::function<void(std::function<void(R)> done)>& ask) {
+    LH_CHECK(std::this_thread::get_id() != thread_.get_id(), "the dispatcher's own thread would wait for itself");
+    std::promise<R> answered;
+    const auto done = [&answered](R result) { answered.set_value(std::move(result)); };
+    Post({nullptr, [&](const absl::Status&) { ask(done); },
+          [&] {
+            answered.set_value(
+                MakeError(absl::StatusCode::kUnavailable, "SHUTTING_DOWN", "the scheduler is stopping: try again"));
+          }});
+    return answered.get_future().get();
+  }
+
   void Sync(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done) {
     Post(loop_.SyncMail(std::move(input), std::move(done)));
   }
@@ -131,6 +146,16 @@ class Dispatcher::Impl {
           [answered] { answered->set_value(); }});
     answer.wait_for(std::chrono::milliseconds(limits::kMaxTellingWaitMs));
     return loop_.told().table;
+  }
+
+  // These two after the commit of their turn: they tell of what is durable.
+  absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id) {
+    using Answer = absl::StatusOr<std::optional<Explanation>>;
+    return Later<Answer>([&](const std::function<void(Answer)>& done) { done(loop_.Explain(id)); });
+  }
+  absl::StatusOr<StartForecast> Forecast(Job job) {
+    using Answer = absl::StatusOr<StartForecast>;
+    return Later<Answer>([&](const std::function<void(Answer)>& done) { loop_.Forecast(std::move(job), done); });
   }
 
   DispatcherStats Stats() {
@@ -257,14 +282,8 @@ std::optional<WaitInfo> Dispatcher::WaitOf(const Job& job) const {
   const auto waits = impl_->Waits();
   return waits == nullptr ? std::nullopt : waits->Find(job.create_number);
 }
-absl::StatusOr<std::optional<Explanation>> Dispatcher::Explain(const std::string& id) {
-  return impl_->Call<absl::StatusOr<std::optional<Explanation>>>(
-      [&](DispatcherCore& core) { return core.ExplainWait(id); });
-}
-absl::StatusOr<StartForecast> Dispatcher::Forecast(Job job) {
-  return impl_->Call<absl::StatusOr<StartForecast>>(
-      [&](DispatcherCore& core) { return core.ForecastStart(std::move(job)); });
-}
+absl::StatusOr<std::optional<Explanation>> Dispatcher::Explain(const std::string& id) { return impl_->Explain(id); }
+absl::StatusOr<StartForecast> Dispatcher::Forecast(Job job) { return impl_->Forecast(std::move(job)); }
 DispatcherStats Dispatcher::Stats() const { return impl_->Stats(); }
 
 }  // namespace longhaul::server

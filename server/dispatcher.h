@@ -87,7 +87,7 @@ struct SyncInput {
   std::string session_id;
   int64_t sync_number = 0;
   std::vector<AttemptReport> attempts;
-  int64_t host_bytes_available = 0;
+  int64_t host_bytes_available = 0;  // 0 = not told; so is the next one
   int64_t disk_bytes_available = 0;
   bool leaving = false;  // the agent shuts down: it hands its attempts back and takes no more
 };
@@ -138,6 +138,12 @@ struct WorkerView {
     int cpu_threads = 0;
   };
   std::vector<Running> attempts;
+  struct Rest {
+    std::string device_id;
+    int faults = 0;
+    int64_t until_wall_micros = 0;
+  };
+  std::vector<Rest> rests;  // devices that are given to nobody, for they had too many faults of late
   int64_t host_bytes_reserved = 0;
   int64_t device_bytes_reserved = 0;
   int cpu_threads_reserved = 0;
@@ -170,7 +176,8 @@ class Dispatcher {
     std::function<std::string()> make_id = nullptr;  // bodies of ids, all different; null: base/random.h IdBurst
   };
 
-  // Does not own. Loads live jobs; gives every lease a full worker_lost_ms. Start before any other call.
+  // Does not own. Loads live jobs; gives every lease a full worker_lost_ms, limits::kStartGraceMs at least. Start
+  // before any other call.
   // `planner` null: the memory plan of model/.
   Dispatcher(Options options, Store* store, BlobIndex* blobs, const Clock* clock, EventSink* sink,
              const Planner* planner = nullptr);
@@ -224,9 +231,10 @@ class Dispatcher {
   // came (limits::kTellingRest). Any thread but the dispatcher's own, which it asks where there was a pass since it was
   // last asked, and waits for at most limits::kMaxTellingWaitMs.
   std::optional<WaitInfo> WaitOf(const Job& job) const;
-  // The same in full, by a pass of its own, on the dispatcher's thread. Empty where the job does not wait.
+  // The same in full, on the dispatcher's thread, by the same telling. Empty where the job does not wait.
   absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id);
-  // When `job`, which Create has checked but not made, would start, were it queued now.
+  // When `job`, which Create has checked but not made, would start, were it queued now. A telling of its own: it waits
+  // for those that were asked before, and for their rest. UNAVAILABLE TOO_MANY_FORECASTS.
   absl::StatusOr<StartForecast> Forecast(Job job);
 
  private:

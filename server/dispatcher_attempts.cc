@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "server/core/transitions.h"
 #include "server/dispatcher_command.h"
 #include "server/dispatcher_core.h"
@@ -201,6 +202,7 @@ absl::Status DispatcherCore::StoppedAttempt(JobRecord& record, const std::string
 absl::Status DispatcherCore::FailAttempt(JobRecord& record, AttemptOutcome outcome, Failure failure) {
   Job& job = record.job;
   LH_RETURN_IF_ERROR(CloseAttempt(record, outcome, failure.reason, failure.message));
+  if (failure.reason == Reason::kDeviceFault && !job.attempt.device_id.empty()) NoteDeviceFault(job.attempt);
   if (job.state == JobState::kCancelling) {
     return SetState(record, JobState::kCancelled, Reason::kNone, "cancelled by the user");
   }
@@ -223,6 +225,16 @@ absl::Status DispatcherCore::FailAttempt(JobRecord& record, AttemptOutcome outco
     return absl::OkStatus();
   }
   return SetState(record, JobState::kRecovering, failure.reason, failure.message);
+}
+
+void DispatcherCore::NoteDeviceFault(const Attempt& attempt) {
+  const int64_t now = clock_->BootNanos();
+  DeviceFaults& faults = TouchWorker(attempt.worker_id).faults[attempt.device_id];
+  std::erase_if(faults.boot_nanos, [&](int64_t at) { return at <= now - limits::kDeviceFaultWindowMs * kNanosPerMs; });
+  faults.boot_nanos.push_back(now);
+  if (static_cast<int>(faults.boot_nanos.size()) >= limits::kDeviceFaultsToRest) {
+    faults.rest_until_boot_nanos = now + limits::kDeviceRestMs * kNanosPerMs;
+  }
 }
 
 // Fences the open attempt by a new epoch: whatever it still writes is refused. `counts`: against the retry limit.

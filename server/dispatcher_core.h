@@ -69,6 +69,12 @@ struct Hold {
 // Measured peak over planned bytes, minus 1; none where nothing was measured, or nothing planned.
 std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned);
 
+// Faults that a device has reported of late (DEVICE_FAULT).
+struct DeviceFaults {
+  std::vector<int64_t> boot_nanos;    // within limits::kDeviceFaultWindowMs of the last one
+  int64_t rest_until_boot_nanos = 0;  // given to nobody until then
+};
+
 struct WorkerRecord {
   std::shared_ptr<const Worker> worker;  // the inventory; shared, because Sync copies records into the undo log
   bool online = false;
@@ -81,7 +87,9 @@ struct WorkerRecord {
   int64_t last_sync_wall_micros = 0;
   uint64_t registered = 0;                            // order of OpenSession
   int64_t host_bytes_available = 0;                   // as it last said; 0 = it did not
+  int64_t disk_bytes_available = 0;                   // the same
   std::map<std::pair<std::string, int>, Hold> holds;  // by job, attempt
+  std::map<std::string, DeviceFaults> faults;         // by device id
   std::vector<AttemptKey> acknowledged;               // for the next answer
   // Let go of since the first Sync of the highest number: an older copy of that Sync may still name them.
   std::set<std::pair<std::string, int>> gone;
@@ -120,7 +128,8 @@ class DispatcherCore {
   DispatcherCore(Dispatcher::Options options, Store* store, BlobIndex* blobs, const Clock* clock,
                  const Planner* planner);
 
-  // Reads live jobs and workers. Every lease gets a full worker_lost_ms from now. Once, before anything else.
+  // Reads live jobs and workers. Every lease gets a full worker_lost_ms from now, limits::kStartGraceMs at least. Once,
+  // before anything else.
   absl::Status Load();
 
   // ---- Commands (contracts in dispatcher.h) ----
@@ -171,14 +180,19 @@ class DispatcherCore {
   // Why and until when jobs wait, by a pass that starts nothing: Tick's own passes do not work that out. Outside of a
   // batch. Stats counts by the last one.
   std::shared_ptr<const WaitTable> TellWaits();
-  absl::StatusOr<std::optional<Explanation>> ExplainWait(const std::string& id);
-  absl::StatusOr<StartForecast> ForecastStart(Job job);
+  // By what TellWaits said, now or earlier; empty where that did not know of the job.
+  absl::StatusOr<std::optional<Explanation>> ExplainWait(const std::string& id, const WaitTable& told);
+  absl::StatusOr<std::optional<Explanation>> ExplainWait(const std::string& id) {
+    return ExplainWait(id, *TellWaits());
+  }
+  absl::StatusOr<StartForecast> ForecastStart(Job job);  // by a pass of its own
   // Changes when Fleet, and when TellWaits, may have.
   std::pair<uint64_t, uint64_t> ViewVersion() const {
     return {next_registration_, stats_.scheduler_cycle_seconds.count + stats_.failed_commits_total};
   }
 
   // For invariants in tests.
+  size_t table_names() const { return table_.names(); }
   const std::map<std::string, JobRecord>& jobs() const { return jobs_; }
   const std::map<std::string, WorkerRecord>& workers() const { return workers_; }
 
@@ -229,6 +243,7 @@ class DispatcherCore {
   absl::Status StoppedAttempt(JobRecord& record, const std::string& message);
   absl::Status FailAttempt(JobRecord& record, AttemptOutcome outcome, Failure failure);
   absl::Status LoseAttempt(JobRecord& record, const std::string& message, bool counts);
+  void NoteDeviceFault(const Attempt& attempt);
   absl::Status FinishRecovery(JobRecord& record);
   // Goes back to an earlier checkpoint where the bytes of the last one are gone.
   absl::Status VerifyCheckpoint(JobRecord& record);
@@ -262,6 +277,7 @@ class DispatcherCore {
   void TickDeadlines();
   void TickMetrics();
   void TickKeys();
+  void ForgetOrphans();
   void ForgetWorkers();
   absl::Status NoteSeen(WorkerRecord* record);
   void Schedule();
@@ -275,7 +291,9 @@ class DispatcherCore {
   void RefreshWorker(const std::string& id);
   void RefreshShares();
   static int64_t HostBytesMissing(const WorkerRecord& record);
+  static int64_t DiskBytesMissing(const WorkerRecord& record);
   WorkerSlot SlotOf(const WorkerRecord& record);
+  void RefreshRests();
   RunningAttempt RunningOf(const WorkerRecord& record, const Hold& hold);
   double SecondsLeft(JobRecord& record, const Hold& hold);
   absl::Status RestoreUsage();
@@ -326,15 +344,18 @@ class DispatcherCore {
   std::set<std::string> changed_jobs_;
   std::set<std::string> changed_workers_;
   uint64_t table_fleet_ = 0;  // the fleet whose demands are in table_
+  size_t table_names_ = 0;    // as it was last filled afresh
   std::shared_ptr<const WaitTable> waits_;
   bool schedule_wanted_ = true;
-  int64_t look_again_boot_nanos_ = 0;  // when a pass may find more without a change
+  int64_t look_again_boot_nanos_ = 0;                                   // when a pass may find more without a change
+  int64_t rest_over_boot_nanos_ = std::numeric_limits<int64_t>::max();  // the first rest of a device
   int64_t next_key_sweep_boot_nanos_ = 0;
-  int64_t next_lost_boot_nanos_ = 0;                                      // no worker is lost before then
-  std::set<std::string> stirred_workers_;                                 // see TakeStirred
-  int64_t retry_boot_nanos_ = 0;                                          // after a failed commit Tick rests until then
-  int64_t recovery_retry_boot_nanos_ = 0;                                 // after a recovery that could not be finished
-  std::set<std::string> metric_jobs_;                                     // with pending metrics
+  int64_t start_grace_boot_nanos_ = 0;     // until then nobody is lost who has not come back since our own start
+  int64_t next_lost_boot_nanos_ = 0;       // no worker is lost before then
+  std::set<std::string> stirred_workers_;  // see TakeStirred
+  int64_t retry_boot_nanos_ = 0;           // after a failed commit Tick rests until then
+  int64_t recovery_retry_boot_nanos_ = 0;  // after a recovery that could not be finished
+  std::set<std::string> metric_jobs_;      // with pending metrics
   int64_t metrics_due_boot_nanos_ = std::numeric_limits<int64_t>::max();  // when the oldest of those may wait no longer
   std::set<std::string> recovering_;  // RECOVERING by a commit: FinishRecovery is due
   std::set<std::string> restored_;    // their attempts are of the time after the backup that this state was

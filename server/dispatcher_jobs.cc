@@ -165,7 +165,8 @@ absl::Status DispatcherCore::SetState(JobRecord& record, JobState to, Reason rea
     job.not_before_wall_micros = 0;
     const double run_seconds = static_cast<double>(job.end_wall_micros - job.create_wall_micros) / 1e6;
     OnCommit([this, project = job.project, to, reason, run_seconds] {
-      --project_jobs_[project];
+      const auto active = project_jobs_.find(project);
+      if (--active->second == 0) project_jobs_.erase(active);
       ++stats_.finished_total[{to, reason}];
       stats_.run_seconds.Add(run_seconds);
     });

@@ -53,6 +53,7 @@ void DispatcherLoop::Turn(std::vector<Mail>* batch) {
     mail.finish(committed);
   }
   AnswerParked();
+  AnswerForecasts();
 }
 
 Mail DispatcherLoop::SyncMail(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done) {
@@ -89,10 +90,47 @@ void DispatcherLoop::TellWaits(bool at_once) {
   const int64_t begin = clock_->BootNanos();
   if (told_.current || (!at_once && begin < told_.again_boot_nanos)) return;
   std::shared_ptr<const WaitTable> table = core_.TellWaits();
-  const int64_t end = clock_->BootNanos();
-  const int64_t counted = std::max<int64_t>(0, end - begin - limits::kFreeTellingMs * 1'000'000);
+  const int64_t again = AfterTelling(begin);
   std::lock_guard lock(published_mutex_);
-  told_ = {std::move(table), true, end + limits::kTellingRest * counted};
+  told_ = {std::move(table), true, again};
+}
+
+int64_t DispatcherLoop::AfterTelling(int64_t begin_boot_nanos) const {
+  const int64_t end = clock_->BootNanos();
+  const int64_t counted = std::max<int64_t>(0, end - begin_boot_nanos - limits::kFreeTellingMs * 1'000'000);
+  return end + limits::kTellingRest * counted;
+}
+
+absl::StatusOr<std::optional<Explanation>> DispatcherLoop::Explain(const std::string& id) {
+  TellWaits(told_.table == nullptr);
+  auto explanation = core_.ExplainWait(id, *told_.table);
+  if (!explanation.ok() || explanation->has_value() || told_.current) return explanation;
+  // It came after the last telling, or it does not wait.
+  const auto found = core_.jobs().find(id);
+  if (found == core_.jobs().end() || !Waits(found->second.job)) return explanation;
+  TellWaits(true);
+  return core_.ExplainWait(id, *told_.table);
+}
+
+void DispatcherLoop::Forecast(Job job, std::function<void(absl::StatusOr<StartForecast>)> done) {
+  if (static_cast<int>(forecasts_.size()) >= limits::kMaxForecastsWaiting) {
+    return done(
+        MakeError(absl::StatusCode::kUnavailable, "TOO_MANY_FORECASTS",
+                  std::to_string(limits::kMaxForecastsWaiting) + " others are being told when a job would start"));
+  }
+  forecasts_.push_back({std::move(job), std::move(done)});
+  AnswerForecasts();
+}
+
+void DispatcherLoop::AnswerForecasts() {
+  while (!forecasts_.empty() && clock_->BootNanos() >= forecast_boot_nanos_) {
+    WaitingForecast next = std::move(forecasts_.front());
+    forecasts_.pop_front();
+    const int64_t begin = clock_->BootNanos();
+    absl::StatusOr<StartForecast> forecast = core_.ForecastStart(std::move(next.job));
+    forecast_boot_nanos_ = AfterTelling(begin);
+    next.done(std::move(forecast));
+  }
 }
 
 void DispatcherLoop::Tell(const Effect& effect) {
@@ -170,14 +208,17 @@ void DispatcherLoop::Answer(const std::string& worker_id) {
 }
 
 int64_t DispatcherLoop::NextTurnBootNanos() const {
-  const int64_t next = core_.NextTimerBootNanos();
-  return deadlines_.empty() ? next : std::min(next, deadlines_.begin()->first);
+  int64_t next = core_.NextTimerBootNanos();
+  if (!deadlines_.empty()) next = std::min(next, deadlines_.begin()->first);
+  return forecasts_.empty() ? next : std::min(next, forecast_boot_nanos_);
 }
 
 void DispatcherLoop::RefuseParked() {
   for (auto& [worker_id, parked] : parked_) parked.done(Stopping());
   parked_.clear();
   deadlines_.clear();
+  for (WaitingForecast& forecast : forecasts_) forecast.done(Stopping());
+  forecasts_.clear();
 }
 
 }  // namespace longhaul::server

@@ -2,6 +2,7 @@
 // the simulator turns it by hand, on a clock of its own. One thread at a time, but for fleet() and told().
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -52,6 +53,10 @@ class DispatcherLoop {
   // Tells anew where a pass has been since; `at_once`: without regard to again_boot_nanos. Between turns, or in
   // `finish`.
   void TellWaits(bool at_once);
+  // By what was last told, or told anew where that may be, or did not know of the job. As TellWaits.
+  absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id);
+  // Answered when tellings may take the time again, in turn: `done` runs on the thread that turns. As TellWaits.
+  void Forecast(Job job, std::function<void(absl::StatusOr<StartForecast>)> done);
 
  private:
   struct Parked {
@@ -61,6 +66,14 @@ class DispatcherLoop {
     std::function<void(absl::StatusOr<SyncReply>)> done;
   };
 
+  struct WaitingForecast {
+    Job job;
+    std::function<void(absl::StatusOr<StartForecast>)> done;
+  };
+
+  // When the next one may be after one from `begin` until now.
+  int64_t AfterTelling(int64_t begin_boot_nanos) const;
+  void AnswerForecasts();
   void Tell(const Effect& effect);
   void Publish();
   void Park(const std::string& worker_id, Parked parked);
@@ -73,6 +86,8 @@ class DispatcherLoop {
   EventSink* const sink_;
   std::map<std::string, Parked> parked_;                 // by worker
   std::set<std::pair<int64_t, std::string>> deadlines_;  // of parked_: when, worker
+  std::deque<WaitingForecast> forecasts_;
+  int64_t forecast_boot_nanos_ = 0;  // none before then
   std::pair<uint64_t, uint64_t> published_version_;
 
   mutable std::mutex published_mutex_;  // guards fleet_ and told_, which the turning thread alone writes

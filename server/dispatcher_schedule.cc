@@ -48,7 +48,9 @@ void DispatcherCore::TickWorkers() {
     const bool leases =
         std::any_of(record.holds.begin(), record.holds.end(), [](const auto& entry) { return !entry.second.fenced; });
     if (!record.online && !leases) continue;
-    const int64_t due = record.last_sync_boot_nanos + options_.worker_lost_ms * kNanosPerMs;
+    int64_t due = record.last_sync_boot_nanos + options_.worker_lost_ms * kNanosPerMs;
+    // It may not have noticed yet that we are back.
+    if (record.session_id.empty()) due = std::max(due, start_grace_boot_nanos_);
     if (due <= now) {
       lost.push_back(id);
       next_lost_boot_nanos_ = now;  // again, should the commit fail
@@ -61,6 +63,7 @@ void DispatcherCore::TickWorkers() {
       WorkerRecord& record = TouchWorker(id);
       record.online = false;
       record.host_bytes_available = 0;
+      record.disk_bytes_available = 0;
       LH_RETURN_IF_ERROR(NoteSeen(&record));
       if (!record.session_id.empty()) SetSession(record.session_id, std::nullopt);
       record.session_id.clear();
@@ -160,13 +163,40 @@ void DispatcherCore::TickKeys() {
   next_key_sweep_boot_nanos_ = clock_->BootNanos() + kKeySweepNanos;
   const int64_t oldest = clock_->WallMicros() - limits::kRequestIdTtlDays * kDayMicros;
   RunCommand([&] {
-    return Write(
-        [&](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(oldest, limits::kMaxKeysSweptPerCommit); });
+    return Write([&](StoreTransaction& tx) -> absl::Status {
+      LH_ASSIGN_OR_RETURN(const int swept, tx.DeleteRequestKeysBefore(oldest, limits::kMaxKeysSweptPerCommit));
+      // As many as have come since: jobs may be made faster than one sweep a minute forgets their keys.
+      if (swept == limits::kMaxKeysSweptPerCommit) {
+        next_key_sweep_boot_nanos_ = clock_->BootNanos() + limits::kKeySweepAgainMs * kNanosPerMs;
+      }
+      return absl::OkStatus();
+    });
   });
   // A day later than the store would allow, because the two look at the clock at different times.
   const int64_t oldest_audit = clock_->WallMicros() - (limits::kAuditKeepDays + 1) * kDayMicros;
   RunCommand([&] { return Write([&](StoreTransaction& tx) { return tx.DeleteAuditBefore(oldest_audit); }); });
+  ForgetOrphans();
   ForgetWorkers();
+}
+
+// What a worker that is away may still run has nobody who extends its lease: its trainer ends by itself. Should the
+// worker come back after all, it names what it has, and gets nothing before.
+void DispatcherCore::ForgetOrphans() {
+  const int64_t longest_ms = options_.lease_ms + limits::kOrphanMs + limits::kOrphanEndMs;
+  const int64_t oldest = clock_->BootNanos() - longest_ms * kNanosPerMs;
+  std::vector<std::pair<std::string, Hold>> due;
+  for (const auto& [id, record] : workers_) {
+    if (record.online || record.last_sync_boot_nanos > oldest) continue;
+    for (const auto& [key, hold] : record.holds) {
+      if (hold.fenced) due.emplace_back(id, hold);
+    }
+  }
+  for (const auto& [id, hold] : due) {
+    RunCommand([&, id = id, hold = hold] {
+      EraseHold(hold, id);
+      return absl::OkStatus();
+    });
+  }
 }
 
 // For ForgetWorkers, also after restarts.
@@ -257,6 +287,7 @@ void DispatcherCore::Schedule() {
   }
   look_again_boot_nanos_ = result.look_again_boot_micros == kNeverMicros ? std::numeric_limits<int64_t>::max()
                                                                          : result.look_again_boot_micros * 1000;
+  look_again_boot_nanos_ = std::min(look_again_boot_nanos_, rest_over_boot_nanos_);
   if (result.waiting > 0) {
     // Predictions age: what runs may be slower than it was thought.
     const int64_t refresh = begin + limits::kScheduleRefreshMs * kNanosPerMs;

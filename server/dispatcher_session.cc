@@ -135,6 +135,7 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     record.last_sync_wall_micros = clock_->WallMicros();
     worker->seen_wall_micros = record.last_sync_wall_micros;
     record.host_bytes_available = 0;
+    record.disk_bytes_available = 0;
     record.registered = next_registration_++;
     record.acknowledged.clear();
     record.gone.clear();
@@ -178,8 +179,9 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
     if (was_suspect || record.leaving != input.leaving) schedule_wanted_ = true;
     record.leaving = input.leaving;
     record.leaving_answered = record.leaving_answered && input.leaving;
-    const int64_t missing_before = HostBytesMissing(record);
+    const std::pair<int64_t, int64_t> missing_before{HostBytesMissing(record), DiskBytesMissing(record)};
     record.host_bytes_available = std::max<int64_t>(0, input.host_bytes_available);
+    record.disk_bytes_available = std::max<int64_t>(0, input.disk_bytes_available);
     for (auto& [key, hold] : record.holds) {
       // Asked again: the answer that carried the command was lost.
       if (hold.start_sent_in == input.sync_number) hold.start_sent_in = 0;
@@ -195,7 +197,7 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
       record.sync_number = input.sync_number;
       LH_RETURN_IF_ERROR(NoteUnlisted(id, input.attempts, false, input.sync_number));
     }
-    if (HostBytesMissing(record) != missing_before) schedule_wanted_ = true;
+    if (std::pair(HostBytesMissing(record), DiskBytesMissing(record)) != missing_before) schedule_wanted_ = true;
     return id;
   });
 }

@@ -15,9 +15,9 @@ namespace {
 
 // What is soon over, or should be, is taken to last that long at least.
 constexpr double kLeastSeconds = 5;
-// Usage older than so many half-lives counts for less than two hundredths.
-constexpr int64_t kUsageHalfLivesKept = 6;
 constexpr size_t kDemandsKept = 4096;
+
+int64_t WholeSteps(int64_t bytes, int64_t step) { return bytes <= 0 ? 0 : (bytes + step - 1) / step * step; }
 
 ResourceVector PlannedOf(const Attempt& attempt) {
   return {static_cast<double>(attempt.device_bytes_planned), static_cast<double>(attempt.host_bytes_planned),
@@ -27,9 +27,19 @@ ResourceVector PlannedOf(const Attempt& attempt) {
 }  // namespace
 
 void DispatcherCore::RefreshTable() {
+  const bool refill = table_.names() > 2 * table_names_ + limits::kMaxSpareTableNames;
+  if (refill) {
+    table_.Clear();
+    for (const auto& [id, record] : jobs_) changed_jobs_.insert(id);
+    for (const auto& [id, record] : workers_) changed_workers_.insert(id);
+  }
   RefreshJobs();
+  RefreshRests();
   for (const std::string& id : std::exchange(changed_workers_, {})) RefreshWorker(id);
   for (const auto& [id, record] : workers_) table_.SetReachable(id, record.online && !Suspect(record));
+  if (!refill) return;
+  RefreshShares();
+  table_names_ = table_.names();
 }
 
 void DispatcherCore::RefreshJobs() {
@@ -76,6 +86,20 @@ void DispatcherCore::RefreshWorker(const std::string& id) {
   }
 }
 
+// A rest ends by the clock alone.
+void DispatcherCore::RefreshRests() {
+  rest_over_boot_nanos_ = std::numeric_limits<int64_t>::max();
+  const int64_t now = clock_->BootNanos();
+  for (const auto& [id, record] : workers_) {
+    for (const auto& [device, faults] : record.faults) {
+      changed_workers_.insert(id);
+      if (faults.rest_until_boot_nanos > now) {
+        rest_over_boot_nanos_ = std::min(rest_over_boot_nanos_, faults.rest_until_boot_nanos);
+      }
+    }
+  }
+}
+
 WorkerSlot DispatcherCore::SlotOf(const WorkerRecord& record) {
   WorkerSlot slot;
   slot.worker = record.worker;
@@ -83,7 +107,15 @@ WorkerSlot DispatcherCore::SlotOf(const WorkerRecord& record) {
   slot.leaving = record.leaving;
   slot.plan_matches = record.worker->plan_version == kPlanVersion;
   slot.host_bytes_missing = HostBytesMissing(record);
+  slot.disk_bytes_missing = DiskBytesMissing(record);
   for (const auto& [key, hold] : record.holds) slot.running.push_back(RunningOf(record, hold));
+  const std::vector<DeviceEntry>& devices = record.worker->devices;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const auto faults = record.faults.find(devices[i].id);
+    if (faults == record.faults.end() || faults->second.rest_until_boot_nanos <= clock_->BootNanos()) continue;
+    slot.rests.push_back({static_cast<int>(i), static_cast<int>(faults->second.boot_nanos.size()),
+                          faults->second.rest_until_boot_nanos / 1000});
+  }
   return slot;
 }
 
@@ -93,9 +125,18 @@ int64_t DispatcherCore::HostBytesMissing(const WorkerRecord& record) {
   if (record.host_bytes_available <= 0) return 0;  // not told
   int64_t expected = record.worker->host_bytes_total;
   for (const auto& [key, hold] : record.holds) expected -= std::min(hold.host_bytes, hold.host_bytes_peak);
-  const int64_t missing = expected - record.host_bytes_available - limits::kHostBytesSlack;
-  if (missing <= 0) return 0;
-  return (missing + limits::kHostBytesStep - 1) / limits::kHostBytesStep * limits::kHostBytesStep;
+  return WholeSteps(expected - record.host_bytes_available - limits::kHostBytesSlack, limits::kHostBytesStep);
+}
+
+// What an attempt has on disk nobody measures. Once it runs it has fetched its inputs and is taken to have all that it
+// was planned with, so that nothing is counted twice; before that to have nothing, so that nothing is given away twice.
+int64_t DispatcherCore::DiskBytesMissing(const WorkerRecord& record) {
+  if (record.disk_bytes_available <= 0) return 0;  // not told
+  int64_t expected = record.worker->disk_bytes_total;
+  for (const auto& [key, hold] : record.holds) {
+    if (hold.phase != AttemptPhase::kStarting) expected -= hold.disk_bytes;
+  }
+  return WholeSteps(expected - record.disk_bytes_available, limits::kDiskBytesStep);
 }
 
 RunningAttempt DispatcherCore::RunningOf(const WorkerRecord& record, const Hold& hold) {
@@ -103,7 +144,7 @@ RunningAttempt DispatcherCore::RunningOf(const WorkerRecord& record, const Hold&
   RunningAttempt running;
   running.job_id = hold.key.job_id;
   running.kind = hold.kind;
-  running.need = {hold.device_bytes, hold.host_bytes, hold.disk_bytes, hold.cpu_threads};
+  running.need = {hold.device_bytes, hold.host_bytes, hold.disk_bytes, hold.cpu_threads, 1};
   const std::vector<DeviceEntry>& devices = record.worker->devices;
   for (size_t i = 0; i < devices.size(); ++i) {
     if (devices[i].id == hold.device_id) running.device = static_cast<int>(i);
@@ -154,20 +195,24 @@ void DispatcherCore::RefreshShares() {
   for (const std::string& name : names) table_.SetShare(name, usage_.Share(name, capacity));
 }
 
-// A restart forgets what projects have used but for what the last attempts of recent jobs tell.
+// A restart forgets what projects have used but for what the last attempts tell: those of all live jobs, however long
+// they run, and of the newest others.
 absl::Status DispatcherCore::RestoreUsage() {
   usage_.SetHeld({}, clock_->BootNanos() / 1000);
   const int64_t now = clock_->WallMicros();
-  JobFilter filter;
-  filter.created_after_micros = now - kUsageHalfLivesKept * limits::kUsageHalfLifeSeconds * 1'000'000;
-  filter.page_size = limits::kMaxUsageJobsAtStart;
-  LH_ASSIGN_OR_RETURN(const JobPage page, store_->ListJobs(filter));
-  for (const Job& job : page.jobs) {
+  const auto add = [&](const Job& job) {
     const Attempt& attempt = job.attempt;
-    if (attempt.kind != AttemptKind::kTrain || attempt.start_wall_micros == 0) continue;
+    if (attempt.kind != AttemptKind::kTrain || attempt.start_wall_micros == 0) return;
     const int64_t end = attempt.end_wall_micros == 0 ? now : attempt.end_wall_micros;
     usage_.AddPast(job.project, PlannedOf(attempt), static_cast<double>(end - attempt.start_wall_micros) / 1e6,
                    static_cast<double>(now - end) / 1e6);
+  };
+  for (const auto& [id, record] : jobs_) add(record.job);
+  JobFilter filter;
+  filter.page_size = limits::kMaxUsageJobsAtStart;
+  LH_ASSIGN_OR_RETURN(const JobPage page, store_->ListJobs(filter));
+  for (const Job& job : page.jobs) {
+    if (!jobs_.contains(job.id)) add(job);
   }
   return absl::OkStatus();
 }
@@ -202,15 +247,14 @@ std::shared_ptr<const WaitTable> DispatcherCore::TellWaits() {
   return waits_;
 }
 
-absl::StatusOr<std::optional<Explanation>> DispatcherCore::ExplainWait(const std::string& id) {
+absl::StatusOr<std::optional<Explanation>> DispatcherCore::ExplainWait(const std::string& id, const WaitTable& told) {
   const auto found = jobs_.find(id);
   if (found == jobs_.end()) {
     LH_RETURN_IF_ERROR(store_->GetJob(id).status());
     return std::optional<Explanation>();
   }
   RefreshTable();
-  const PlanTime now = Now();
-  return longhaul::server::Explain(&table_, table_.Plan(now), found->second.job, now);
+  return longhaul::server::Explain(&table_, told.result(), found->second.job, Now());
 }
 
 absl::StatusOr<StartForecast> DispatcherCore::ForecastStart(Job job) {
@@ -218,6 +262,7 @@ absl::StatusOr<StartForecast> DispatcherCore::ForecastStart(Job job) {
   job.id = "estimate";
   job.state = JobState::kQueued;
   job.create_number = std::numeric_limits<uint64_t>::max();
+  table_.SetShare(job.project, usage_.Share(job.project, table_.Capacity()));  // it may have nothing else here
   return longhaul::server::Forecast(&table_, {&job, DemandsOf(PlanRequestOf(job))}, Now());
 }
 

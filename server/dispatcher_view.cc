@@ -133,6 +133,12 @@ std::vector<WorkerView> DispatcherCore::Workers() const {
     view.worker = ViewOf(record);
     view.suspect = record.online && Suspect(record);
     view.leaving = record.leaving;
+    for (const auto& [device_id, faults] : record.faults) {
+      const int64_t left_nanos = faults.rest_until_boot_nanos - clock_->BootNanos();
+      if (left_nanos <= 0) continue;
+      view.rests.push_back(
+          {device_id, static_cast<int>(faults.boot_nanos.size()), clock_->WallMicros() + left_nanos / 1000});
+    }
     for (const auto& [key, hold] : record.holds) {
       const auto job = jobs_.find(hold.key.job_id);
       view.attempts.push_back({hold.key, job == jobs_.end() ? "" : job->second.job.project, hold.host_bytes,

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <thread>
@@ -124,6 +125,7 @@ struct Server::Impl {
   std::unique_ptr<HttpAccess> http_access;
   std::unique_ptr<HttpServer> http;
   std::jthread collector;
+  std::set<std::string> kept_logs;  // of deleted jobs, that could not be removed; told once each
   bool stopped = false;
 
   absl::Status OpenState(const ServerOptions& options) {
@@ -214,15 +216,22 @@ struct Server::Impl {
     return reply;
   }
 
-  // Logs of deleted jobs: what a crash or a full disk left of a deletion is finished here.
-  absl::Status FinishDeletes() {
-    LH_ASSIGN_OR_RETURN(const std::vector<std::string> ids, store->ListDeletedJobs(limits::kMaxDeletedJobsPerSweep));
+  // Logs of deleted jobs: what a crash or a full disk left of a deletion is finished here. What cannot be is left for
+  // the next time, and keeps nobody from anything.
+  void FinishDeletes() {
+    const absl::StatusOr<std::vector<std::string>> ids = store->ListDeletedJobs(limits::kMaxDeletedJobsPerSweep);
+    absl::Status finished = ids.status();
     std::vector<std::string> gone;
-    for (const std::string& id : ids) {
-      LH_RETURN_IF_ERROR(logs->Delete(id));
-      gone.push_back(id);
+    for (const std::string& id : ids.ok() ? *ids : std::vector<std::string>()) {
+      if (const absl::Status deleted = logs->Delete(id); deleted.ok()) {
+        gone.push_back(id);
+      } else if (kept_logs.insert(id).second) {
+        spdlog::warn("the logs of deleted job {} stay for now: {}", id, std::string(deleted.message()));
+      }
     }
-    return gone.empty() ? absl::OkStatus() : dispatcher->ForgetDeletedJobs(std::move(gone));
+    for (const std::string& id : gone) kept_logs.erase(id);
+    if (!gone.empty()) finished = dispatcher->ForgetDeletedJobs(std::move(gone));
+    if (!finished.ok()) spdlog::warn("logs of deleted jobs: {}", std::string(finished.message()));
   }
 
   // Forgets unreferenced blobs, stale uploads and the logs of deleted jobs, a step a minute.
@@ -231,9 +240,7 @@ struct Server::Impl {
     std::condition_variable_any wake;
     std::unique_lock lock(mutex);
     while (!wake.wait_for(lock, stop, kCollectEvery, [&stop] { return stop.stop_requested(); })) {
-      if (const absl::Status finished = FinishDeletes(); !finished.ok()) {
-        spdlog::warn("logs of deleted jobs: {}", std::string(finished.message()));
-      }
+      FinishDeletes();
       if (absl::StatusOr<int> removed = dispatcher->CollectBlobs(); !removed.ok()) {
         spdlog::warn("blob collection: {}", std::string(removed.status().message()));
       }
@@ -275,7 +282,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   impl.OpenAccess(options);
   LH_RETURN_IF_ERROR(impl.StartDispatcher(options));
   LH_RETURN_IF_ERROR(impl.StartServing(options, grpc_address, http_address));
-  LH_RETURN_IF_ERROR(impl.FinishDeletes());
+  impl.FinishDeletes();
   impl.collector = std::jthread([&impl](std::stop_token stop) { impl.Collect(std::move(stop)); });
   if (!options.port_file.empty()) {
     LH_RETURN_IF_ERROR(WriteFileAtomic(options.port_file, "{\"grpc_port\":" + std::to_string(server->grpc_port()) +

@@ -38,7 +38,7 @@ class JobTransaction final : public StoreTransaction {
   absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) override;
   absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) override;
   absl::Status PutRequestKey(const RequestKey& key) override;
-  absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) override;
+  absl::StatusOr<int> DeleteRequestKeysBefore(int64_t wall_micros, int most) override;
   absl::Status PutWorker(const Worker& worker) override;
   absl::Status DeleteWorker(const std::string& id) override;
   absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) override;
@@ -292,12 +292,16 @@ absl::Status JobTransaction::PutRequestKey(const RequestKey& key) {
   return statement.BindText(4, key.job_id).Bind(5, key.create_wall_micros).Run();
 }
 
-absl::Status JobTransaction::DeleteRequestKeysBefore(int64_t wall_micros, int most) {
+absl::StatusOr<int> JobTransaction::DeleteRequestKeysBefore(int64_t wall_micros, int most) {
   LH_ASSIGN_OR_RETURN(
       Statement statement,
       db_->Prepare("DELETE FROM request_keys WHERE (project, request_id) IN (SELECT project, request_id "
-                   "FROM request_keys WHERE create_wall_micros<?1 ORDER BY create_wall_micros LIMIT ?2)"));
-  return statement.Bind(1, wall_micros).Bind(2, most).Run();
+                   "FROM request_keys WHERE create_wall_micros<?1 ORDER BY create_wall_micros LIMIT ?2) RETURNING 1"));
+  statement.Bind(1, wall_micros).Bind(2, most);
+  for (int deleted = 0;; ++deleted) {
+    LH_ASSIGN_OR_RETURN(const bool row, statement.Step());
+    if (!row) return deleted;
+  }
 }
 
 absl::Status JobTransaction::PutWorker(const Worker& worker) {

@@ -152,7 +152,8 @@ demo() {
 outage() {
   local status=0
   processes
-  LONGHAUL_SOAK_OUTAGE_S=${LONGHAUL_SOAK_OUTAGE_S:-600} bash tests/e2e/run.sh build/dev/bin outage || status=1
+  LONGHAUL_SOAK_OUTAGE_S=${LONGHAUL_SOAK_OUTAGE_S:-600} bash tests/e2e/run.sh build/dev/bin \
+    outage outage_of_short_leases || status=1
   note outage "$status"
 }
 

@@ -35,6 +35,7 @@ absl::StatusOr<v1::EstimateFineTuneJobRequest> BuildRequest(const EstimateOption
                       wire::JobRequestFromYaml(root, options.file.empty() ? "command line" : options.file));
   v1::EstimateFineTuneJobRequest request;
   *request.mutable_spec() = job.spec();
+  request.set_project(job.project());
   // An estimate reads no data, but a file that is there tells the disk it takes.
   v1::JobSpec* spec = request.mutable_spec();
   for (const auto& [field, dataset] : {std::pair("spec.dataset", spec->mutable_dataset()),

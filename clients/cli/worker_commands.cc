@@ -41,6 +41,15 @@ void PrintDevicesAndModels(const v1::ListWorkersResponse& response, std::ostream
   models.Print(out);
 }
 
+void PrintRests(const v1::ListWorkersResponse& response, const CliEnv& env) {
+  for (const v1::Worker& worker : response.workers()) {
+    for (const v1::DeviceRest& rest : worker.device_rests()) {
+      *env.out << "device " << rest.device_id() << " of worker " << worker.id() << " rests after " << rest.faults()
+               << " faults, until " << Expected(rest.until_time(), *env.clock) << "\n";
+    }
+  }
+}
+
 absl::StatusOr<ExitCode> Workers(Context& context) {
   Client& client = context.client();
   LH_ASSIGN_OR_RETURN(const v1::ListWorkersResponse response,
@@ -65,6 +74,7 @@ absl::StatusOr<ExitCode> Workers(Context& context) {
                Ago(worker.last_sync_time(), *context.env.clock)});
   }
   table.Print(out);
+  PrintRests(response, context.env);
   if (context.output == OutputFormat::kWide) PrintDevicesAndModels(response, out);
   if (response.workers().empty()) {
     *context.env.err << "no worker has registered; start one: longhaul-worker --scheduler " << client.address()

@@ -41,25 +41,33 @@ std::string Join(const std::vector<std::string>& words) {
 }
 
 // What is short on a device with so much free; "" where nothing is.
-std::string ShortOn(const Worker& worker, int device, const Need& need, const Need& free) {
+std::string ShortOn(const WorkerSlot& slot, int device, const Need& need, const Need& free, PlanTime now) {
+  const Worker& worker = *slot.worker;
   Verdict verdict;
-  verdict.worker = std::make_shared<const Worker>(worker);
+  verdict.worker = slot.worker;
   verdict.device = device;
   const auto fill = [&](Reason reason, int64_t needed, int64_t there, int64_t total) {
     verdict.reason = reason;
     verdict.needed = needed;
     verdict.free = there;
     verdict.total = total;
+    verdict.others = MissingOf(slot, reason);
   };
   if (device >= 0 && need.device_bytes > free.device_bytes) {
     fill(Reason::kWaitingForVram, need.device_bytes, free.device_bytes,
          worker.devices[static_cast<size_t>(device)].facts.device_bytes);
+    if (const DeviceRest* rest = RestOf(slot, device); rest != nullptr) {
+      verdict.faults = rest->faults;
+      verdict.until_wall_micros = now.ToWall(rest->until_boot_micros);
+    }
   } else if (need.host_bytes > free.host_bytes) {
     fill(Reason::kWaitingForHostRam, need.host_bytes, free.host_bytes, worker.host_bytes_total);
   } else if (need.disk_bytes > free.disk_bytes) {
     fill(Reason::kWaitingForDisk, need.disk_bytes, free.disk_bytes, worker.disk_bytes_total);
   } else if (need.cpu_threads > free.cpu_threads) {
     fill(Reason::kWaitingForCpuThreads, need.cpu_threads, free.cpu_threads, worker.cpu_threads_total);
+  } else if (need.attempts > free.attempts) {
+    fill(Reason::kWaitingForAttempts, need.attempts, free.attempts, limits::kMaxAttemptsPerWorker);
   } else {
     return "";
   }
@@ -107,6 +115,10 @@ class Places {
       place.why = "its last attempt failed there: another worker goes first";
       return place;
     }
+    if (device >= 0 && state.first_device + device == group_.avoid_at) {
+      place.why = "it failed under the last attempt: another device goes first";
+      return place;
+    }
     Need need = group_.validation;
     if (device >= 0) {
       const Option* option = OptionOf(place.device_class);
@@ -117,7 +129,7 @@ class Places {
       need = NeedOf(option->Smallest());
     }
     const int fleet_device = device < 0 ? -1 : state.first_device + device;
-    place.why = ShortOn(worker, device, need, timeline_.FreeNow(w, fleet_device));
+    place.why = ShortOn(state.slot, device, need, timeline_.FreeNow(w, fleet_device), now_);
     place.possible = device < 0 || EverFits(need, worker, device);
     if (!place.possible) return place;
     const int64_t at = timeline_.Earliest(w, fleet_device, need, 0);
@@ -178,6 +190,15 @@ std::string ShortageUnblock(const Explanation& explanation) {
   return "the jobs before it start or leave the queue, and there is room, " + At(explanation.wait.expected_wall_micros);
 }
 
+// Where there is room, it is not for the project.
+void HoldBack(const std::string& project, Explanation* explanation) {
+  for (ExplainedPlace& place : explanation->places) {
+    if (!place.possible || !place.why.empty()) continue;
+    place.why = "it has room, the quota of project " + project + " has none";
+    place.expected_wall_micros = explanation->wait.expected_wall_micros;
+  }
+}
+
 std::vector<std::string> UnblocksOf(const Explanation& explanation, const Job& job) {
   switch (explanation.wait.reason) {
     case Reason::kBackoff:
@@ -191,7 +212,9 @@ std::vector<std::string> UnblocksOf(const Explanation& explanation, const Job& j
     case Reason::kExceedsEveryDevice:
       return {"a larger device, or a job that needs less (shorter max_sequence_length, smaller batch or rank)"};
     case Reason::kWaitingForQuota:
-      return {"the end, pause or cancellation of a running job of project " + job.project, "a larger quota"};
+      return {"the end, pause or cancellation of a running job of project " + job.project + ", " +
+                  At(explanation.wait.expected_wall_micros),
+              "a larger quota"};
     case Reason::kWaitingForValidation:
       return {"the end of a validation"};
     default:
@@ -234,6 +257,7 @@ std::optional<Explanation> Explain(SchedulerTable* table, const PlanResult& resu
   explanation.quota = project.quota;
   explanation.unblocks = UnblocksOf(explanation, job);
   Places(table, *entry, now).List(&explanation);
+  if (explanation.wait.reason == Reason::kWaitingForQuota) HoldBack(job.project, &explanation);
   return explanation;
 }
 

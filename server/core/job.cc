@@ -60,6 +60,8 @@ const char* Name(Reason reason) {
       return "PAUSED_BY_USER";
     case Reason::kWaitingForCpuThreads:
       return "WAITING_FOR_CPU_THREADS";
+    case Reason::kWaitingForAttempts:
+      return "WAITING_FOR_ATTEMPTS";
     case Reason::kInvalidDataset:
       return "INVALID_DATASET";
     case Reason::kInvalidModel:

@@ -45,6 +45,7 @@ enum class Reason {
   kModelNotOnAnyWorker = 10,
   kPausedByUser = 11,
   kWaitingForCpuThreads = 12,
+  kWaitingForAttempts = 13,
   kInvalidDataset = 32,
   kInvalidModel = 33,
   kDeviceOom = 34,

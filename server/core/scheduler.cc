@@ -44,16 +44,24 @@ std::string Describe(const Verdict& verdict) {
   std::string where = "worker " + verdict.worker->id;
   const auto bytes = [&](const char* what) {
     return "needs " + FormatBytes(verdict.needed) + " of " + what + "; " + where + " has " + FormatBytes(verdict.free) +
-           " free of " + FormatBytes(verdict.total);
+           " free of " + FormatBytes(verdict.total) +
+           (verdict.others > 0 ? ", of which others hold " + FormatBytes(verdict.others) : "");
   };
   switch (verdict.reason) {
     case Reason::kWaitingForVram:
       where = "device " + verdict.worker->devices[static_cast<size_t>(verdict.device)].id + " of " + where;
+      if (verdict.faults > 0) {
+        return where + " rests until " + FormatTimestamp(verdict.until_wall_micros) + ": it has had " +
+               std::to_string(verdict.faults) + " faults";
+      }
       return bytes("device memory");
     case Reason::kWaitingForHostRam:
       return bytes("host RAM");
     case Reason::kWaitingForDisk:
       return bytes("disk");
+    case Reason::kWaitingForAttempts:
+      return "needs room for another attempt; " + where + " has " + std::to_string(verdict.total - verdict.free) +
+             ", the most that a worker may have";
     default:
       return "needs " + std::to_string(verdict.needed) + " CPU threads; " + where + " has " +
              std::to_string(verdict.free) + " free of " + std::to_string(verdict.total);

@@ -6,8 +6,9 @@
 //
 // Order: priority class, the project's dominant share (usage.h), create_number.
 // Start: the fastest device class that the job fits on, there the first device in the order of worker ids. VRAM of the
-//   device, host RAM, disk and CPU threads of its worker must all be free: several jobs share a device where all fit.
-//   A class slower than the fastest one by more than limits::kSlowestClassRatio is not used while the fast one is
+//   device, host RAM, disk and CPU threads of its worker must all be free: several jobs share a device where all fit. A
+//   worker has at most limits::kMaxAttemptsPerWorker, validations and fenced ones included: it names each in every
+//   Sync. A class slower than the fastest one by more than limits::kSlowestClassRatio is not used while the fast one is
 //   there.
 // Point of the plan: a job starts at the largest point that fits now; while another job waits for the same class and
 //   the worker has CPU threads left beside it, whole is left out, so that both may run. A job with a committed
@@ -17,7 +18,9 @@
 //   shapes of jobs are tried; a shape that did not fit is not tried again for its next job.
 // Preemption: for a job with a reservation more than limits::kPreemptMinGainSeconds away, running attempts of lower
 //   classes that may be preempted by now, the fewest of the lowest class on one worker.
-// After an attempt that failed or was lost its worker is avoided while another one could run the job.
+// After an attempt that failed or was lost its worker is avoided while another one could run the job; after a fault of
+//   the device at least the device, while the worker has another one. A device that rests after several faults is given
+//   to nobody: it is full until then.
 // Validation attempts take no device and no CPU thread, host RAM and disk by the size of their dataset
 //   (limits::kValidateHostBytes), and go to any worker with the model, at most one per CPU thread of the worker. They
 //   get no reservation and delay none.
@@ -47,15 +50,16 @@ struct Need {
   int64_t host_bytes = 0;
   int64_t disk_bytes = 0;
   int cpu_threads = 0;
+  int attempts = 0;  // 1, or none of an attempt
   bool operator==(const Need&) const = default;
 };
 // Whether `free` is enough of everything.
 inline bool Covers(const Need& free, const Need& need) {
   return need.device_bytes <= free.device_bytes && need.host_bytes <= free.host_bytes &&
-         need.disk_bytes <= free.disk_bytes && need.cpu_threads <= free.cpu_threads;
+         need.disk_bytes <= free.disk_bytes && need.cpu_threads <= free.cpu_threads && need.attempts <= free.attempts;
 }
 inline Need NeedOf(const Demand& demand) {
-  return {demand.device_bytes, demand.host_bytes, demand.disk_bytes, demand.cpu_threads};
+  return {demand.device_bytes, demand.host_bytes, demand.disk_bytes, demand.cpu_threads, 1};
 }
 
 struct WaitingJob {
@@ -75,13 +79,22 @@ struct RunningAttempt {
   int64_t preemptible_boot_micros = kNeverMicros;  // from when on it may be asked to make room
 };
 
+// Of a device that has reported too many faults of late.
+struct DeviceRest {
+  int device = -1;  // index into the worker's devices
+  int faults = 0;
+  int64_t until_boot_micros = 0;
+};
+
 struct WorkerSlot {
   std::shared_ptr<const Worker> worker;
   bool reachable = false;          // in session and not overdue
   bool leaving = false;            // shuts down by its own word
   bool plan_matches = false;       // its plan_version is ours
   int64_t host_bytes_missing = 0;  // of its total, taken by others at the moment
+  int64_t disk_bytes_missing = 0;
   std::vector<RunningAttempt> running;
+  std::vector<DeviceRest> rests;
 };
 
 struct Snapshot {
@@ -118,13 +131,15 @@ struct Preemption {
 // Why jobs wait; those of one shape share one.
 struct Verdict {
   Reason reason = Reason::kNone;
-  // Where something is short: kWaitingForVram, ...HostRam, ...Disk, ...CpuThreads.
+  // Where something is short: kWaitingForVram, ...HostRam, ...Disk, ...CpuThreads, ...Attempts.
   std::shared_ptr<const Worker> worker;
   int device = -1;
   int64_t needed = 0;
   int64_t free = 0;
   int64_t total = 0;
-  int64_t until_wall_micros = 0;  // kBackoff
+  int64_t others = 0;             // of the total, taken by what is no attempt; kWaitingForHostRam, ...Disk
+  int64_t until_wall_micros = 0;  // kBackoff; kWaitingForVram: the device rests until then
+  int faults = 0;                 // why it rests
   std::string text;               // every other reason
 };
 // One sentence with the figures.

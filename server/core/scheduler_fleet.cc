@@ -28,7 +28,7 @@ void AddWorker(const Worker& worker, int sign, scheduling::ResourceSum* sum) {
 
 Need TotalOf(const Worker& worker, size_t device) {
   return {worker.devices[device].facts.device_bytes, worker.host_bytes_total, worker.disk_bytes_total,
-          worker.cpu_threads_total};
+          worker.cpu_threads_total, limits::kMaxAttemptsPerWorker};
 }
 
 int KindOf(const Need& total, Pool* pool) {
@@ -99,6 +99,7 @@ void SchedulerTable::Lay() {
   fleet_.free.host_bytes.assign(workers, 0);
   fleet_.free.disk_bytes.assign(workers, 0);
   fleet_.free.cpu_threads.assign(workers, 0);
+  fleet_.free.attempts.assign(workers, 0);
   fleet_.free.validations.assign(workers, 0);
   fleet_.free.device_bytes.assign(fleet_.device_worker.size(), 0);
   for (const WorkerState* state : fleet_.workers) {
@@ -144,8 +145,9 @@ void SchedulerTable::WriteFree(const WorkerState& state) {
   const Worker& worker = *state.slot.worker;
   const size_t w = static_cast<size_t>(state.index);
   int64_t host_bytes = worker.host_bytes_total - state.slot.host_bytes_missing;
-  int64_t disk_bytes = worker.disk_bytes_total;
+  int64_t disk_bytes = worker.disk_bytes_total - state.slot.disk_bytes_missing;
   int cpu_threads = worker.cpu_threads_total;
+  int attempts = limits::kMaxAttemptsPerWorker;
   int validations = 0;
   int lowest = scheduling::kNobody;
   for (size_t d = 0; d < worker.devices.size(); ++d) {
@@ -156,6 +158,7 @@ void SchedulerTable::WriteFree(const WorkerState& state) {
     host_bytes -= running.need.host_bytes;
     disk_bytes -= running.need.disk_bytes;
     cpu_threads -= running.need.cpu_threads;
+    attempts -= running.need.attempts;
     validations += running.kind == AttemptKind::kValidate;
     if (running.preemptible_boot_micros != kNeverMicros) lowest = std::min(lowest, static_cast<int>(running.priority));
     if (running.device < 0 || running.device >= static_cast<int>(worker.devices.size())) continue;
@@ -164,6 +167,7 @@ void SchedulerTable::WriteFree(const WorkerState& state) {
   fleet_.free.host_bytes[w] = host_bytes;
   fleet_.free.disk_bytes[w] = disk_bytes;
   fleet_.free.cpu_threads[w] = cpu_threads;
+  fleet_.free.attempts[w] = attempts;
   fleet_.free.validations[w] = validations;
   fleet_.lowest_preemptible[w] = lowest;
   fleet_.first_end_boot_micros[w] =
@@ -186,6 +190,7 @@ void SchedulerTable::WriteBlock(Pool* pool, size_t block) {
     most.host_bytes = std::max(most.host_bytes, fleet_.free.host_bytes[w]);
     most.disk_bytes = std::max(most.disk_bytes, fleet_.free.disk_bytes[w]);
     most.cpu_threads = std::max(most.cpu_threads, fleet_.free.cpu_threads[w]);
+    most.attempts = std::max(most.attempts, fleet_.free.attempts[w]);
   }
   pool->most_free[block] = most;
 }
@@ -227,6 +232,7 @@ const Group& SchedulerTable::Compile(int index) {
   group.compiled_kinds = kinds_version_;
   group.options.clear();
   group.avoid = -1;
+  group.avoid_at = -1;
   group.hopeless = Verdict();
   if (group.demands != nullptr) CompileOptions(&group);
   const bool placeable =
@@ -339,7 +345,8 @@ void SchedulerTable::CompileHopeless(Group* group) {
   group->hopeless = Because(Reason::kNoWorker, "no connected worker with the model has a device that runs it");
 }
 
-// Whether a worker other than the avoided one could run the group's jobs, now or later.
+// Whether a worker other than the avoided one could run the group's jobs, now or later; else whether another of its
+// devices could, where a device is to be avoided.
 void SchedulerTable::CompileAvoid(Group* group) {
   const auto avoided = workers_.find(group->avoid_worker);
   if (avoided == workers_.end()) return;
@@ -357,6 +364,22 @@ void SchedulerTable::CompileAvoid(Group* group) {
       if (!other(w) || !Covers(fleet_.device_total[static_cast<size_t>(device)], need)) continue;
       group->avoid = avoid;
       return;
+    }
+  }
+  if (!group->avoid_device.empty()) CompileAvoidDevice(avoided->second, group);
+}
+
+void SchedulerTable::CompileAvoidDevice(const WorkerState& state, Group* group) {
+  const std::vector<DeviceEntry>& devices = state.slot.worker->devices;
+  const auto found = std::find_if(devices.begin(), devices.end(),
+                                  [&](const DeviceEntry& device) { return device.id == group->avoid_device; });
+  if (found == devices.end()) return;
+  const int avoid_at = state.first_device + static_cast<int>(found - devices.begin());
+  for (const Option& option : group->options) {
+    const Need need = NeedOf(option.Smallest());
+    for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
+      if (fleet_.device_worker[static_cast<size_t>(device)] != state.index || device == avoid_at) continue;
+      if (Covers(fleet_.device_total[static_cast<size_t>(device)], need)) group->avoid_at = avoid_at;
     }
   }
 }

@@ -1,7 +1,6 @@
 #include "server/core/scheduler_pass.h"
 
 #include <algorithm>
-#include <cmath>
 #include <tuple>
 
 #include "base/limits.h"
@@ -11,7 +10,22 @@ namespace longhaul::server {
 using scheduling::Bucket;
 using scheduling::Entry;
 using scheduling::Group;
-using scheduling::Option;
+
+namespace {
+
+// Of a worker's, no device's.
+Verdict ShortHere(Reason reason, const WorkerSlot& slot, int64_t needed, int64_t free, int64_t total) {
+  Verdict verdict;
+  verdict.reason = reason;
+  verdict.worker = slot.worker;
+  verdict.needed = needed;
+  verdict.free = free;
+  verdict.total = total;
+  verdict.others = MissingOf(slot, reason);
+  return verdict;
+}
+
+}  // namespace
 
 SchedulerPass::SchedulerPass(SchedulerTable* table, PlanTime now, bool telling)
     : table_(*table),
@@ -29,7 +43,8 @@ SchedulerPass::SchedulerPass(SchedulerTable* table, PlanTime now, bool telling)
       ready_(fleet_.class_capacity.size(), 0),
       stopped_(fleet_.workers.size()),
       backlog_seconds_(fleet_.class_capacity.size(), 0),
-      reserved_until_(fleet_.class_capacity.size(), 0) {
+      reserved_until_(fleet_.class_capacity.size(), 0),
+      validation_backlog_seconds_(fleet_.digests.size(), 0) {
   result_.time = now;
 }
 
@@ -51,25 +66,6 @@ PlanResult SchedulerPass::Run() {
   }
   result_.waiting = static_cast<int>(table_.size() - result_.starts.size());
   return std::move(result_);
-}
-
-// How busy each class is with what runs.
-void SchedulerPass::CountBacklog() {
-  for (const scheduling::WorkerState* state : fleet_.workers) {
-    for (const scheduling::Release& running : state->releases) {
-      if (running.device < 0 || running.end_boot_micros == kNeverMicros) continue;
-      const size_t device_class =
-          static_cast<size_t>(fleet_.device_class[static_cast<size_t>(state->first_device + running.device)]);
-      const scheduling::ResourceSum& capacity = fleet_.class_capacity[device_class];
-      const auto part = [&](size_t resource, int64_t taken) {
-        return capacity[resource] > 0 ? static_cast<double>(taken) / static_cast<double>(capacity[resource]) : 0.0;
-      };
-      const double fraction = std::max(
-          {part(0, running.need.device_bytes), part(1, running.need.host_bytes), part(3, running.need.cpu_threads)});
-      const double left = static_cast<double>(running.end_boot_micros - now_.boot_micros) / 1e6;
-      backlog_seconds_[device_class] += std::max(0.0, left) * fraction;
-    }
-  }
 }
 
 std::vector<const Bucket*> SchedulerPass::OrderedBuckets() const {
@@ -178,7 +174,8 @@ void SchedulerPass::ConsiderValidation(const Entry& entry, const Group& group) {
   Verdict nearest;
   for (const int w : fleet_.digests[static_cast<size_t>(group.digest)].workers) {
     if (fleet_.takes[static_cast<size_t>(w)] == 0 || w == group.avoid) continue;
-    const std::shared_ptr<const Worker>& worker = fleet_.workers[static_cast<size_t>(w)]->slot.worker;
+    const WorkerSlot& slot = fleet_.workers[static_cast<size_t>(w)]->slot;
+    const std::shared_ptr<const Worker>& worker = slot.worker;
     const int running = free_.validations[static_cast<size_t>(w)];
     const Need free = timeline_.FreeNow(w, -1);
     if (running >= std::max(1, worker->cpu_threads_total)) {
@@ -188,11 +185,12 @@ void SchedulerPass::ConsiderValidation(const Entry& entry, const Group& group) {
             "worker " + worker->id + " runs " + std::to_string(running) + " validations already, one per CPU thread";
       }
     } else if (need.host_bytes > free.host_bytes) {
-      nearest = {Reason::kWaitingForHostRam, worker, -1, need.host_bytes, free.host_bytes,
-                 worker->host_bytes_total,   0,      ""};
+      nearest = ShortHere(Reason::kWaitingForHostRam, slot, need.host_bytes, free.host_bytes, worker->host_bytes_total);
     } else if (need.disk_bytes > free.disk_bytes) {
-      nearest = {Reason::kWaitingForDisk,  worker, -1, need.disk_bytes, free.disk_bytes,
-                 worker->disk_bytes_total, 0,      ""};
+      nearest = ShortHere(Reason::kWaitingForDisk, slot, need.disk_bytes, free.disk_bytes, worker->disk_bytes_total);
+    } else if (need.attempts > free.attempts) {
+      nearest =
+          ShortHere(Reason::kWaitingForAttempts, slot, need.attempts, free.attempts, limits::kMaxAttemptsPerWorker);
     } else if (const int delayed = timeline_.Delayed(w, -1, need, end); delayed >= 0) {
       const int verdict = DelayVerdict(delayed);
       if (telling_) nearest = result_.verdicts[static_cast<size_t>(verdict)];
@@ -223,44 +221,6 @@ void SchedulerPass::AddWait(const Entry& entry, const Group& group, int verdict,
   wait.reservation = reservation;
   wait.expected_wall_micros = Expect(entry, group, verdict, reservation);
   result_.waits.push_back(wait);
-}
-
-// With a reservation its start. Else as if the class of devices were a fluid that takes the jobs before this one in
-// turn, each for its predicted seconds times the part of the class that it takes.
-int64_t SchedulerPass::Expect(const Entry& entry, const Group& group, int verdict, int reservation) {
-  const Reason reason = result_.verdicts[static_cast<size_t>(verdict)].reason;
-  if (group.options.empty() || reason == Reason::kWaitingForQuota || reason == Reason::kExceedsEveryDevice) {
-    return reason == Reason::kBackoff && group.demands == nullptr ? entry.not_before_wall_micros : 0;
-  }
-  const Option& option = group.options.front();
-  const size_t device_class = static_cast<size_t>(option.device_class);
-  int64_t start = now_.boot_micros + std::llround(backlog_seconds_[device_class] * 1e6);
-  if (reservation >= 0) {
-    start = result_.reservations[static_cast<size_t>(reservation)].start_boot_micros;
-    reserved_until_[device_class] = std::max(reserved_until_[device_class], start);
-  } else {
-    start = std::max(start, reserved_until_[device_class]);
-  }
-  const double seconds = static_cast<double>(DurationMicros(entry, option, option.smallest)) / 1e6;
-  double& fraction = StateOf(entry.group).fraction;
-  if (fraction < 0) fraction = FractionOf(option);
-  backlog_seconds_[device_class] += seconds * fraction;
-  return std::max(now_.ToWall(start), entry.not_before_wall_micros);
-}
-
-// Of the class's capacity that one job takes.
-double SchedulerPass::FractionOf(const Option& option) const {
-  const Demand& demand = option.Smallest();
-  const scheduling::ResourceSum wanted = {demand.device_bytes, demand.host_bytes, demand.disk_bytes,
-                                          demand.cpu_threads};
-  const scheduling::ResourceSum& capacity = fleet_.class_capacity[static_cast<size_t>(option.device_class)];
-  double fraction = 0;
-  for (size_t r = 0; r < wanted.size(); ++r) {
-    if (wanted[r] <= 0) continue;
-    fraction =
-        std::max(fraction, capacity[r] > 0 ? static_cast<double>(wanted[r]) / static_cast<double>(capacity[r]) : 1.0);
-  }
-  return std::min(fraction, 1.0);
 }
 
 // Of no meaning where nothing is told; never negative.

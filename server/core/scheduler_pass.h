@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/core/quota_line.h"
 #include "server/core/scheduler.h"
 #include "server/core/scheduler_table.h"
 #include "server/core/scheduler_timeline.h"
@@ -36,6 +37,9 @@ class SchedulerPass {
     bool reservable = true;
     int cursors = -1;      // index into cursors_, one an option: the devices before it are full for this group
     double fraction = -1;  // of the first option's class that one job takes; -1 = not worked out yet
+    // Of validations: when the first may start; -1 = not worked out yet. How many run at once, on workers together.
+    int64_t validation_boot_micros = -1;
+    int validation_slots = 0;
   };
   struct Spot {
     int worker = -1;
@@ -43,7 +47,6 @@ class SchedulerPass {
   };
 
   // ---- The queue (scheduler_pass.cc) ----
-  void CountBacklog();
   std::vector<const scheduling::Bucket*> OrderedBuckets() const;
   void RunTier(const std::vector<const scheduling::Bucket*>& tier);
   bool MayReserve(const GroupState& state) const;
@@ -52,12 +55,18 @@ class SchedulerPass {
   void ConsiderTrain(const scheduling::Entry& entry, const scheduling::Group& group);
   void ConsiderValidation(const scheduling::Entry& entry, const scheduling::Group& group);
   void AddWait(const scheduling::Entry& entry, const scheduling::Group& group, int verdict, int reservation);
-  int64_t Expect(const scheduling::Entry& entry, const scheduling::Group& group, int verdict, int reservation);
-  double FractionOf(const scheduling::Option& option) const;
   int AddVerdict(Verdict verdict);
   int TextVerdict(Reason reason, std::string text);
   int BackoffVerdict(int64_t until_wall_micros);
   GroupState& StateOf(int group) { return group_states_[static_cast<size_t>(group)]; }
+
+  // ---- What is told of the time (scheduler_expect.cc) ----
+  void CountBacklog();
+  void HoldQuota(int project, const Need& need, int64_t end);
+  int64_t Expect(const scheduling::Entry& entry, const scheduling::Group& group, int verdict, int reservation);
+  int64_t ExpectValidation(const scheduling::Entry& entry, const scheduling::Group& group);
+  void FirstValidation(const scheduling::Group& group, GroupState* state);
+  double FractionOf(const scheduling::Option& option) const;
 
   // ---- Starting (scheduler_start.cc) ----
   int64_t DurationMicros(const scheduling::Entry& entry, const scheduling::Option& option, PlanPoint point) const;
@@ -72,7 +81,7 @@ class SchedulerPass {
                 bool* delays);
   bool HasRoom(const scheduling::Group& group, int device, const Need& need) const;
   const Misfit* KnownMisfit(const scheduling::Option& option, const Need& need) const;
-  Misfit Nearest(const scheduling::Option& option, const Need& need, int avoid);
+  Misfit Nearest(const scheduling::Group& group, const scheduling::Option& option, const Need& need);
   int ShortVerdict(const scheduling::Group& group);
   void CountReady();
   void StartAt(const scheduling::Entry& entry, const scheduling::Group& group, const scheduling::Option& option,
@@ -98,17 +107,19 @@ class SchedulerPass {
   std::vector<GroupState> group_states_;
   std::vector<uint8_t> closed_;  // by group: its jobs start nothing and reserve nothing any more
   std::vector<int> cursors_;
-  std::vector<std::vector<Misfit>> misfits_;       // by pool; told only
-  std::vector<scheduling::Project> projects_;      // what they hold, with what this pass has started
-  std::vector<std::vector<int>> reserved_of_;      // by project: indices of its reservations
-  std::vector<int> kept_quota_;                    // by project: the verdict; -1 = not needed yet
-  std::map<std::pair<int, int>, int> over_quota_;  // verdict by project and group
-  std::vector<int> ready_;                         // train jobs that might start now, by class; see CountReady
-  std::vector<std::vector<int>> stopped_;          // by worker: running attempts that this pass preempts
-  std::vector<double> backlog_seconds_;            // by class: how long it is busy with what comes before
-  std::vector<int64_t> reserved_until_;            // by class: the latest reserved start
-  std::vector<int> candidates_;                    // of FindVictims
-  std::vector<int> victims_;                       // what FindVictims found
+  std::vector<std::vector<Misfit>> misfits_;        // by pool; told only
+  std::vector<scheduling::Project> projects_;       // what they hold, with what this pass has started
+  std::vector<std::vector<int>> reserved_of_;       // by project: indices of its reservations
+  std::vector<int> kept_quota_;                     // by project: the verdict; -1 = not needed yet
+  std::map<std::pair<int, int>, int> over_quota_;   // verdict by project and group
+  std::vector<int> ready_;                          // train jobs that might start now, by class; see CountReady
+  std::vector<std::vector<int>> stopped_;           // by worker: running attempts that this pass preempts
+  std::vector<double> backlog_seconds_;             // by class: how long it is busy with what comes before
+  std::vector<int64_t> reserved_until_;             // by class: the latest reserved start
+  std::vector<double> validation_backlog_seconds_;  // by digest: of the validations that wait before
+  std::vector<QuotaLine> quota_lines_;              // by project; told only
+  std::vector<int> candidates_;                     // of FindVictims
+  std::vector<int> victims_;                        // what FindVictims found
   bool ready_counted_ = false;
   int tried_ = 0;
   int64_t looks_ = 0;

@@ -51,7 +51,8 @@ bool SchedulerPass::FindReservation(const Entry& entry, const Group& group, Spot
     for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
       ++looks_;
       const int w = fleet_.device_worker[static_cast<size_t>(device)];
-      if (fleet_.takes[static_cast<size_t>(w)] == 0 || w == group.avoid || timeline_.FirstEnd(w) >= *start) continue;
+      if (fleet_.takes[static_cast<size_t>(w)] == 0 || group.Avoids(w, device) || timeline_.FirstEnd(w) >= *start)
+        continue;
       if (!Covers(fleet_.device_total[static_cast<size_t>(device)], need)) continue;
       const int64_t at = timeline_.Earliest(w, device, need, duration, *start);
       if (at >= *start) continue;
@@ -74,7 +75,7 @@ bool SchedulerPass::Preempt(const Entry& entry, const Group& group, Spot* spot, 
       if (best == kLeast || ++looks_ >= limits::kMaxDeviceLooksPerPass) break;
       const int w = fleet_.device_worker[static_cast<size_t>(device)];
       if (fleet_.lowest_preemptible[static_cast<size_t>(w)] >= static_cast<int>(entry.priority)) continue;
-      if (fleet_.takes[static_cast<size_t>(w)] == 0 || w == group.avoid || timeline_.HasReservation(w)) continue;
+      if (fleet_.takes[static_cast<size_t>(w)] == 0 || group.Avoids(w, device) || timeline_.HasReservation(w)) continue;
       if (!Covers(fleet_.device_total[static_cast<size_t>(device)], need)) continue;
       if (!FindVictims(w, device, need, entry.priority, std::get<0>(best))) continue;
       const std::vector<scheduling::Release>& running = fleet_.workers[static_cast<size_t>(w)]->releases;
@@ -114,6 +115,7 @@ bool SchedulerPass::FindVictims(int worker, int device, const Need& need, Priori
     free->host_bytes += sign * release.need.host_bytes;
     free->disk_bytes += sign * release.need.disk_bytes;
     free->cpu_threads += sign * release.need.cpu_threads;
+    free->attempts += sign * release.need.attempts;
   };
   const Need free_now = timeline_.FreeNow(worker, device);
   Need free = free_now;

@@ -20,12 +20,14 @@ constexpr double kMaxDurationSeconds = 1e9;
 
 const Demand* PointOf(const Option& option, PlanPoint point) { return option.points[static_cast<size_t>(point) - 1]; }
 
-// What is short first, of VRAM, host RAM, disk, CPU threads: 1 to 4; 5 = nothing.
+// What is short first, of VRAM, host RAM, disk, CPU threads, attempts: 1 to 5; 6 = nothing.
+constexpr int kNothingShort = 6;
 int FirstShort(const Need& free, const Need& need) {
   if (need.device_bytes > free.device_bytes) return 1;
   if (need.host_bytes > free.host_bytes) return 2;
   if (need.disk_bytes > free.disk_bytes) return 3;
-  return need.cpu_threads > free.cpu_threads ? 4 : 5;
+  if (need.cpu_threads > free.cpu_threads) return 4;
+  return need.attempts > free.attempts ? 5 : kNothingShort;
 }
 
 int64_t Amount(const Need& need, int resource) {
@@ -36,14 +38,16 @@ int64_t Amount(const Need& need, int resource) {
       return need.host_bytes;
     case 3:
       return need.disk_bytes;
-    default:
+    case 4:
       return need.cpu_threads;
+    default:
+      return need.attempts;
   }
 }
 
 Need TotalOf(const Worker& worker, int device) {
   return {device < 0 ? 0 : worker.devices[static_cast<size_t>(device)].facts.device_bytes, worker.host_bytes_total,
-          worker.disk_bytes_total, worker.cpu_threads_total};
+          worker.disk_bytes_total, worker.cpu_threads_total, limits::kMaxAttemptsPerWorker};
 }
 
 Reason ReasonOf(int resource) {
@@ -54,8 +58,10 @@ Reason ReasonOf(int resource) {
       return Reason::kWaitingForHostRam;
     case 3:
       return Reason::kWaitingForDisk;
-    default:
+    case 4:
       return Reason::kWaitingForCpuThreads;
+    default:
+      return Reason::kWaitingForAttempts;
   }
 }
 
@@ -224,10 +230,10 @@ bool SchedulerPass::FindSpot(const Entry& entry, const Group& group, size_t inde
 bool SchedulerPass::HasRoom(const Group& group, int device, const Need& need) const {
   const int w = fleet_.device_worker[static_cast<size_t>(device)];
   const size_t at = static_cast<size_t>(w);
-  return fleet_.takes[at] != 0 && w != group.avoid &&
+  return fleet_.takes[at] != 0 && !group.Avoids(w, device) &&
          need.device_bytes <= free_.device_bytes[static_cast<size_t>(device)] &&
          need.host_bytes <= free_.host_bytes[at] && need.disk_bytes <= free_.disk_bytes[at] &&
-         need.cpu_threads <= free_.cpu_threads[at];
+         need.cpu_threads <= free_.cpu_threads[at] && need.attempts <= free_.attempts[at];
 }
 
 const SchedulerPass::Misfit* SchedulerPass::KnownMisfit(const Option& option, const Need& need) const {
@@ -238,7 +244,7 @@ const SchedulerPass::Misfit* SchedulerPass::KnownMisfit(const Option& option, co
 }
 
 // Where the need comes nearest to a start: the most of its resources are there, then the most of the first short one.
-SchedulerPass::Misfit SchedulerPass::Nearest(const Option& option, const Need& need, int avoid) {
+SchedulerPass::Misfit SchedulerPass::Nearest(const Group& group, const Option& option, const Need& need) {
   Misfit best;
   best.need = need;
   int64_t best_free = 0;
@@ -246,7 +252,7 @@ SchedulerPass::Misfit SchedulerPass::Nearest(const Option& option, const Need& n
   for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
     ++told_looks_;
     const int w = fleet_.device_worker[static_cast<size_t>(device)];
-    if (fleet_.takes[static_cast<size_t>(w)] == 0 || w == avoid) continue;
+    if (fleet_.takes[static_cast<size_t>(w)] == 0 || group.Avoids(w, device)) continue;
     const Need free = timeline_.FreeNow(w, device);
     const int first = FirstShort(free, need);
     const bool ever = Covers(fleet_.device_total[static_cast<size_t>(device)], need);
@@ -266,10 +272,10 @@ int SchedulerPass::ShortVerdict(const Group& group) {
   Need best_need;
   for (const Option& option : group.options) {
     const Need need = NeedOf(option.Smallest());
-    const Misfit* known = group.avoid < 0 ? KnownMisfit(option, need) : nullptr;
-    Misfit nearest = known == nullptr ? Nearest(option, need, group.avoid) : *known;
-    // An avoided worker may have room for others.
-    if (known == nullptr && group.avoid < 0) misfits_[static_cast<size_t>(option.pool)].push_back(nearest);
+    const Misfit* known = group.AvoidsAny() ? nullptr : KnownMisfit(option, need);
+    Misfit nearest = known == nullptr ? Nearest(group, option, need) : *known;
+    // What is avoided may have room for others.
+    if (known == nullptr && !group.AvoidsAny()) misfits_[static_cast<size_t>(option.pool)].push_back(nearest);
     if (nearest.worker < 0) continue;
     const bool ever = Covers(fleet_.device_total[static_cast<size_t>(nearest.device)], need);
     nearest.rank = ever ? FirstShort(timeline_.FreeNow(nearest.worker, nearest.device), need) : 0;
@@ -277,7 +283,7 @@ int SchedulerPass::ShortVerdict(const Group& group) {
     best = nearest;
     best_need = need;
   }
-  if (best.rank <= 0 || best.rank == 5) {
+  if (best.rank <= 0 || best.rank == kNothingShort) {
     return TextVerdict(Reason::kBehindHigherPriority, "the pass had no time left to look for a place");
   }
   const scheduling::WorkerState& state = *fleet_.workers[static_cast<size_t>(best.worker)];
@@ -289,6 +295,12 @@ int SchedulerPass::ShortVerdict(const Group& group) {
   verdict.needed = Amount(best_need, best.rank);
   verdict.free = Amount(free, best.rank);
   verdict.total = Amount(TotalOf(*verdict.worker, verdict.device), best.rank);
+  verdict.others = MissingOf(state.slot, verdict.reason);
+  if (const DeviceRest* rest = RestOf(state.slot, verdict.device);
+      rest != nullptr && verdict.reason == Reason::kWaitingForVram) {
+    verdict.faults = rest->faults;
+    verdict.until_wall_micros = now_.ToWall(rest->until_boot_micros);
+  }
   return AddVerdict(std::move(verdict));
 }
 
@@ -345,6 +357,7 @@ void SchedulerPass::StartAt(const Entry& entry, const Group& group, const Option
   const Need need = NeedOf(start.demand);
   result_.starts.push_back(std::move(start));
   Take(spot, need, now_.boot_micros + DurationMicros(entry, option, point));
+  HoldQuota(entry.project, need, now_.boot_micros + DurationMicros(entry, option, point));
   Project& project = projects_[static_cast<size_t>(entry.project)];
   ++project.jobs;
   project.held.device_bytes += need.device_bytes;
@@ -362,6 +375,7 @@ void SchedulerPass::Take(Spot spot, const Need& need, int64_t end) {
   free_.host_bytes[w] -= need.host_bytes;
   free_.disk_bytes[w] -= need.disk_bytes;
   free_.cpu_threads[w] -= need.cpu_threads;
+  free_.attempts[w] -= need.attempts;
   timeline_.AddStart(spot.worker, spot.device, need, end);
 }
 

@@ -9,6 +9,7 @@ namespace longhaul::server {
 
 using scheduling::Bucket;
 using scheduling::Entry;
+using scheduling::Fleet;
 using scheduling::Group;
 using scheduling::GroupKey;
 using scheduling::Project;
@@ -22,6 +23,22 @@ const std::string& AvoidedWorker(const Job& job) {
   const Attempt& attempt = job.attempt;
   const bool failed = attempt.outcome == AttemptOutcome::kFailed || attempt.outcome == AttemptOutcome::kLost;
   return failed ? attempt.worker_id : kNone;
+}
+
+// Its device, where that was what failed.
+const std::string& AvoidedDevice(const Job& job) {
+  static const std::string kNone;
+  const bool fault = job.attempt.outcome == AttemptOutcome::kFailed && job.attempt.reason == Reason::kDeviceFault;
+  return fault ? job.attempt.device_id : kNone;
+}
+
+// What keeps everybody from a device that rests: something that has all of it.
+RunningAttempt Resting(const Worker& worker, const DeviceRest& rest) {
+  RunningAttempt running;
+  running.device = rest.device;
+  running.need.device_bytes = worker.devices[static_cast<size_t>(rest.device)].facts.device_bytes;
+  running.end_boot_micros = rest.until_boot_micros;
+  return running;
 }
 
 Entry EntryOf(const Job& job, int group, int project) {
@@ -56,6 +73,18 @@ const char* WhyNotTaking(const WorkerSlot& slot) {
   return nullptr;
 }
 
+const DeviceRest* RestOf(const WorkerSlot& slot, int device) {
+  for (const DeviceRest& rest : slot.rests) {
+    if (rest.device == device) return &rest;
+  }
+  return nullptr;
+}
+
+int64_t MissingOf(const WorkerSlot& slot, Reason reason) {
+  if (reason == Reason::kWaitingForHostRam) return slot.host_bytes_missing;
+  return reason == Reason::kWaitingForDisk ? slot.disk_bytes_missing : 0;
+}
+
 int SchedulerTable::ProjectIndex(const std::string& name) {
   const auto found = project_index_.find(name);
   if (found != project_index_.end()) return found->second;
@@ -88,11 +117,13 @@ scheduling::GroupKey SchedulerTable::KeyOf(const WaitingJob& waiting) {
   key.demands = waiting.demands.get();
   key.digest = DigestIndex(job.model_digest);
   key.avoid_worker = AvoidedWorker(job);
+  if (waiting.demands != nullptr) key.avoid_device = AvoidedDevice(job);
   if (waiting.demands == nullptr) {
     // It fetches the data and holds them tokenised, as training will.
     const int64_t dataset_bytes = job.train_shape.dataset_bytes;
     key.validation.host_bytes = limits::kValidateHostBytes + dataset_bytes * limits::kValidateHostBytesPerDatasetByte;
     key.validation.disk_bytes = limits::kValidateDiskBytes + dataset_bytes;
+    key.validation.attempts = 1;
   } else if (!job.pinned_device_class.empty() && !job.allow_nonidentical_resume) {
     // On another class the trainer would refuse the checkpoint.
     key.pinned_class = ClassIndex(job.pinned_device_class);
@@ -119,6 +150,7 @@ int SchedulerTable::GroupOf(const WaitingJob& waiting) {
   group.pinned_class = key.pinned_class;
   group.pinned_point = key.pinned_point;
   group.avoid_worker = key.avoid_worker;
+  group.avoid_device = key.avoid_device;
   group.validation = key.validation;
   if (group.demands != nullptr) {
     for (const auto& [name, demands] : *group.demands) group.classes.emplace_back(ClassIndex(name), &demands);
@@ -181,6 +213,7 @@ void SchedulerTable::CountRunning(const WorkerState& state, int sign) {
 }
 
 void SchedulerTable::PutWorker(WorkerSlot slot) {
+  for (const DeviceRest& rest : slot.rests) slot.running.push_back(Resting(*slot.worker, rest));
   std::sort(slot.running.begin(), slot.running.end(), [](const RunningAttempt& a, const RunningAttempt& b) {
     return a.end_boot_micros != b.end_boot_micros ? a.end_boot_micros < b.end_boot_micros : a.job_id < b.job_id;
   });
@@ -231,6 +264,23 @@ void SchedulerTable::ChangeFlags(const WorkerState& state, const char* why_not_b
 
 void SchedulerTable::SetShare(const std::string& project, double share) {
   projects_[static_cast<size_t>(ProjectIndex(project))].share = share;
+}
+
+void SchedulerTable::Clear() {
+  workers_.clear();
+  buckets_.clear();
+  bucket_index_.clear();
+  bucket_of_.clear();
+  groups_.clear();
+  free_groups_.clear();
+  group_index_.clear();
+  projects_.clear();
+  project_index_.clear();
+  class_names_.clear();
+  class_index_.clear();
+  digest_index_.clear();
+  fleet_ = Fleet();
+  laid_ = false;
 }
 
 std::map<std::string, ResourceVector> SchedulerTable::Held() const {

@@ -1,7 +1,7 @@
 // A snapshot in the form that a scheduling pass reads: jobs in the order of the queue, jobs of one shape under one
 // number, resources as flat arrays. Kept between passes and changed in place, so that a pass after a small change costs
 // little. What Plan says depends on what is in the table alone, never on the way it came there: the same as a table
-// that was filled afresh (tests/server/core/scheduler_table_test.cc).
+// that was filled afresh (tests/server/core/scheduler_property_test.cc).
 //
 // The parts that only the pass, the explanations and the tests read are public values in namespace scheduling.
 // Not thread-safe. Owns shared parts of what it is handed; not the jobs.
@@ -86,16 +86,17 @@ struct GroupKey {
   PlanPoint pinned_point = PlanPoint::kNone;
   Need validation;
   std::string avoid_worker;
+  std::string avoid_device;
   bool operator==(const GroupKey&) const = default;
   template <class H>
   friend H AbslHashValue(H h, const GroupKey& key) {
     return H::combine(std::move(h), key.demands, key.digest, key.pinned_class, static_cast<int>(key.pinned_point),
-                      key.validation.disk_bytes, key.avoid_worker);
+                      key.validation.disk_bytes, key.avoid_worker, key.avoid_device);
   }
 };
 
 // Jobs that run in the same places and take the same there: same shape (or size of the dataset to validate), model, pin
-// and worker to avoid.
+// and worker or device to avoid.
 struct Group {
   std::shared_ptr<const JobDemands> demands;  // null: validations
   std::vector<std::pair<int, const ClassDemands*>> classes;
@@ -104,7 +105,8 @@ struct Group {
   int pinned_class = -1;
   PlanPoint pinned_point = PlanPoint::kNone;
   std::string avoid_worker;
-  Need validation;  // where demands is null
+  std::string avoid_device;  // of that worker, where its device failed; else ""
+  Need validation;           // where demands is null
   int waiting = 0;
   GroupKey key;
 
@@ -113,7 +115,11 @@ struct Group {
   uint64_t compiled_kinds = 0;
   std::vector<Option> options;  // fastest first; empty: `hopeless` says why
   int avoid = -1;               // worker that is skipped
+  int avoid_at = -1;            // device of the fleet that is skipped
   Verdict hopeless;
+
+  bool Avoids(int worker, int device) const { return worker == avoid || (device >= 0 && device == avoid_at); }
+  bool AvoidsAny() const { return avoid >= 0 || avoid_at >= 0; }
 };
 
 struct Project {
@@ -159,6 +165,7 @@ struct FreeResources {
   std::vector<int64_t> host_bytes;
   std::vector<int64_t> disk_bytes;
   std::vector<int> cpu_threads;
+  std::vector<int> attempts;
   std::vector<int> validations;
   std::vector<int64_t> device_bytes;
 };
@@ -183,6 +190,10 @@ struct Fleet {
 
 // Why a worker takes no new attempts: "is draining"; null where it does.
 const char* WhyNotTaking(const WorkerSlot& slot);
+// Of the worker's total, taken by what is no attempt: of host RAM and disk, where `reason` is that they are short.
+int64_t MissingOf(const WorkerSlot& slot, Reason reason);
+// Null where it does not rest.
+const DeviceRest* RestOf(const WorkerSlot& slot, int device);
 // On the empty worker.
 bool EverFits(const Need& need, const Worker& worker, int device);
 // "needs 40.00 GiB of device memory; worker w1 has 24.00 GiB in all". REQUIRES: not EverFits.
@@ -201,6 +212,9 @@ class SchedulerTable {
   void RemoveWorker(const std::string& id);
   void SetReachable(const std::string& id, bool reachable);
   void SetShare(const std::string& project, double share);
+  // As it was made. Names of projects, classes and models are kept while it lives, used or not: names() grows.
+  void Clear();
+  size_t names() const { return projects_.size() + class_names_.size() + digest_index_.size(); }
 
   PlanResult Plan(PlanTime now);
   PlanResult Decide(PlanTime now);
@@ -240,6 +254,7 @@ class SchedulerTable {
   void CompileHopeless(scheduling::Group* group);
   bool AnyHolds(const scheduling::Pool& pool, const Need& need, Verdict* why) const;
   void CompileAvoid(scheduling::Group* group);
+  void CompileAvoidDevice(const scheduling::WorkerState& state, scheduling::Group* group);
 
   const Quotas quotas_;
   std::map<std::string, scheduling::WorkerState> workers_;

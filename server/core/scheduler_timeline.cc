@@ -16,6 +16,7 @@ void Add(const Need& need, bool same_device, Need* free) {
   free->host_bytes += need.host_bytes;
   free->disk_bytes += need.disk_bytes;
   free->cpu_threads += need.cpu_threads;
+  free->attempts += need.attempts;
 }
 
 void Subtract(const Need& need, bool same_device, Need* free) {
@@ -23,6 +24,7 @@ void Subtract(const Need& need, bool same_device, Need* free) {
   free->host_bytes -= need.host_bytes;
   free->disk_bytes -= need.disk_bytes;
   free->cpu_threads -= need.cpu_threads;
+  free->attempts -= need.attempts;
 }
 
 int64_t SumEnd(int64_t start, int64_t duration) {
@@ -73,7 +75,7 @@ bool Timeline::HasReservation(int worker) const {
 Need Timeline::FreeNow(int worker, int device) const {
   const size_t w = static_cast<size_t>(worker);
   return {device < 0 ? 0 : free_.device_bytes[static_cast<size_t>(device)], free_.host_bytes[w], free_.disk_bytes[w],
-          free_.cpu_threads[w]};
+          free_.cpu_threads[w], free_.attempts[w]};
 }
 
 Need Timeline::FreeAt(const Overlay& overlay, int worker, int device, int64_t at) const {
@@ -157,8 +159,9 @@ std::vector<std::string> Timeline::Blockers(int worker, int device, const Need& 
         (need.device_bytes > free.device_bytes && release.device == device && attempt.need.device_bytes > 0) ||
         (need.host_bytes > free.host_bytes && attempt.need.host_bytes > 0) ||
         (need.disk_bytes > free.disk_bytes && attempt.need.disk_bytes > 0) ||
-        (need.cpu_threads > free.cpu_threads && attempt.need.cpu_threads > 0);
-    if (helps) blockers.push_back(attempt.job_id);
+        (need.cpu_threads > free.cpu_threads && attempt.need.cpu_threads > 0) ||
+        (need.attempts > free.attempts && attempt.need.attempts > 0);
+    if (helps && !attempt.job_id.empty()) blockers.push_back(attempt.job_id);
   }
   return blockers;
 }

@@ -61,8 +61,8 @@ class StoreTransaction {
   virtual absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) = 0;
   virtual absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) = 0;
   virtual absl::Status PutRequestKey(const RequestKey& key) = 0;
-  // The oldest `most` of those made before `wall_micros`.
-  virtual absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) = 0;
+  // The oldest `most` of those made before `wall_micros`; how many there were.
+  virtual absl::StatusOr<int> DeleteRequestKeysBefore(int64_t wall_micros, int most) = 0;
   virtual absl::Status PutWorker(const Worker& worker) = 0;
   virtual absl::Status DeleteWorker(const std::string& id) = 0;                // OK where it is not there
   virtual absl::Status PutBlob(const BlobRef& blob, int64_t wall_micros) = 0;  // present, grace renewed

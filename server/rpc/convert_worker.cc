@@ -287,7 +287,7 @@ absl::StatusOr<AttemptReport> FromProto(const v1::AttemptStatus& status, const s
 
 absl::StatusOr<SessionInput> FromProto(const v1::OpenSessionRequest& request) {
   LH_RETURN_IF_ERROR(CheckName("worker_id", request.worker_id(), limits::kMaxWorkerIdBytes));
-  LH_RETURN_IF_ERROR(CheckCount("attempts", request.attempts_size(), limits::kMaxAttemptsPerWorker));
+  LH_RETURN_IF_ERROR(CheckCount("attempts", request.attempts_size(), limits::kMaxReportsPerSync));
   LH_RETURN_IF_ERROR(CheckText("build", request.build()));
   SessionInput out;
   out.protocol_version = request.protocol_version();
@@ -305,14 +305,17 @@ absl::StatusOr<SessionInput> FromProto(const v1::OpenSessionRequest& request) {
 }
 
 absl::StatusOr<SyncInput> FromProto(const v1::SyncRequest& request) {
-  LH_RETURN_IF_ERROR(CheckCount("attempts", request.attempts_size(), limits::kMaxAttemptsPerWorker));
+  LH_RETURN_IF_ERROR(CheckCount("attempts", request.attempts_size(), limits::kMaxReportsPerSync));
   LH_RETURN_IF_ERROR(CheckRange("sync_number", request.sync_number(), limits::kMaxReportedCount));
   SyncInput out;
   out.session_id = request.session_id();
   out.sync_number = request.sync_number();
   // No reason to lose a worker.
   out.host_bytes_available = std::clamp<int64_t>(request.host_bytes_available(), 0, limits::kMaxReportedCount);
-  out.disk_bytes_available = std::clamp<int64_t>(request.disk_bytes_available(), 0, limits::kMaxReportedCount);
+  // A disk that is full to the last byte is told, too.
+  if (request.has_disk_bytes_available()) {
+    out.disk_bytes_available = std::clamp<int64_t>(request.disk_bytes_available(), 1, limits::kMaxReportedCount);
+  }
   out.leaving = request.leaving();
   for (int i = 0; i < request.attempts_size(); ++i) {
     LH_ASSIGN_OR_RETURN(AttemptReport report, FromProto(request.attempts(i), At("attempts", i)));
@@ -369,6 +372,12 @@ v1::Worker ToProto(const WorkerView& view) {
   }
   out.set_draining(view.worker.draining);
   out.set_leaving(view.leaving);
+  for (const WorkerView::Rest& rest : view.rests) {
+    v1::DeviceRest* proto = out.add_device_rests();
+    proto->set_device_id(rest.device_id);
+    proto->set_faults(rest.faults);
+    *proto->mutable_until_time() = ToTimestamp(rest.until_wall_micros);
+  }
   out.set_build(view.worker.build);
   out.set_plan_version(view.worker.plan_version);
   out.set_host_bytes_reserved(view.host_bytes_reserved);

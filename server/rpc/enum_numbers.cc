@@ -41,6 +41,7 @@ static_assert(Same(Reason::kNoWorker, v1::NO_WORKER));
 static_assert(Same(Reason::kModelNotOnAnyWorker, v1::MODEL_NOT_ON_ANY_WORKER));
 static_assert(Same(Reason::kPausedByUser, v1::PAUSED_BY_USER));
 static_assert(Same(Reason::kWaitingForCpuThreads, v1::WAITING_FOR_CPU_THREADS));
+static_assert(Same(Reason::kWaitingForAttempts, v1::WAITING_FOR_ATTEMPTS));
 static_assert(Same(Reason::kInvalidDataset, v1::INVALID_DATASET));
 static_assert(Same(Reason::kInvalidModel, v1::INVALID_MODEL));
 static_assert(Same(Reason::kDeviceOom, v1::DEVICE_OOM));

@@ -194,6 +194,7 @@ absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& calle
 
 absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context, const Caller& caller,
                                                             const v1::EstimateFineTuneJobRequest& request) {
+  LH_ASSIGN_OR_RETURN(const std::string project, ProjectOf(caller, request.project()));
   const std::shared_ptr<const FleetView> fleet = context.dispatcher->Fleet();
   ModelShape shape;
   std::string storage;
@@ -217,7 +218,7 @@ absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& co
   response.set_fits_somewhere(plan.train.has_value());
   if (plan.train.has_value() && model != nullptr) {
     LH_ASSIGN_OR_RETURN(*response.mutable_queue(),
-                        ForecastQueue(context, caller.project, response.resolved_spec(), *model, plan));
+                        ForecastQueue(context, project, response.resolved_spec(), *model, plan));
   }
   for (v1::DeviceClassEstimate& one : plan.classes) *response.add_classes() = std::move(one);
   return response;

@@ -5,6 +5,7 @@ LONGHAUL_SOAK_ROUNDS is how often, LONGHAUL_SOAK_SEED where the draws begin, LON
 LONGHAUL_SOAK_DEMO_S how long ten jobs are disturbed.
 """
 
+import datetime
 import os
 import random
 import signal
@@ -16,10 +17,12 @@ from cases_faults import FLAGS, begin
 from cases_jobs import ENDLESS_STEPS
 
 LEASES = ["--lease-ms", "3000", "--worker-lost-ms", "4000", "--sync-hold-ms", "1000"]
-# The trainer holds after seconds, and the agent, which asks less and less often, has time to find the scheduler again.
+# The trainer holds after seconds.
 OUTAGE_LEASES = ["--lease-ms", "3000", "--worker-lost-ms", "60000", "--sync-hold-ms", "1000"]
 CANCELLED_WITHIN_S = 10
 MOST_FAILURES = 100
+AGENT_AWAY_S = 10  # from its kill until its attempts are lost, on a slow machine
+SHORT_LEASES_OUTAGE_S = 15  # longer than leases, lost times and the agent's longest wait
 DEMO_JOBS = 10
 DEMO_STEP_MS = 200
 
@@ -99,6 +102,7 @@ class Killings:
         self.data = write_chat(cluster.path("train.jsonl"))
         cluster.start_server(*LEASES)
         self.agents = {name: cluster.start_worker(name=name) for name in workers}
+        self.agent_kills = []  # name and wall time
 
     def submit(self, request_id, *flags, **options):
         return self.cluster.submit(self.data, *FLAGS, "--retry-limit", str(MOST_FAILURES), "--request-id", request_id,
@@ -111,6 +115,7 @@ class Killings:
     def kill_agent(self, name):
         """Its trainers live on; the next agent finds them."""
         self.cluster.kill(self.agents[name])
+        self.agent_kills.append((name, time.time()))
         self.agents[name] = self.cluster.start_worker(name=name, env=self.env)
 
     def kill_one(self):
@@ -126,6 +131,16 @@ class Killings:
             if trainers:
                 self.draw.choice(trainers).kill()
         return victim
+
+    def check_none_lost(self, job_id):
+        """An attempt may be lost where its agent was away; never because the scheduler was."""
+        for attempt in train_attempts(self.cluster, job_id):
+            if attempt["outcome"] != "ATTEMPT_OUTCOME_LOST":
+                continue
+            end = datetime.datetime.fromisoformat(attempt["end_time"].replace("Z", "+00:00")).timestamp()
+            excused = any(name == attempt["worker_id"] and at <= end <= at + AGENT_AWAY_S for name, at in self.agent_kills)
+            check(excused, "attempt %d of %s was lost, and nobody had killed its agent: %s" % (
+                attempt["number"], job_id, attempt["message"]))
 
     def live(self):
         ended = {"SUCCEEDED", "FAILED", "CANCELLED"}
@@ -148,6 +163,7 @@ def killed_at_random(cluster):
     for request_id, job_id in acknowledged.items():
         check(killings.adapter(job_id) == expected, "the adapter of %s differs" % job_id)
         check(killings.submit(request_id) == job_id, "request id %s made another job than %s" % (request_id, job_id))
+        killings.check_none_lost(job_id)
     check(len(cluster.jobs("--limit", "100000")) == len(acknowledged) + 1, "there are jobs that nobody made")
     print("  %d jobs; killed: %s" % (len(acknowledged), victims))
 
@@ -196,17 +212,14 @@ def three_workers_ten_jobs(cluster):
     print("  %d s; killed: %s" % (seconds, victims))
 
 
-def outage(cluster):
-    """The scheduler is away for longer than any lease: the trainer holds, is taken up again, and nothing counts as a
-    failure."""
-    seconds = int(os.environ.get("LONGHAUL_SOAK_OUTAGE_S", "5"))
-    _, job_id, watch, trainer, expected = begin(cluster, *OUTAGE_LEASES)
+def outlive_outage(cluster, leases, seconds):
+    _, job_id, watch, trainer, expected = begin(cluster, *leases)
     before = cluster.job(job_id)["attempt"]
     cluster.kill(cluster.server)
     end = time.monotonic() + seconds
     wait_for("the end of the outage", lambda: time.monotonic() >= end, guard_s=seconds + 60)
     check(trainer.alive(), "the trainer did not outlive the outage")
-    cluster.start_server(*OUTAGE_LEASES)
+    cluster.start_server(*leases)
     # Its progress may be over before the watch has found the scheduler again; its events are not.
     check(watch.to_end() == 0, "the watch did not end with SUCCEEDED")
     sequences = watch.sequences()
@@ -218,4 +231,16 @@ def outage(cluster):
     check(after["failed_attempts"] == 0, "an outage counts as a failure")
 
 
-CASES = [stopped_past_lease, cancelled_while_running, killed_at_random, three_workers_ten_jobs, outage]
+def outage(cluster):
+    """The scheduler is away for longer than any lease: the trainer holds, is taken up again, and nothing counts as a
+    failure."""
+    outlive_outage(cluster, OUTAGE_LEASES, int(os.environ.get("LONGHAUL_SOAK_OUTAGE_S", "5")))
+
+
+def outage_of_short_leases(cluster):
+    """The same where a worker is lost after seconds: the agent, which asks less and less often, still comes in time."""
+    outlive_outage(cluster, LEASES, int(os.environ.get("LONGHAUL_SOAK_OUTAGE_S", SHORT_LEASES_OUTAGE_S)))
+
+
+CASES = [stopped_past_lease, cancelled_while_running, killed_at_random, three_workers_ten_jobs, outage,
+         outage_of_short_leases]

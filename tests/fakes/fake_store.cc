@@ -106,17 +106,19 @@ class FakeTransaction final : public StoreTransaction {
     Own().keys[{key.project, key.request_id}] = key;
     return absl::OkStatus();
   }
-  absl::Status DeleteRequestKeysBefore(int64_t wall_micros, int most) override {
+  absl::StatusOr<int> DeleteRequestKeysBefore(int64_t wall_micros, int most) override {
     LH_RETURN_IF_ERROR(Fails());
     std::multimap<int64_t, std::pair<std::string, std::string>> old;
     for (const auto& [name, key] : state_->keys) {
       if (key.create_wall_micros < wall_micros) old.emplace(key.create_wall_micros, name);
     }
+    int deleted = 0;
     for (const auto& [micros, name] : old) {
-      if (--most < 0) break;
+      if (deleted == most) break;
       Own().keys.erase(name);
+      ++deleted;
     }
-    return absl::OkStatus();
+    return deleted;
   }
   absl::Status PutWorker(const Worker& worker) override {
     LH_RETURN_IF_ERROR(Fails());

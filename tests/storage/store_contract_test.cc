@@ -8,6 +8,7 @@
 #include "base/env.h"
 #include "base/error.h"
 #include "base/limits.h"
+#include "base/status_macros.h"
 #include "gmock/gmock.h"
 #include "storage/job_store.h"
 #include "tests/fakes/fake_store.h"
@@ -226,9 +227,17 @@ TEST_P(StoreContractTest, RequestKeysOutliveTheirJobAndExpire) {
   ASSERT_TRUE(key->has_value());
   EXPECT_EQ((*key)->job_id, "ftjob-1001");
   EXPECT_FALSE((*store().GetRequestKey("q", "r")).has_value());
-  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(50, 100); });
+  const auto sweep = [this](int64_t before, int most) {
+    int deleted = -1;
+    Write([&](StoreTransaction& tx) -> absl::Status {
+      LH_ASSIGN_OR_RETURN(deleted, tx.DeleteRequestKeysBefore(before, most));
+      return absl::OkStatus();
+    });
+    return deleted;
+  };
+  EXPECT_EQ(sweep(50, 100), 0);
   EXPECT_TRUE((*store().GetRequestKey("p", "r")).has_value());
-  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(51, 100); });
+  EXPECT_EQ(sweep(51, 100), 1);
   EXPECT_FALSE((*store().GetRequestKey("p", "r")).has_value());
 }
 
@@ -238,7 +247,7 @@ TEST_P(StoreContractTest, TheOldestRequestKeysGoFirst) {
       return tx.PutRequestKey({"p", "r" + std::to_string(i), "sha", "ftjob-1", 100 - i});
     });
   }
-  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(100, 3); });
+  Write([](StoreTransaction& tx) { return tx.DeleteRequestKeysBefore(100, 3).status(); });
   EXPECT_TRUE((*store().GetRequestKey("p", "r0")).has_value()) << "it is young enough";
   EXPECT_TRUE((*store().GetRequestKey("p", "r1")).has_value()) << "the next sweep's";
   for (const char* gone : {"r2", "r3", "r4"}) EXPECT_FALSE((*store().GetRequestKey("p", gone)).has_value()) << gone;

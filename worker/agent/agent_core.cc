@@ -222,7 +222,9 @@ void AgentCore::FillSync(v1::SyncRequest* request) {
   int64_t room_bytes = RoomAfter(*request);
   for (const auto& [name, runner] : attempts_) *request->add_attempts() = runner->Status(&room_bytes, &marks[name]);
   request->set_host_bytes_available(std::min(options_.inventory.host_bytes_total(), HostMemAvailableBytes()));
-  request->set_disk_bytes_available(DiskFreeBytes(options_.state_dir).value_or(0));
+  if (const absl::StatusOr<int64_t> free = DiskFreeBytes(options_.state_dir); free.ok()) {
+    request->set_disk_bytes_available(*free);
+  }
 }
 
 void AgentCore::OnSynced(int64_t sync_number, const v1::SyncResponse& response, int64_t sent_boot_nanos) {

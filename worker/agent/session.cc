@@ -14,6 +14,9 @@ namespace {
 
 // What an answer may take beyond the hold time before the connection is taken for dead.
 constexpr int64_t kAnswerSlackMs = 10'000;
+// Of a lease the agent asks so many times at least, however long nobody answers: it finds the scheduler again before
+// the lease is over, or soon after.
+constexpr int64_t kAsksPerLease = 4;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 // What trying again does not change. Refused credentials are fatal only to an agent that has never got in: later they
@@ -94,6 +97,7 @@ void Session::OnOpenAnswer(const absl::StatusOr<v1::OpenSessionResponse>& answer
   id_ = answer->session_id();
   last_opening_ = answer->opening();
   hold_ms_ = answer->hold_ms();
+  HeedLease(answer->lease_ms());
   next_number_ = 1;
   in_flight_.clear();
   to_repeat_.clear();
@@ -139,7 +143,9 @@ void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::Statu
   in_flight_.erase(sent);
   if (answer.ok()) {
     backoff_.Reset();
+    HeedLease(answer->lease_ms());
     complained_ = false;
+    refused_ = false;
     Failpoint("agent_after_sync").IgnoreError();
     delegate_->OnSynced(number, *answer, sent_nanos);
     return;
@@ -159,6 +165,10 @@ void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::Statu
   WaitBeforeRetry(answer.status());
 }
 
+void Session::HeedLease(int64_t lease_ms) {
+  if (lease_ms > 0) backoff_.SetLongest(lease_ms / kAsksPerLease);
+}
+
 void Session::Close(const std::string& why) {
   delegate_->Log(why);
   ++generation_;
@@ -175,8 +185,15 @@ void Session::Close(const std::string& why) {
 void Session::WaitBeforeRetry(const absl::Status& why) {
   const int64_t wait_ms = backoff_.NextMs();
   retry_at_nanos_ = std::max(retry_at_nanos_, clock_->BootNanos() + wait_ms * kNanosPerMs);
-  if (complained_) return;
-  complained_ = true;
+  // No outage: what this worker says is refused each time, and its leases run out.
+  if (absl::IsInvalidArgument(why)) {
+    if (std::exchange(refused_, true)) return;
+    delegate_->Log("the scheduler refuses what this worker tells it: " + std::string(why.message()) +
+                   "; until it takes it no lease is extended: trainers hold when theirs end, and their jobs go on "
+                   "elsewhere; trying again; what to do: run this worker and the scheduler from one release");
+    return;
+  }
+  if (std::exchange(complained_, true)) return;
   const std::string advice = ErrorAdvice(why);
   delegate_->Log("the scheduler does not answer: " + std::string(why.message()) + "; trainers go on, trying again" +
                  (advice.empty() ? "" : "; what to do: " + advice));

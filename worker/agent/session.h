@@ -65,6 +65,7 @@ class Session {
   void OnSyncAnswer(int64_t generation, int64_t number, const absl::StatusOr<v1::SyncResponse>& answer);
   void Close(const std::string& why);
   void WaitBeforeRetry(const absl::Status& why);
+  void HeedLease(int64_t lease_ms);
 
   SessionDelegate* delegate_;
   SchedulerClient* client_;
@@ -82,6 +83,7 @@ class Session {
   std::string reopen_;  // why, where the answer to an opening that tells too little is on its way
   bool news_ = false;
   bool complained_ = false;  // about the outage that lasts; said once
+  bool refused_ = false;     // that its Syncs are INVALID_ARGUMENT; said once
   int taken_ = 0;            // sessions in a row that the scheduler closed soon after they were opened
   int64_t next_number_ = 1;
   std::map<int64_t, int64_t> in_flight_;  // number -> sent_boot_nanos

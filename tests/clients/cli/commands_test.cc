@@ -332,8 +332,9 @@ TEST_F(CommandTest, EstimateExitCodes) {
   entry->set_fits(true);
   entry->mutable_estimate()->add_warnings("attention is slow there");
   scheduler_.jobs.estimate.set_fits_somewhere(true);
-  EXPECT_EQ(Run({"estimate", "--model", "m"}), kOk);
+  EXPECT_EQ(Run({"estimate", "--model", "m", "--project", "ants"}), kOk);
   EXPECT_THAT(out_.str(), HasSubstr("warning: attention is slow there"));
+  EXPECT_EQ(scheduler_.jobs.estimated.project(), "ants");
 }
 
 TEST_F(CommandTest, EstimateTellsWhereInTheQueueItWouldBe) {
@@ -460,9 +461,11 @@ TEST_F(CommandTest, WorkersAndDrain) {
   scheduler_.workers.workers.add_workers()->set_id("other");
   EXPECT_EQ(Run({"workers", "-o", "name"}), kOk);
   EXPECT_EQ(out_.str(), "worker-one\nother\n");
+  worker->add_device_rests()->set_device_id("gpu-3");
   EXPECT_EQ(Run({"workers", "-o", "wide"}), kOk);
   EXPECT_THAT(out_.str(), HasSubstr("worker-one  ONLINE"));
   EXPECT_THAT(out_.str(), HasSubstr("SmolLM2"));
+  EXPECT_THAT(out_.str(), HasSubstr("device gpu-3 of worker worker-one rests after 0 faults"));
   EXPECT_EQ(Run({"drain", "work"}), kOk);
   EXPECT_EQ(out_.str(), "worker-one ONLINE (draining)\n");
   EXPECT_EQ(Run({"drain", "none"}), kNotFound);

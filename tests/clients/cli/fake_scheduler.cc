@@ -102,8 +102,9 @@ grpc::Status FakeJobs::ExplainFineTuneJob(grpc::ServerContext*, const v1::Explai
   return grpc::Status::OK;
 }
 
-grpc::Status FakeJobs::EstimateFineTuneJob(grpc::ServerContext*, const v1::EstimateFineTuneJobRequest*,
+grpc::Status FakeJobs::EstimateFineTuneJob(grpc::ServerContext*, const v1::EstimateFineTuneJobRequest* request,
                                            v1::EstimateFineTuneJobResponse* response) {
+  estimated = *request;
   *response = estimate;
   return grpc::Status::OK;
 }

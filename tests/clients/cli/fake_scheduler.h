@@ -32,6 +32,7 @@ class FakeJobs final : public v1::FineTuneService::Service {
   std::vector<v1::CreateFineTuneJobRequest> validated;
   grpc::Status create_status;
   v1::EstimateFineTuneJobResponse estimate;
+  v1::EstimateFineTuneJobRequest estimated;  // the last one
   v1::ExplainFineTuneJobResponse explanation;
   std::string log;
   std::vector<v1::TrainingProgress> points;

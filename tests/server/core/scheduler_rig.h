@@ -67,6 +67,7 @@ class SchedulerRig : public ::testing::Test {
     running.project = "default";
     running.device = device;
     running.need.cpu_threads = threads;
+    running.need.attempts = 1;
     for (const Worker& candidate : workers_) {
       if (candidate.id != worker) continue;
       const bool cpu = candidate.devices.at(static_cast<size_t>(device)).facts.kind == DeviceKind::kCpu;
@@ -107,6 +108,7 @@ class SchedulerRig : public ::testing::Test {
       slot.reachable = !unreachable_.contains(worker.id);
       slot.plan_matches = worker.plan_version == kPlanVersion;
       slot.running = running_[worker.id];
+      slot.rests = rests_[worker.id];
       snapshot.workers.push_back(std::move(slot));
     }
     snapshot.shares = shares_;
@@ -147,6 +149,7 @@ class SchedulerRig : public ::testing::Test {
   std::deque<Worker> workers_;
   std::deque<Job> jobs_;
   std::map<std::string, std::vector<RunningAttempt>> running_;
+  std::map<std::string, std::vector<DeviceRest>> rests_;
   std::map<std::string, double> shares_;
   std::map<std::string, double> step_seconds_;  // of device classes, instead of the planner's
   Quotas quotas_;

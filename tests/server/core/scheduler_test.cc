@@ -1,6 +1,7 @@
 // Who starts where, at which point of the plan, in which order; and why the others wait. Exact, on values.
 #include "server/core/scheduler.h"
 
+#include "base/format.h"
 #include "base/limits.h"
 #include "tests/server/core/scheduler_rig.h"
 
@@ -101,6 +102,28 @@ TEST_F(SchedulerTest, EachResourceHasItsReason) {
   EXPECT_EQ(PassText(), "a?EXCEEDS_EVERY_DEVICE@1 b?EXCEEDS_EVERY_DEVICE@2");
 }
 
+// A Sync that names more would be refused, and the worker be lost with everything that it runs.
+TEST_F(SchedulerTest, AWorkerGetsNoMoreAttemptsThanItMayName) {
+  AddWorker("w1", 4096 * kGiB, 4096);
+  for (int i = 0; i + 2 < limits::kMaxAttemptsPerWorker; ++i) Run("w1", "r" + std::to_string(i), 0, 1, 10 + i);
+  AddFitJob("a", 1);
+  AddJob("v", 1).state = JobState::kValidating;
+  AddFitJob("b", 1);
+  AddJob("w", 1).state = JobState::kValidating;
+  PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a>w1:minimum v>w1:validate b?WAITING_FOR_ATTEMPTS@1 w?WAITING_FOR_ATTEMPTS@2");
+  EXPECT_EQ(DetailOf(result, 0), "needs room for another attempt; worker w1 has 1000, the most that a worker may have");
+  EXPECT_EQ(DetailOf(result, 1), DetailOf(result, 0));
+  ASSERT_EQ(result.reservations.size(), 1u);
+  EXPECT_EQ(result.reservations[0].job_id, "b");
+  EXPECT_EQ(result.reservations[0].after, std::vector<std::string>{"r0"});
+  // What is fenced counts: its worker names it until it is gone.
+  Run("w1", "f1", 0, 0, 30).project = "";
+  Run("w1", "f2", 0, 0, 30).project = "";
+  EXPECT_EQ(PassText(),
+            "a?WAITING_FOR_ATTEMPTS@1 v?WAITING_FOR_ATTEMPTS@2 b?WAITING_FOR_ATTEMPTS@3 w?WAITING_FOR_ATTEMPTS@4");
+}
+
 TEST_F(SchedulerTest, SeveralJobsShareADeviceWhereAllFourResourcesDo) {
   AddGpuWorker("w1", 4 * kGiB, 2);
   for (const char* id : {"a", "b", "c", "d", "e"}) AddFitJob(id, 2);
@@ -183,6 +206,53 @@ TEST_F(SchedulerTest, AValidationIsCountedWithItsDataset) {
   worker.host_bytes_total = 64 * kGiB;
   worker.disk_bytes_total = kGiB / 2;
   EXPECT_EQ(PassText(), "a>w1:validate b?WAITING_FOR_DISK@1");
+}
+
+TEST_F(SchedulerTest, AfterAFaultOfTheDeviceAnotherOneGoesFirst) {
+  AddGpuWorker("w1", 8 * kGiB, 2);
+  Job& job = AddFitJob("a", 8, 1, 100);
+  job.attempt.worker_id = "w1";
+  job.attempt.device_id = "gpu-0";
+  job.attempt.outcome = AttemptOutcome::kFailed;
+  job.attempt.reason = Reason::kDeviceFault;
+  EXPECT_EQ(Pass().starts.at(0).device_id, "gpu-1");
+  jobs_[0].attempt.reason = Reason::kTrainerCrashed;
+  EXPECT_EQ(Pass().starts.at(0).device_id, "gpu-0") << "a crash says nothing of the device";
+  jobs_[0].attempt.reason = Reason::kDeviceFault;
+  // It waits for the other one rather than to fail on the first again; others take it.
+  Run("w1", "r", 8, 1, 50, 1);
+  AddFitJob("b", 8);
+  PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "b>w1:minimum a?WAITING_FOR_VRAM@1");
+  EXPECT_EQ(result.starts[0].device_id, "gpu-0");
+  ASSERT_EQ(result.reservations.size(), 1u);
+  EXPECT_EQ(result.reservations[0].device, 1);
+  // Another worker before another device; the same device where there is nothing else.
+  AddGpuWorker("w2", 8 * kGiB);
+  EXPECT_EQ(PassText(), "a>w2:minimum b>w1:minimum");
+  workers_.pop_back();
+  jobs_.pop_back();
+  running_.clear();
+  workers_[0].devices.pop_back();
+  EXPECT_EQ(Pass().starts.at(0).device_id, "gpu-0");
+}
+
+TEST_F(SchedulerTest, ADeviceThatRestsIsGivenToNobodyUntilThen) {
+  AddGpuWorker("w1", 8 * kGiB, 2);
+  rests_["w1"] = {{0, 3, kNow.boot_micros + 600 * kSecond}};
+  AddFitJob("a", 8, 1, 1'000);
+  AddFitJob("b", 1);
+  PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a>w1:minimum b?WAITING_FOR_VRAM@1");
+  EXPECT_EQ(result.starts[0].device_id, "gpu-1");
+  EXPECT_EQ(ExpectedIn(result, 0), 600);
+  EXPECT_TRUE(result.reservations.at(0).after.empty()) << "no job has to end for it";
+  workers_[0].devices.pop_back();
+  jobs_.pop_front();
+  jobs_[0].create_number = 1;
+  result = Pass();
+  EXPECT_EQ(DetailOf(result, 0), "device gpu-0 of worker w1 rests until " +
+                                     FormatTimestamp(kNow.wall_micros + 600 * kSecond) + ": it has had 3 faults");
 }
 
 TEST_F(SchedulerTest, ACheckpointPinsClassAndPoint) {

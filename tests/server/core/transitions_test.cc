@@ -79,8 +79,8 @@ TEST(TransitionsTest, CancelAndPauseInForceAnswerOk) {
 }
 
 TEST(TransitionsTest, RetryClasses) {
-  for (const Reason reason :
-       {Reason::kWorkerLost, Reason::kTrainerCrashed, Reason::kDiskFull, Reason::kInternal, Reason::kPlanMismatch}) {
+  for (const Reason reason : {Reason::kWorkerLost, Reason::kTrainerCrashed, Reason::kDiskFull, Reason::kInternal,
+                              Reason::kPlanMismatch, Reason::kDeviceFault}) {
     EXPECT_TRUE(IsRetryable(reason)) << Name(reason);
   }
   for (const Reason reason :

@@ -167,6 +167,29 @@ TEST_F(LifecycleTest, CreateIsIdempotentByRequestId) {
   EXPECT_NE(again->id, first->id);
 }
 
+// However fast jobs are made: what a minute's sweep leaves, the next ones take at once.
+TEST_F(LifecycleTest, RequestKeysAreForgottenAsFastAsTheyCome) {
+  const int64_t born = clock.WallMicros();
+  const int keys = 3 * limits::kMaxKeysSweptPerCommit + 1;
+  auto transaction = store.Begin().value();
+  ASSERT_TRUE(transaction->BeginCommand().ok());
+  for (int i = 0; i < keys; ++i) {
+    ASSERT_TRUE(transaction->PutRequestKey({"default", "r" + std::to_string(i), "sha", "ftjob-1", born}).ok());
+  }
+  ASSERT_TRUE(transaction->EndCommand(true).ok());
+  ASSERT_TRUE(transaction->Commit().ok());
+  transaction.reset();
+  const auto left = [&] {
+    int count = 0;
+    for (int i = 0; i < keys; ++i) count += store.GetRequestKey("default", "r" + std::to_string(i))->has_value();
+    return count;
+  };
+  Advance(limits::kRequestIdTtlDays * 24 * 3'600'000 + 1);
+  EXPECT_EQ(left(), keys - limits::kMaxKeysSweptPerCommit);
+  for (int i = 0; i < 3; ++i) Advance(limits::kKeySweepAgainMs);
+  EXPECT_EQ(left(), 0);
+}
+
 TEST_F(LifecycleTest, CreateNeedsItsBlobs) {
   CreateInput input{TestJob({std::string(64, 'a'), 3}), "body"};
   const absl::Status status = Do(core->Create(input)).status();

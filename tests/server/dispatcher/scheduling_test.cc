@@ -1,50 +1,10 @@
-// The scheduler behind the dispatcher: preemption, shares, quotas, shutting workers, what waiting jobs are told.
+// The scheduler behind the dispatcher: preemption, shares, shutting workers, what waiting jobs are told.
 #include "base/limits.h"
 #include "base/units.h"
-#include "tests/server/dispatcher/core_harness.h"
+#include "tests/server/dispatcher/scheduling_fixture.h"
 
 namespace longhaul::server {
 namespace {
-
-class SchedulingTest : public DispatcherCoreTest {
- protected:
-  static Worker OneThread(const std::string& id) { return TestWorker(id, int64_t{8} << 30, 1); }
-
-  std::string CreateAs(PriorityClass priority, const std::string& project = "default") {
-    Job job = TestJob(blobs.Add("dataset"));
-    job.priority = priority;
-    job.project = project;
-    const absl::StatusOr<Job> created = Do(core->Create({job, "body"}));
-    EXPECT_TRUE(created.ok()) << created.status();
-    return created.ok() ? created->id : "";
-  }
-  // Time passes; the worker stays in touch.
-  void Pass(const std::string& session, const std::vector<AttemptReport>& reports, int64_t seconds) {
-    for (int64_t left = seconds; left > 0; left -= 10) {
-      Advance(std::min<int64_t>(left, 10) * 1000);
-      ASSERT_TRUE(Sync(session, reports).ok());
-    }
-  }
-  void Start(const std::string& session, const std::string& id, AttemptKey* key) {
-    const absl::StatusOr<SyncReply> reply = Validate(session, id);
-    ASSERT_TRUE(StartOf(*reply, id).has_value()) << Get(id).reason_detail;
-    *key = *StartOf(*reply, id);
-    ASSERT_TRUE(Sync(session, {Running(*key)}).ok());
-  }
-  // While `running` runs; one validation at a time is what a worker of one thread takes.
-  void ValidateInTurn(const std::string& session, const AttemptKey& running, const std::vector<std::string>& ids) {
-    absl::StatusOr<SyncReply> reply = Sync(session, {Running(running)});
-    for (const std::string& id : ids) {
-      ASSERT_TRUE(reply.ok() && StartOf(*reply, id).has_value()) << Get(id).reason_detail;
-      reply = Sync(session, {Running(running), Validated(*StartOf(*reply, id))});
-    }
-    ASSERT_TRUE(reply.ok());
-  }
-  void End(const std::string& session, const AttemptKey& key) {
-    ASSERT_TRUE(CommitArtifact(session, key).ok());
-    ASSERT_TRUE(Sync(session, {Report(key, AttemptPhase::kEnded, ExitReason::kSucceeded)}).ok());
-  }
-};
 
 TEST_F(SchedulingTest, AHigherClassTakesTheDeviceThroughACheckpoint) {
   const std::string session = Open(OneThread("w1"));
@@ -291,22 +251,6 @@ TEST_F(SchedulingTest, TheProjectThatHasUsedLessGoesFirstAlsoAfterARestart) {
   EXPECT_EQ(Position(ants2), 2);
 }
 
-TEST_F(SchedulingTest, AQuotaHoldsUntilAJobOfTheProjectEnds) {
-  options.quotas["ants"].jobs = 1;
-  Restart();
-  const std::string session = Open(TestWorker("w1"));
-  const std::string one = CreateAs(PriorityClass::kNormal, "ants");
-  AttemptKey key;
-  Start(session, one, &key);
-  const std::string two = CreateAs(PriorityClass::kNormal, "ants");
-  absl::StatusOr<SyncReply> reply = Sync(session, {Running(key)});
-  ASSERT_TRUE(Sync(session, {Running(key), Validated(*StartOf(*reply, two))}).ok());
-  EXPECT_EQ(Get(two).reason, Reason::kWaitingForQuota);
-  ASSERT_TRUE(CommitArtifact(session, key).ok());
-  reply = Sync(session, {Report(key, AttemptPhase::kEnded, ExitReason::kSucceeded)});
-  EXPECT_TRUE(StartOf(*reply, two).has_value());
-}
-
 TEST_F(SchedulingTest, OnlyFailuresAreReasonsToFailAndAFaultyDeviceIsRetried) {
   const std::string session = Open(TestWorker("w1", int64_t{64} << 30, 64));
   std::string id;
@@ -318,6 +262,47 @@ TEST_F(SchedulingTest, OnlyFailuresAreReasonsToFailAndAFaultyDeviceIsRetried) {
   ASSERT_TRUE(Sync(session, {Failed(key, Reason::kWaitingForVram)}).ok());
   EXPECT_EQ(Get(id).attempt.reason, Reason::kInternal);
   EXPECT_EQ(State(id), JobState::kQueued);
+}
+
+// It counts what runs, however long ago its job was made.
+TEST_F(SchedulingTest, ALongRunCountsAfterARestart) {
+  std::string session = Open(OneThread("w1"));
+  const std::string runs = CreateAs(PriorityClass::kNormal, "ants");
+  AttemptKey key;
+  Start(session, runs, &key);
+  Pass(session, {Running(key)}, 10 * 3600);
+  const std::string ants2 = CreateAs(PriorityClass::kNormal, "ants");
+  const std::string bees = CreateAs(PriorityClass::kNormal, "bees");
+  ValidateInTurn(session, key, {ants2, bees});
+  Restart();
+  session = Open(OneThread("w1"), {Running(key)});
+  EXPECT_EQ(Position(bees), 1) << "younger, but its project has used nothing";
+  EXPECT_GT(core->ExplainWait(ants2).value()->project_share, 0.9);
+}
+
+// Any caller of all projects may make up any number of names.
+TEST_F(SchedulingTest, NamesOfProjectsThatAreGoneAreForgotten) {
+  const std::string session = Open(OneThread("w1"));
+  std::string running;
+  const AttemptKey key = RunningJob(session, &running);
+  const std::string waits = CreateAs(PriorityClass::kNormal);
+  ValidateInTurn(session, key, {waits});
+  Job asked = TestJob(blobs.Add("dataset"));
+  asked.total_steps = 100;
+  const StartForecast before = *core->ForecastStart(asked);
+  size_t most = 0;
+  for (int i = 0; i < 2 * limits::kMaxSpareTableNames + 100; ++i) {
+    asked.project = "p" + std::to_string(i);
+    ASSERT_TRUE(core->ForecastStart(asked).ok());
+    most = std::max(most, core->table_names());
+  }
+  EXPECT_LE(most, static_cast<size_t>(limits::kMaxSpareTableNames) + 20);
+  asked.project = "default";
+  const StartForecast after = *core->ForecastStart(asked);
+  EXPECT_EQ(after.wait.position, before.wait.position);
+  EXPECT_EQ(after.wait.expected_wall_micros, before.wait.expected_wall_micros);
+  EXPECT_EQ(after.device_class, before.device_class);
+  EXPECT_EQ(Position(waits), 1);
 }
 
 TEST_F(SchedulingTest, ADeadlineEndsAPausedJobAndOneInBackoff) {
@@ -364,47 +349,6 @@ TEST_F(SchedulingTest, AFailedCommitTakesAPreemptionBack) {
   Advance(1'001);
   EXPECT_EQ(State(low), JobState::kPausing);
   EXPECT_EQ(Get(low).preemptions, 1);
-}
-
-// What others have taken of a host since its worker started is offered to nobody; what its own attempts use is counted
-// once.
-TEST_F(SchedulingTest, HostMemoryThatOthersTookIsNotOffered) {
-  const std::string session = Open(TestWorker("w1", 8 * kGiB, 4));
-  const auto create = [&] {
-    Job job = TestJob(blobs.Add("dataset"));
-    job.train_shape.sequence_length = 2 * kGiB / 1024;  // FakePlanner: 2 GiB
-    job.device_share = DeviceShare::kFit;
-    return Do(core->Create({job, "body"}))->id;
-  };
-  const auto validated = [&](const AttemptKey& key) {
-    AttemptReport report = Validated(key);
-    report.report_longest_tokens = 2 * kGiB / 1024;
-    return report;
-  };
-  const auto sync_with = [&](int64_t available, std::vector<AttemptReport> attempts) {
-    EXPECT_TRUE(Do(core->Sync({session, ++sync_number, std::move(attempts), available, 0})).ok());
-    return core->MakeReply("w1", sync_number);
-  };
-  const std::string first = create();
-  std::optional<AttemptKey> key = StartOf(sync_with(8 * kGiB, {}), first);
-  ASSERT_TRUE(key.has_value());
-  key = StartOf(sync_with(8 * kGiB, {validated(*key)}), first);
-  ASSERT_TRUE(key.has_value()) << Get(first).reason_detail;
-  AttemptReport report = Running(*key);
-  report.host_bytes_peak = 2 * kGiB;
-  const int64_t left = 6 * kGiB;
-  sync_with(left, {report});
-  const std::string next = create();
-  const std::optional<AttemptKey> validation = StartOf(sync_with(left, {report}), next);
-  ASSERT_TRUE(validation.has_value());
-  // Somebody else takes most of what is left.
-  SyncReply reply = sync_with(kGiB, {report, validated(*validation)});
-  EXPECT_FALSE(StartOf(reply, next).has_value());
-  EXPECT_EQ(Get(next).reason, Reason::kWaitingForHostRam) << Get(next).reason_detail;
-  EXPECT_FALSE(StartOf(sync_with(kGiB, {report}), next).has_value());
-  // And gives it back: the Sync that says so starts the job, beside the one that runs, whose memory is counted once.
-  reply = sync_with(left, {report});
-  EXPECT_TRUE(StartOf(reply, next).has_value()) << Get(next).reason_detail;
 }
 
 }  // namespace

@@ -53,6 +53,28 @@ TEST_F(ServerTest, ServesPageMetricsAndHealthAndSaysWhere) {
   EXPECT_NE(metrics.body.find("longhaul_jobs_created_total 0\n"), std::string::npos);
 }
 
+// What is left of one deleted job keeps neither the scheduler from starting nor the others from being finished.
+TEST_F(ServerTest, StartsThoughADeletedJobsLogsStay) {
+  ASSERT_TRUE(Start().ok());
+  sqlite3* db = nullptr;
+  ASSERT_EQ(::sqlite3_open(JoinPath(options_.state_dir, "state.db").c_str(), &db), SQLITE_OK);
+  EXPECT_EQ(::sqlite3_exec(db, "INSERT INTO deleted_jobs VALUES('a/b'), ('ftjob-gone')", nullptr, nullptr, nullptr),
+            SQLITE_OK);
+  const std::string logs = JoinPath(options_.state_dir, "logs/ftjob-gone");
+  ASSERT_TRUE(CreateDirs(logs).ok());
+  const auto server = Start();
+  ASSERT_TRUE(server.ok()) << server.status().message();
+  EXPECT_FALSE(IsDirectory(logs));
+  std::string left;
+  const auto add = [](void* to, int, char** values, char**) {
+    *static_cast<std::string*>(to) += values[0];
+    return 0;
+  };
+  EXPECT_EQ(::sqlite3_exec(db, "SELECT job_id FROM deleted_jobs", add, &left, nullptr), SQLITE_OK);
+  EXPECT_EQ(left, "a/b");
+  ::sqlite3_close(db);
+}
+
 TEST_F(ServerTest, StopsTwiceAndStartsAgain) {
   for (int i = 0; i < 2; ++i) {
     auto server = Start();

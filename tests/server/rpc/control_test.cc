@@ -160,6 +160,38 @@ TEST_F(ControlTest, AnEstimateCountsTheQueue) {
   EXPECT_FALSE(by_shape.has_queue());
 }
 
+class QuotaControlTest : public ControlTest {
+ protected:
+  ServerOptions Options() const override {
+    ServerOptions options = ControlTest::Options();
+    options.quotas = {"ants:jobs=1"};
+    return options;
+  }
+};
+
+// The quota is of the project that is asked about, not of who asks.
+TEST_F(QuotaControlTest, AnEstimateIsForItsProject) {
+  v1::CreateFineTuneJobRequest ants = GoodRequest();
+  ants.set_project("ants");
+  MustCreate(ants);
+  agent_->Validate();
+  const v1::StartAttempt start = agent_->AwaitStart();
+  v1::SyncResponse response;
+  ASSERT_TRUE(agent_->Sync({Status(start, v1::ATTEMPT_PHASE_RUNNING)}, &response).ok());
+  v1::EstimateFineTuneJobRequest request;
+  *request.mutable_spec() = ants.spec();
+  v1::EstimateFineTuneJobResponse answer;
+  ASSERT_TRUE(Call(*stubs_->jobs, &Jobs::EstimateFineTuneJob, request, &answer).ok());
+  EXPECT_EQ(answer.queue().reason(), v1::WAITING_FOR_CPU_THREADS);
+  request.set_project("ants");
+  ASSERT_TRUE(Call(*stubs_->jobs, &Jobs::EstimateFineTuneJob, request, &answer).ok());
+  EXPECT_EQ(answer.queue().reason(), v1::WAITING_FOR_QUOTA) << answer.queue().reason_detail();
+  EXPECT_TRUE(answer.queue().has_expected_start_time());
+  request.set_project("no such/name");
+  EXPECT_EQ(Call(*stubs_->jobs, &Jobs::EstimateFineTuneJob, request, &answer).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(ControlTest, ADrainMovesWhatRunsAndAnAgentSaysThatItLeaves) {
   v1::Job job;
   const v1::StartAttempt start = StartTraining(&job);
@@ -210,7 +242,7 @@ TEST_F(QuotaTest, AFlagLimitsAProject) {
   EXPECT_EQ(answer.job().reason(), v1::WAITING_FOR_QUOTA) << answer.summary();
   EXPECT_EQ(answer.quota().running_jobs(), 1);
   EXPECT_EQ(answer.quota().host_bytes(), int64_t{6} << 30);
-  EXPECT_FALSE(answer.job().has_expected_start_time());
+  EXPECT_GT(answer.job().expected_start_time().seconds(), waiting.create_time().seconds()) << "when the other ends";
 }
 
 TEST(ServerOptionsTest, ABadQuotaIsOneLine) {

@@ -189,6 +189,14 @@ TEST_F(ProjectsTest, NobodyCreatesInAnotherProject) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::PERMISSION_DENIED);
   EXPECT_EQ(DetailsOf(status).reason, "OTHER_PROJECT");
   EXPECT_EQ(CreateAs(*admin_, request).project(), "red");
+  // Nor asks what would become of a job there.
+  v1::EstimateFineTuneJobRequest estimate;
+  *estimate.mutable_spec() = request.spec();
+  estimate.set_project("red");
+  v1::EstimateFineTuneJobResponse answer;
+  EXPECT_EQ(DetailsOf(Call(*blue_->jobs, &v1::FineTuneService::Stub::EstimateFineTuneJob, estimate, &answer)).reason,
+            "OTHER_PROJECT");
+  EXPECT_TRUE(Call(*admin_->jobs, &v1::FineTuneService::Stub::EstimateFineTuneJob, estimate, &answer).ok());
 }
 
 TEST_F(ProjectsTest, RequestIdsAreTheProjectsOwn) {

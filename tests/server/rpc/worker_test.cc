@@ -1,6 +1,7 @@
 #include <cerrno>
 #include <thread>
 
+#include "base/limits.h"
 #include "tests/fakes/broken_disk.h"
 #include "tests/server/rpc/worker_test_support.h"
 
@@ -259,6 +260,30 @@ TEST_F(WorkerTest, InventoriesAreChecked) {
   request.set_protocol_version(-5);
   EXPECT_EQ(DetailsOf(Call(*stubs_->workers, &v1::WorkerService::Stub::OpenSession, request, &response)).reason,
             "WORKER_TOO_OLD");
+}
+
+// More than the scheduler gives, for those that have ended and are being put away: a Sync that names them is no error.
+TEST_F(WorkerTest, ASyncMayNameMoreAttemptsThanAWorkerIsGiven) {
+  std::vector<v1::AttemptStatus> attempts;
+  const auto sync_with = [&](int count) {
+    for (int i = static_cast<int>(attempts.size()); i < count; ++i) {
+      v1::AttemptStatus& status = attempts.emplace_back();
+      status.mutable_key()->set_job_id("ftjob-gone");
+      status.mutable_key()->set_attempt(i + 1);
+      status.mutable_key()->set_lease_epoch(1);
+      status.set_phase(v1::ATTEMPT_PHASE_ENDED);
+      status.mutable_exit()->set_reason(v1::TRAINER_EXIT_CANCELLED);
+    }
+    v1::SyncResponse response;
+    const grpc::Status status = agent_->Sync(attempts, &response);
+    EXPECT_EQ(response.acknowledged_size(), status.ok() ? count : 0);
+    return status;
+  };
+  EXPECT_TRUE(sync_with(limits::kMaxAttemptsPerWorker + 100).ok());
+  EXPECT_TRUE(sync_with(limits::kMaxReportsPerSync).ok());
+  const grpc::Status refused = sync_with(limits::kMaxReportsPerSync + 1);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_NE(refused.error_message().find("at most 4000"), std::string::npos) << refused.error_message();
 }
 
 TEST_F(WorkerTest, OperatorsSeeAndDrainWorkers) {

@@ -19,6 +19,18 @@ TEST(BackoffTest, DoublesToTheLimitWithJitterAndStartsAgain) {
   EXPECT_LE(backoff.NextMs(), limits::kMinBackoffMs);
 }
 
+TEST(BackoffTest, TheLongestWaitMayBeShortenedAtAnyTime) {
+  Backoff backoff(1);
+  for (int i = 0; i < 20; ++i) backoff.NextMs();
+  backoff.SetLongest(750);
+  for (int i = 0; i < 20; ++i) EXPECT_LE(backoff.NextMs(), 750);
+  backoff.SetLongest(10 * limits::kMaxBackoffMs);
+  int64_t longest = 0;
+  for (int i = 0; i < 20; ++i) longest = std::max(longest, backoff.NextMs());
+  EXPECT_GT(longest, limits::kMaxBackoffMs / 2);
+  EXPECT_LE(longest, limits::kMaxBackoffMs);
+}
+
 TEST(BackoffTest, KeysSpread) {
   Backoff a(1);
   Backoff b(2);

@@ -66,6 +66,7 @@ class SessionTest : public ::testing::Test, public SessionDelegate {
     v1::OpenSessionResponse response;
     response.set_session_id("s" + std::to_string(opened_ + 1));
     response.set_hold_ms(10'000);
+    response.set_lease_ms(lease_ms_);
     client_.opens.front()(response);
     client_.opens.pop_front();
     Turn();
@@ -85,6 +86,7 @@ class SessionTest : public ::testing::Test, public SessionDelegate {
   Mailbox mailbox_;
   ManualClient client_;
   Session session_{1, this, &client_, &clock_, &mailbox_};
+  int64_t lease_ms_ = 60'000;
   int opened_ = 0;
   std::vector<int64_t> filled_;
   std::vector<std::pair<int64_t, int64_t>> synced_;
@@ -154,6 +156,49 @@ TEST_F(SessionTest, AFailedSyncIsRepeatedUnderItsNumberAfterAWait) {
   EXPECT_EQ(InFlight(), (std::vector<int64_t>{1, 2}));
   EXPECT_EQ(lines_.size(), 2u);  // opened; and one complaint, not one a failure
   EXPECT_EQ(opened_, 1);
+}
+
+// However long the outage, with short leases an agent asks before its trainers have held for long.
+TEST_F(SessionTest, ItAsksSeveralTimesALease) {
+  lease_ms_ = 3'000;
+  Open();
+  client_.syncs[0].done(absl::UnavailableError("gone"));
+  client_.syncs.clear();
+  mailbox_.Drain();
+  int asked = 0;
+  for (int64_t ms = 0; ms < 60'000; ms += 50) {
+    Turn();
+    if (client_.syncs.empty()) continue;
+    ++asked;
+    client_.syncs[0].done(absl::UnavailableError("gone"));
+    client_.syncs.clear();
+    mailbox_.Drain();
+  }
+  EXPECT_GE(asked, 60'000 / lease_ms_ * 4);
+}
+
+// Sent again and again, but not without a word: this is no outage.
+TEST_F(SessionTest, ARefusedSyncIsToldOnce) {
+  Open();
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(client_.syncs.size(), 1u) << i;
+    client_.syncs[0].done(
+        MakeError(absl::StatusCode::kInvalidArgument, "INVALID_FIELD", "attempts: has 4001 elements"));
+    client_.syncs.clear();
+    mailbox_.Drain();
+    Turn(limits::kMaxBackoffMs);
+  }
+  EXPECT_TRUE(session_.fatal().ok());
+  ASSERT_EQ(lines_.size(), 2u) << lines_.back();  // the first is of the opening
+  EXPECT_NE(lines_[1].find("refuses what this worker tells it: attempts: has 4001 elements"), std::string::npos)
+      << lines_[1];
+  EXPECT_EQ(lines_[1].find("does not answer"), std::string::npos) << lines_[1];
+  // Taken at last: another refusal is news.
+  Answer();
+  client_.syncs[0].done(MakeError(absl::StatusCode::kInvalidArgument, "INVALID_FIELD", "attempts: has 4001 elements"));
+  client_.syncs.clear();
+  mailbox_.Drain();
+  EXPECT_EQ(lines_.size(), 3u);
 }
 
 TEST_F(SessionTest, AClosedSessionIsOpenedAgainAndItsAnswersAreDropped) {
