@@ -19,14 +19,12 @@ struct BenchTrainOptions {
   int64_t documents = 1;               // a sequence, of equal length; more of them is how packed data looks
   bool alpaca_like = false;            // instead: packed documents of lengths by AlpacaLikeTokens
   int64_t rank = 16;
-  std::string base;             // as_stored or nf4; empty: as_stored on a CPU, nf4 on a GPU
-  std::string compute;          // f32 or bf16, on a GPU bf16 or fp8; empty: bf16 where there is one
-  std::string share = "whole";  // or balanced, minimum
-  int64_t host_bytes = 0;       // what the plan may use; 0: what is available
-  int64_t device_bytes = 0;     // the same of a GPU's memory
-  bool deterministic = false;   // of a GPU
-  bool record_kernels =
-      false;  // of a GPU: four more steps, whose kernels CUPTI records (kernels/cuda/device_activity.h)
+  std::string base;               // as_stored or nf4; empty: as_stored on a CPU, nf4 on a GPU
+  std::string compute;            // f32 or bf16, on a GPU bf16 or fp8; empty: bf16 where there is one
+  std::string share = "whole";    // or balanced, minimum
+  int64_t host_bytes = 0;         // what the plan may use; 0: what is available
+  int64_t device_bytes = 0;       // the same of a GPU's memory
+  bool deterministic = false;     // of a GPU
   bool host_checkpoints = false;  // of a GPU: layers' inputs leave for host memory even where they need not
   int threads = 0;                // 0: all
   int64_t steps = 4;              // measured updates, after one that is not; 0: that one alone, for long contexts

@@ -1,12 +1,9 @@
 #include "kernels/cuda/cuda_engine.h"
 
 #include <algorithm>
-#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
-#include <thread>
-#include <type_traits>
 #include <utility>
 
 #include "base/check.h"
@@ -23,37 +20,21 @@ namespace longhaul::kernels {
 namespace cuda {
 namespace {
 
-struct GraphDestroyer {
-  void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
-  void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
-};
-template <typename T>
-using Owned = std::unique_ptr<std::remove_pointer_t<T>, GraphDestroyer>;
-
 class CapturedGraph final : public CudaGraph {
  public:
-  CapturedGraph(const CudaStream& stream, const Owned<cudaGraph_t>& graph, int64_t nodes)
-      : stream_(stream), nodes_(nodes) {
-    cudaGraphExec_t executable = nullptr;
-    CheckCuda(cudaGraphInstantiate(&executable, graph.get(), 0), "CudaGraph", "cudaGraphInstantiate");
-    executable_.reset(executable);
-    CheckCuda(cudaGraphUpload(executable, stream_.get()), "CudaGraph", "cudaGraphUpload");
+  CapturedGraph(const CudaStream& stream, cudaGraph_t graph, int64_t nodes) : stream_(stream), nodes_(nodes) {
+    CheckCuda(cudaGraphInstantiate(&executable_, graph, 0), "CudaGraph", "cudaGraphInstantiate");
+    CheckCuda(cudaGraphUpload(executable_, stream_.get()), "CudaGraph", "cudaGraphUpload");
   }
-  void Launch() override {
-    CheckCuda(cudaGraphLaunch(executable_.get(), stream_.get()), "CudaGraph", "cudaGraphLaunch");
-  }
+  ~CapturedGraph() override { cudaGraphExecDestroy(executable_); }
+  void Launch() override { CheckCuda(cudaGraphLaunch(executable_, stream_.get()), "CudaGraph", "cudaGraphLaunch"); }
   int64_t nodes() const override { return nodes_; }
 
  private:
   const CudaStream& stream_;
   int64_t nodes_;
-  Owned<cudaGraphExec_t> executable_;
+  cudaGraphExec_t executable_ = nullptr;
 };
-
-// Of the thread that the driver calls host functions on: what comes after in the stream waits.
-void CUDART_CB SleepSeconds(void* seconds) {
-  std::this_thread::sleep_for(std::chrono::duration<double>(*static_cast<const double*>(seconds)));
-}
 
 class Engine final : public CudaEngine {
  public:
@@ -96,11 +77,11 @@ class Engine final : public CudaEngine {
   int64_t batch_form() const override { return attention_->batch_form(); }
   void AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                         const Tensor& lse) override {
-    if (!plans_) attention_->Forward(q, k, v, o, lse);
+    attention_->Forward(q, k, v, o, lse);
   }
   void AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                          const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
-    if (!plans_) attention_->Backward(d_o, q, k, v, o, lse, dq, dk, dv);
+    attention_->Backward(d_o, q, k, v, o, lse, dq, dk, dv);
   }
 
   void BeginGroup(size_t qkv, int64_t group) override { groups_->Begin(qkv, group); }
@@ -113,17 +94,16 @@ class Engine final : public CudaEngine {
   }
   void CallForward(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                    const Tensor& lse) override {
-    if (!plans_) attention_->CallForward(call, q, k, v, o, lse);
+    attention_->CallForward(call, q, k, v, o, lse);
   }
   void CallBackward(int64_t call, const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                     const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
-    if (!plans_) attention_->CallBackward(call, d_o, q, k, v, o, lse, dq, dk, dv);
+    attention_->CallBackward(call, d_o, q, k, v, o, lse, dq, dk, dv);
   }
 
   void HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale, LossTotals* totals) override {
     LH_CHECK(hidden.contiguous() && hidden.cols == loss_shape_.hidden && hidden.dtype == DType::kBF16);
     const auto loss = Loss(hidden.rows);
-    if (plans_) return loss_error_.Update(loss.status());
     if (!loss.ok()) throw CudaError("HeadLoss", "Plan", 0, std::string(loss.status().message()));
     const StreamProfile::Scope scope(&profile_, "loss");
     CceOperands operands;
@@ -137,51 +117,23 @@ class Engine final : public CudaEngine {
   }
 
   void CopyOut(size_t number, void* host, const void* device, int64_t bytes) override {
-    CopyBeside(exec_.cuda().copy_out, number, host, device, bytes, cudaMemcpyDeviceToHost, &delay_out_seconds_);
+    CopyBeside(exec_.cuda().copy_out, number, host, device, bytes, cudaMemcpyDeviceToHost);
   }
   void CopyIn(size_t number, void* device, const void* host, int64_t bytes) override {
-    CopyBeside(exec_.cuda().copy_in, number, device, host, bytes, cudaMemcpyHostToDevice, &delay_in_seconds_);
+    CopyBeside(exec_.cuda().copy_in, number, device, host, bytes, cudaMemcpyHostToDevice);
   }
-  void WaitForCopy(size_t number) override {
-    if (!plans_) copied_.at(number).Block(exec_.cuda().compute);
-  }
-  void DelayCopies(double out_seconds, double in_seconds) override {
-    exec_.Synchronize();  // what is queued reads them
-    delay_out_seconds_ = out_seconds;
-    delay_in_seconds_ = in_seconds;
-  }
-
-  void BeginPlanning() override {
-    plans_ = true;
-    loss_error_ = absl::OkStatus();
-    gemm_->BeginPlanning();
-  }
-  absl::Status EndPlanning() override {
-    plans_ = false;
-    planned_shapes_ = gemm_->planned_shapes();
-    absl::Status error = gemm_->EndPlanning();
-    error.Update(loss_error_);
-    return error;
-  }
-  int64_t chosen_late() const override { return gemm_->planned_shapes() - planned_shapes_; }
+  void WaitForCopy(size_t number) override { copied_.at(number).Block(exec_.cuda().compute); }
 
   std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body, int64_t most_nodes) override {
     LH_CHECK(!profile_.is_on());
     const cudaStream_t stream = exec_.cuda().compute.get();
     CheckCuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "Capture", "cudaStreamBeginCapture");
-    cudaGraph_t captured = nullptr;
-    try {
-      body();
-    } catch (...) {
-      // The stream must not stay in capture; the first error is the one to tell.
-      cudaStreamEndCapture(stream, &captured);
-      const Owned<cudaGraph_t> dropped(captured);
-      throw;
-    }
-    CheckCuda(cudaStreamEndCapture(stream, &captured), "Capture", "cudaStreamEndCapture");
-    const Owned<cudaGraph_t> graph(captured);
+    body();
+    cudaGraph_t graph = nullptr;
+    CheckCuda(cudaStreamEndCapture(stream, &graph), "Capture", "cudaStreamEndCapture");
+    const std::unique_ptr<CUgraph_st, decltype(&cudaGraphDestroy)> owned(graph, &cudaGraphDestroy);
     size_t nodes = 0;
-    CheckCuda(cudaGraphGetNodes(captured, nullptr, &nodes), "Capture", "cudaGraphGetNodes");
+    CheckCuda(cudaGraphGetNodes(graph, nullptr, &nodes), "Capture", "cudaGraphGetNodes");
     if (static_cast<int64_t>(nodes) > most_nodes) return nullptr;
     return std::make_unique<CapturedGraph>(exec_.cuda().compute, graph, static_cast<int64_t>(nodes));
   }
@@ -222,13 +174,9 @@ class Engine final : public CudaEngine {
   }
 
   void CopyBeside(const CudaStream& stream, size_t number, void* to, const void* from, int64_t bytes,
-                  cudaMemcpyKind kind, double* delay_seconds) {
-    if (plans_) return;
+                  cudaMemcpyKind kind) {
     queued_.Record(exec_.cuda().compute);
     queued_.Block(stream);
-    if (*delay_seconds > 0) {
-      CheckCuda(cudaLaunchHostFunc(stream.get(), SleepSeconds, delay_seconds), "Copy", "cudaLaunchHostFunc");
-    }
     const StreamProfile::Scope scope(&profile_, "copies beside", &stream);
     CheckCuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, stream.get()), "Copy", "cudaMemcpyAsync");
     copied_[number].Record(stream);
@@ -247,10 +195,6 @@ class Engine final : public CudaEngine {
   std::map<int64_t, std::unique_ptr<CutCrossEntropy>> losses_;  // by rows
   CudaEvent queued_;                                            // the ops before a copy
   std::map<size_t, CudaEvent> copied_;                          // by number
-  double delay_out_seconds_ = 0, delay_in_seconds_ = 0;
-  bool plans_ = false;
-  absl::Status loss_error_;  // while it does
-  int64_t planned_shapes_ = 0;
 };
 
 }  // namespace

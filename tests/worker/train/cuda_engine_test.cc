@@ -133,19 +133,6 @@ TEST(CudaEngine, CheckpointsOnTheHostChangeNoBitWhenDeterministic) {
   }
 }
 
-TEST(CudaEngine, CheckpointsOnTheHostWaitForTheirCopies) {
-  TrainShape train = CudaTinyTrain(2, 128);
-  train.deterministic = true;
-  ModelShape shape = CudaTinyShape(true);
-  shape.layers = 7;
-  const Output here = StepWithLateCopies(CudaPlan(shape, train, {0, 7, 0, 0}), {128, 128});
-  for (const CudaTweaks& tweaks : {CudaTweaks{0, 7, 0, 0, 0, true}, {3, 2, 0, 0, 2, true}}) {
-    const Output away = StepWithLateCopies(CudaPlan(shape, train, tweaks), {128, 128});
-    EXPECT_EQ(away.nats, here.nats);
-    EXPECT_EQ(away.gradient, here.gradient);
-  }
-}
-
 TEST(CudaEngine, AttentionInPartsOfTheHeadsIsTheCpus) {
   CompareStep(CudaPlan(CudaTinyShape(true), CudaTinyTrain(2, 128), {1, 1, 0, 0, 0, false, 2}), {128, 128});
   CompareStep(CudaPlan(CudaTinyShape(), CudaTinyTrain(2, 128), {0, 1, 0, 0, 1, false, 2}), {100, 57, 3, 60});
