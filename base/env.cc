@@ -115,6 +115,12 @@ absl::Status FillAndRename(TempFile& temp, const std::string& path, std::string_
   return absl::OkStatus();
 }
 
+// Network file systems say 8 EiB, which no signed number has and no report may have.
+int64_t DiskBytes(uint64_t blocks, uint64_t block_bytes) {
+  constexpr auto kMost = static_cast<uint64_t>(limits::kMaxReportedCount);
+  return static_cast<int64_t>(block_bytes > 0 && blocks > kMost / block_bytes ? kMost : blocks * block_bytes);
+}
+
 absl::StatusOr<struct statvfs> StatDisk(const std::string& path) {
   struct statvfs info {};
   if (Retry([&] { return ::statvfs(path.c_str(), &info); }) != 0) {
@@ -434,12 +440,12 @@ absl::StatusOr<std::vector<std::string>> ListDir(const std::string& path) {
 
 absl::StatusOr<int64_t> DiskFreeBytes(const std::string& path) {
   LH_ASSIGN_OR_RETURN(const struct statvfs info, StatDisk(path));
-  return static_cast<int64_t>(info.f_bavail) * static_cast<int64_t>(info.f_frsize);
+  return DiskBytes(info.f_bavail, info.f_frsize);
 }
 
 absl::StatusOr<int64_t> DiskSizeBytes(const std::string& path) {
   LH_ASSIGN_OR_RETURN(const struct statvfs info, StatDisk(path));
-  return static_cast<int64_t>(info.f_blocks) * static_cast<int64_t>(info.f_frsize);
+  return DiskBytes(info.f_blocks, info.f_frsize);
 }
 
 // Exactly one slash between the two; an absolute `b` stays below `a`.

@@ -202,8 +202,9 @@ inline constexpr int kMaxExplainedWorkers = 32;
 
 // State folder
 inline constexpr int64_t kMinFreeDiskBytes = 256 << 20;  // uploads and logs leave at least this
-inline constexpr int64_t kClientDiskReserve = 20;  // and clients' uploads one part in so many of the disk beside it
-inline constexpr int64_t kMaxStoredLogBytes = 64 << 20;  // an attempt
+inline constexpr int64_t kClientDiskReserve = 20;  // and clients' uploads one part in so many of the disk beside it,
+inline constexpr int64_t kMaxClientDiskReserveBytes = int64_t{64} << 30;  // at most this
+inline constexpr int64_t kMaxStoredLogBytes = 64 << 20;                   // an attempt
 inline constexpr int kMaxStoreReaders = 8;
 inline constexpr int64_t kStoreBusyMs = 10'000;
 inline constexpr int kMaxEventsRead = 10'000;

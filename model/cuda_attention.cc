@@ -11,6 +11,11 @@ namespace {
 constexpr int64_t kWidestPackedHead = 128;
 constexpr int kHopper = 90;
 
+// What the front end asks of the device and of cuDNN (its check of deterministic kernels on a Blackwell).
+bool HasDeterministicKernels(int capability, int64_t cudnn_version) {
+  return capability / 10 != 10 || cudnn_version >= kOldestDeterministicBlackwellCudnn;
+}
+
 // Calls that cut a group of heads have its key head each.
 int64_t CallKvHeads(const MemoryPlan& plan) {
   return std::max<int64_t>(1, plan.shape.kv_heads / plan.choices.attention_calls);
@@ -24,14 +29,20 @@ PackedAttention FastestPackedAttention(const ModelShape& shape, const TrainShape
   if (train.deterministic) {
     const bool by_rows = kernels::cuda::SdpaStatsAreRows({.layout = kernels::cuda::SdpaLayout::kRagged},
                                                          {.compute_capability = capability});
-    return by_rows ? PackedAttention::kEach : PackedAttention::kReference;
+    return by_rows && HasDeterministicKernels(capability, facts.cudnn_version) ? PackedAttention::kEach
+                                                                               : PackedAttention::kReference;
   }
   const bool refused = capability < kHopper && facts.cudnn_version < kOldestRaggedCudnn;
   return refused ? PackedAttention::kReference : PackedAttention::kTogether;
 }
 
 bool HasDenseAttention(const MemoryPlan& plan) {
-  const bool has_kernels = plan.shape.head_dim <= kWidestPackedHead || ComputeCapabilityOf(plan.choices.isa) >= kHopper;
+  const int capability = ComputeCapabilityOf(plan.choices.isa);
+  bool has_kernels = plan.shape.head_dim <= kWidestPackedHead || capability / 10 == kHopper / 10;
+  // On a Blackwell the choice for packs says whether cuDNN has deterministic kernels at all.
+  if (plan.train.deterministic && capability / 10 == 10) {
+    has_kernels = has_kernels && plan.choices.packed_attention != PackedAttention::kReference;
+  }
   return has_kernels && plan.train.sequence_length % kCudaRowUnit == 0 &&
          plan.train.longest() == plan.train.sequence_length;
 }
@@ -87,10 +98,16 @@ std::string ReferenceAttentionWarning(const MemoryPlan& plan) {
   const std::string on = " on " + plan.choices.isa;
   if (plan.shape.head_dim > kWidestPackedHead) {
     return text + "cuDNN's are wrong for a head_dim over 128, and this model's is " +
-           std::to_string(plan.shape.head_dim) + "; only sequences of one full length each go through it";
+           std::to_string(plan.shape.head_dim) +
+           (HasDenseAttention(plan) ? "; only sequences of one full length each go through it" : "");
   }
   if (!plan.train.deterministic) {
     return text + "cuDNN before 9.18.1 has none" + on + "; install a newer one and restart longhaul-worker";
+  }
+  if (ComputeCapabilityOf(plan.choices.isa) / 10 == 10) {
+    return text + "cuDNN before 9.18.0 has no deterministic ones" + on +
+           ", and the workspace of newer ones has to fit; install a newer one and restart longhaul-worker, or train "
+           "without deterministic";
   }
   if (kernels::cuda::SdpaStatsAreRows(PlanPackedAttention(plan), PlanSdpaDevice(plan))) {
     return text +

@@ -12,6 +12,7 @@ namespace longhaul {
 
 // Packed documents on compute capability 8.x: cudnnGetVersion(), 9.18.1.
 inline constexpr int kOldestRaggedCudnn = 91801;
+inline constexpr int kOldestDeterministicBlackwellCudnn = 91800;
 
 // The fastest way that the device's cuDNN has for packed documents of that shape, memory aside. Known of the library:
 // backward passes of packed documents are wrong from head_dim 129 on (9.14 on Hopper); there are none on compute

@@ -51,8 +51,8 @@ absl::Status ReadYarn(const json& scaling, ModelShape* shape) {
   rope.original_max_position_embeddings = shape->max_position_embeddings;
   fields.OptionalInt("original_max_position_embeddings", 1, limits::kMaxSequenceLength,
                      &rope.original_max_position_embeddings);
-  const double original = static_cast<double>(rope.original_max_position_embeddings);
-  rope.factor = static_cast<double>(shape->max_position_embeddings) / original;
+  rope.factor =
+      static_cast<double>(shape->max_position_embeddings) / static_cast<double>(rope.original_max_position_embeddings);
   fields.OptionalDouble("factor", 1, 1e6, &rope.factor);
   double beta_fast = 0, beta_slow = 0, attention_factor = 0, mscale = 0, mscale_all_dim = 0;
   fields.OptionalDouble("beta_fast", 0, 1e6, &beta_fast);
@@ -70,8 +70,7 @@ absl::Status ReadYarn(const json& scaling, ModelShape* shape) {
   } else {
     rope.attention_factor = YarnAttentionFactor(rope.factor);
   }
-  const double reach = std::min(rope.factor * original, static_cast<double>(limits::kMaxSequenceLength));
-  shape->max_position_embeddings = std::max(shape->max_position_embeddings, static_cast<int64_t>(std::llround(reach)));
+  shape->max_position_embeddings = std::max(shape->max_position_embeddings, YarnPositions(rope));
   return fields.status();
 }
 

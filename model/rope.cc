@@ -85,6 +85,11 @@ double YarnAttentionFactor(double factor, double scale) {
   return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0;
 }
 
+int64_t YarnPositions(const RopeFacts& rope) {
+  const double positions = rope.factor * static_cast<double>(rope.original_max_position_embeddings);
+  return std::llround(std::min(positions, static_cast<double>(limits::kMaxSequenceLength)));
+}
+
 absl::Status ValidateRope(const RopeFacts& rope) {
   if (!(std::isfinite(rope.theta) && rope.theta > 0)) {
     return InvalidField("model.rope.theta", "must be a positive number");

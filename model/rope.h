@@ -32,6 +32,9 @@ struct RopeFacts {
 // What yarn's paper gives cos and sin where a model says nothing else: 1 + 0.1 scale ln(factor).
 double YarnAttentionFactor(double factor, double scale = 1.0);
 
+// How many positions a model is good for whose facts say yarn: the factor times its original context.
+int64_t YarnPositions(const RopeFacts& rope);
+
 // Every limit of the facts that its scaling uses; the message names the field, its value and the limit.
 absl::Status ValidateRope(const RopeFacts& rope);
 

@@ -188,7 +188,7 @@ absl::Status BlobStore::CheckSpace(int64_t bytes_to_come, Uploader uploader) con
   int64_t kept = options_.min_free_bytes;
   if (uploader == Uploader::kClient) {
     LH_ASSIGN_OR_RETURN(const int64_t disk, options_.disk_bytes(state_dir_));
-    kept += disk / limits::kClientDiskReserve;
+    kept += std::min(disk / limits::kClientDiskReserve, limits::kMaxClientDiskReserveBytes);
   }
   if (free - bytes_to_come >= kept) return absl::OkStatus();
   return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL",

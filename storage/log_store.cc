@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <functional>
 
 #include "base/env.h"
+#include "base/errno_status.h"
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/format.h"
@@ -76,7 +78,7 @@ absl::StatusOr<int64_t> LogStore::Append(const std::string& job_id, int attempt,
   data.remove_prefix(std::min<size_t>(data.size(), static_cast<size_t>(std::max<int64_t>(0, size - offset))));
   if (!data.empty() && size < limits::kMaxStoredLogBytes) {
     LH_RETURN_IF_ERROR(CheckSpace(static_cast<int64_t>(data.size())));
-    LH_RETURN_IF_ERROR(Failpoint("log_append"));
+    if (!Failpoint("log_append").ok()) return ErrnoStatus("append to", path, EIO);
     LH_RETURN_IF_ERROR(file.Append(Kept(data, size)));
   }
   if (complete) {

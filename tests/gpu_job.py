@@ -169,14 +169,19 @@ def fault(run, where, part):
 def faulted(run):
     """Late in the run a kernel faults (failpoint cuda_wrong_token)."""
     run.restart_worker("cuda_wrong_token=error@%d" % (run.steps * 3 // 4))
-    fault(run, "in step ", "CUDA_LAUNCH_BLOCKING=1")
+    try:
+        fault(run, "in step ", "CUDA_LAUNCH_BLOCKING=1")
+    finally:
+        run.restart_worker()
 
 
 def named(run):
     """The same with launches that block: the op is named."""
     run.restart_worker("cuda_wrong_token=error@%d" % (run.steps * 3 // 4), blocking=True)
-    fault(run, "in step ", "GatherRows: kernel launch failed")
-    run.restart_worker()
+    try:
+        fault(run, "in step ", "GatherRows: kernel launch failed")
+    finally:
+        run.restart_worker()
 
 
 def taken(run):

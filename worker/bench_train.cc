@@ -49,7 +49,7 @@ class Recorder final : public train::TrainerObserver {
   void OnWindow(int64_t update, int64_t total_steps) {
     if (!profiles || update + 1 != total_steps) return;
     // Before the timing, whose events are in device memory, too.
-    used_device_bytes = kernels::CudaUsedBytes(*exec);
+    used_device_bytes = kernels::CudaOwnBytes(*exec);
     gpu->BeginProfile();
   }
   // Of the device over the steps but the first, which loads kernels, where there are others.

@@ -1,6 +1,5 @@
 #include "server/rpc/status.h"
 
-#include <cerrno>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -49,10 +48,10 @@ google::rpc::BadRequest BadRequestOf(const std::vector<FieldViolation>& violatio
 absl::Status HideOwnFiles(const absl::Status& status) {
   const int error_number = ErrnoOf(status);
   if (error_number == 0) return status;
-  const bool full = error_number == ENOSPC || error_number == EDQUOT;
-  return MakeError(full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable,
-                   full ? "DISK_FULL" : "STORE_IO",
-                   "the scheduler's state folder: " + std::generic_category().message(error_number));
+  const std::string told = "the scheduler's state folder: " + std::generic_category().message(error_number);
+  // Of what has run out the code and the reason stay: DISK_FULL, TOO_MANY_OPEN_FILES, OUT_OF_MEMORY.
+  if (absl::IsResourceExhausted(status)) return MakeError(status.code(), ErrorReason(status), told);
+  return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", told);
 }
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {

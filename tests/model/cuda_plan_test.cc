@@ -314,7 +314,8 @@ TEST(CudaPlan, WhoComputesPackedAttentionFollowsFromTheLibrary) {
   EXPECT_EQ(who(64, false, "sm_86", 0), PackedAttention::kReference) << "not known: nothing newer is counted on";
   EXPECT_EQ(who(64, false, "sm_86", 91801), PackedAttention::kTogether);
   EXPECT_EQ(who(64, true, "sm_86", 91801), PackedAttention::kReference);
-  EXPECT_EQ(who(64, true, "sm_100", 91400), PackedAttention::kEach);
+  EXPECT_EQ(who(64, true, "sm_100", 91400), PackedAttention::kReference);
+  EXPECT_EQ(who(64, true, "sm_100", 91800), PackedAttention::kEach);
   EXPECT_EQ(who(64, true, "sm_120", 91400), PackedAttention::kReference) << "no statistics by rows";
 }
 

@@ -247,7 +247,7 @@ void AttemptRunner::OnLogShipped(int64_t bytes, bool complete, const absl::Statu
     if (bytes == kLogChunkBytes || stage_ == Stage::kSettling) log_at_nanos_ = 0;
   } else if (IsRetryable(committed.status())) {
     RetryAt(&log_at_nanos_);
-    if (stage_ == Stage::kSettling && !ErrorReason(committed.status()).empty()) OnLogRefused(committed.status());
+    OnLogRefused(committed.status());
   } else if (ErrorReason(committed.status()) == "LOG_GAP") {
     // The scheduler has lost the end of its log, which is not synced: we have it still.
     log_offset_known_ = false;
@@ -260,9 +260,15 @@ void AttemptRunner::OnLogShipped(int64_t bytes, bool complete, const absl::Statu
   SettleIfDone();
 }
 
-// The scheduler has answered that it takes no log now, as when its disk is full. The attempt's end does not wait for
-// that: until it is told, the attempt holds its threads and its memory.
+// A scheduler whose disk is full or broken takes no log. The attempt's end does not wait for that: until it is told,
+// the attempt holds its threads and its memory. A scheduler that is away, or refuses for another reason, is waited for.
 void AttemptRunner::OnLogRefused(const absl::Status& refusal) {
+  const std::string reason = ErrorReason(refusal);
+  const bool of_its_disk = reason == "DISK_FULL" || reason == "STORE_IO";
+  if (stage_ != Stage::kSettling || !of_its_disk) {
+    log_refused_nanos_ = 0;
+    return;
+  }
   const int64_t now = env_->clock->BootNanos();
   if (log_refused_nanos_ == 0) log_refused_nanos_ = now;
   if (now - log_refused_nanos_ < limits::kLogEndWaitMs * kNanosPerMs) return;

@@ -117,6 +117,9 @@ absl::Status ReadYarn(const GgufFile& file, const std::string& prefix, ModelShap
   LH_ASSIGN_OR_RETURN(rope.beta_slow, file.Float(key + "yarn_beta_slow", rope.beta_slow));
   LH_ASSIGN_OR_RETURN(const double attention, file.Float(key + "attn_factor", 1.0));
   rope.attention_factor = attention * YarnAttentionFactor(rope.factor);
+  if (rope.factor > 0 && rope.original_max_position_embeddings > 0) {  // what is not is refused with the whole shape
+    shape->max_position_embeddings = std::max(shape->max_position_embeddings, YarnPositions(rope));
+  }
   for (const auto& [name, usual] :
        {std::pair{"yarn_ext_factor", 1.0}, std::pair{"yarn_attn_factor", 1.0}, std::pair{"yarn_log_multiplier", 0.0}}) {
     LH_ASSIGN_OR_RETURN(const double value, file.Float(key + name, usual));

@@ -145,6 +145,7 @@ TEST_F(WorkerTest, AnErrorOfTheSchedulersOwnDiskSaysSoWithoutItsPath) {
   } kCases[] = {{EROFS, grpc::StatusCode::UNAVAILABLE, "STORE_IO"},
                 {EACCES, grpc::StatusCode::UNAVAILABLE, "STORE_IO"},
                 {EIO, grpc::StatusCode::UNAVAILABLE, "STORE_IO"},
+                {EMFILE, grpc::StatusCode::RESOURCE_EXHAUSTED, "TOO_MANY_OPEN_FILES"},
                 {ENOSPC, grpc::StatusCode::RESOURCE_EXHAUSTED, "DISK_FULL"}};
   BrokenDisk disk;
   for (const auto& broken : kCases) {

@@ -337,6 +337,7 @@ TEST_F(GgufShapeTest, NamesWhatItCannotRead) {
   ASSERT_EQ(Error(), "OK");
   EXPECT_EQ(Shape()->rope.scaling, RopeScaling::kYarn);
   EXPECT_EQ(Shape()->rope.original_max_position_embeddings, 2048);
+  EXPECT_GE(Shape()->max_position_embeddings, 4 * 2048);
   EXPECT_EQ(Shape()->rope.attention_factor, YarnAttentionFactor(4.0));
   Float("llama.rope.scaling.yarn_log_multiplier", 0.1f);
   EXPECT_THAT(Error(), HasSubstr("yarn_log_multiplier 0.1"));
