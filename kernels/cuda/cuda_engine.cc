@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "base/check.h"
@@ -20,20 +21,31 @@ namespace longhaul::kernels {
 namespace cuda {
 namespace {
 
+struct GraphDestroyer {
+  void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
+  void operator()(cudaGraphExec_t graph) const { cudaGraphExecDestroy(graph); }
+};
+template <typename T>
+using Owned = std::unique_ptr<std::remove_pointer_t<T>, GraphDestroyer>;
+
 class CapturedGraph final : public CudaGraph {
  public:
-  CapturedGraph(const CudaStream& stream, cudaGraph_t graph, int64_t nodes) : stream_(stream), nodes_(nodes) {
-    CheckCuda(cudaGraphInstantiate(&executable_, graph, 0), "CudaGraph", "cudaGraphInstantiate");
-    CheckCuda(cudaGraphUpload(executable_, stream_.get()), "CudaGraph", "cudaGraphUpload");
+  CapturedGraph(const CudaStream& stream, const Owned<cudaGraph_t>& graph, int64_t nodes)
+      : stream_(stream), nodes_(nodes) {
+    cudaGraphExec_t executable = nullptr;
+    CheckCuda(cudaGraphInstantiate(&executable, graph.get(), 0), "CudaGraph", "cudaGraphInstantiate");
+    executable_.reset(executable);
+    CheckCuda(cudaGraphUpload(executable, stream_.get()), "CudaGraph", "cudaGraphUpload");
   }
-  ~CapturedGraph() override { cudaGraphExecDestroy(executable_); }
-  void Launch() override { CheckCuda(cudaGraphLaunch(executable_, stream_.get()), "CudaGraph", "cudaGraphLaunch"); }
+  void Launch() override {
+    CheckCuda(cudaGraphLaunch(executable_.get(), stream_.get()), "CudaGraph", "cudaGraphLaunch");
+  }
   int64_t nodes() const override { return nodes_; }
 
  private:
   const CudaStream& stream_;
   int64_t nodes_;
-  cudaGraphExec_t executable_ = nullptr;
+  Owned<cudaGraphExec_t> executable_;
 };
 
 class Engine final : public CudaEngine {
@@ -128,12 +140,19 @@ class Engine final : public CudaEngine {
     LH_CHECK(!profile_.is_on());
     const cudaStream_t stream = exec_.cuda().compute.get();
     CheckCuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "Capture", "cudaStreamBeginCapture");
-    body();
-    cudaGraph_t graph = nullptr;
-    CheckCuda(cudaStreamEndCapture(stream, &graph), "Capture", "cudaStreamEndCapture");
-    const std::unique_ptr<CUgraph_st, decltype(&cudaGraphDestroy)> owned(graph, &cudaGraphDestroy);
+    cudaGraph_t captured = nullptr;
+    try {
+      body();
+    } catch (...) {
+      // The stream must not stay in capture; the first error is the one to tell.
+      cudaStreamEndCapture(stream, &captured);
+      const Owned<cudaGraph_t> dropped(captured);
+      throw;
+    }
+    CheckCuda(cudaStreamEndCapture(stream, &captured), "Capture", "cudaStreamEndCapture");
+    const Owned<cudaGraph_t> graph(captured);
     size_t nodes = 0;
-    CheckCuda(cudaGraphGetNodes(graph, nullptr, &nodes), "Capture", "cudaGraphGetNodes");
+    CheckCuda(cudaGraphGetNodes(captured, nullptr, &nodes), "Capture", "cudaGraphGetNodes");
     if (static_cast<int64_t>(nodes) > most_nodes) return nullptr;
     return std::make_unique<CapturedGraph>(exec_.cuda().compute, graph, static_cast<int64_t>(nodes));
   }

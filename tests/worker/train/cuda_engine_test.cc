@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <stdexcept>
+
 #include "base/env.h"
 #include "base/error.h"
 #include "base/units.h"
 #include "model/cuda_layout.h"
 #include "tests/worker/train/cuda_step.h"
+#include "worker/train/cuda_ops.h"
 #include "worker/train/optimizer.h"
 #include "worker/train/trainer.h"
 
@@ -131,6 +134,23 @@ TEST(CudaEngine, CheckpointsOnTheHostChangeNoBitWhenDeterministic) {
     EXPECT_EQ(away.nats, here.nats);
     EXPECT_EQ(away.gradient, here.gradient);
   }
+}
+
+TEST(CudaEngine, ACaptureThatThrowsLeavesTheStreamAsItWas) {
+  TrainShape train = CudaTinyTrain(1, 128);
+  train.deterministic = true;
+  const MemoryPlan plan = CudaPlan(CudaTinyShape(), train);
+  Rig rig(plan, Bf16Source(plan.shape), 0.7);
+  FillAdapter(&rig);
+  const TinyBatch batch({128}, plan.shape.vocab);
+  const double nats = rig.Step(batch.view(), 0.01);
+  kernels::CudaEngine& engine = static_cast<CudaOps&>(*rig.ops).engine();
+  const auto throws = [&] {
+    engine.PlaceAdapters();
+    throw std::runtime_error("in the middle");
+  };
+  EXPECT_THROW(engine.Capture(throws, 1000), std::runtime_error);
+  EXPECT_EQ(rig.Step(batch.view(), 0.01), nats);
 }
 
 TEST(CudaEngine, AttentionInPartsOfTheHeadsIsTheCpus) {
