@@ -159,6 +159,15 @@ def check_named_tests(files, problems):
                 problems.append(f"{path}: names {one}, and there is no such test")
 
 
+def check_planted_bugs(files, problems):
+    """A planted bug that does not apply any more proves nothing."""
+    for path in files:
+        if path.startswith("tests/mutations/") and path.endswith(".patch"):
+            applied = subprocess.run(["git", "apply", "--check", path], cwd=ROOT, capture_output=True, text=True, check=False)
+            if applied.returncode != 0:
+                problems.append(f"{path}: does not apply: {applied.stderr.strip().splitlines()[-1]}")
+
+
 def check_texts(files, problems):
     unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK|not implemented|placeholder)\b", re.I)
     conflict = re.compile(r"^(<<<<<<<|>>>>>>>) ")
@@ -188,6 +197,7 @@ def main():
     check_built(files, problems)
     check_failpoints(files, problems)
     check_named_tests(files, problems)
+    check_planted_bugs(files, problems)
     check_texts(files, problems)
     print("\n".join(problems) or f"{len(files)} files: includes, tests, lengths and texts are in order")
     return 1 if problems else 0
