@@ -72,20 +72,21 @@ inline constexpr int kMaxLogStreamsPerName = 256;  // of one caller on all of it
 inline constexpr int kMaxSharersCallTimes = 20;  // so many times the calls of one,
 inline constexpr int kMaxSharersTransfers = 192;
 inline constexpr int kMaxCallersTracked = 20'000;  // workers among them
-inline constexpr int64_t kTransferStallMs =
-    60'000;  // a transfer, or a log's reader, that moves no byte so long is ended
+// A transfer, or a log's reader, that moves no byte so long is ended.
+inline constexpr int64_t kTransferStallMs = 60'000;
 inline constexpr int64_t kMaxProjectUploadBytes = int64_t{4} << 40;
 inline constexpr int64_t kAuditKeepDays = 400;
 inline constexpr int kMaxAuditFieldBytes = 256;
 // Rows of one caller's refused calls, which change nothing: at once, and one every so often in the long run.
 inline constexpr int kMaxRefusedRowBurst = 100;
 inline constexpr int64_t kRefusedRowEveryMs = 60'000;
+inline constexpr int64_t kServerFaultLineMs = 10'000;  // between two lines about faults that callers do not read
 inline constexpr int kMaxAuditPage = 10'000;
 inline constexpr int kMaxHttpConnections = 256;
 inline constexpr int64_t kHttpRequestMs = 10'000;
 
-// Connections of the gRPC server. A host is an IPv4 address or an IPv6 /64. One on which nobody was let in yet makes
-// room for a new one (server/rpc/connection_table.h).
+// Connections of the gRPC server. A host is an IPv4 address or an IPv6 /64. Which makes room for a new one:
+// server/rpc/connection_table.h.
 inline constexpr int kMaxConnections = 16'384;
 inline constexpr int kMaxConnectionsPerHost = 8'192;       // and never more than half of what there are
 inline constexpr int kLoopbackConnections = 64;            // kept for the loopback, and never more than an eighth
@@ -103,7 +104,6 @@ inline constexpr int64_t kEarlySweepMs = 20;               // the same where the
 inline constexpr int kMaxAcceptsAtOnce = 64;               // then it is seen whether the server stops
 inline constexpr int64_t kNoDescriptorPauseMs = 100;       // before the next is accepted
 inline constexpr int64_t kConnectionsFullLineMs = 60'000;  // between two lines about it in the log
-inline constexpr int64_t kServerFaultLineMs = 10'000;      // between two lines about faults that callers do not read
 
 // Hyperparameters
 inline constexpr int kMaxLoraRank = 1024;

@@ -29,12 +29,6 @@ Credentials CredentialsOf(const grpc::ServerContextBase& context) {
   return credentials;
 }
 
-// As the connection table knows it.
-std::string HostAndPortOfPeer(const std::string& peer) {
-  const size_t colon = peer.rfind(':');
-  return colon == std::string::npos ? peer : HostOfPeer(peer) + peer.substr(colon);
-}
-
 absl::Status ScopeMissing(const MethodRule& rule, const Caller& caller) {
   return MakeError(absl::StatusCode::kPermissionDenied, "SCOPE_MISSING",
                    std::string(rule.name) + " needs one of the scopes " + ScopeNames(rule.scopes) +
@@ -52,6 +46,11 @@ std::string HostOfPeer(const std::string& peer) {
   if (host.starts_with("%5B") && host.ends_with("%5D")) host = host.substr(3, host.size() - 6);
   if (host.starts_with("[") && host.ends_with("]")) host = host.substr(1, host.size() - 2);
   return host.substr(0, host.find('%'));  // "fe80::1%25eth0"
+}
+
+std::string HostAndPortOfPeer(const std::string& peer) {
+  const size_t colon = peer.rfind(':');
+  return colon == std::string::npos ? peer : HostOfPeer(peer) + peer.substr(colon);
 }
 
 absl::StatusOr<Caller> Gate::Admit(const grpc::ServerContextBase& context, Method method, Audit* audit) const {

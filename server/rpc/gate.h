@@ -86,5 +86,7 @@ class Gate {
 // Of gRPC's name of a peer: "ipv4:127.0.0.1:40000" -> "127.0.0.1", "ipv6:%5B::1%5D:40000" -> "::1", and without a
 // zone, as SocketPeerOf tells it: "ipv6:%5Bfe80::1%25eth0%5D:40000" -> "fe80::1".
 std::string HostOfPeer(const std::string& peer);
+// With its port, as the connection table knows the peer: "fe80::1:40000".
+std::string HostAndPortOfPeer(const std::string& peer);
 
 }  // namespace longhaul::server
