@@ -124,8 +124,8 @@ bool ConnectionAcceptor::TakeRoom(const std::string& peer, SocketId socket) {
   if (const int64_t now = clock_->BootNanos();
       told_boot_nanos_ == 0 || now - told_boot_nanos_ >= limits::kConnectionsFullLineMs * 1'000'000) {
     told_boot_nanos_ = now;
-    spdlog::warn("gRPC: all {} connections are taken: {} {}", table_->size(), peer,
-                 room.given ? "takes the place of another" : "is refused");
+    spdlog::warn("gRPC: no room for {} beside {} connections, its host's or all that there may be: it {}", peer,
+                 table_->size(), room.given ? "takes the place of another" : "is refused");
   }
   return room.given;
 }
