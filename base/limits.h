@@ -60,10 +60,36 @@ inline constexpr int kMaxAuthFailureBurst = 200;
 inline constexpr int kMaxTokenReadsPerSecond = 10;  // beside the regular ones, for tokens that are not known yet
 inline constexpr int kMaxTokenReadBurst = 50;
 
-// Connections of the gRPC server. A host is an IPv4 address or an IPv6 /64. One on which nobody was let in yet makes
-// room for a new one (server/rpc/connection_table.h).
+// Each of these is of one caller on one host (server/call_limits.h); the operator on a plaintext loopback has only the
+// server's own limits.
+inline constexpr int kMaxCallsPerSecond = 1'000;
+inline constexpr int kMaxCallBurst = 2'000;
+inline constexpr int kMaxStreamsPerCaller = 5'000;
+inline constexpr int kMaxTransfersPerCaller = 64;
+inline constexpr int kMaxLogStreamsPerCaller = 64;
+inline constexpr int kMaxLogStreamsPerName = 256;  // of one caller on all of its hosts
+// Workers that share a token and a host have each its own of these; all of them together
+inline constexpr int kMaxSharersCallTimes = 20;  // so many times the calls of one,
+inline constexpr int kMaxSharersTransfers = 192;
+inline constexpr int kMaxCallersTracked = 20'000;  // workers among them
+// A transfer, or a log's reader, that moves no byte so long is ended.
+inline constexpr int64_t kTransferStallMs = 60'000;
+inline constexpr int64_t kMaxProjectUploadBytes = int64_t{4} << 40;
+inline constexpr int64_t kAuditKeepDays = 400;
+inline constexpr int kMaxAuditFieldBytes = 256;
+// Rows of one caller's refused calls, which change nothing: at once, and one every so often in the long run.
+inline constexpr int kMaxRefusedRowBurst = 100;
+inline constexpr int64_t kRefusedRowEveryMs = 60'000;
+inline constexpr int64_t kServerFaultLineMs = 10'000;  // between two lines about faults that callers do not read
+inline constexpr int kMaxAuditPage = 10'000;
+inline constexpr int kMaxHttpConnections = 256;
+inline constexpr int64_t kHttpRequestMs = 10'000;
+
+// Connections of the gRPC server. A host is an IPv4 address or an IPv6 /64. Which makes room for a new one:
+// server/rpc/connection_table.h.
 inline constexpr int kMaxConnections = 16'384;
-inline constexpr int kMaxConnectionsPerHost = 8'192;
+inline constexpr int kMaxConnectionsPerHost = 8'192;       // and never more than half of what there are
+inline constexpr int kLoopbackConnections = 64;            // kept for the loopback, and never more than an eighth
 inline constexpr int64_t kReservedDescriptors = 1'024;     // of the process's: files, HTTP, gRPC's own
 inline constexpr int64_t kConnectionIdleMs = 300'000;      // without a call
 inline constexpr int64_t kConnectionAgeMs = 1'800'000;     // then calls go on a new one, its certificate seen anew,
@@ -74,24 +100,10 @@ inline constexpr int64_t kMinClientPingMs = 10'000;        // clients may ask no
 inline constexpr int kMaxStreamsPerConnection = 12'000;    // beyond, the client itself waits
 inline constexpr int64_t kMaxRpcMemoryBytes = 512 << 20;   // of what gRPC holds of messages that come in
 inline constexpr int64_t kConnectionSweepMs = 1'000;       // between two looks at which have closed
-// Each of these is of one caller on one host; the operator on a plaintext loopback has only the server's own limits.
-inline constexpr int kMaxCallsPerSecond = 1'000;
-inline constexpr int kMaxCallBurst = 2'000;
-inline constexpr int kMaxStreamsPerCaller = 5'000;
-inline constexpr int kMaxTransfersPerCaller = 64;
-inline constexpr int kMaxLogStreamsPerCaller = 64;
-inline constexpr int kMaxCallersTracked = 10'000;
-inline constexpr int64_t kTransferStallMs =
-    60'000;  // a transfer, or a log's reader, that moves no byte so long is ended
-inline constexpr int64_t kMaxProjectUploadBytes = int64_t{4} << 40;
-inline constexpr int64_t kAuditKeepDays = 400;
-inline constexpr int kMaxAuditFieldBytes = 256;
-// Rows of one caller's refused calls, which change nothing: at once, and one every so often in the long run.
-inline constexpr int kMaxRefusedRowBurst = 100;
-inline constexpr int64_t kRefusedRowEveryMs = 60'000;
-inline constexpr int kMaxAuditPage = 10'000;
-inline constexpr int kMaxHttpConnections = 256;
-inline constexpr int64_t kHttpRequestMs = 10'000;
+inline constexpr int64_t kEarlySweepMs = 20;               // the same where there is no room
+inline constexpr int kMaxAcceptsAtOnce = 64;               // then it is seen whether the server stops
+inline constexpr int64_t kNoDescriptorPauseMs = 100;       // before the next is accepted
+inline constexpr int64_t kConnectionsFullLineMs = 60'000;  // between two lines about it in the log
 
 // Hyperparameters
 inline constexpr int kMaxLoraRank = 1024;
@@ -217,6 +229,7 @@ inline constexpr int64_t kMaxProcLocksBytes = 4 << 20;  // of /proc/locks, which
 // Attempts
 inline constexpr int64_t kMaxTrainerEventBytes = 1 << 20;
 inline constexpr int64_t kMaxStderrLogBytes = 16 << 20;
+inline constexpr int64_t kLogUploadBytes = 256 << 10;  // of it, in one call
 inline constexpr int64_t kFailureLogTailBytes = 4096;
 inline constexpr int64_t kTrainerKillGraceMs = 30'000;
 inline constexpr int64_t kLogEndWaitMs = 10'000;  // that an attempt's end waits for a log which is refused

@@ -41,7 +41,8 @@ SocketPeer SocketPeerOf(const sockaddr_storage& address) {
 
 std::string HostGroup(const std::string& host) {
   in6_addr v6{};
-  if (::inet_pton(AF_INET6, host.c_str(), &v6) != 1) return host;
+  // The network of "fe80::1%eth0" goes without its zone, as SocketPeerOf tells it.
+  if (::inet_pton(AF_INET6, host.substr(0, host.find('%')).c_str(), &v6) != 1) return host;
   if (IN6_IS_ADDR_V4MAPPED(&v6)) return Text(v6);
   constexpr size_t kPrefixBytes = 8;
   std::memset(v6.s6_addr + kPrefixBytes, 0, sizeof(v6.s6_addr) - kPrefixBytes);

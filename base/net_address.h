@@ -17,7 +17,7 @@ bool IsLoopbackTarget(const std::string& target);
 
 // The other end of a TCP connection, or this one. An IPv4 address that came as an IPv6 one ("::ffff:10.0.0.1") is IPv4.
 struct SocketPeer {
-  std::string host;  // without brackets; "" = no internet address
+  std::string host;  // without brackets and without a link-local address's zone ("%eth0"); "" = no internet address
   int port = 0;
 };
 SocketPeer SocketPeerOf(const sockaddr_storage& address);

@@ -1,61 +1,96 @@
 #include "server/call_limits.h"
 
-#include <cctype>
+#include <utility>
 
 #include "base/error.h"
 #include "base/net_address.h"
-#include "base/status_macros.h"
 
 namespace longhaul::server {
 namespace {
 
-// A fleet may share a token: each of its hosts has limits of its own.
-std::string KeyOf(const Caller& caller) { return caller.name + "@" + HostGroup(caller.host); }
+// A line break is in none of the parts.
+std::string HostKeyOf(const Caller& caller) { return caller.name + "\n" + HostGroup(caller.host); }
+
+std::string KeyOf(const Caller& caller) {
+  const std::string& worker = caller.worker_id.empty() ? caller.session : caller.worker_id;
+  return HostKeyOf(caller) + "\n" + worker;
+}
+
+// It has opened its session itself, and may open another: what it gets by that has a bound.
+bool SharesItsName(const Caller& caller) { return caller.worker_id.empty() && !caller.session.empty(); }
 
 }  // namespace
 
 absl::Status CallLimits::TakeCall(const Caller& caller) {
   if (caller.local) return absl::OkStatus();
-  const int64_t wait_nanos = calls_.Take(KeyOf(caller), clock_->BootNanos());
+  const int64_t now = clock_->BootNanos();
+  int64_t most = options_.calls_per_second;
+  int64_t wait_nanos = calls_.Take(KeyOf(caller), now);
+  if (wait_nanos == 0 && SharesItsName(caller)) {
+    most *= limits::kMaxSharersCallTimes;
+    wait_nanos = sharers_calls_.Take(HostKeyOf(caller), now);
+  }
   if (wait_nanos == 0) return absl::OkStatus();
   return MakeError(absl::StatusCode::kResourceExhausted, "RATE_LIMITED",
-                   caller.name + " makes more than " + std::to_string(options_.calls_per_second) +
-                       " calls a second from " + caller.host + ": try again in " +
-                       std::to_string(wait_nanos / 1'000'000 + 1) + " ms");
+                   caller.name + " makes more than " + std::to_string(most) + " calls a second from " + caller.host +
+                       ": try again in " + std::to_string(wait_nanos / 1'000'000 + 1) + " ms");
 }
 
 bool CallLimits::TakeRefusedRow(const Caller& caller) {
-  return caller.local || refused_rows_.Take(KeyOf(caller), clock_->BootNanos()) == 0;
+  return caller.local || refused_rows_.Take(HostKeyOf(caller), clock_->BootNanos()) == 0;
+}
+
+absl::StatusOr<CallLimits::Slot> CallLimits::TakeStream(const Caller& caller) {
+  if (caller.local) return Slot();
+  return Take({OfCaller(caller, "streams", options_.streams)}, "TOO_MANY_STREAMS");
 }
 
 absl::StatusOr<CallLimits::Slot> CallLimits::TakeLogStream(const Caller& caller) {
-  LH_ASSIGN_OR_RETURN(Slot of_caller, Take(caller, "log stream", options_.log_streams));
-  // The place among all of them holds the caller's.
-  Slot place(this, [this, of_caller = std::move(of_caller)](const void*) { --log_streams_; });
-  if (++log_streams_ <= options_.log_streams_of_all) return place;
-  return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_LOG_STREAMS",
-                   "all " + std::to_string(options_.log_streams_of_all) + " readers of logs are in use; try again");
+  if (caller.local) return Slot();
+  return Take({OfCaller(caller, "readers of logs", options_.log_streams),
+               {"logs of\n" + caller.name, options_.log_streams_of_name,
+                caller.name + " has " + std::to_string(options_.log_streams_of_name) +
+                    " readers of logs on all of its hosts, the most that it may have"},
+               {"logs", options_.log_streams_of_all,
+                "all " + std::to_string(options_.log_streams_of_all) + " readers of logs are in use; try again"}},
+              "TOO_MANY_LOG_STREAMS");
 }
 
-absl::StatusOr<CallLimits::Slot> CallLimits::Take(const Caller& caller, const char* what, int most) {
+absl::StatusOr<CallLimits::Slot> CallLimits::TakeTransfer(const Caller& caller) {
   if (caller.local) return Slot();
-  const std::string key = std::string(what) + " " + KeyOf(caller);
+  std::vector<Bound> bounds = {OfCaller(caller, "transfers", options_.transfers)};
+  if (SharesItsName(caller)) {
+    bounds.push_back({"transfers of sharers\n" + HostKeyOf(caller), options_.transfers_of_sharers,
+                      "the workers of " + caller.name + " have " + std::to_string(options_.transfers_of_sharers) +
+                          " transfers open from " + caller.host + ", the most that they may have"});
+  }
+  return Take(std::move(bounds), "TOO_MANY_TRANSFERS");
+}
+
+CallLimits::Bound CallLimits::OfCaller(const Caller& caller, const std::string& what, int most) {
+  return {what + "\n" + KeyOf(caller), most,
+          caller.name + " has " + std::to_string(most) + " " + what + " open from " + caller.host +
+              ", the most that it may have"};
+}
+
+absl::StatusOr<CallLimits::Slot> CallLimits::Take(std::vector<Bound> bounds, const char* reason) {
   {
     std::lock_guard lock(mutex_);
-    int& held = held_[key];
-    if (held >= most) {
-      std::string reason = "TOO_MANY_";
-      for (const char* c = what; *c != '\0'; ++c) reason += *c == ' ' ? '_' : static_cast<char>(std::toupper(*c));
-      return MakeError(absl::StatusCode::kResourceExhausted, reason + "S",
-                       caller.name + " has " + std::to_string(held) + " " + what + "s open from " + caller.host +
-                           ", the most that it may have");
+    for (const Bound& bound : bounds) {
+      const auto found = held_.find(bound.key);
+      if ((found == held_.end() ? 0 : found->second) < bound.most) continue;
+      return MakeError(absl::StatusCode::kResourceExhausted, reason, bound.refusal);
     }
-    ++held;
+    for (const Bound& bound : bounds) ++held_[bound.key];
   }
-  return Slot(this, [this, key](const void*) {
+  std::vector<std::string> keys;
+  for (Bound& bound : bounds) keys.push_back(std::move(bound.key));
+  return Slot(this, [this, keys = std::move(keys)](const void*) {
     std::lock_guard lock(mutex_);
-    const auto found = held_.find(key);
-    if (--found->second == 0) held_.erase(found);
+    for (const std::string& key : keys) {
+      const auto found = held_.find(key);
+      if (--found->second == 0) held_.erase(found);
+    }
   });
 }
 

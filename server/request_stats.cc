@@ -1,5 +1,7 @@
 #include "server/request_stats.h"
 
+#include "base/limits.h"
+
 namespace longhaul::server {
 
 void SecondsHistogram::Add(double seconds) {
@@ -29,6 +31,12 @@ void RequestStats::CountAuthFailure(const std::string& cause) {
 void RequestStats::AddWatchLag(double seconds) {
   std::lock_guard lock(mutex_);
   counts_.watch_lag.Add(seconds < 0 ? 0 : seconds);
+}
+
+bool RequestStats::TakeFaultLine(int64_t now_boot_nanos) {
+  int64_t next = next_fault_line_boot_nanos_.load(std::memory_order_relaxed);
+  return now_boot_nanos >= next && next_fault_line_boot_nanos_.compare_exchange_strong(
+                                       next, now_boot_nanos + limits::kServerFaultLineMs * 1'000'000);
 }
 
 RequestStats::Snapshot RequestStats::Read() const {

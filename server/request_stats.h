@@ -45,6 +45,8 @@ class RequestStats {
   void CountRateLimited() { rate_limited_.fetch_add(1, std::memory_order_relaxed); }
   void CountUnrecorded() { unrecorded_.fetch_add(1, std::memory_order_relaxed); }
   void AddWatchStreams(int64_t delta) { watch_streams_.fetch_add(delta, std::memory_order_relaxed); }
+  // Whether a line may be written about a fault of the server's own: one each limits::kServerFaultLineMs.
+  bool TakeFaultLine(int64_t now_boot_nanos);
   Snapshot Read() const;
 
  private:
@@ -53,6 +55,7 @@ class RequestStats {
   std::atomic<int64_t> watch_streams_{0};
   std::atomic<uint64_t> rate_limited_{0};
   std::atomic<uint64_t> unrecorded_{0};
+  std::atomic<int64_t> next_fault_line_boot_nanos_{0};
 };
 
 }  // namespace longhaul::server

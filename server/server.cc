@@ -167,8 +167,10 @@ struct Server::Impl {
   absl::Status StartServing(const ServerOptions& options, const ListenAddress& grpc_address,
                             const std::optional<ListenAddress>& http_address) {
     transfers = std::make_unique<TransferWatch>(clock, options.transfer_stall_ms);
-    connections = std::make_unique<ConnectionTable>(std::min(options.connections, AffordableConnections()),
-                                                    options.connections_per_host);
+    const int most = std::min(options.connections, AffordableConnections());
+    // No host may have all of them, however few they are.
+    connections = std::make_unique<ConnectionTable>(most, std::min(std::max(most / 2, 1), options.connections_per_host),
+                                                    std::min(most / 8, limits::kLoopbackConnections));
     context = std::make_unique<RpcContext>(RpcContext{
         Gate(authenticator.get(), call_limits.get(), &request_stats, clock, dispatcher.get(), connections.get()),
         dispatcher.get(), store.get(), blobs.get(), logs.get(), hub.get(), &plans, transfers.get()});

@@ -45,6 +45,7 @@ struct Caller {
   std::string worker_id;  // scope worker: the one worker that it may be; "" = any that nobody else owns
   std::string token_id;   // "" = no token
   bool local = false;     // the operator on a plaintext loopback
+  std::string session;    // scope worker: a session of its own that the call showed, for limits; "" = none
 
   bool HasAny(unsigned wanted) const { return (scopes & wanted) != 0; }
   bool Has(Scope scope) const { return HasAny(static_cast<unsigned>(scope)); }

@@ -18,10 +18,6 @@
 namespace longhaul::server {
 namespace {
 
-constexpr int64_t kNoDescriptorPauseMs = 100;
-constexpr int64_t kEarlySweepNanos = 20'000'000;  // where there is no room
-constexpr int64_t kTellNanos = 60'000'000'000;
-
 // 0 where `fd` is none.
 uint64_t InodeOf(int fd) {
   struct stat status {};
@@ -90,8 +86,7 @@ void ConnectionAcceptor::Loop() {
     }
     if (polled[0].revents != 0) return;
     if (clock_->BootNanos() - swept_boot_nanos_ >= limits::kConnectionSweepMs * 1'000'000) Sweep();
-    constexpr int kMostAtOnce = 64;  // then it looks at stop_ again
-    for (int i = 0; polled[1].revents != 0 && i < kMostAtOnce && AcceptOne(); ++i) {
+    for (int i = 0; polled[1].revents != 0 && i < limits::kMaxAcceptsAtOnce && AcceptOne(); ++i) {
     }
   }
 }
@@ -105,7 +100,7 @@ bool ConnectionAcceptor::AcceptOne() {
     // The listener stays readable: without a pause it would be asked again and again.
     spdlog::error("gRPC: cannot accept a connection: error {}", errno);
     pollfd stop{stop_.get(), POLLIN, 0};
-    ::poll(&stop, 1, static_cast<int>(kNoDescriptorPauseMs));
+    ::poll(&stop, 1, static_cast<int>(limits::kNoDescriptorPauseMs));
     return false;
   }
   const SocketPeer peer = SocketPeerOf(address);
@@ -119,17 +114,18 @@ bool ConnectionAcceptor::AcceptOne() {
 }
 
 bool ConnectionAcceptor::TakeRoom(const std::string& peer, SocketId socket) {
-  ConnectionTable::Room room = table_->Add(peer, socket);
-  if (!room.given && clock_->BootNanos() - swept_boot_nanos_ >= kEarlySweepNanos) {
-    Sweep();
-    room = table_->Add(peer, socket);
+  ConnectionTable::Room room = table_->Add(peer, socket, false);
+  if (!room.given) {
+    if (clock_->BootNanos() - swept_boot_nanos_ >= limits::kEarlySweepMs * 1'000'000) Sweep();
+    room = table_->Add(peer, socket, true);
   }
   if (room.in_its_place.has_value()) EndConnection(*room.in_its_place);
   if (room.given && !room.in_its_place.has_value()) return true;
-  if (const int64_t now = clock_->BootNanos(); told_boot_nanos_ == 0 || now - told_boot_nanos_ >= kTellNanos) {
+  if (const int64_t now = clock_->BootNanos();
+      told_boot_nanos_ == 0 || now - told_boot_nanos_ >= limits::kConnectionsFullLineMs * 1'000'000) {
     told_boot_nanos_ = now;
-    spdlog::warn("gRPC: all {} connections are taken: {} {}", table_->size(), peer,
-                 room.given ? "takes the place of one without a caller" : "is refused");
+    spdlog::warn("gRPC: no room for {} beside {} connections, its host's or all that there may be: it {}", peer,
+                 table_->size(), room.given ? "takes the place of another" : "is refused");
   }
   return room.given;
 }

@@ -1,6 +1,5 @@
 #include "server/rpc/gate.h"
 
-#include <atomic>
 #include <utility>
 
 #include "base/check.h"
@@ -9,6 +8,7 @@
 #include "grpc/grpc_security_constants.h"
 #include "grpcpp/security/auth_context.h"
 #include "spdlog/spdlog.h"
+#include "wire/metadata.h"
 
 namespace longhaul::server {
 namespace {
@@ -29,29 +29,10 @@ Credentials CredentialsOf(const grpc::ServerContextBase& context) {
   return credentials;
 }
 
-// As the connection table knows it.
-std::string HostAndPortOfPeer(const std::string& peer) {
-  const size_t colon = peer.rfind(':');
-  return colon == std::string::npos ? peer : HostOfPeer(peer) + peer.substr(colon);
-}
-
 absl::Status ScopeMissing(const MethodRule& rule, const Caller& caller) {
   return MakeError(absl::StatusCode::kPermissionDenied, "SCOPE_MISSING",
                    std::string(rule.name) + " needs one of the scopes " + ScopeNames(rule.scopes) +
                        "; these credentials have " + ScopeNames(caller.scopes));
-}
-
-// The administrator reads the path in the log, now and then; the client does not read it at all.
-absl::Status Told(Method method, const absl::Status& result, int64_t now_nanos) {
-  constexpr int64_t kLogEveryNanos = 10'000'000'000;
-  static std::atomic<int64_t> next_nanos{0};
-  absl::Status told = HideOwnFiles(result);
-  if (told == result) return told;
-  int64_t next = next_nanos.load();
-  if (now_nanos >= next && next_nanos.compare_exchange_strong(next, now_nanos + kLogEveryNanos)) {
-    spdlog::error("{}: {}", method.rule().name, std::string(result.message()));
-  }
-  return told;
 }
 
 }  // namespace
@@ -62,15 +43,21 @@ std::string HostOfPeer(const std::string& peer) {
   std::string host = peer.substr(colon + 1);
   if (peer.compare(0, 3, "ipv") != 0) return host;
   host = host.substr(0, host.rfind(':'));
-  if (host.starts_with("%5B") && host.ends_with("%5D")) return host.substr(3, host.size() - 6);
-  if (host.starts_with("[") && host.ends_with("]")) return host.substr(1, host.size() - 2);
-  return host;
+  if (host.starts_with("%5B") && host.ends_with("%5D")) host = host.substr(3, host.size() - 6);
+  if (host.starts_with("[") && host.ends_with("]")) host = host.substr(1, host.size() - 2);
+  return host.substr(0, host.find('%'));  // "fe80::1%25eth0"
+}
+
+std::string HostAndPortOfPeer(const std::string& peer) {
+  const size_t colon = peer.rfind(':');
+  return colon == std::string::npos ? peer : HostOfPeer(peer) + peer.substr(colon);
 }
 
 absl::StatusOr<Caller> Gate::Admit(const grpc::ServerContextBase& context, Method method, Audit* audit) const {
   const MethodRule& rule = method.rule();
   LH_CHECK(rule.audited == (audit != nullptr), std::string(rule.name));
   LH_ASSIGN_OR_RETURN(Caller caller, authenticator_->Authenticate(CredentialsOf(context)));
+  caller.session = SessionOf(context, caller);
   if (connections_ != nullptr) connections_->Prove(HostAndPortOfPeer(context.peer()));
   if (absl::Status taken = limits_->TakeCall(caller); !taken.ok()) {
     stats_->CountRateLimited();
@@ -94,6 +81,16 @@ absl::StatusOr<Caller> Gate::Admit(const grpc::ServerContextBase& context, Metho
   return ScopeMissing(rule, caller);
 }
 
+// Of another caller or of an earlier process it is none, as far as limits go; whether it is open is the dispatcher's to
+// say.
+std::string Gate::SessionOf(const grpc::ServerContextBase& context, const Caller& caller) const {
+  if (!caller.Has(Scope::kWorker)) return "";
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find(kSessionMetadata);
+  if (found == metadata.end()) return "";
+  return seal_.Open(std::string(found->second.data(), found->second.size()), caller).value_or("");
+}
+
 void Gate::Record(const absl::Status& status, Audit* audit) const {
   if (ErrorReason(status) == "OTHER_PROJECT") stats_->CountAuthFailure("OTHER_PROJECT");
   // UNAVAILABLE: nothing was changed, and the store or the dispatcher takes no record now either.
@@ -108,15 +105,24 @@ void Gate::Record(const absl::Status& status, Audit* audit) const {
   }
 }
 
+// The administrator reads the path in the log, now and then; the client does not read it at all.
+absl::Status Gate::Told(Method method, const absl::Status& result) const {
+  absl::Status told = HideOwnFiles(result);
+  if (told != result && stats_->TakeFaultLine(clock_->BootNanos())) {
+    spdlog::error("{}: {}", method.rule().name, std::string(result.message()));
+  }
+  return told;
+}
+
 grpc::Status Gate::EndUnary(Method method, int64_t begin_nanos, const absl::Status& result) const {
-  const absl::Status status = Told(method, result, clock_->BootNanos());
+  const absl::Status status = Told(method, result);
   stats_->CountUnary(std::string(method.rule().name), absl::StatusCodeToString(status.code()),
                      static_cast<double>(clock_->BootNanos() - begin_nanos) * 1e-9);
   return ToGrpcStatus(status);
 }
 
 grpc::Status Gate::End(Method method, const absl::Status& result) const {
-  const absl::Status status = Told(method, result, clock_->BootNanos());
+  const absl::Status status = Told(method, result);
   stats_->CountCall(std::string(method.rule().name), absl::StatusCodeToString(status.code()));
   return ToGrpcStatus(status);
 }

@@ -15,6 +15,7 @@
 #include "server/request_stats.h"
 #include "server/rpc/connection_table.h"
 #include "server/rpc/method_table.h"
+#include "server/rpc/session_seal.h"
 #include "server/rpc/status.h"
 
 namespace longhaul::server {
@@ -61,12 +62,17 @@ class Gate {
   // Whether an open stream's caller may go on.
   absl::Status Recheck(const Caller& caller) const { return authenticator_->Recheck(caller); }
 
+  // What the sessions of workers are sealed with: those that it opens have limits of their own.
+  const SessionSeal& seal() const { return seal_; }
+
   CallLimits* limits() const { return limits_; }
   RequestStats* stats() const { return stats_; }
   const Clock* clock() const { return clock_; }
 
  private:
   grpc::Status EndUnary(Method method, int64_t begin_nanos, const absl::Status& status) const;
+  absl::Status Told(Method method, const absl::Status& result) const;
+  std::string SessionOf(const grpc::ServerContextBase& context, const Caller& caller) const;
 
   Authenticator* authenticator_;
   CallLimits* limits_;
@@ -74,9 +80,13 @@ class Gate {
   const Clock* clock_;
   Dispatcher* dispatcher_;
   ConnectionTable* connections_;
+  SessionSeal seal_;
 };
 
-// Of gRPC's name of a peer: "ipv4:127.0.0.1:40000" -> "127.0.0.1", "ipv6:%5B::1%5D:40000" -> "::1".
+// Of gRPC's name of a peer: "ipv4:127.0.0.1:40000" -> "127.0.0.1", "ipv6:%5B::1%5D:40000" -> "::1", and without a
+// zone, as SocketPeerOf tells it: "ipv6:%5Bfe80::1%25eth0%5D:40000" -> "fe80::1".
 std::string HostOfPeer(const std::string& peer);
+// With its port, as the connection table knows the peer: "fe80::1:40000".
+std::string HostAndPortOfPeer(const std::string& peer);
 
 }  // namespace longhaul::server

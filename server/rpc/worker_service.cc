@@ -19,7 +19,7 @@ using Base = v1::WorkerService::WithCallbackMethod_Sync<v1::WorkerService::Servi
 
 class WorkerService final : public Base {
  public:
-  explicit WorkerService(const RpcContext* context) : context_(*context) {}
+  explicit WorkerService(const RpcContext* context) : context_(*context), seal_(context->gate.seal()) {}
 
   grpc::Status OpenSession(grpc::ServerContext* call, const v1::OpenSessionRequest* request,
                            v1::OpenSessionResponse* response) override {
@@ -124,7 +124,7 @@ class WorkerService final : public Base {
   }
 
   const RpcContext& context_;
-  const SessionSeal seal_;
+  const SessionSeal& seal_;
 };
 
 }  // namespace

@@ -27,7 +27,8 @@ TEST(NetAddressTest, AHostsGroupIsItsNetworkInIpv6) {
   EXPECT_EQ(HostGroup("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
   EXPECT_EQ(HostGroup("2001:DB8:1:2::1"), "2001:db8:1:2::/64");
   EXPECT_NE(HostGroup("2001:db8:1:3::1"), HostGroup("2001:db8:1:2::1"));
-  for (const char* other : {"", "unix", "scheduler", "[::1]"}) EXPECT_EQ(HostGroup(other), other);
+  EXPECT_EQ(HostGroup("fe80::1%eth0"), "fe80::/64");
+  for (const char* other : {"", "unix", "a%b", "scheduler", "[::1]"}) EXPECT_EQ(HostGroup(other), other);
 }
 
 TEST(NetAddressTest, ASocketsPeerIsReadFromItsAddress) {

@@ -20,7 +20,6 @@ namespace {
 
 // A log line is with the scheduler this long after it is written, at the latest.
 constexpr int64_t kLogEveryMs = 200;
-constexpr int64_t kLogChunkBytes = 256 << 10;
 constexpr std::string_view kLostLine =
     "\n[a part of this log is missing: it was rotated away before it could be sent]\n";
 
@@ -219,7 +218,7 @@ void AttemptRunner::ShipLog() {
 // What follows in the scheduler's log: the trainer's output, or a line in place of what was rotated away unshipped.
 std::string AttemptRunner::NextLogBytes() {
   const int64_t at = log_offset_ + note_.log_missing_bytes;
-  auto chunk = attempt::ReadStderr(dir_, at, kLogChunkBytes);
+  auto chunk = attempt::ReadStderr(dir_, at, limits::kLogUploadBytes);
   if (!chunk.ok()) {
     env_->log(key_.job_id() + ": its log cannot be read: " + std::string(chunk.status().message()));
     return "";
@@ -244,7 +243,7 @@ void AttemptRunner::OnLogShipped(int64_t bytes, bool complete, const absl::Statu
     log_offset_ = *committed;
     log_complete_ = log_complete_ || complete;
     log_refused_nanos_ = 0;
-    if (bytes == kLogChunkBytes || stage_ == Stage::kSettling) log_at_nanos_ = 0;
+    if (bytes == limits::kLogUploadBytes || stage_ == Stage::kSettling) log_at_nanos_ = 0;
   } else if (IsRetryable(committed.status())) {
     RetryAt(&log_at_nanos_);
     OnLogRefused(committed.status());

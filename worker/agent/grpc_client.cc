@@ -1,5 +1,6 @@
 #include "worker/agent/grpc_client.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include "grpcpp/grpcpp.h"
 #include "longhaul/v1/blob_service.grpc.pb.h"
 #include "longhaul/v1/worker_service.grpc.pb.h"
+#include "wire/metadata.h"
 
 namespace longhaul::agent {
 namespace {
@@ -92,12 +94,20 @@ struct GrpcSchedulerClient::Impl {
     return stubs;
   }
 
+  // Shown with every call from now on. What metadata cannot have is left out: gRPC would end the process.
+  void Show(const std::string& session) {
+    const bool printable = std::all_of(session.begin(), session.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
+    const std::lock_guard<std::mutex> lock(mutex);
+    session_id = printable ? session : "";
+  }
+
   // A call that Shutdown can reach for as long as it runs.
   class Live {
    public:
     explicit Live(Impl* impl, int64_t deadline_ms) : impl_(impl) {
       SetDeadline(&context_, deadline_ms);
       const std::lock_guard<std::mutex> lock(impl->mutex);
+      if (!impl->session_id.empty()) context_.AddMetadata(kSessionMetadata, impl->session_id);
       impl->contexts.insert(&context_);
       if (impl->shut_down) context_.TryCancel();
     }
@@ -120,6 +130,7 @@ struct GrpcSchedulerClient::Impl {
   std::condition_variable idle;
   std::shared_ptr<Stubs> stubs;
   std::string tls_digest;  // of the files that `stubs` was made from, or that were no good
+  std::string session_id;  // "" = none yet
   std::set<grpc::ClientContext*> contexts;
   bool shut_down = false;
 };
@@ -169,8 +180,13 @@ struct AsyncCall {
 
 void GrpcSchedulerClient::OpenSession(const v1::OpenSessionRequest& request,
                                       std::function<void(absl::StatusOr<v1::OpenSessionResponse>)> done) {
+  // The call lives until this has returned, and the client until its calls are gone.
+  auto show = [impl = impl_.get(), done = std::move(done)](absl::StatusOr<v1::OpenSessionResponse> answer) {
+    if (answer.ok()) impl->Show(answer->session_id());
+    done(std::move(answer));
+  };
   auto* call = new AsyncCall<Impl::Live, v1::OpenSessionRequest, v1::OpenSessionResponse>(impl_.get(), kUnaryDeadlineMs,
-                                                                                          request, std::move(done));
+                                                                                          request, std::move(show));
   call->stubs->worker->async()->OpenSession(call->live.context(), &call->request, &call->response,
                                             [call](grpc::Status status) { call->Finish(status); });
 }

@@ -69,21 +69,64 @@ TEST_F(CallLimitsTest, AnIpv6HostIsItsNetwork) {
   EXPECT_EQ(Calls(Named("a", "2001:db8:0:1::1"), 100), 20);
 }
 
+// Of one shared token.
+Caller WithSession(const std::string& session) {
+  Caller caller = Named("fleet", "2001:db8::1");
+  caller.session = session;
+  return caller;
+}
+
+TEST_F(CallLimitsTest, WorkersOfOneNetworkAreCallersOfTheirOwn) {
+  EXPECT_EQ(Calls(WithSession("s-1"), 100), 20);
+  EXPECT_EQ(Calls(WithSession("s-2"), 100), 20);
+  EXPECT_EQ(Calls(WithSession(""), 100), 20) << "who opens a session";
+  Caller bound = WithSession("s-3");
+  bound.worker_id = "gpu-1";
+  EXPECT_EQ(Calls(bound, 100), 20);
+  bound.session = "s-4";
+  EXPECT_EQ(Calls(bound, 100), 0) << "another session makes no other worker of it";
+  bound.worker_id = "gpu-2";
+  EXPECT_EQ(Calls(bound, 100), 20);
+}
+
+TEST_F(CallLimitsTest, WorkersThatShareANameHaveABoundTogether) {
+  int taken = 0;
+  for (int i = 0; i < 3 * limits::kMaxSharersCallTimes; ++i) {
+    taken += Calls(WithSession("s-" + std::to_string(i)), 100);
+  }
+  EXPECT_EQ(taken, 20 * limits::kMaxSharersCallTimes);
+  CallLimits limits({.transfers = 2, .transfers_of_sharers = 3}, &clock_);
+  std::vector<CallLimits::Slot> slots;
+  for (int i = 0; i < 2; ++i) slots.push_back(*limits.TakeTransfer(WithSession("s-1")));
+  EXPECT_EQ(ErrorReason(limits.TakeTransfer(WithSession("s-1")).status()), "TOO_MANY_TRANSFERS");
+  slots.push_back(*limits.TakeTransfer(WithSession("s-2")));
+  EXPECT_EQ(ErrorReason(limits.TakeTransfer(WithSession("s-3")).status()), "TOO_MANY_TRANSFERS");
+  EXPECT_TRUE(limits.TakeTransfer(WithSession("")).ok());
+  slots.erase(slots.begin());
+  EXPECT_TRUE(limits.TakeTransfer(WithSession("s-3")).ok());
+}
+
 TEST_F(CallLimitsTest, ReadersOfLogsAreFewOfACallerAndOfAll) {
-  CallLimits limits({.log_streams = 2, .log_streams_of_all = 3}, &clock_);
+  CallLimits limits({.log_streams = 2, .log_streams_of_all = 4, .log_streams_of_name = 3}, &clock_);
+  const auto refusal = [&limits](const Caller& caller) { return limits.TakeLogStream(caller).status(); };
   std::vector<CallLimits::Slot> slots;
   for (int i = 0; i < 2; ++i) slots.push_back(*limits.TakeLogStream(Named("a")));
-  const absl::Status refused = limits.TakeLogStream(Named("a")).status();
-  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(ErrorReason(refused), "TOO_MANY_LOG_STREAMS");
+  EXPECT_EQ(refusal(Named("a")).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ErrorReason(refusal(Named("a"))), "TOO_MANY_LOG_STREAMS");
+  slots.push_back(*limits.TakeLogStream(Named("a", "10.0.0.2")));
+  EXPECT_EQ(ErrorReason(refusal(Named("a", "10.0.0.3"))), "TOO_MANY_LOG_STREAMS") << "of one name on all hosts";
+  slots.push_back(*limits.TakeLogStream(Named("b")));
+  EXPECT_EQ(ErrorReason(refusal(Named("c"))), "TOO_MANY_LOG_STREAMS") << "of all";
   Caller local = Named("local");
   local.local = true;
-  slots.push_back(*limits.TakeLogStream(local));
-  EXPECT_EQ(ErrorReason(limits.TakeLogStream(local).status()), "TOO_MANY_LOG_STREAMS") << "of all";
-  EXPECT_EQ(ErrorReason(limits.TakeLogStream(Named("b")).status()), "TOO_MANY_LOG_STREAMS");
+  for (int i = 0; i < 10; ++i) {
+    const auto slot = limits.TakeLogStream(local);
+    ASSERT_TRUE(slot.ok()) << "the operator sees a log whoever else does";
+    slots.push_back(*slot);
+  }
   slots.erase(slots.begin());
-  EXPECT_TRUE(limits.TakeLogStream(Named("b")).ok()) << "what a refused one had taken was given back";
-  EXPECT_TRUE(limits.TakeLogStream(Named("a")).ok());
+  EXPECT_TRUE(refusal(Named("c")).ok()) << "what a refused one had taken was given back";
+  EXPECT_TRUE(refusal(Named("a")).ok());
 }
 
 TEST_F(CallLimitsTest, RefusedCallsHaveSoManyRowsAtOnceAndOneAMinute) {

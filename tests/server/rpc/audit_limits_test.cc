@@ -141,6 +141,33 @@ TEST_F(LimitsTest, ACallerThatCallsTooOftenIsRefusedAndNobodyElse) {
   EXPECT_EQ(AuditLog().size(), before) << "a refused flood must not become a flood of rows";
 }
 
+TEST_F(LimitsTest, WorkersThatShareATokenAndAHostHaveCallsOfTheirOwn) {
+  Stubs fleet = As(MakeTokenOf("fleet", "worker", "*"));
+  FakeAgent busy(&fleet, "worker-1");
+  FakeAgent calm(&fleet, "worker-2");
+  ASSERT_TRUE(busy.Open().ok());
+  ASSERT_TRUE(calm.Open().ok());
+  const auto find_missing = [&fleet](const std::string& session_id) {
+    grpc::ClientContext context;
+    if (!session_id.empty()) context.AddMetadata(kSessionMetadata, session_id);
+    v1::FindMissingResponse response;
+    return fleet.blobs->FindMissing(&context, v1::FindMissingRequest(), &response);
+  };
+  grpc::Status refused;
+  for (int i = 0; i < 100 && refused.ok(); ++i) refused = find_missing(busy.session_id());
+  EXPECT_EQ(DetailsOf(refused).reason, "RATE_LIMITED");
+  v1::SyncResponse response;
+  EXPECT_EQ(DetailsOf(busy.Sync({}, &response)).reason, "RATE_LIMITED");
+  const grpc::Status synced = calm.Sync({}, &response);
+  EXPECT_TRUE(synced.ok()) << synced.error_message();
+  // A session that nobody has opened makes no worker: all such have the limits of the token on its host.
+  refused = grpc::Status();
+  for (int i = 0; i < 100 && refused.ok(); ++i) refused = find_missing("made up " + std::to_string(i));
+  EXPECT_EQ(DetailsOf(refused).reason, "RATE_LIMITED");
+  EXPECT_EQ(DetailsOf(find_missing("")).reason, "RATE_LIMITED");
+  EXPECT_TRUE(find_missing(calm.session_id()).ok());
+}
+
 TEST_F(LimitsTest, ACallerHasSoManyStreamsAndNobodyElseFewer) {
   const std::string token = MakeTokenOf("ops", "admin", "*");
   const Stubs ops = As(token);

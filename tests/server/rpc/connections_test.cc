@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <chrono>
 #include <filesystem>
 #include <string_view>
 #include <vector>
@@ -17,17 +18,36 @@ namespace {
 constexpr char kText[] = "{\"text\":\"hello\"}\n";
 constexpr int kLongMs = 30'000;  // for what must come
 
+// Ends a loop that waits for what must come.
+class Patience {
+ public:
+  explicit Patience(const Clock* clock) : clock_(clock), end_boot_nanos_(clock->BootNanos() + kNanos) {}
+  bool over() const { return clock_->BootNanos() >= end_boot_nanos_; }
+
+ private:
+  static constexpr int64_t kNanos = int64_t{60} * 1'000'000'000;
+  const Clock* clock_;
+  int64_t end_boot_nanos_;
+};
+
+void SetLongDeadline(grpc::ClientContext* context) {
+  context->set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
+}
+
 // What a client says before its first call: the preface of HTTP/2 and empty SETTINGS.
-UniqueFd ConnectIdle(int port) {
+UniqueFd ConnectIdle(int port, const char* from = "127.0.0.1") {
   using std::string_view_literals::operator""sv;
   constexpr std::string_view kHello = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"sv;
   UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in address{};
   address.sin_family = AF_INET;
+  ::inet_pton(AF_INET, from, &address.sin_addr);
+  LH_CHECK(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0, "bind");
   address.sin_port = htons(static_cast<uint16_t>(port));
   ::inet_pton(AF_INET, "127.0.0.1", &address.sin_addr);
   LH_CHECK(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0, "connect");
-  LH_CHECK(::send(fd.get(), kHello.data(), kHello.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(kHello.size()), "send");
+  // One that is refused may be closed already.
+  (void)::send(fd.get(), kHello.data(), kHello.size(), MSG_NOSIGNAL);
   return fd;
 }
 
@@ -49,16 +69,39 @@ class FewConnectionsTest : public RpcTest {
     options.connections = options.connections_per_host = kMost;
     return options;
   }
+  // On a connection of its own.
+  Stubs Fresh() const {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return Stubs(grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->grpc_port()),
+                                           grpc::InsecureChannelCredentials(), arguments));
+  }
+  // One call that a full table keeps waiting and does not end.
+  static grpc::Status ListPatiently(const Stubs& stubs) {
+    v1::ListFineTuneJobsResponse response;
+    grpc::ClientContext context;
+    context.set_wait_for_ready(true);
+    SetLongDeadline(&context);
+    return stubs.jobs->ListFineTuneJobs(&context, v1::ListFineTuneJobsRequest(), &response);
+  }
 };
+
+TEST_F(FewConnectionsTest, OneHostHasHalfOfThemAtMost) {
+  std::vector<Stubs> proven;
+  for (int i = 0; i < kMost / 2; ++i) {
+    proven.push_back(Fresh());
+    ASSERT_TRUE(ListPatiently(proven.back()).ok());
+  }
+  EXPECT_TRUE(HasEnded(ConnectIdle(server_->grpc_port()), kLongMs));
+  EXPECT_FALSE(HasEnded(ConnectIdle(server_->grpc_port(), "127.0.0.2"), 100));
+  for (const Stubs& stubs : proven) EXPECT_EQ(stubs.channel->GetState(false), GRPC_CHANNEL_READY);
+}
 
 TEST_F(FewConnectionsTest, IdleOnesTakeNoPlaceFromWhoCalls) {
   ASSERT_EQ(CountJobs(), 0u);  // on a connection that stays through all of it
   std::vector<UniqueFd> idle;
   for (int i = 0; i < 10 * kMost; ++i) idle.push_back(ConnectIdle(server_->grpc_port()));
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  const Stubs fresh(grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->grpc_port()),
-                                              grpc::InsecureChannelCredentials(), arguments));
+  const Stubs fresh = Fresh();
   const grpc::Status uploaded = UploadAs(fresh, kText);
   EXPECT_TRUE(uploaded.ok()) << uploaded.error_message();
   EXPECT_EQ(CountJobs(), 0u);
@@ -70,14 +113,8 @@ TEST_F(FewConnectionsTest, IdleOnesTakeNoPlaceFromWhoCalls) {
 
 TEST_F(FewConnectionsTest, WhatClosesByItselfMakesRoom) {
   for (int i = 0; i < 4 * kMost; ++i) {
-    grpc::ChannelArguments arguments;
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    const Stubs one(grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->grpc_port()),
-                                              grpc::InsecureChannelCredentials(), arguments));
-    v1::ListFineTuneJobsResponse response;
-    grpc::ClientContext context;
-    context.set_wait_for_ready(true);  // full of proven ones for as long as nobody has looked which are closed
-    const grpc::Status status = one.jobs->ListFineTuneJobs(&context, v1::ListFineTuneJobsRequest(), &response);
+    // Full of proven ones for as long as nobody has looked which are closed.
+    const grpc::Status status = ListPatiently(Fresh());
     ASSERT_TRUE(status.ok()) << i << ": " << status.error_message();
   }
 }
@@ -94,19 +131,23 @@ class IdleConnectionTest : public RpcTest {
 TEST_F(IdleConnectionTest, IsEndedAndAClientThatComesBackHasAnother) {
   ASSERT_EQ(CountJobs(), 0u);
   EXPECT_TRUE(HasEnded(ConnectIdle(server_->grpc_port()), kLongMs));
+  const Patience patience(&clock_);
   while (stubs_->channel->GetState(false) == GRPC_CHANNEL_READY) {
+    ASSERT_FALSE(patience.over()) << "the connection does not end";
     stubs_->channel->WaitForStateChange(GRPC_CHANNEL_READY, std::chrono::system_clock::now() + std::chrono::seconds(1));
   }
   EXPECT_EQ(CountJobs(), 0u);
 }
 
-// Connections that are ended after a second.
+// Connections that are ended after some seconds, which only those calls meet that are to be ended.
+constexpr int64_t kGraceMs = 5'000;
+
 class OldConnectionTest : public RpcTest {
  protected:
   ServerOptions Options() const override {
     ServerOptions options = RpcTest::Options();
     options.connection_age_ms = 100;
-    options.connection_age_grace_ms = 1'000;  // enough for every call of these tests but those that are to be ended
+    options.connection_age_grace_ms = kGraceMs;
     return options;
   }
 };
@@ -118,8 +159,11 @@ TEST_F(OldConnectionTest, AWatchGoesOnWithoutAGapOrADuplicate) {
   std::vector<int64_t> sequences;
   int broken = 0;
   bool cancelled = false;
+  const Patience patience(&clock_);
   while (true) {
+    ASSERT_FALSE(patience.over());
     grpc::ClientContext context;
+    SetLongDeadline(&context);
     v1::WatchFineTuneJobRequest request;
     request.set_id(job.id());
     request.set_after_sequence(sequences.empty() ? 0 : sequences.back());
@@ -150,6 +194,7 @@ TEST_F(OldConnectionTest, AnUploadGoesOnWhereItBroke) {
   message.mutable_blob()->set_size_bytes(1000);
   {
     grpc::ClientContext context;
+    SetLongDeadline(&context);
     v1::WriteBlobResponse response;
     const auto writer = stubs_->blobs->Write(&context, &response);
     message.set_data(bytes.substr(0, 600));
@@ -160,7 +205,9 @@ TEST_F(OldConnectionTest, AnUploadGoesOnWhereItBroke) {
   *query.mutable_blob() = message.blob();
   v1::QueryWriteStatusResponse there;
   // BLOB_BUSY: the broken call is on its way out.
+  const Patience patience(&clock_);
   while (there.committed_bytes() == 0) {
+    ASSERT_FALSE(patience.over());
     const grpc::Status asked = Call(*stubs_->blobs, &v1::BlobService::Stub::QueryWriteStatus, query, &there);
     ASSERT_TRUE(asked.ok() || asked.error_code() == grpc::StatusCode::UNAVAILABLE) << asked.error_message();
   }
@@ -168,7 +215,7 @@ TEST_F(OldConnectionTest, AnUploadGoesOnWhereItBroke) {
   grpc::Status sent;
   do {
     sent = Upload(bytes, 600);
-  } while (sent.error_code() == grpc::StatusCode::UNAVAILABLE);
+  } while (sent.error_code() == grpc::StatusCode::UNAVAILABLE && !patience.over());
   EXPECT_TRUE(sent.ok()) << sent.error_message();
 }
 
@@ -179,7 +226,8 @@ TEST_F(OldConnectionTest, AWorkersSessionOutlivesThem) {
   int synced = 0;
   while (clock_.BootNanos() < end_nanos) {
     v1::SyncResponse response;
-    const grpc::Status status = agent.Sync({}, &response);  // parked for 50 ms, less than the grace time
+    const grpc::Status status =
+        agent.Sync({}, &response);  // parked for 50 ms: the age ends no call that the grace time does not
     ASSERT_TRUE(status.ok()) << status.error_message();
     ++synced;
   }
@@ -191,7 +239,7 @@ class OldCertificateTest : public SecureRpcTest {
   ServerOptions Options() const override {
     ServerOptions options = SecureRpcTest::Options();
     options.connection_age_ms = 100;
-    options.connection_age_grace_ms = 1'000;  // enough for every call of these tests but those that are to be ended
+    options.connection_age_grace_ms = kGraceMs;
     return options;
   }
 };

@@ -1,6 +1,8 @@
 // Readers of logs that do not read: how much each holds, how many there may be, and their end.
 #include <unistd.h>
 
+#include <chrono>
+
 #include "base/limits.h"
 #include "base/process.h"
 #include "tests/server/rpc/secure_test_support.h"
@@ -17,7 +19,8 @@ class LogReaderTest : public SecureRpcTest {
   ServerOptions Options() const override {
     ServerOptions options = SecureRpcTest::Options();
     options.log_streams_per_caller = 2;
-    options.transfer_stall_ms = 500;
+    options.transfer_stall_ms = 5'000;  // more than a busy machine needs for what must not be ended
+    options.calls_per_second = options.call_burst = 1'000'000;
     return options;
   }
   // A running attempt with a log of 4 MiB, and a client that takes 64 KiB of a stream unread and never learns that it
@@ -91,8 +94,11 @@ TEST_F(LogReaderTest, OneThatStandsStillIsEndedAndOneThatWaitsIsNot) {
   ASSERT_TRUE(still->Read(&response));
   // These two are all that the caller may have, until the one that does not read is ended.
   grpc::Status third;
+  const int64_t limit_nanos = clock_.BootNanos() + int64_t{60} * 1'000'000'000;
   do {
+    ASSERT_LT(clock_.BootNanos(), limit_nanos) << "the one that does not read goes on";
     grpc::ClientContext third_context;
+    third_context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
     const LogStream stream = Follow(&third_context);
     const bool admitted = stream->Read(&response);
     if (admitted) third_context.TryCancel();

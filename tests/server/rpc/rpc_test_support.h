@@ -25,6 +25,7 @@
 #include "longhaul/v1/worker_service.grpc.pb.h"
 #include "model/memory_plan.h"
 #include "server/server.h"
+#include "wire/metadata.h"
 
 namespace longhaul::server {
 
@@ -181,7 +182,9 @@ class FakeAgent {
     request.set_host_bytes_available(int64_t{8} << 30);
     request.set_disk_bytes_available(int64_t{100} << 30);
     for (const v1::AttemptStatus& attempt : attempts) *request.add_attempts() = attempt;
-    return Call(*stubs_.workers, &v1::WorkerService::Stub::Sync, request, response);
+    grpc::ClientContext context;
+    context.AddMetadata(kSessionMetadata, session_id_);
+    return stubs_.workers->Sync(&context, request, response);
   }
 
   // Syncs, each parked until there is a command, until one tells to start something.

@@ -18,6 +18,7 @@
 #include "longhaul/v1/blob_service.grpc.pb.h"
 #include "longhaul/v1/worker_service.grpc.pb.h"
 #include "tests/worker/attempt/temp_dir.h"
+#include "wire/metadata.h"
 
 namespace longhaul::agent {
 namespace {
@@ -41,6 +42,11 @@ grpc::Status Fenced() {
   return grpc::Status(grpc::StatusCode::ABORTED, "a newer epoch has it", details.SerializeAsString());
 }
 
+std::string SessionOf(const grpc::ServerContext& context) {
+  const auto found = context.client_metadata().find(kSessionMetadata);
+  return found == context.client_metadata().end() ? "" : std::string(found->second.data(), found->second.size());
+}
+
 class Worker final : public v1::WorkerService::Service {
  public:
   grpc::Status OpenSession(grpc::ServerContext*, const v1::OpenSessionRequest* request,
@@ -58,19 +64,22 @@ class Worker final : public v1::WorkerService::Service {
                                 v1::CommitResponse*) override {
     return Fenced();
   }
-  grpc::Status AppendLog(grpc::ServerContext*, const v1::AppendLogRequest* request,
+  grpc::Status AppendLog(grpc::ServerContext* context, const v1::AppendLogRequest* request,
                          v1::AppendLogResponse* response) override {
+    session = SessionOf(*context);
     response->set_committed_bytes(request->offset() + static_cast<int64_t>(request->data().size()));
     return grpc::Status::OK;
   }
   std::promise<void> parked;
+  std::string session;
 };
 
 // Keeps one blob; its first write breaks off after one chunk.
 class Blobs final : public v1::BlobService::Service {
  public:
-  grpc::Status FindMissing(grpc::ServerContext*, const v1::FindMissingRequest* request,
+  grpc::Status FindMissing(grpc::ServerContext* context, const v1::FindMissingRequest* request,
                            v1::FindMissingResponse* response) override {
+    session = SessionOf(*context);
     for (const auto& blob : request->blobs()) *response->add_missing() = blob;
     return grpc::Status::OK;
   }
@@ -122,6 +131,7 @@ class Blobs final : public v1::BlobService::Service {
   bool complete = false;
   bool broken_once = false;
   int refused = 0;
+  std::string session;
 };
 
 class GrpcClientTest : public ::testing::Test {
@@ -171,6 +181,28 @@ TEST_F(GrpcClientTest, CallsCarryTheirMessages) {
   v1::BlobName blob;
   blob.set_sha256("x");
   EXPECT_EQ(client_->FindMissing({blob, blob})->size(), 2u);
+}
+
+TEST_F(GrpcClientTest, CallsShowTheSessionOfNow) {
+  const auto open = [this](const std::string& worker_id) {
+    std::promise<absl::Status> opened;
+    v1::OpenSessionRequest request;
+    request.set_worker_id(worker_id);
+    client_->OpenSession(request, [&](auto answer) { opened.set_value(answer.status()); });
+    return opened.get_future().get();
+  };
+  ASSERT_TRUE(client_->AppendLog(v1::AppendLogRequest()).ok());
+  EXPECT_EQ(worker_.session, "");
+  for (const std::string worker_id : {"a", "b"}) {
+    ASSERT_TRUE(open(worker_id).ok());
+    ASSERT_TRUE(client_->AppendLog(v1::AppendLogRequest()).ok());
+    EXPECT_EQ(worker_.session, "for " + worker_id);
+    ASSERT_TRUE(client_->FindMissing({}).ok());
+    EXPECT_EQ(blobs_.session, "for " + worker_id);
+  }
+  ASSERT_TRUE(open("a\nline").ok());
+  ASSERT_TRUE(client_->FindMissing({}).ok()) << "what metadata cannot have ends no agent";
+  EXPECT_EQ(blobs_.session, "");
 }
 
 TEST_F(GrpcClientTest, ABrokenUploadGoesOnWhereItEnded) {
