@@ -41,15 +41,17 @@ mapfile -t targets < <(for name in "${names[@]}"; do field "$name" Target; done 
 cmake --build build -j "$(nproc)" --target "${targets[@]}" >"$work/build.log" || { tail -n 30 "$work/build.log"; exit 1; }
 
 declare -A healthy=()
+for name in "${names[@]}"; do  # all of them before the first bug: a target that had one is not built again until the next
+  filter=$(field "$name" Filter)
+  [ -z "${healthy[$(field "$name" Target)/$filter]:-}" ] || continue
+  run "$name" || { tail -n 30 "$work/$name.log"; echo "mutations.sh: $filter fails without any mutation"; exit 1; }
+  healthy[$(field "$name" Target)/$filter]=1
+done
 survived=0
 printf '%-28s %-22s %-46s %s\n' bug caught by 'what was wrong'
 for name in "${names[@]}"; do
   target=$(field "$name" Target)
   filter=$(field "$name" Filter)
-  if [ -z "${healthy[$target/$filter]:-}" ]; then
-    run "$name" || { tail -n 30 "$work/$name.log"; echo "mutations.sh: $filter fails without any mutation"; exit 1; }
-    healthy[$target/$filter]=1
-  fi
   mapfile -t files < <(sed -n 's|^+++ b/||p' "$root/tests/mutations/$name.patch")
   verdict=yes
   if ! patch --strip=1 --silent --no-backup-if-mismatch <"$root/tests/mutations/$name.patch" >"$work/$name.log" 2>&1; then
