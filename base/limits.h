@@ -166,8 +166,8 @@ inline constexpr int64_t kValidateHostBytesPerDatasetByte = 4;
 inline constexpr int64_t kValidateDiskBytes = 64 << 20;  // beside the dataset
 inline constexpr int kMaxBlobsCollectedPerCommit = 256;
 inline constexpr int kMaxKeysSweptPerCommit = 1'000;
-inline constexpr int64_t kKeySweepAgainMs = 100;  // after a sweep that left some
-inline constexpr int kMaxDeletedJobsPerSweep = 256;
+inline constexpr int64_t kKeySweepAgainMs = 100;     // after a sweep that left some
+inline constexpr int kMaxDeletedJobsPerSweep = 256;  // the next sweep goes on behind them
 
 // Scheduling (server/core/scheduler.h)
 inline constexpr int kMaxReservations = 8;                    // waiting jobs whose start nothing behind them may delay
@@ -189,12 +189,18 @@ inline constexpr int64_t kScheduleRefreshMs = 30'000;   // while jobs wait, so t
 // below the first nobody counts it, above it takes at most one part in so many, and who asks between is told the last.
 inline constexpr int64_t kFreeTellingMs = 1;
 inline constexpr int64_t kTellingRest = 20;
-inline constexpr int kMaxForecastsWaiting = 16;    // each is a telling of its own; more are refused
+inline constexpr int kMaxForecastsWaiting = 16;  // each is a telling of its own; more are refused
+inline constexpr int kMaxExplainsWaiting = 64;   // for the next telling, because the last did not know their job
+// And so long at most: clients give up on a call after 30 s, and an estimate is worth something without its forecast.
+inline constexpr int64_t kMaxForecastWaitMs = 2'000;
 inline constexpr int64_t kMaxTellingWaitMs = 200;  // a dispatcher that is busy for longer: the last that was told
 inline constexpr int kMaxQuotas = 10'000;
-// A device that has reported so many faults (DEVICE_FAULT) within the window rests: it is given to nobody. Forgotten by
-// a restart of the scheduler.
+// A device that was so often at fault (TrainerExit.device_at_fault) within the window rests: it is given to nobody. Of
+// one job fewer count, whose own doing they may be. Forgotten once an attempt on the device succeeds, when its worker
+// is undrained, and by a restart of the scheduler.
 inline constexpr int kDeviceFaultsToRest = 3;
+inline constexpr int kDeviceFaultsOfAJob = 2;
+static_assert(kDeviceFaultsOfAJob < kDeviceFaultsToRest);
 inline constexpr int64_t kDeviceFaultWindowMs = 3'600'000;
 inline constexpr int64_t kDeviceRestMs = 3'600'000;
 inline constexpr int kMaxBlockersNamed = 4;  // ends of attempts that an explanation names
@@ -235,6 +241,10 @@ inline constexpr int64_t kMinBaseCacheFreeBytes = int64_t{4} << 30;  // a cached
 inline constexpr int64_t kMinSyncIntervalMs = 20;
 inline constexpr int64_t kMinBackoffMs = 100;
 inline constexpr int64_t kMaxBackoffMs = 10'000;
+inline constexpr int64_t kSyncAnswerSlackMs = 10'000;  // beyond the hold time; then the connection is taken for dead
+// Of a lease an agent asks so many times at least, however long nobody answers: it finds the scheduler again before the
+// lease is over, or soon after.
+inline constexpr int64_t kAsksPerLease = 4;
 inline constexpr int64_t kModelLookMs = 10'000;  // between two looks at the model folders
 // So many sessions in a row that end so soon after they were opened: another agent has this worker's id. (A scheduler
 // that restarts ends one.)

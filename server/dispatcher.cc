@@ -151,11 +151,12 @@ class Dispatcher::Impl {
   // These two after the commit of their turn: they tell of what is durable.
   absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id) {
     using Answer = absl::StatusOr<std::optional<Explanation>>;
-    return Later<Answer>([&](const std::function<void(Answer)>& done) { done(loop_.Explain(id)); });
+    return Later<Answer>([&](const std::function<void(Answer)>& done) { loop_.Explain(id, done); });
   }
-  absl::StatusOr<StartForecast> Forecast(Job job) {
+  absl::StatusOr<StartForecast> Forecast(Job job, const std::function<bool()>& cancelled) {
     using Answer = absl::StatusOr<StartForecast>;
-    return Later<Answer>([&](const std::function<void(Answer)>& done) { loop_.Forecast(std::move(job), done); });
+    return Later<Answer>(
+        [&](const std::function<void(Answer)>& done) { loop_.Forecast(std::move(job), cancelled, done); });
   }
 
   DispatcherStats Stats() {
@@ -283,7 +284,9 @@ std::optional<WaitInfo> Dispatcher::WaitOf(const Job& job) const {
   return waits == nullptr ? std::nullopt : waits->Find(job.create_number);
 }
 absl::StatusOr<std::optional<Explanation>> Dispatcher::Explain(const std::string& id) { return impl_->Explain(id); }
-absl::StatusOr<StartForecast> Dispatcher::Forecast(Job job) { return impl_->Forecast(std::move(job)); }
+absl::StatusOr<StartForecast> Dispatcher::Forecast(Job job, const std::function<bool()>& cancelled) {
+  return impl_->Forecast(std::move(job), cancelled);
+}
 DispatcherStats Dispatcher::Stats() const { return impl_->Stats(); }
 
 }  // namespace longhaul::server

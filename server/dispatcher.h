@@ -59,6 +59,7 @@ struct AttemptReport {
   int64_t host_bytes_peak = 0;
   int64_t device_bytes_peak = 0;
   bool artifact_committed = false;
+  bool device_at_fault = false;  // of exit_failure kDeviceFault: the device itself, not what was missing around it
 };
 
 struct StartCommand {
@@ -231,11 +232,14 @@ class Dispatcher {
   // came (limits::kTellingRest). Any thread but the dispatcher's own, which it asks where there was a pass since it was
   // last asked, and waits for at most limits::kMaxTellingWaitMs.
   std::optional<WaitInfo> WaitOf(const Job& job) const;
-  // The same in full, on the dispatcher's thread, by the same telling. Empty where the job does not wait.
+  // The same in full, on the dispatcher's thread, by the same telling. Of a job that came since it waits for the next
+  // one. Empty where the job does not wait, and where there is no next one within limits::kMaxForecastWaitMs.
   absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id);
   // When `job`, which Create has checked but not made, would start, were it queued now. A telling of its own: it waits
-  // for those that were asked before, and for their rest. UNAVAILABLE TOO_MANY_FORECASTS.
-  absl::StatusOr<StartForecast> Forecast(Job job);
+  // for those that were asked before, and for their rest. UNAVAILABLE TOO_MANY_FORECASTS where too many wait already,
+  // and after limits::kMaxForecastWaitMs. `cancelled` is asked on the dispatcher's thread, must not block, and says
+  // that nobody wants the answer any more, which then is CANCELLED.
+  absl::StatusOr<StartForecast> Forecast(Job job, const std::function<bool()>& cancelled);
 
  private:
   class Impl;

@@ -133,6 +133,12 @@ absl::Status DispatcherCore::CloseAttempt(JobRecord& record, AttemptOutcome outc
   job.attempt.message = message;
   LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutAttempt(job.id, job.attempt); }));
   OnCommit([this, outcome, reason] { ++stats_.attempts_ended_total[{outcome, reason}]; });
+  // Of a validation there is no device.
+  const auto worker = workers_.find(job.attempt.worker_id);
+  if (outcome == AttemptOutcome::kSucceeded && worker != workers_.end() &&
+      worker->second.faults.contains(job.attempt.device_id)) {
+    TouchWorker(job.attempt.worker_id).faults.erase(job.attempt.device_id);
+  }
   schedule_wanted_ = true;
   return AddEvent(record, EventType::kAttempt, job.state, reason,
                   "attempt " + std::to_string(job.attempt.number) + " on " + Place(job.attempt) + " ended, " +
@@ -202,7 +208,6 @@ absl::Status DispatcherCore::StoppedAttempt(JobRecord& record, const std::string
 absl::Status DispatcherCore::FailAttempt(JobRecord& record, AttemptOutcome outcome, Failure failure) {
   Job& job = record.job;
   LH_RETURN_IF_ERROR(CloseAttempt(record, outcome, failure.reason, failure.message));
-  if (failure.reason == Reason::kDeviceFault && !job.attempt.device_id.empty()) NoteDeviceFault(job.attempt);
   if (job.state == JobState::kCancelling) {
     return SetState(record, JobState::kCancelled, Reason::kNone, "cancelled by the user");
   }
@@ -227,12 +232,19 @@ absl::Status DispatcherCore::FailAttempt(JobRecord& record, AttemptOutcome outco
   return SetState(record, JobState::kRecovering, failure.reason, failure.message);
 }
 
-void DispatcherCore::NoteDeviceFault(const Attempt& attempt) {
+// A job that fails wherever it runs takes no device from the others: it alone never has enough faults.
+void DispatcherCore::NoteDeviceFault(const Job& job) {
+  if (job.attempt.device_id.empty() || !workers_.contains(job.attempt.worker_id)) return;
   const int64_t now = clock_->BootNanos();
-  DeviceFaults& faults = TouchWorker(attempt.worker_id).faults[attempt.device_id];
-  std::erase_if(faults.boot_nanos, [&](int64_t at) { return at <= now - limits::kDeviceFaultWindowMs * kNanosPerMs; });
-  faults.boot_nanos.push_back(now);
-  if (static_cast<int>(faults.boot_nanos.size()) >= limits::kDeviceFaultsToRest) {
+  DeviceFaults& faults = TouchWorker(job.attempt.worker_id).faults[job.attempt.device_id];
+  auto& counted = faults.counted;
+  std::erase_if(counted, [&](const auto& at) { return at.first <= now - limits::kDeviceFaultWindowMs * kNanosPerMs; });
+  const auto of_job = [&](const auto& at) { return at.second == job.id; };
+  if (std::count_if(counted.begin(), counted.end(), of_job) >= limits::kDeviceFaultsOfAJob) {
+    counted.erase(std::find_if(counted.begin(), counted.end(), of_job));
+  }
+  counted.emplace_back(now, job.id);
+  if (static_cast<int>(counted.size()) >= limits::kDeviceFaultsToRest) {
     faults.rest_until_boot_nanos = now + limits::kDeviceRestMs * kNanosPerMs;
   }
 }

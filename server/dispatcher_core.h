@@ -69,10 +69,11 @@ struct Hold {
 // Measured peak over planned bytes, minus 1; none where nothing was measured, or nothing planned.
 std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned);
 
-// Faults that a device has reported of late (DEVICE_FAULT).
+// How often a device was at fault of late.
 struct DeviceFaults {
-  std::vector<int64_t> boot_nanos;    // within limits::kDeviceFaultWindowMs of the last one
-  int64_t rest_until_boot_nanos = 0;  // given to nobody until then
+  // When, and whose attempt it was; within limits::kDeviceFaultWindowMs, at most limits::kDeviceFaultsOfAJob of a job.
+  std::vector<std::pair<int64_t, std::string>> counted;
+  int64_t rest_until_boot_nanos = 0;  // given to nobody until then; 0 = it does not rest
 };
 
 struct WorkerRecord {
@@ -243,7 +244,7 @@ class DispatcherCore {
   absl::Status StoppedAttempt(JobRecord& record, const std::string& message);
   absl::Status FailAttempt(JobRecord& record, AttemptOutcome outcome, Failure failure);
   absl::Status LoseAttempt(JobRecord& record, const std::string& message, bool counts);
-  void NoteDeviceFault(const Attempt& attempt);
+  void NoteDeviceFault(const Job& job);
   absl::Status FinishRecovery(JobRecord& record);
   // Goes back to an earlier checkpoint where the bytes of the last one are gone.
   absl::Status VerifyCheckpoint(JobRecord& record);

@@ -7,6 +7,7 @@
 #include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 
 namespace longhaul::server {
 namespace {
@@ -18,6 +19,17 @@ absl::Status Stopping() {
 absl::Status SessionClosed() {
   return MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED",
                    "the session is not open any more: open a new one");
+}
+
+absl::Status Cancelled() {
+  return MakeError(absl::StatusCode::kCancelled, "CANCELLED", "the caller does not wait for the answer any more");
+}
+
+absl::Status TooManyForecasts() {
+  return MakeError(absl::StatusCode::kUnavailable, "TOO_MANY_FORECASTS",
+                   "others are being told when a job would start: at most " +
+                       std::to_string(limits::kMaxForecastsWaiting) + " wait, for at most " +
+                       std::to_string(limits::kMaxForecastWaitMs) + " ms");
 }
 
 }  // namespace
@@ -53,6 +65,7 @@ void DispatcherLoop::Turn(std::vector<Mail>* batch) {
     mail.finish(committed);
   }
   AnswerParked();
+  AnswerExplains();
   AnswerForecasts();
 }
 
@@ -101,24 +114,40 @@ int64_t DispatcherLoop::AfterTelling(int64_t begin_boot_nanos) const {
   return end + limits::kTellingRest * counted;
 }
 
-absl::StatusOr<std::optional<Explanation>> DispatcherLoop::Explain(const std::string& id) {
+void DispatcherLoop::Explain(const std::string& id,
+                             std::function<void(absl::StatusOr<std::optional<Explanation>>)> done) {
   TellWaits(told_.table == nullptr);
   auto explanation = core_.ExplainWait(id, *told_.table);
-  if (!explanation.ok() || explanation->has_value() || told_.current) return explanation;
+  if (!explanation.ok() || explanation->has_value() || told_.current) return done(std::move(explanation));
   // It came after the last telling, or it does not wait.
   const auto found = core_.jobs().find(id);
-  if (found == core_.jobs().end() || !Waits(found->second.job)) return explanation;
-  TellWaits(true);
-  return core_.ExplainWait(id, *told_.table);
+  if (found == core_.jobs().end() || !Waits(found->second.job)) return done(std::move(explanation));
+  const int64_t deadline = clock_->BootNanos() + limits::kMaxForecastWaitMs * kNanosPerMs;
+  const bool in_vain = told_.again_boot_nanos > deadline;
+  if (in_vain || static_cast<int>(explains_.size()) >= limits::kMaxExplainsWaiting) return done(std::move(explanation));
+  explains_.push_back({id, told_.table, deadline, std::move(done)});
 }
 
-void DispatcherLoop::Forecast(Job job, std::function<void(absl::StatusOr<StartForecast>)> done) {
-  if (static_cast<int>(forecasts_.size()) >= limits::kMaxForecastsWaiting) {
-    return done(
-        MakeError(absl::StatusCode::kUnavailable, "TOO_MANY_FORECASTS",
-                  std::to_string(limits::kMaxForecastsWaiting) + " others are being told when a job would start"));
+// One telling for all of them.
+void DispatcherLoop::AnswerExplains() {
+  if (explains_.empty()) return;
+  TellWaits(false);
+  const int64_t now = clock_->BootNanos();
+  while (!explains_.empty() &&
+         (explains_.front().told != told_.table || explains_.front().deadline_boot_nanos <= now)) {
+    const WaitingExplain next = std::move(explains_.front());
+    explains_.pop_front();
+    next.done(core_.ExplainWait(next.job_id, *told_.table));
   }
-  forecasts_.push_back({std::move(job), std::move(done)});
+}
+
+void DispatcherLoop::Forecast(Job job, std::function<bool()> cancelled,
+                              std::function<void(absl::StatusOr<StartForecast>)> done) {
+  const auto full = [this] { return static_cast<int>(forecasts_.size()) >= limits::kMaxForecastsWaiting; };
+  if (full()) DropForecasts([](const WaitingForecast& waiting) { return waiting.cancelled(); }, Cancelled());
+  const int64_t deadline = clock_->BootNanos() + limits::kMaxForecastWaitMs * kNanosPerMs;
+  if (full() || forecast_boot_nanos_ > deadline) return done(TooManyForecasts());
+  forecasts_.push_back({std::move(job), deadline, std::move(cancelled), std::move(done)});
   AnswerForecasts();
 }
 
@@ -126,11 +155,31 @@ void DispatcherLoop::AnswerForecasts() {
   while (!forecasts_.empty() && clock_->BootNanos() >= forecast_boot_nanos_) {
     WaitingForecast next = std::move(forecasts_.front());
     forecasts_.pop_front();
+    if (next.cancelled()) {
+      next.done(Cancelled());
+      continue;
+    }
     const int64_t begin = clock_->BootNanos();
     absl::StatusOr<StartForecast> forecast = core_.ForecastStart(std::move(next.job));
     forecast_boot_nanos_ = AfterTelling(begin);
     next.done(std::move(forecast));
   }
+  if (forecasts_.empty()) return;
+  const int64_t now = clock_->BootNanos();
+  DropForecasts([now](const WaitingForecast& waiting) { return waiting.deadline_boot_nanos <= now; },
+                TooManyForecasts());
+}
+
+void DispatcherLoop::DropForecasts(const std::function<bool(const WaitingForecast&)>& which, const absl::Status& why) {
+  std::deque<WaitingForecast> kept;
+  for (WaitingForecast& waiting : forecasts_) {
+    if (which(waiting)) {
+      waiting.done(why);
+    } else {
+      kept.push_back(std::move(waiting));
+    }
+  }
+  forecasts_ = std::move(kept);
 }
 
 void DispatcherLoop::Tell(const Effect& effect) {
@@ -210,7 +259,9 @@ void DispatcherLoop::Answer(const std::string& worker_id) {
 int64_t DispatcherLoop::NextTurnBootNanos() const {
   int64_t next = core_.NextTimerBootNanos();
   if (!deadlines_.empty()) next = std::min(next, deadlines_.begin()->first);
-  return forecasts_.empty() ? next : std::min(next, forecast_boot_nanos_);
+  if (!forecasts_.empty()) next = std::min({next, forecast_boot_nanos_, forecasts_.front().deadline_boot_nanos});
+  if (!explains_.empty()) next = std::min({next, told_.again_boot_nanos, explains_.front().deadline_boot_nanos});
+  return next;
 }
 
 void DispatcherLoop::RefuseParked() {
@@ -219,6 +270,8 @@ void DispatcherLoop::RefuseParked() {
   deadlines_.clear();
   for (WaitingForecast& forecast : forecasts_) forecast.done(Stopping());
   forecasts_.clear();
+  for (WaitingExplain& explain : explains_) explain.done(Stopping());
+  explains_.clear();
 }
 
 }  // namespace longhaul::server

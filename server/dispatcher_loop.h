@@ -53,10 +53,12 @@ class DispatcherLoop {
   // Tells anew where a pass has been since; `at_once`: without regard to again_boot_nanos. Between turns, or in
   // `finish`.
   void TellWaits(bool at_once);
-  // By what was last told, or told anew where that may be, or did not know of the job. As TellWaits.
-  absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id);
-  // Answered when tellings may take the time again, in turn: `done` runs on the thread that turns. As TellWaits.
-  void Forecast(Job job, std::function<void(absl::StatusOr<StartForecast>)> done);
+  // By what was last told, or told anew where that may be. Of a job that came since: when tellings may take the time
+  // again, and empty where that is not within limits::kMaxForecastWaitMs. `done` runs on the thread that turns, at once
+  // or in a later turn. As TellWaits.
+  void Explain(const std::string& id, std::function<void(absl::StatusOr<std::optional<Explanation>>)> done);
+  // The same, in turn. `cancelled`, asked on the thread that turns: nobody waits for the answer any more.
+  void Forecast(Job job, std::function<bool()> cancelled, std::function<void(absl::StatusOr<StartForecast>)> done);
 
  private:
   struct Parked {
@@ -68,12 +70,23 @@ class DispatcherLoop {
 
   struct WaitingForecast {
     Job job;
+    int64_t deadline_boot_nanos = 0;
+    std::function<bool()> cancelled;
     std::function<void(absl::StatusOr<StartForecast>)> done;
+  };
+
+  struct WaitingExplain {
+    std::string job_id;
+    std::shared_ptr<const WaitTable> told;  // which did not know of the job
+    int64_t deadline_boot_nanos = 0;
+    std::function<void(absl::StatusOr<std::optional<Explanation>>)> done;
   };
 
   // When the next one may be after one from `begin` until now.
   int64_t AfterTelling(int64_t begin_boot_nanos) const;
   void AnswerForecasts();
+  void DropForecasts(const std::function<bool(const WaitingForecast&)>& which, const absl::Status& why);
+  void AnswerExplains();
   void Tell(const Effect& effect);
   void Publish();
   void Park(const std::string& worker_id, Parked parked);
@@ -86,8 +99,9 @@ class DispatcherLoop {
   EventSink* const sink_;
   std::map<std::string, Parked> parked_;                 // by worker
   std::set<std::pair<int64_t, std::string>> deadlines_;  // of parked_: when, worker
-  std::deque<WaitingForecast> forecasts_;
-  int64_t forecast_boot_nanos_ = 0;  // none before then
+  std::deque<WaitingForecast> forecasts_;                // the first's deadline is the first
+  std::deque<WaitingExplain> explains_;                  // the same
+  int64_t forecast_boot_nanos_ = 0;                      // none before then
   std::pair<uint64_t, uint64_t> published_version_;
 
   mutable std::mutex published_mutex_;  // guards fleet_ and told_, which the turning thread alone writes

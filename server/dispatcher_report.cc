@@ -217,6 +217,7 @@ absl::Status DispatcherCore::EndedAttempt(JobRecord& record, const AttemptReport
   }
   const AttemptOutcome outcome =
       report.exit == ExitReason::kLeaseLost ? AttemptOutcome::kLost : AttemptOutcome::kFailed;
+  if (report.device_at_fault && outcome == AttemptOutcome::kFailed) NoteDeviceFault(record.job);
   return FailAttempt(record, outcome, FailureOf(report));
 }
 

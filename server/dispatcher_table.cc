@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "model/memory_plan.h"
 #include "server/core/codec.h"
 #include "server/dispatcher_command.h"
@@ -86,16 +87,23 @@ void DispatcherCore::RefreshWorker(const std::string& id) {
   }
 }
 
-// A rest ends by the clock alone.
+// A rest ends, and a fault is forgotten, by the clock alone: outside of any command, for an undo that brings it back is
+// refreshed again.
 void DispatcherCore::RefreshRests() {
   rest_over_boot_nanos_ = std::numeric_limits<int64_t>::max();
   const int64_t now = clock_->BootNanos();
-  for (const auto& [id, record] : workers_) {
-    for (const auto& [device, faults] : record.faults) {
-      changed_workers_.insert(id);
+  const int64_t oldest = now - limits::kDeviceFaultWindowMs * kNanosPerMs;
+  for (auto& [id, record] : workers_) {
+    for (auto at = record.faults.begin(); at != record.faults.end();) {
+      DeviceFaults& faults = at->second;
       if (faults.rest_until_boot_nanos > now) {
         rest_over_boot_nanos_ = std::min(rest_over_boot_nanos_, faults.rest_until_boot_nanos);
+        ++at;
+        continue;
       }
+      if (std::exchange(faults.rest_until_boot_nanos, 0) != 0) changed_workers_.insert(id);
+      std::erase_if(faults.counted, [&](const auto& fault) { return fault.first <= oldest; });
+      at = faults.counted.empty() ? record.faults.erase(at) : std::next(at);
     }
   }
 }
@@ -113,7 +121,7 @@ WorkerSlot DispatcherCore::SlotOf(const WorkerRecord& record) {
   for (size_t i = 0; i < devices.size(); ++i) {
     const auto faults = record.faults.find(devices[i].id);
     if (faults == record.faults.end() || faults->second.rest_until_boot_nanos <= clock_->BootNanos()) continue;
-    slot.rests.push_back({static_cast<int>(i), static_cast<int>(faults->second.boot_nanos.size()),
+    slot.rests.push_back({static_cast<int>(i), static_cast<int>(faults->second.counted.size()),
                           faults->second.rest_until_boot_nanos / 1000});
   }
   return slot;

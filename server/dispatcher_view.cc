@@ -43,6 +43,7 @@ absl::StatusOr<Worker> DispatcherCore::SetDraining(const std::string& worker_id,
     auto worker = std::make_shared<Worker>(*record.worker);
     worker->draining = draining;
     record.worker = worker;
+    if (!draining) record.faults.clear();  // somebody has looked after it
     LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutWorker(*worker); }));
     schedule_wanted_ = true;
     std::vector<std::string> jobs;
@@ -137,7 +138,7 @@ std::vector<WorkerView> DispatcherCore::Workers() const {
       const int64_t left_nanos = faults.rest_until_boot_nanos - clock_->BootNanos();
       if (left_nanos <= 0) continue;
       view.rests.push_back(
-          {device_id, static_cast<int>(faults.boot_nanos.size()), clock_->WallMicros() + left_nanos / 1000});
+          {device_id, static_cast<int>(faults.counted.size()), clock_->WallMicros() + left_nanos / 1000});
     }
     for (const auto& [key, hold] : record.holds) {
       const auto job = jobs_.find(hold.key.job_id);

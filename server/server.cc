@@ -30,6 +30,7 @@
 #include "server/http/metrics.h"
 #include "server/http/page.h"
 #include "server/listen_address.h"
+#include "server/log_sweeper.h"
 #include "server/request_stats.h"
 #include "server/rpc/event_hub.h"
 #include "server/rpc/progress_text.h"
@@ -124,8 +125,8 @@ struct Server::Impl {
   std::unique_ptr<RpcServer> rpc;
   std::unique_ptr<HttpAccess> http_access;
   std::unique_ptr<HttpServer> http;
+  std::optional<LogSweeper> log_sweeper;
   std::jthread collector;
-  std::set<std::string> kept_logs;  // of deleted jobs, that could not be removed; told once each
   bool stopped = false;
 
   absl::Status OpenState(const ServerOptions& options) {
@@ -216,22 +217,10 @@ struct Server::Impl {
     return reply;
   }
 
-  // Logs of deleted jobs: what a crash or a full disk left of a deletion is finished here. What cannot be is left for
-  // the next time, and keeps nobody from anything.
-  void FinishDeletes() {
-    const absl::StatusOr<std::vector<std::string>> ids = store->ListDeletedJobs(limits::kMaxDeletedJobsPerSweep);
-    absl::Status finished = ids.status();
-    std::vector<std::string> gone;
-    for (const std::string& id : ids.ok() ? *ids : std::vector<std::string>()) {
-      if (const absl::Status deleted = logs->Delete(id); deleted.ok()) {
-        gone.push_back(id);
-      } else if (kept_logs.insert(id).second) {
-        spdlog::warn("the logs of deleted job {} stay for now: {}", id, std::string(deleted.message()));
-      }
-    }
-    for (const std::string& id : gone) kept_logs.erase(id);
-    if (!gone.empty()) finished = dispatcher->ForgetDeletedJobs(std::move(gone));
-    if (!finished.ok()) spdlog::warn("logs of deleted jobs: {}", std::string(finished.message()));
+  LogSweeper MakeLogSweeper() {
+    return LogSweeper({[this](const std::string& after, int most) { return store->ListDeletedJobs(after, most); },
+                       [this](const std::string& id) { return logs->Delete(id); },
+                       [this](std::vector<std::string> ids) { return dispatcher->ForgetDeletedJobs(std::move(ids)); }});
   }
 
   // Forgets unreferenced blobs, stale uploads and the logs of deleted jobs, a step a minute.
@@ -240,7 +229,7 @@ struct Server::Impl {
     std::condition_variable_any wake;
     std::unique_lock lock(mutex);
     while (!wake.wait_for(lock, stop, kCollectEvery, [&stop] { return stop.stop_requested(); })) {
-      FinishDeletes();
+      log_sweeper->Sweep();
       if (absl::StatusOr<int> removed = dispatcher->CollectBlobs(); !removed.ok()) {
         spdlog::warn("blob collection: {}", std::string(removed.status().message()));
       }
@@ -282,7 +271,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   impl.OpenAccess(options);
   LH_RETURN_IF_ERROR(impl.StartDispatcher(options));
   LH_RETURN_IF_ERROR(impl.StartServing(options, grpc_address, http_address));
-  impl.FinishDeletes();
+  impl.log_sweeper.emplace(impl.MakeLogSweeper());
+  impl.log_sweeper->Sweep();
   impl.collector = std::jthread([&impl](std::stop_token stop) { impl.Collect(std::move(stop)); });
   if (!options.port_file.empty()) {
     LH_RETURN_IF_ERROR(WriteFileAtomic(options.port_file, "{\"grpc_port\":" + std::to_string(server->grpc_port()) +

@@ -112,9 +112,11 @@ absl::StatusOr<std::vector<Job>> QueryLiveJobs(Db* db) {
   return DecodeAll<Job>(query, DecodeJob);
 }
 
-absl::StatusOr<std::vector<std::string>> QueryDeletedJobs(Db* db, int most) {
-  LH_ASSIGN_OR_RETURN(Statement query, db->Prepare("SELECT job_id FROM deleted_jobs LIMIT ?1"));
-  query.Bind(1, most);
+absl::StatusOr<std::vector<std::string>> QueryDeletedJobs(Db* db, const std::string& after, int most) {
+  LH_ASSIGN_OR_RETURN(Statement query,
+                      db->Prepare("SELECT job_id FROM deleted_jobs WHERE job_id>?1 ORDER BY job_id LIMIT ?2"));
+  query.BindText(1, after);
+  query.Bind(2, most);
   std::vector<std::string> ids;
   while (true) {
     LH_ASSIGN_OR_RETURN(const bool row, query.Step());

@@ -26,6 +26,6 @@ absl::StatusOr<bool> QueryHasBlob(Db* db, const server::BlobRef& blob);
 absl::StatusOr<bool> QueryBlobInProject(Db* db, const server::BlobRef& blob, const std::string& project);
 absl::StatusOr<int64_t> QueryUploadedBytes(Db* db, const std::string& project);
 absl::StatusOr<std::vector<server::Job>> QueryLiveJobs(Db* db);
-absl::StatusOr<std::vector<std::string>> QueryDeletedJobs(Db* db, int most);
+absl::StatusOr<std::vector<std::string>> QueryDeletedJobs(Db* db, const std::string& after, int most);
 
 }  // namespace longhaul::storage

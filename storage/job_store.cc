@@ -151,9 +151,9 @@ class JobStore final : public Store {
     LH_ASSIGN_OR_RETURN(const int64_t number, db->QueryInt("SELECT IFNULL(MAX(create_number), 0) FROM jobs"));
     return static_cast<uint64_t>(number);
   }
-  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int most) override {
+  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(const std::string& after, int most) override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
-    return QueryDeletedJobs(db.get(), most);
+    return QueryDeletedJobs(db.get(), after, most);
   }
   Sizes GetSizes() override {
     Sizes sizes;

@@ -255,6 +255,9 @@ void PrintEstimate(const v1::EstimateFineTuneJobResponse& response, const CliEnv
     for (const std::string& warning : entry.estimate().warnings()) out << "  warning: " << warning << "\n";
   }
   if (response.has_queue()) PrintForecast(response.queue(), env, out);
+  if (response.queue_unknown()) {
+    out << "\nwhen it would start is not known now: the scheduler is busy telling others; ask again in a moment\n";
+  }
 }
 
 }  // namespace longhaul::cli

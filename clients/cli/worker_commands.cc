@@ -45,7 +45,8 @@ void PrintRests(const v1::ListWorkersResponse& response, const CliEnv& env) {
   for (const v1::Worker& worker : response.workers()) {
     for (const v1::DeviceRest& rest : worker.device_rests()) {
       *env.out << "device " << rest.device_id() << " of worker " << worker.id() << " rests after " << rest.faults()
-               << " faults, until " << Expected(rest.until_time(), *env.clock) << "\n";
+               << " faults, until " << Expected(rest.until_time(), *env.clock) << "; `longhaul undrain " << worker.id()
+               << "` ends it\n";
     }
   }
 }

@@ -104,8 +104,8 @@ class Store {
   // Every job that is not terminal, by create_number: what the dispatcher loads at start.
   virtual absl::StatusOr<std::vector<Job>> LoadLiveJobs() = 0;
   virtual absl::StatusOr<uint64_t> MaxCreateNumber() = 0;
-  // Jobs that were deleted and not forgotten, at most `most`.
-  virtual absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int most) = 0;
+  // Jobs that were deleted and not forgotten: by id, those behind `after`, at most `most`.
+  virtual absl::StatusOr<std::vector<std::string>> ListDeletedJobs(const std::string& after, int most) = 0;
   struct Sizes {
     int64_t db_bytes = 0;
     int64_t wal_bytes = 0;

@@ -158,6 +158,7 @@ absl::Status SetExit(const v1::AttemptStatus& status, const std::string& field, 
   out->exit_failure.reason = static_cast<Reason>(exit.failure());
   out->exit_failure.message = Tail(exit.message(), limits::kFailureLogTailBytes);
   out->exit_failure.user_can_fix = exit.user_can_fix();
+  out->device_at_fault = exit.device_at_fault() && out->exit_failure.reason == Reason::kDeviceFault;
   out->exit_failure.log_tail = Tail(status.log_tail(), limits::kFailureLogTailBytes);
   if (out->exit != ExitReason::kCrashed) return absl::OkStatus();
   if (out->exit_failure.reason == Reason::kNone) out->exit_failure.reason = Reason::kTrainerCrashed;

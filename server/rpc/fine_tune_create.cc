@@ -130,7 +130,7 @@ Job MakeJob(const RpcContext& context, const v1::CreateFineTuneJobRequest& reque
 // When the job would start, were it validated and queued now.
 absl::StatusOr<v1::QueueForecast> ForecastQueue(const RpcContext& context, const std::string& project,
                                                 const v1::JobSpec& resolved, const ModelEntry& model,
-                                                const FleetPlan& plan) {
+                                                const FleetPlan& plan, const std::function<bool()>& cancelled) {
   v1::CreateFineTuneJobRequest request;
   *request.mutable_spec() = resolved;
   Job job = MakeJob(context, request, project, resolved, model);
@@ -138,7 +138,7 @@ absl::StatusOr<v1::QueueForecast> ForecastQueue(const RpcContext& context, const
   for (const v1::DeviceClassEstimate& one : plan.classes) {
     if (one.fits()) job.total_steps = one.estimate().total_steps();
   }
-  LH_ASSIGN_OR_RETURN(const StartForecast forecast, context.dispatcher->Forecast(std::move(job)));
+  LH_ASSIGN_OR_RETURN(const StartForecast forecast, context.dispatcher->Forecast(std::move(job), cancelled));
   v1::QueueForecast out;
   out.set_position(forecast.wait.position);
   out.set_device_class(forecast.device_class);
@@ -193,7 +193,8 @@ absl::StatusOr<v1::Job> CreateJob(const RpcContext& context, const Caller& calle
 }
 
 absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& context, const Caller& caller,
-                                                            const v1::EstimateFineTuneJobRequest& request) {
+                                                            const v1::EstimateFineTuneJobRequest& request,
+                                                            const std::function<bool()>& cancelled) {
   LH_ASSIGN_OR_RETURN(const std::string project, ProjectOf(caller, request.project()));
   const std::shared_ptr<const FleetView> fleet = context.dispatcher->Fleet();
   ModelShape shape;
@@ -217,8 +218,15 @@ absl::StatusOr<v1::EstimateFineTuneJobResponse> EstimateJob(const RpcContext& co
   LH_ASSIGN_OR_RETURN(FleetPlan plan, PlanOnFleet(context, *fleet, response.resolved_spec(), shape));
   response.set_fits_somewhere(plan.train.has_value());
   if (plan.train.has_value() && model != nullptr) {
-    LH_ASSIGN_OR_RETURN(*response.mutable_queue(),
-                        ForecastQueue(context, project, response.resolved_spec(), *model, plan));
+    absl::StatusOr<v1::QueueForecast> queue =
+        ForecastQueue(context, project, response.resolved_spec(), *model, plan, cancelled);
+    if (queue.ok()) {
+      *response.mutable_queue() = *std::move(queue);
+    } else if (ErrorReason(queue.status()) == "TOO_MANY_FORECASTS") {
+      response.set_queue_unknown(true);  // what it needs is known all the same
+    } else {
+      return queue.status();
+    }
   }
   for (v1::DeviceClassEstimate& one : plan.classes) *response.add_classes() = std::move(one);
   return response;

@@ -133,11 +133,12 @@ absl::StatusOr<v1::ExplainFineTuneJobResponse> ExplainJob(const RpcContext& cont
       SetWait(*explanation, &out);
       return out;
     }
-    // It was placed in this moment.
+    // It was placed in this moment, or it has come in this moment.
     LH_ASSIGN_OR_RETURN(job, context.store->GetJob(job.id));
   }
   *out.mutable_job() = ShowJob(context, job);
-  out.set_summary(Summary(job));
+  out.set_summary(Waits(job) ? "waits; what for, and its place, is not worked out yet: ask again in a moment"
+                             : Summary(job));
   AddUnblocks(job, &out);
   return out;
 }

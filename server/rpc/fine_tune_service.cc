@@ -71,7 +71,7 @@ class FineTuneService final : public Base {
   grpc::Status EstimateFineTuneJob(grpc::ServerContext* call, const v1::EstimateFineTuneJobRequest* request,
                                    v1::EstimateFineTuneJobResponse* response) override {
     return context_.gate.Unary(*call, "FineTuneService/EstimateFineTuneJob", [&](const Caller& caller) {
-      return Put(EstimateJob(context_, caller, *request), response);
+      return Put(EstimateJob(context_, caller, *request, [call] { return call->IsCancelled(); }), response);
     });
   }
 

@@ -417,11 +417,11 @@ absl::StatusOr<uint64_t> FakeStore::MaxCreateNumber() {
   return most;
 }
 
-absl::StatusOr<std::vector<std::string>> FakeStore::ListDeletedJobs(int most) {
+absl::StatusOr<std::vector<std::string>> FakeStore::ListDeletedJobs(const std::string& after, int most) {
   const auto now = state();
   std::vector<std::string> ids;
   for (const std::string& id : now->deleted) {
-    if (static_cast<int>(ids.size()) < most) ids.push_back(id);
+    if (id > after && static_cast<int>(ids.size()) < most) ids.push_back(id);
   }
   return ids;
 }

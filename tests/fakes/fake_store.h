@@ -75,7 +75,7 @@ class FakeStore final : public Store {
   absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) override;
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override;
   absl::StatusOr<uint64_t> MaxCreateNumber() override;
-  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int most) override;
+  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(const std::string& after, int most) override;
   Sizes GetSizes() override { return {}; }
 
  private:

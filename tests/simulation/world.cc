@@ -256,7 +256,7 @@ void World::Collect() {
                      for (int i = 0; i < 256; ++i) core.CollectBlobs().status().IgnoreError();
                    },
                    [](const absl::Status&) {}, nullptr});
-  const absl::StatusOr<std::vector<std::string>> deleted = backend_->store()->ListDeletedJobs(100);
+  const absl::StatusOr<std::vector<std::string>> deleted = backend_->store()->ListDeletedJobs("", 100);
   if (!deleted.ok() || deleted->empty()) return;
   scheduler_.Post({[ids = *deleted](DispatcherCore& core) { core.ForgetDeletedJobs(ids).IgnoreError(); },
                    [](const absl::Status&) {}, nullptr});

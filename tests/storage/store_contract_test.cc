@@ -254,14 +254,18 @@ TEST_P(StoreContractTest, TheOldestRequestKeysGoFirst) {
 }
 
 TEST_P(StoreContractTest, ADeletionIsAnIntentUntilItIsForgotten) {
-  PutJob(MakeJob(1, JobState::kFailed));
-  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-1001"); });
+  for (const int number : {3, 1, 2}) {
+    PutJob(MakeJob(number, JobState::kFailed));
+    Write([&](StoreTransaction& tx) { return tx.DeleteJob("ftjob-100" + std::to_string(number)); });
+  }
   Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-never"); });
   Reopen();
-  EXPECT_THAT(*store().ListDeletedJobs(10), ElementsAre("ftjob-1001"));
-  EXPECT_THAT(*store().ListDeletedJobs(0), IsEmpty());
+  EXPECT_THAT(*store().ListDeletedJobs("", 2), ElementsAre("ftjob-1001", "ftjob-1002"));
+  EXPECT_THAT(*store().ListDeletedJobs("ftjob-1002", 2), ElementsAre("ftjob-1003"));
+  EXPECT_THAT(*store().ListDeletedJobs("ftjob-1003", 2), IsEmpty());
+  EXPECT_THAT(*store().ListDeletedJobs("", 0), IsEmpty());
   Write([](StoreTransaction& tx) { return tx.ForgetDeletedJob("ftjob-1001"); });
-  EXPECT_THAT(*store().ListDeletedJobs(10), IsEmpty());
+  EXPECT_THAT(*store().ListDeletedJobs("", 10), ElementsAre("ftjob-1002", "ftjob-1003"));
 }
 
 TEST_P(StoreContractTest, DeleteTakesEverythingOfAJob) {

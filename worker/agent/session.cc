@@ -12,11 +12,6 @@
 namespace longhaul::agent {
 namespace {
 
-// What an answer may take beyond the hold time before the connection is taken for dead.
-constexpr int64_t kAnswerSlackMs = 10'000;
-// Of a lease the agent asks so many times at least, however long nobody answers: it finds the scheduler again before
-// the lease is over, or soon after.
-constexpr int64_t kAsksPerLease = 4;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
 // What trying again does not change. Refused credentials are fatal only to an agent that has never got in: later they
@@ -128,7 +123,7 @@ void Session::Send(int64_t number) {
   delegate_->FillSync(&request);
   Failpoint("agent_before_sync").IgnoreError();
   client_->Sync(
-      request, hold_ms_ + kAnswerSlackMs,
+      request, hold_ms_ + limits::kSyncAnswerSlackMs,
       [weak = std::weak_ptr<Session*>(self_), mailbox = mailbox_, generation = generation_, number](auto answer) {
         mailbox->Post([weak, generation, number, answer = std::move(answer)] {
           if (const auto self = weak.lock()) (*self)->OnSyncAnswer(generation, number, answer);
@@ -166,7 +161,7 @@ void Session::OnSyncAnswer(int64_t generation, int64_t number, const absl::Statu
 }
 
 void Session::HeedLease(int64_t lease_ms) {
-  if (lease_ms > 0) backoff_.SetLongest(lease_ms / kAsksPerLease);
+  if (lease_ms > 0) backoff_.SetLongest(lease_ms / limits::kAsksPerLease);
 }
 
 void Session::Close(const std::string& why) {

@@ -14,6 +14,7 @@ namespace {
 struct Failure {
   v1::Reason reason;
   bool user_can_fix;
+  bool device_at_fault = false;
 };
 
 Failure FailureOf(const absl::Status& status) {
@@ -29,10 +30,12 @@ Failure FailureOf(const absl::Status& status) {
   if (reason == "DEVICE_OOM") return {v1::DEVICE_OOM, false};
   // Another attempt may meet another device, or this one once somebody has looked after it.
   for (const char* fault :
-       {"DEVICE_FAULT", "DEVICE_MEMORY_TAKEN", "NO_CUDA", "NO_CUDA_DEVICE", "NO_CUDA_KERNELS", "CUDA_DRIVER_TOO_OLD",
-        "CUDA_DEVICE_TOO_OLD", "CUDA_LIBRARY_MISSING", "CUBLASLT_UNAVAILABLE", "CUDNN_UNAVAILABLE"}) {
+       {"DEVICE_MEMORY_TAKEN", "NO_CUDA", "NO_CUDA_KERNELS", "CUDA_DRIVER_TOO_OLD", "CUDA_DEVICE_TOO_OLD",
+        "CUDA_LIBRARY_MISSING", "CUBLASLT_UNAVAILABLE", "CUDNN_UNAVAILABLE"}) {
     if (reason == fault) return {v1::DEVICE_FAULT, false};
   }
+  // A context that cannot be made for any other reason is NO_CUDA_DEVICE, a device that is broken among them.
+  if (reason == "DEVICE_FAULT" || reason == "NO_CUDA_DEVICE") return {v1::DEVICE_FAULT, false, true};
   if (reason == "DISK_FULL") return {v1::DISK_FULL, false};
   return {v1::INTERNAL, false};
 }
@@ -74,6 +77,7 @@ v1::TrainerExit ExitOfError(const absl::Status& status) {
   const Failure failure = FailureOf(status);
   exit.set_failure(failure.reason);
   exit.set_user_can_fix(failure.user_can_fix);
+  exit.set_device_at_fault(failure.device_at_fault);
   exit.set_message(attempt::CutUtf8(std::string_view(status.message().data(), status.message().size()),
                                     limits::kMaxTrainerMessageBytes));
   return exit;

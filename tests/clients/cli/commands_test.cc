@@ -352,6 +352,10 @@ TEST_F(CommandTest, EstimateTellsWhereInTheQueueItWouldBe) {
   EXPECT_EQ(Run({"estimate", "--model", "m"}), kOk);
   EXPECT_THAT(out_.str(),
               HasSubstr("be number 3 (WAITING_FOR_VRAM: needs 40 GiB) and start: about 2100-01-01T00:00:00"));
+  estimate.clear_queue();
+  estimate.set_queue_unknown(true);
+  EXPECT_EQ(Run({"estimate", "--model", "m"}), kOk);
+  EXPECT_THAT(out_.str(), AllOf(HasSubstr(": fits"), HasSubstr("when it would start is not known now")));
 }
 
 TEST_F(CommandTest, ExplainSaysWhyAndUntilWhen) {
@@ -466,6 +470,7 @@ TEST_F(CommandTest, WorkersAndDrain) {
   EXPECT_THAT(out_.str(), HasSubstr("worker-one  ONLINE"));
   EXPECT_THAT(out_.str(), HasSubstr("SmolLM2"));
   EXPECT_THAT(out_.str(), HasSubstr("device gpu-3 of worker worker-one rests after 0 faults"));
+  EXPECT_THAT(out_.str(), HasSubstr("; `longhaul undrain worker-one` ends it\n"));
   EXPECT_EQ(Run({"drain", "work"}), kOk);
   EXPECT_EQ(out_.str(), "worker-one ONLINE (draining)\n");
   EXPECT_EQ(Run({"drain", "none"}), kNotFound);

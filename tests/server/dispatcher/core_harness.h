@@ -127,6 +127,7 @@ class CoreHarness {
   static AttemptReport Failed(const AttemptKey& key, Reason reason) {
     AttemptReport report = Report(key, AttemptPhase::kEnded, ExitReason::kFailed);
     report.exit_failure = {reason, "it failed", false, "tail"};
+    report.device_at_fault = reason == Reason::kDeviceFault;
     return report;
   }
 

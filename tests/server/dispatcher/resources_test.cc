@@ -1,5 +1,4 @@
-// What is given to nobody though a worker has it: what others took, devices that rest, what is above a quota; and until
-// when.
+// What is given to nobody though a worker has it: what others took, what is above a quota; and until when.
 #include "base/limits.h"
 #include "base/units.h"
 #include "tests/server/dispatcher/scheduling_fixture.h"
@@ -69,40 +68,6 @@ TEST_F(ResourcesTest, AValidationThatWaitsIsToldUntilWhen) {
   EXPECT_EQ(WaitOf(Get(ids[2]))->expected_wall_micros, end + limits::kValidateSeconds * 1'000'000);
   ASSERT_TRUE(Do(core->SetDraining("w1", true)).ok());
   EXPECT_EQ(WaitOf(Get(ids[1]))->expected_wall_micros, 0) << "nobody can tell when a worker comes";
-}
-
-TEST_F(ResourcesTest, ADeviceThatFailsAgainAndAgainRests) {
-  Worker worker = TestWorker("w1", 64 * kGiB, 4);
-  worker.devices[0].id = "gpu-0";
-  worker.devices[0].facts.kind = DeviceKind::kCuda;
-  worker.devices[0].facts.device_class = "gpu";
-  worker.devices[0].facts.device_bytes = 8 * kGiB;
-  const std::string session = Open(worker);
-  Job job = TestJob(blobs.Add("dataset"));
-  job.retry_limit = 10;
-  const std::string id = Do(core->Create({job, "body"}))->id;
-  AttemptKey key;
-  Start(session, id, &key);
-  for (int fault = 1; fault <= limits::kDeviceFaultsToRest; ++fault) {
-    EXPECT_TRUE(core->Workers().at(0).rests.empty()) << fault;
-    ASSERT_TRUE(Sync(session, {Failed(key, Reason::kDeviceFault)}).ok());
-    if (fault == limits::kDeviceFaultsToRest) break;
-    Pass(session, {}, 60);  // its backoff
-    const std::optional<AttemptKey> again = StartOf(*Sync(session), id);
-    ASSERT_TRUE(again.has_value()) << fault << ": " << Get(id).reason_detail;
-    key = *again;
-    ASSERT_TRUE(Sync(session, {Running(key)}).ok());
-  }
-  ASSERT_EQ(core->Workers().at(0).rests.size(), 1u);
-  EXPECT_EQ(core->Workers()[0].rests[0].device_id, "gpu-0");
-  EXPECT_EQ(core->Workers()[0].rests[0].faults, limits::kDeviceFaultsToRest);
-  Pass(session, {}, 600);
-  EXPECT_EQ(Get(id).reason, Reason::kWaitingForVram);
-  EXPECT_NE(Get(id).reason_detail.find("gpu-0 of worker w1 rests until"), std::string::npos) << Get(id).reason_detail;
-  EXPECT_EQ(core->ExplainWait(id).value()->places.at(0).why, Get(id).reason_detail);
-  Pass(session, {}, limits::kDeviceRestMs / 1000 - 600);
-  EXPECT_TRUE(core->Workers().at(0).rests.empty());
-  EXPECT_TRUE(StartOf(*Sync(session), id).has_value()) << Get(id).reason_detail;
 }
 
 // What others have taken of a host since its worker started is offered to nobody; what its own attempts use is counted

@@ -72,7 +72,7 @@ class OneJobStore final : public Store {
   absl::StatusOr<bool> HasBlob(const BlobRef&) override { return Unasked(); }
   absl::StatusOr<bool> BlobInProject(const BlobRef&, const std::string&) override { return Unasked(); }
   absl::StatusOr<int64_t> UploadedBytes(const std::string&) override { return Unasked(); }
-  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(int) override { return Unasked(); }
+  absl::StatusOr<std::vector<std::string>> ListDeletedJobs(const std::string&, int) override { return Unasked(); }
   absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t, int) override { return Unasked(); }
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override { return Unasked(); }
   absl::StatusOr<uint64_t> MaxCreateNumber() override { return Unasked(); }

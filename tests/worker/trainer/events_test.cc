@@ -37,6 +37,7 @@ TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
     const char* reason;
     v1::Reason failure;
     bool user_can_fix;
+    bool device_at_fault = false;
   } cases[] = {
       {"INVALID_DATASET", v1::INVALID_DATASET, true},
       {"INVALID_MODEL", v1::INVALID_MODEL, true},
@@ -50,10 +51,13 @@ TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
       {"INVALID_CHECKPOINT", v1::INVALID_CHECKPOINT, false},
       {"DEVICE_OOM", v1::DEVICE_OOM, false},
       {"DEVICE_MEMORY_TAKEN", v1::DEVICE_FAULT, false},
-      {"NO_CUDA_DEVICE", v1::DEVICE_FAULT, false},
+      {"DEVICE_FAULT", v1::DEVICE_FAULT, false, true},
+      {"NO_CUDA_DEVICE", v1::DEVICE_FAULT, false, true},
       {"CUDA_DRIVER_TOO_OLD", v1::DEVICE_FAULT, false},
       {"CUDA_DEVICE_TOO_OLD", v1::DEVICE_FAULT, false},
       {"CUDA_LIBRARY_MISSING", v1::DEVICE_FAULT, false},
+      {"NO_CUDA_KERNELS", v1::DEVICE_FAULT, false},
+      {"CUDNN_UNAVAILABLE", v1::DEVICE_FAULT, false},
       {"ANYTHING_ELSE", v1::INTERNAL, false},
   };
   for (const auto& c : cases) {
@@ -61,6 +65,7 @@ TEST(ExitOfErrorTest, EveryReasonHasItsFailure) {
     EXPECT_EQ(exit.reason(), v1::TRAINER_EXIT_FAILED);
     EXPECT_EQ(exit.failure(), c.failure) << c.reason;
     EXPECT_EQ(exit.user_can_fix(), c.user_can_fix) << c.reason;
+    EXPECT_EQ(exit.device_at_fault(), c.device_at_fault) << c.reason;
     EXPECT_EQ(exit.message(), "what happened");
   }
 }

@@ -1,0 +1,37 @@
+// Finishes deletions: removes the logs of deleted jobs, which a crash or a full disk may have left, and has those jobs
+// forgotten. What cannot be removed is left for a later sweep, and keeps nobody from anything. Not thread-safe.
+#pragma once
+
+#include <functional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace longhaul::server {
+
+class LogSweeper {
+ public:
+  struct Steps {
+    std::function<absl::StatusOr<std::vector<std::string>>(const std::string& after, int most)> list;  // as Store's
+    std::function<absl::Status(const std::string& id)> remove;
+    std::function<absl::Status(std::vector<std::string> ids)> forget;
+  };
+
+  explicit LogSweeper(Steps steps) : steps_(std::move(steps)) {}
+
+  // The next limits::kMaxDeletedJobsPerSweep, behind those of the last sweep; after the last of all the first again.
+  // Errors go to the log, a job's once.
+  void Sweep();
+
+ private:
+  absl::StatusOr<std::vector<std::string>> NextPage();
+
+  const Steps steps_;
+  std::string after_;           // the last id of the last page
+  std::set<std::string> kept_;  // could not be removed; told once each
+};
+
+}  // namespace longhaul::server
