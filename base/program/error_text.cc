@@ -59,6 +59,7 @@ constexpr Hint kHints[] = {
     {"TOO_MANY_STREAMS", "end other watches and logs of yours, or poll: longhaul get ID"},
     {"TOO_MANY_LOG_STREAMS", "end other commands that read logs, then run this one again"},
     {"TOO_MANY_FORECASTS", kAgainSoon},
+    {"CANCELLED", kAgainSoon},
     {"TOO_MANY_WATCHERS", "end other watches, or poll: longhaul get ID"},
     {"TOO_MANY_JOBS", "wait for jobs to end, or cancel some: longhaul list --state queued"},
     {"TOO_MANY_OPEN_FILES", "raise the scheduler's limit of open files (ulimit -n), then run the command again"},
