@@ -52,8 +52,8 @@ class Recorder final : public train::TrainerObserver {
     used_device_bytes = kernels::CudaOwnBytes(*exec);
     gpu->BeginProfile();
   }
-  // Of the device over the steps but the first, which loads kernels, where there are others: from a step's first work to
-  // its last. Gaps between kernels count as work: what is missing is the host's, not the kernels'.
+  // Of the device over the steps but the first, which loads kernels, where there are others: from a step's first work
+  // to its last. Gaps between kernels count as work: what is missing is the host's, not the kernels'.
   double BusyShare() const {
     double busy = 0, all = 0;
     for (size_t i = steps.size() > 1 ? 1 : 0; i < steps.size(); ++i) {
