@@ -53,13 +53,13 @@ absl::Status ReadYarn(const json& scaling, ModelShape* shape) {
                      &rope.original_max_position_embeddings);
   rope.factor =
       static_cast<double>(shape->max_position_embeddings) / static_cast<double>(rope.original_max_position_embeddings);
-  fields.OptionalDouble("factor", 1, 1e6, &rope.factor);
+  fields.OptionalDouble("factor", 1, kMaxRopeFactor, &rope.factor);
   double beta_fast = 0, beta_slow = 0, attention_factor = 0, mscale = 0, mscale_all_dim = 0;
-  fields.OptionalDouble("beta_fast", 0, 1e6, &beta_fast);
-  fields.OptionalDouble("beta_slow", 0, 1e6, &beta_slow);
-  fields.OptionalDouble("attention_factor", 1e-6, 1e6, &attention_factor);
-  fields.OptionalDouble("mscale", 0, 1e6, &mscale);
-  fields.OptionalDouble("mscale_all_dim", 0, 1e6, &mscale_all_dim);
+  fields.OptionalDouble("beta_fast", 0, kMaxRopeFactor, &beta_fast);
+  fields.OptionalDouble("beta_slow", 0, kMaxRopeFactor, &beta_slow);
+  fields.OptionalDouble("attention_factor", 1e-6, kMaxRopeFactor, &attention_factor);
+  fields.OptionalDouble("mscale", 0, kMaxRopeFactor, &mscale);
+  fields.OptionalDouble("mscale_all_dim", 0, kMaxRopeFactor, &mscale_all_dim);
   fields.OptionalBool("truncate", &rope.truncate);
   if (beta_fast > 0) rope.beta_fast = beta_fast;
   if (beta_slow > 0) rope.beta_slow = beta_slow;
@@ -102,13 +102,13 @@ absl::Status ReadRope(const json& config, const FamilyFacts& family, ModelShape*
   if (type != "linear" && type != "llama3") {
     return Unsupported("rope_type \"" + type + "\" is not supported; supported: default, linear, llama3, yarn");
   }
-  nested.Double("factor", 1e-6, 1e6, &rope.factor);
+  nested.Double("factor", 1e-6, kMaxRopeFactor, &rope.factor);
   if (type == "linear") {
     rope.scaling = RopeScaling::kLinear;
   } else {
     rope.scaling = RopeScaling::kLlama3;
-    nested.Double("low_freq_factor", 1e-6, 1e6, &rope.low_freq_factor);
-    nested.Double("high_freq_factor", 1e-6, 1e6, &rope.high_freq_factor);
+    nested.Double("low_freq_factor", 1e-6, kMaxRopeFactor, &rope.low_freq_factor);
+    nested.Double("high_freq_factor", 1e-6, kMaxRopeFactor, &rope.high_freq_factor);
     nested.Int("original_max_position_embeddings", 1, limits::kMaxSequenceLength,
                &rope.original_max_position_embeddings);
   }

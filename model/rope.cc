@@ -10,10 +10,8 @@
 namespace longhaul {
 namespace {
 
-constexpr double kMaxFactor = 1e6;
-
 absl::Status CheckFactor(const char* field, double value) {
-  if (std::isfinite(value) && value > 0 && value <= kMaxFactor) return absl::OkStatus();
+  if (std::isfinite(value) && value > 0 && value <= kMaxRopeFactor) return absl::OkStatus();
   return InvalidField(std::string("model.rope.") + field,
                       "is " + std::to_string(value) + "; must be above 0 and at most 1e6");
 }

@@ -11,6 +11,8 @@
 
 namespace longhaul {
 
+inline constexpr double kMaxRopeFactor = 1e6;  // of a scaling: factor, betas, attention
+
 enum class RopeScaling { kNone, kLinear, kLlama3, kYarn };
 
 // The names of the values of RopeScaling, in their order: "none", "linear", "llama3", "yarn".
