@@ -9,13 +9,17 @@
 //   dispatcher_before_answer      events are out; before the answer of each command
 //   dispatcher_before_sync        before the answer of a parked Sync, leases and commands with it
 //   store_begin, store_commit     SQLite's transaction
+//   access_commit, migration_commit    those of the tokens with their audit records, and of a newer schema
 //   blob_append, blob_before_sync, blob_before_rename, blob_after_rename    an upload
 //   log_append                    an attempt's log
+//   blob_before_chunk, log_before_chunk    before a reader gets a piece
 //   backup_before_mark            a folder is about to become a backup's
 //   backup_after_mark, backup_before_database, backup_after_database
 //   watch_before_event            before a watcher gets an event
 //   agent_before_open, agent_before_sync, agent_after_sync     the agent's session
-//   agent_before_blob, agent_before_checkpoint, agent_after_checkpoint, agent_before_artifact, agent_after_artifact
+//   agent_before_fetch, agent_before_blob, agent_before_chunk    a download, an upload and each piece of one
+//   agent_before_checkpoint, agent_after_checkpoint, agent_before_artifact, agent_after_artifact
+//   agent_before_log, agent_after_log    the scheduler has the bytes, the agent does not know
 //   agent_trainer_spawned         the trainer runs, its pid is not written down
 //   train_step_N                  after that step's event; N is a number
 //   cuda_wrong_token              a micro-batch on a GPU gets a token that the model does not have: the device faults

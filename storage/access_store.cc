@@ -4,6 +4,7 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "storage/migrations.h"
@@ -35,6 +36,11 @@ absl::StatusOr<std::vector<TokenRecord>> ReadTokens(Statement query) {
     token.held = query.Int(10) != 0;
     tokens.push_back(std::move(token));
   }
+}
+
+absl::Status Commit(Transaction* transaction) {
+  LH_RETURN_IF_ERROR(Failpoint("access_commit"));
+  return transaction->Commit();
 }
 
 // Not the newest change: its number must not be given again, because readers have seen it.
@@ -152,7 +158,7 @@ absl::Status AccessStore::CreateToken(const TokenRecord& token, const AuditRecor
     LH_RETURN_IF_ERROR(insert.Bind(8, token.expire_wall_micros).Run());
   }
   LH_RETURN_IF_ERROR(InsertAudit(db_.get(), audit));
-  return transaction.Commit();
+  return Commit(&transaction);
 }
 
 absl::Status AccessStore::RevokeToken(const std::string& id, int64_t now_wall_micros, const AuditRecord& audit) {
@@ -165,7 +171,7 @@ absl::Status AccessStore::RevokeToken(const std::string& id, int64_t now_wall_mi
     LH_RETURN_IF_ERROR(update.BindText(1, id).Bind(2, now_wall_micros).Run());
   }
   LH_RETURN_IF_ERROR(InsertAudit(db_.get(), audit));
-  return transaction.Commit();
+  return Commit(&transaction);
 }
 
 absl::Status AccessStore::ConfirmTokens(const std::vector<std::string>& ids, const std::vector<AuditRecord>& audits) {
@@ -178,7 +184,7 @@ absl::Status AccessStore::ConfirmTokens(const std::vector<std::string>& ids, con
     LH_RETURN_IF_ERROR(update.BindText(1, id).Run());
   }
   for (const AuditRecord& audit : audits) LH_RETURN_IF_ERROR(InsertAudit(db_.get(), audit));
-  return transaction.Commit();
+  return Commit(&transaction);
 }
 
 absl::StatusOr<std::vector<AuditRecord>> AccessStore::ListAudit(int64_t after_number, int most) {

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/status_macros.h"
 
 namespace longhaul::storage {
@@ -254,6 +255,7 @@ absl::Status Migrate(Db* db) {
     const std::string mark = "PRAGMA application_id=" + std::to_string(kApplicationId) +
                              "; PRAGMA user_version=" + std::to_string(version + 1);
     LH_RETURN_IF_ERROR(db->Exec(mark.c_str()));
+    LH_RETURN_IF_ERROR(Failpoint("migration_commit"));
     LH_RETURN_IF_ERROR(transaction.Commit());
   }
   return absl::OkStatus();

@@ -7,6 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 jobs=$(nproc)
+lanes=$((jobs + 1))  # of tests: much of some is waiting
 declare -a report
 failed=0
 
@@ -31,7 +32,7 @@ tree() {
 
 build() { cmake --preset dev >/dev/null && cmake --build --preset dev -j "$jobs"; }
 
-unit() { ctest --test-dir build/dev --output-on-failure -LE gpu; }
+unit() { ctest --test-dir build/dev --output-on-failure -LE gpu -j "$lanes"; }
 
 e2e() { bash tests/e2e/run.sh build/dev/bin; }
 
@@ -42,7 +43,7 @@ sanitizer() {
   targets=$(ctest --test-dir "build/$preset" -N -L "$labels" | sed -n 's/^ *Test *#[0-9]*: //p')
   # shellcheck disable=SC2086
   cmake --build --preset "$preset" -j "$jobs" --target $targets || return 1
-  ctest --test-dir "build/$preset" --output-on-failure -L "$labels"
+  ctest --test-dir "build/$preset" --output-on-failure -L "$labels" -j "$lanes"
 }
 
 asan() { sanitizer asan 'core|parser'; }

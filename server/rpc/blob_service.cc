@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
@@ -247,6 +248,7 @@ class BlobService final : public v1::BlobService::Service {
                          "blob " + blob.sha256 + " ends at byte " + std::to_string(offset));
       }
       offset += static_cast<int64_t>(response.data().size());
+      LH_RETURN_IF_ERROR(Failpoint("blob_before_chunk"));
       if (!writer->Write(response)) return absl::CancelledError("the client went away");
       transfer.Moved();
     }

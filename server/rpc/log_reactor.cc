@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "server/rpc/stream_reactor.h"
 #include "server/rpc/visibility.h"
@@ -131,6 +132,7 @@ class LogReactor final : public StreamReactor<Response>, public JobListener {
     absl::StatusOr<storage::LogStore::Chunk> chunk =
         context_->logs->Read(job_id_, attempt_, offset_, limits::kLogChunkBytes);
     if (!chunk.ok()) return End(chunk.status());
+    if (absl::Status armed = Failpoint("log_before_chunk"); !armed.ok()) return End(armed);
     const bool finished = chunk->data.empty() && (chunk->complete || last_look);
     {
       std::lock_guard lock(mutex_);

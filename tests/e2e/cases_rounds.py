@@ -112,11 +112,11 @@ class Killings:
         self.cluster.wait(job_id, 0)
         return self.cluster.adapter_digest(job_id)
 
-    def kill_agent(self, name):
+    def kill_agent(self, name, env=None):
         """Its trainers live on; the next agent finds them."""
         self.cluster.kill(self.agents[name])
         self.agent_kills.append((name, time.time()))
-        self.agents[name] = self.cluster.start_worker(name=name, env=self.env)
+        self.agents[name] = self.cluster.start_worker(name=name, env=env or self.env)
 
     def kill_one(self):
         """Which kind it was."""

@@ -158,8 +158,8 @@ class Cluster:
     def address(self):
         return "127.0.0.1:%d" % self.ports.get("grpc_port", 0)
 
-    def start_server(self, *flags, state="scheduler", env=None, files=None):
-        """Again after a kill: the same ports and state. `files`: how many it may open."""
+    def launch_server(self, *flags, state="scheduler", env=None, files=None):
+        """start_server's first half: nothing is waited for."""
         port_file = self.path("ports-%d.json" % len(self.processes))
         argv = [self.bin("longhauld"), "--state-dir", self.path(state), "--port-file", port_file,
                 "--listen", "127.0.0.1:%d" % self.ports.get("grpc_port", 0),
@@ -167,18 +167,27 @@ class Cluster:
         if files:
             argv = ["bash", "-c", "ulimit -n %d && exec \"$@\"" % files, "bash", *argv]
         self.server = self.popen("longhauld", argv, env=env)
+        return port_file
+
+    def start_server(self, *flags, **options):
+        """Again after a kill: the same ports and state. `files`: how many it may open."""
+        port_file = self.launch_server(*flags, **options)
         wait_for("longhauld's port file", lambda: os.path.exists(port_file), self.server)
         with open(port_file, encoding="utf-8") as file:
             self.ports = json.load(file)
         return self.server
 
-    def start_worker(self, *flags, name="worker", env=None):
+    def launch_worker(self, *flags, name="worker", env=None):
+        """start_worker's first half: nothing is waited for."""
         directory = self.path(name)
         if directory not in self.worker_dirs:
             self.worker_dirs.append(directory)
         argv = [self.bin("longhaul-worker"), "--scheduler", self.address(), "--state-dir", directory,
                 "--models", self.model_dir, "--worker-id", name, *flags]
-        process = self.popen(name, argv, env=env)
+        return self.popen(name, argv, env=env)
+
+    def start_worker(self, *flags, name="worker", env=None):
+        process = self.launch_worker(*flags, name=name, env=env)
 
         def online():
             workers = json.loads(self.cli("workers", "-o", "json").stdout or "{}").get("workers", [])

@@ -1,9 +1,11 @@
 #include "storage/access_store.h"
 
+#include <csignal>
 #include <thread>
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "gtest/gtest.h"
 #include "storage/job_store.h"
@@ -61,6 +63,25 @@ TEST(AccessStoreTest, TokensAreKeptWithTheirRecords) {
   const auto audit = store->ListAudit(0, 10);
   ASSERT_EQ(audit->size(), 2u);
   EXPECT_EQ(audit->at(1).target, "bbb");
+}
+
+// Killed at the commit: neither the token nor its record is there, and the folder is whole.
+TEST(AccessStoreTest, AKilledCommitLeavesNothing) {
+  const TempDir dir;
+  ASSERT_TRUE(MustOpen(dir.path())->CreateToken(Token("aaa"), Record("aaa")).ok());
+  const auto killed = [&](auto change) {
+    ArmFailpoint("access_commit", "crash");
+    change(MustOpen(dir.path()).get());
+  };
+  EXPECT_EXIT(killed([](AccessStore* store) { (void)store->CreateToken(Token("bbb"), Record("bbb")); }),
+              ::testing::KilledBySignal(SIGKILL), "");
+  EXPECT_EXIT(killed([](AccessStore* store) { (void)store->RevokeToken("aaa", kNow + 1, Record("aaa")); }),
+              ::testing::KilledBySignal(SIGKILL), "");
+  const auto store = MustOpen(dir.path());
+  ASSERT_EQ(store->ListTokens()->size(), 1u);
+  EXPECT_EQ(store->ListTokens()->at(0).revoke_wall_micros, 0);
+  EXPECT_EQ(store->ListAudit(0, 10)->size(), 1u);
+  EXPECT_TRUE(store->CreateToken(Token("bbb"), Record("bbb")).ok());
 }
 
 TEST(AccessStoreTest, ReadersTakeWhatHasChanged) {

@@ -1,10 +1,12 @@
 // Databases as earlier builds left them, kept in tests/golden, are brought up to date with all that was in them.
 #include "storage/migrations.h"
 
+#include <csignal>
 #include <filesystem>
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/hash.h"
 #include "gtest/gtest.h"
 #include "storage/job_store.h"
@@ -82,6 +84,24 @@ TEST_F(MigrationTest, SchemaOneGetsWhatSchemaTwoHas) {
   EXPECT_TRUE((*transaction)->AddAudit({}).ok());
   EXPECT_TRUE((*transaction)->Commit().ok());
   EXPECT_TRUE(*store.BlobInProject(idle, "research"));
+}
+
+// Each step is a transaction of its own; the next start goes on with the one that was cut off.
+TEST_F(MigrationTest, AKilledStepIsDoneByTheNextStart) {
+  for (int version = Version(); version < SchemaVersion(); ++version) {
+    const auto killed = [&] {
+      ArmFailpoint("migration_commit", "crash@2");
+      (void)OpenJobStore(dir_.path());
+    };
+    if (version + 1 < SchemaVersion()) {
+      EXPECT_EXIT(killed(), ::testing::KilledBySignal(SIGKILL), "");
+      EXPECT_EQ(Version(), version + 1);
+    }
+  }
+  const auto store = OpenJobStore(dir_.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  EXPECT_EQ(Version(), SchemaVersion());
+  EXPECT_TRUE((*store)->GetJob("ftjob-aaaaaaaaaaaaaaaaaaaa").ok());
 }
 
 TEST_F(MigrationTest, AStepThatFailsLeavesTheDatabaseAsItWas) {

@@ -60,6 +60,14 @@ absl::Status UploadArtifact(SchedulerClient* client, const attempt::AttemptDir& 
   return Failpoint("agent_after_artifact");
 }
 
+// How many bytes of the log the scheduler has now.
+absl::StatusOr<int64_t> SendLog(SchedulerClient* client, const v1::AppendLogRequest& request) {
+  LH_RETURN_IF_ERROR(Failpoint("agent_before_log"));
+  LH_ASSIGN_OR_RETURN(const int64_t committed_bytes, client->AppendLog(request));
+  LH_RETURN_IF_ERROR(Failpoint("agent_after_log"));
+  return committed_bytes;
+}
+
 }  // namespace
 
 void AttemptRunner::StartUploads() {
@@ -209,7 +217,7 @@ void AttemptRunner::ShipLog() {
   const int64_t bytes = static_cast<int64_t>(data.size());
   shipping_log_ = true;
   RunTask<absl::StatusOr<int64_t>>(
-      env_->logs, [client = env_->client, request = std::move(request)] { return client->AppendLog(request); },
+      env_->logs, [client = env_->client, request = std::move(request)] { return SendLog(client, request); },
       [bytes, complete](AttemptRunner* self, const absl::StatusOr<int64_t>& committed) {
         self->OnLogShipped(bytes, complete, committed);
       });

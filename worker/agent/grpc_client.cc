@@ -9,6 +9,7 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "google/rpc/error_details.pb.h"
@@ -256,6 +257,7 @@ absl::Status GrpcSchedulerClient::SendBlob(const v1::BlobName& blob, const std::
   absl::Status local;
   while (true) {
     auto bytes = ReadFileRange(path, offset, std::min(limits::kBlobChunkBytes, blob.size_bytes() - offset));
+    if (absl::Status armed = Failpoint("agent_before_chunk"); !armed.ok()) bytes = armed;
     if (cancelled->load()) bytes = Cancelled();
     if (bytes.ok() && bytes->empty() && offset < blob.size_bytes()) {
       bytes = MakeError(absl::StatusCode::kDataLoss, "FILE_TRUNCATED", path + " has become shorter than it was");

@@ -36,6 +36,7 @@ absl::Status FetchBlob(SchedulerClient* client, const v1::BlobName& blob, const 
     }
     return file.Append(bytes);
   };
+  LH_RETURN_IF_ERROR(Failpoint("agent_before_fetch"));
   absl::Status read = client->ReadBlob(blob, file.size(), sink, cancelled);
   if (read.ok() && blob.size_bytes() > 0 && file.size() != blob.size_bytes()) {
     read = MakeError(absl::StatusCode::kUnavailable, "BLOB_SHORT", "blob " + blob.sha256() + " ended early");
