@@ -6,7 +6,7 @@ import re
 import signal
 import time
 
-from harness import MODEL, check, wait_for
+from harness import MODEL, check, wait_for, write_chat
 from cases_faults import FLAGS
 from cases_rounds import LEASES, MOST_FAILURES, Killings
 
@@ -15,6 +15,11 @@ STEPS = 12
 # Of commands that end with them (storage_test kills those), and of a GPU.
 ELSEWHERE = {"access_commit", "migration_commit", "backup_before_mark", "backup_after_mark", "backup_before_database",
              "backup_after_database", "cuda_wrong_token"}
+# What a Create goes through. Starting commits, too, and so does a worker: those are counted off and left out.
+COMMIT = ("dispatcher_before_commit", "dispatcher_after_commit", "dispatcher_before_publish", "dispatcher_before_answer",
+          "store_begin", "store_commit")
+COMMIT_HITS = (2, 3)
+CREATES = 4  # are more than those hits
 TRAINER = {"train_step_N", "train_checkpoint_written", "train_artifact_written", "trainer_after_step",
            "checkpoint_between_files"}
 
@@ -28,8 +33,8 @@ def failpoints():
     return [name for names in lists for name in names.split(", ")]
 
 
-def armed(failpoint):
-    return {"LONGHAUL_FAILPOINTS": "%s=crash" % failpoint.replace("_N", "_%d" % (STEPS // 2))}
+def armed(failpoint, hit=""):
+    return {"LONGHAUL_FAILPOINTS": "%s=crash%s" % (failpoint.replace("_N", "_%d" % (STEPS // 2)), hit)}
 
 
 class Deaths(Killings):
@@ -65,7 +70,8 @@ class Deaths(Killings):
         check(process.returncode == -signal.SIGKILL, "at %s: exit status %d" % (failpoint, process.returncode))
 
     def scheduler(self, failpoint):
-        """Dies while a client submits, one watches and one reads a log; nobody knows what was acknowledged."""
+        """Dies with a client that submits, one that watches and one that reads a log, or before them, over its own start
+        and its worker's return; nobody knows what was acknowledged."""
         self.cluster.kill(self.cluster.server)
         port_file = self.cluster.launch_server(*LEASES, env=armed(failpoint))
         server = self.cluster.server
@@ -91,8 +97,8 @@ class Deaths(Killings):
     def trainer(self, failpoint):
         """Dies in every attempt, of whichever job, for as long as its agent hands the failpoint on."""
         before = self.killed_trainers()
-        self.acknowledge(failpoint)
         self.kill_agent("one", armed(failpoint))
+        self.acknowledge(failpoint)
         wait_for("a trainer's end at %s" % failpoint, lambda: self.killed_trainers() > before)
         self.kill_agent("one")
 
@@ -114,4 +120,35 @@ def killed_at_every_failpoint(cluster):
     check(len(cluster.jobs("--limit", "1000")) == len(deaths.jobs) + 1, "there are jobs that nobody made")
 
 
-CASES = [killed_at_every_failpoint]
+def killed_over_creates(cluster):
+    """The scheduler dies at each step of a commit, of Creates alone: what a client was told is there after it, what it was
+    not told is there once when it asks again."""
+    cluster.start_server()
+    data = write_chat(cluster.path("train.jsonl"))
+    cluster.kill(cluster.start_worker())  # it has told what models there are
+    create = ["submit", "--model", MODEL, "--data", data, "--request-id"]
+    jobs = {"first": cluster.cli(*create, "first", code=0).stdout.strip()}
+    cut_off = 0
+    for failpoint, hit in [(failpoint, hit) for failpoint in COMMIT for hit in COMMIT_HITS]:
+        cluster.kill(cluster.server)
+        server = cluster.start_server(env=armed(failpoint, "@%d" % hit))
+        request_ids = ["%s-%d-%d" % (failpoint, hit, number) for number in range(CREATES)]
+        for request_id in request_ids:
+            result = cluster.cli(*create, request_id)
+            if result.returncode != 0:
+                cut_off += 1
+                break
+            jobs[request_id] = result.stdout.strip()
+        wait_for("the end at %s@%d" % (failpoint, hit), lambda: server.poll() is not None)
+        check(server.returncode == -signal.SIGKILL, "at %s: exit status %d" % (failpoint, server.returncode))
+        cluster.start_server()
+        for request_id in request_ids:
+            again = cluster.cli(*create, request_id, code=0).stdout.strip()
+            check(jobs.setdefault(request_id, again) == again, "request id %s made two jobs" % request_id)
+    check(cut_off > 0, "no client was cut off")
+    ids = sorted(job["id"] for job in cluster.jobs("--limit", "1000"))
+    check(ids == sorted(set(jobs.values())), "%d jobs are there for %d request ids" % (len(ids), len(jobs)))
+    print("  %d creates, %d of them cut off" % (len(jobs), cut_off))
+
+
+CASES = [killed_at_every_failpoint, killed_over_creates]

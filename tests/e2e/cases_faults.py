@@ -10,16 +10,12 @@ FLAGS = ["--checkpoint-every-steps", "5", "--retry-backoff-seconds", "0", "--lr"
 # Opens a window in the middle of the run for the signal to fall into. It changes no number of the training.
 SLOW = {"LONGHAUL_FAILPOINTS": ",".join("train_step_%d=sleep:250" % step for step in range(14, 26))}
 
-undisturbed_digests = []
-
 
 def undisturbed(cluster, data):
-    """The adapter of the same job on the same worker with nobody in the way; computed once for all cases."""
-    if not undisturbed_digests:
-        job_id = cluster.submit(data, *FLAGS, steps=STEPS)
-        cluster.wait(job_id, 0)
-        undisturbed_digests.append(cluster.adapter_digest(job_id))
-    return undisturbed_digests[0]
+    """The adapter of the same job on the same worker with nobody in the way."""
+    job_id = cluster.submit(data, *FLAGS, steps=STEPS)
+    cluster.wait(job_id, 0)
+    return cluster.adapter_digest(job_id)
 
 
 def begin(cluster, *server_flags):

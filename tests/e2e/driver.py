@@ -4,6 +4,7 @@
 usage: driver.py BIN_DIR WORK_DIR [CASE ...]
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -65,6 +66,7 @@ class Lane:
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             sys.stdout = self.output
             # Told to stop, by a soak's end too: what a case has started goes with it.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -91,9 +93,11 @@ def run_cases(cases, bin_dir, work_dir):
 
     def stop(*_):
         for pid in running:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGTERM)
         for pid in running:
-            os.waitpid(pid, 0)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
         sys.exit(1)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
