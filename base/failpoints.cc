@@ -116,6 +116,13 @@ void ArmFailpoint(const std::string& name, const std::string& action) {
   state.store(kArmed, std::memory_order_release);
 }
 
+bool FailpointIsArmed(std::string_view name) {
+  if (state.load(std::memory_order_acquire) == kDisarmed) return false;
+  const std::lock_guard<std::mutex> lock(table_mutex);
+  ReadEnvironmentOnce();
+  return table.find(name) != table.end();
+}
+
 int64_t FailpointHits(std::string_view name) {
   const std::lock_guard<std::mutex> lock(table_mutex);
   const auto it = table.find(name);

@@ -23,6 +23,7 @@
 //   agent_trainer_spawned         the trainer runs, its pid is not written down
 //   train_step_N                  after that step's event; N is a number
 //   cuda_wrong_token              a micro-batch on a GPU gets a token that the model does not have: the device faults
+//   cuda_copy_out, cuda_copy_in   on the stream, before a copy beside the ops begins: to the host, to the device
 //   train_checkpoint_written, train_artifact_written, trainer_after_step, checkpoint_between_files    the trainer
 #pragma once
 
@@ -38,6 +39,8 @@ namespace longhaul {
 absl::Status Failpoint(std::string_view name);
 // Arms it anew: its hits count from 0.
 void ArmFailpoint(const std::string& name, const std::string& action);
+// Whether it is armed: for places that reach it by a detour, which takes time.
+bool FailpointIsArmed(std::string_view name);
 // How often an armed failpoint was reached; 0 where it is not armed.
 int64_t FailpointHits(std::string_view name);
 void DisarmFailpoints();

@@ -269,7 +269,11 @@ inline constexpr int kMaxGemmCandidates = 8;  // of the library's heuristics, ti
 inline constexpr int kGemmTimingRounds = 4;   // of each; the first loads the kernel
 inline constexpr int kMaxStackedLinears = 4;  // q, k, v; gate, up
 inline constexpr int64_t kMaxHeadDim = 256;
-inline constexpr int64_t kMaxCudaGraphs = 16;  // of micro-batch sizes, kept captured
+// Parts of micro-batches (forward pass, loss, backward pass) that are kept captured, one for each number of rows that
+// comes again: of 1,024 tokens, in units of 128 rows, there are 25.
+inline constexpr int64_t kMaxCudaGraphs = 64;
+// One gives its place to another when so many parts came since it was used: a hundred micro-batches and more.
+inline constexpr int64_t kCudaGraphStaleUses = 500;
 // Of all of them together: what the driver keeps of a captured kernel is device memory outside the arenas, about
 // 3 KiB each (model/cuda_plan.h).
 inline constexpr int64_t kMaxCudaGraphNodes = 7'000;

@@ -186,9 +186,8 @@ void AddBatch(const MemoryPlan& plan, RegionBuilder* device, RegionBuilder* pinn
   device->Add("batch.positions", n * 4, kAlways);
   device->Add("batch.offsets", (plan.choices.documents + 1) * 8, kAlways);
   device->Add("scalars", kCudaScalarBytes, kAlways);
-  device->Add("loss.totals", plan.train.accumulation_steps * 16, kAlways);
   pinned->Add("scalars.host", kCudaScalarBytes, kAlways);
-  pinned->Add("loss.totals.host", kStepSlots * plan.train.accumulation_steps * 16, kAlways);
+  pinned->Add("loss.numbers.host", kStepSlots * plan.train.accumulation_steps * kCudaMicroBatchBytes, kAlways);
   // A batch is written while the one before leaves.
   for (const char* name : {"batch.ids.host", "batch.positions.host", "loss.rows.host", "loss.labels.host"}) {
     pinned->Add(name, kStepSlots * n * 4, kAlways);

@@ -22,6 +22,7 @@ inline constexpr int64_t kCudaRowUnit = 128;    // what cuDNN's dense attention 
 inline constexpr int64_t kCudaLossRows = 8192;  // trained rows that are gathered at a time
 inline constexpr int64_t kCudaGemmWorkspaceBytes = int64_t{32} << 20;
 inline constexpr int64_t kCudaScalarBytes = 512;                  // what an update is made of, one number each
+inline constexpr int64_t kCudaMicroBatchBytes = 24;               // what a micro-batch gives besides gradients
 inline constexpr int64_t kStepSlots = 2;                          // one step runs while the next is queued
 inline constexpr int64_t kCudaLoadRowsBytes = int64_t{64} << 20;  // f32 rows on their way to the device
 inline constexpr int64_t kNf4Block = 64;

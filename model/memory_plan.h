@@ -21,7 +21,7 @@
 namespace longhaul {
 
 // Changes whenever the same inputs give other regions or other bits; a worker of another version gets no new attempts.
-inline constexpr int kPlanVersion = 4;
+inline constexpr int kPlanVersion = 5;
 
 enum class PlanKind { kTrain, kGenerate };
 

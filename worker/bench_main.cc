@@ -85,6 +85,8 @@ void AddTrain(CLI::App* command, BenchTrainOptions* options, CapFlags* caps) {
       "--host-cap", caps->host_cap, "host memory that the plan may use, such as 1200MiB; default: what is available");
   command->add_option("--host-bytes", caps->host_bytes, "another name of --host-cap")->excludes(host_cap);
   command->add_option("--vram-cap", caps->vram_cap, "the same of a GPU's memory; default: all of it");
+  command->add_flag("--record-kernels", options->record_kernels,
+                    "on a GPU: 16 more steps whose kernels are recorded by CUPTI, one by one, for gpu_busy");
   command->add_flag("--host-checkpoints", options->host_checkpoints,
                     "layers' inputs wait in host memory even where a GPU has room for them");
   command->add_flag("--deterministic", options->deterministic, "the same bits in every run, on a GPU too");

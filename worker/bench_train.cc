@@ -14,6 +14,7 @@
 #include "base/process.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_engine.h"
+#include "kernels/cuda/device_activity.h"
 #include "kernels/cuda/device_rates.h"
 #include "kernels/exec.h"
 #include "model/cost_model.h"
@@ -28,7 +29,11 @@
 namespace longhaul {
 namespace {
 
-// On a GPU the last update is timed by its parts, and is no step of the figures then: the timing itself takes time.
+// Updates after the measured ones whose kernels are recorded.
+constexpr int64_t kRecordedSteps = 16;
+
+// On a GPU the last update is timed by its parts, and where that was asked for, kernels of kRecordedSteps updates
+// before it are recorded. They are no steps of the figures then: recording and timing themselves take time.
 class Recorder final : public train::TrainerObserver {
  public:
   void OnStarted(const train::TrainStarted& started) override { load_seconds = started.load_seconds; }
@@ -39,35 +44,55 @@ class Recorder final : public train::TrainerObserver {
       profiled_seconds = progress.step_seconds;
       return;
     }
+    if (profiles && progress.step >= progress.total_steps - recorded_steps) return;
     steps.push_back(progress);
     if (gpu == nullptr) return;
     const int64_t number = progress.step - 1;
-    busy_seconds.push_back(gpu->SecondsBetween(train::CudaOps::StepBegun(number), train::CudaOps::StepEnded(number)));
+    queued_seconds.push_back(gpu->SecondsBetween(train::CudaOps::StepBegun(number), train::CudaOps::StepEnded(number)));
     if (!profiles) used_device_bytes = progress.device_bytes_used;
   }
   // The update before this one is queued, but not reported yet.
   void OnWindow(int64_t update, int64_t total_steps) {
-    if (!profiles || update + 1 != total_steps) return;
-    // Before the timing, whose events are in device memory, too.
-    used_device_bytes = kernels::CudaOwnBytes(*exec);
+    if (!profiles) return;
+    if (update + 1 == total_steps - recorded_steps) {
+      // Before what records and times, which takes device memory, too.
+      used_device_bytes = kernels::CudaOwnBytes(*exec);
+      if (recorded_steps > 0) {
+        exec->Synchronize();
+        activity = kernels::DeviceActivity::Begin();
+      }
+    }
+    if (update + 1 != total_steps) return;
+    if (recorded_steps > 0) {
+      exec->Synchronize();
+      kernels_run = activity.ok() ? (*activity)->End() : activity.status();
+    }
     gpu->BeginProfile();
   }
-  // Of the device over the steps but the first, which loads kernels, where there are others: from a step's first work
-  // to its last. Gaps between kernels count as work: what is missing is the host's, not the kernels'.
-  double BusyShare() const {
-    double busy = 0, all = 0;
+  // The median over the steps but the first, which loads kernels, where there are others: the share of the time from a
+  // step's first work on the device to its last. What is missing is the host's; gaps between kernels are not.
+  double QueuedShare() const {
+    std::vector<double> shares;
     for (size_t i = steps.size() > 1 ? 1 : 0; i < steps.size(); ++i) {
-      busy += busy_seconds[i];
-      all += steps[i].step_seconds;
+      shares.push_back(queued_seconds[i] / steps[i].step_seconds);
     }
-    return busy / all;
+    std::sort(shares.begin(), shares.end());
+    return shares[shares.size() / 2];
+  }
+  // Seconds that the device has kernels, copies or fills running in a step.
+  absl::StatusOr<double> BusySeconds() const {
+    if (!kernels_run.ok()) return kernels_run.status();
+    return kernels_run->seconds / static_cast<double>(kRecordedSteps);
   }
 
   kernels::CudaEngine* gpu = nullptr;
   const kernels::Exec* exec = nullptr;
   bool profiles = false;
+  int64_t recorded_steps = 0;  // kRecordedSteps, or none
   int64_t used_device_bytes = 0;
-  std::vector<double> busy_seconds;  // of each step, from its first to its last work on the device
+  std::vector<double> queued_seconds;  // of each step, from its first to its last work on the device
+  absl::StatusOr<std::unique_ptr<kernels::DeviceActivity>> activity = absl::UnknownError("nothing was recorded");
+  absl::StatusOr<kernels::DeviceActivity::Sum> kernels_run = absl::UnavailableError("--record-kernels was not given");
   std::vector<kernels::CudaEngine::Part> parts;
   double profiled_seconds = 0;
   double load_seconds = 0;
@@ -156,17 +181,26 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
     if (part.name != "copies beside") timed += part.seconds;
   }
   const int64_t used = recorder.used_device_bytes;
+  const absl::StatusOr<double> busy = recorder.BusySeconds();
+  const train::GraphCache::Counts graphs = static_cast<const train::CudaOps&>(trainer.ops()).graphs().counts();
   return {{"tokens_per_s", median.tokens_per_second},
           {"best_tokens_per_s", steps.front().tokens_per_second},
           {"step_seconds", median.step_seconds},
-          {"gpu_busy", recorder.BusyShare()},
+          {"gpu_busy", busy.ok() ? nlohmann::json(*busy / median.step_seconds) : nlohmann::json()},
+          {"gpu_busy_recorded", busy.ok()
+                                    ? nlohmann::json(recorder.kernels_run->seconds / recorder.kernels_run->all_seconds)
+                                    : nlohmann::json()},
+          {"gpu_busy_missing", busy.ok() ? "" : std::string(busy.status().message())},
+          {"gpu_kernels_a_step", busy.ok() ? recorder.kernels_run->records / kRecordedSteps : 0},
+          {"gpu_queued", recorder.QueuedShare()},
+          {"graphs", {{"run", graphs.run}, {"captured", graphs.captured}, {"replayed", graphs.replayed}}},
           {"first_step_seconds", recorder.steps.front().step_seconds},
           {"load_seconds", recorder.load_seconds},
           {"loss", median.loss},
           {"profiled_step_seconds", recorder.profiled_seconds},
           {"profiled_parts", std::move(parts)},
           {"profiled_other_seconds", recorder.profiled_seconds - timed},
-          {"idle_seconds", median.step_seconds * (1 - recorder.BusyShare())},
+          {"idle_seconds", median.step_seconds * (1 - recorder.QueuedShare())},
           {"useful_flops_per_s", (flops.total() - flops.recompute) / median.step_seconds},
           {"flops_per_s", flops.total() / median.step_seconds},
           {"device_bytes_predicted", plan.device_bytes_total},
@@ -175,7 +209,7 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
           {"device_bytes_outside_arena", used - plan.device_arena_bytes},
           {"host_bytes_predicted", plan.host_bytes_total},
           {"pinned_bytes", plan.arena_bytes},
-          {"graph_nodes", static_cast<const train::CudaOps&>(trainer.ops()).graph_nodes()},
+          {"graph_nodes", static_cast<const train::CudaOps&>(trainer.ops()).graphs().nodes()},
           {"rss_bytes", recorder.rss_bytes},
           {"plan", DescribeChoices(plan)},
           {"device", trainer.ops().Describe()}};
@@ -240,7 +274,8 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
   }
   const int threads = options.threads > 0 ? options.threads : HostCpuThreads();
   const bool profiles = options.device == "cuda" && options.steps > 0;
-  const int64_t updates = 1 + options.steps + (profiles ? 1 : 0);
+  const int64_t recorded_steps = profiles && options.record_kernels ? kRecordedSteps : 0;
+  const int64_t updates = 1 + options.steps + recorded_steps + (profiles ? 1 : 0);
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<BenchBatches> batches,
                       BenchBatches::Create({.batch = options.batch,
                                             .tokens = options.tokens,
@@ -269,6 +304,7 @@ absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
     recorder.gpu = &static_cast<train::CudaOps&>(trainer->ops()).engine();
     recorder.exec = &trainer->memory().exec();
     recorder.profiles = profiles;
+    recorder.recorded_steps = recorded_steps;
     batches->on_window = [&](int64_t update) { recorder.OnWindow(update, updates); };
   }
   LH_ASSIGN_OR_RETURN(const train::Outcome outcome, trainer->Run());

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_exec.h"
 #include "kernels/cuda/cut_cross_entropy.h"
@@ -47,6 +48,14 @@ class CapturedGraph final : public CudaGraph {
   int64_t nodes_;
   Owned<cudaGraphExec_t> executable_;
 };
+
+// On the thread that the driver calls host functions on: what comes after in the stream waits for them.
+void CUDART_CB OutFailpoint(void*) {
+  Failpoint("cuda_copy_out").IgnoreError();  // armed to sleep or to crash
+}
+void CUDART_CB InFailpoint(void*) {
+  Failpoint("cuda_copy_in").IgnoreError();  // this, too
+}
 
 class Engine final : public CudaEngine {
  public:
@@ -89,11 +98,11 @@ class Engine final : public CudaEngine {
   int64_t batch_form() const override { return attention_->batch_form(); }
   void AttentionForward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                         const Tensor& lse) override {
-    attention_->Forward(q, k, v, o, lse);
+    if (!plans_) attention_->Forward(q, k, v, o, lse);
   }
   void AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                          const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
-    attention_->Backward(d_o, q, k, v, o, lse, dq, dk, dv);
+    if (!plans_) attention_->Backward(d_o, q, k, v, o, lse, dq, dk, dv);
   }
 
   void BeginGroup(size_t qkv, int64_t group) override { groups_->Begin(qkv, group); }
@@ -106,16 +115,17 @@ class Engine final : public CudaEngine {
   }
   void CallForward(int64_t call, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                    const Tensor& lse) override {
-    attention_->CallForward(call, q, k, v, o, lse);
+    if (!plans_) attention_->CallForward(call, q, k, v, o, lse);
   }
   void CallBackward(int64_t call, const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                     const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) override {
-    attention_->CallBackward(call, d_o, q, k, v, o, lse, dq, dk, dv);
+    if (!plans_) attention_->CallBackward(call, d_o, q, k, v, o, lse, dq, dk, dv);
   }
 
   void HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale, LossTotals* totals) override {
     LH_CHECK(hidden.contiguous() && hidden.cols == loss_shape_.hidden && hidden.dtype == DType::kBF16);
     const auto loss = Loss(hidden.rows);
+    if (plans_) return loss_error_.Update(loss.status());
     if (!loss.ok()) throw CudaError("HeadLoss", "Plan", 0, std::string(loss.status().message()));
     const StreamProfile::Scope scope(&profile_, "loss");
     CceOperands operands;
@@ -129,12 +139,32 @@ class Engine final : public CudaEngine {
   }
 
   void CopyOut(size_t number, void* host, const void* device, int64_t bytes) override {
+    if (plans_) return;
+    BeginCopy(exec_.cuda().copy_out, "cuda_copy_out", OutFailpoint);
     CopyBeside(exec_.cuda().copy_out, number, host, device, bytes, cudaMemcpyDeviceToHost);
   }
   void CopyIn(size_t number, void* device, const void* host, int64_t bytes) override {
+    if (plans_) return;
+    BeginCopy(exec_.cuda().copy_in, "cuda_copy_in", InFailpoint);
     CopyBeside(exec_.cuda().copy_in, number, device, host, bytes, cudaMemcpyHostToDevice);
   }
-  void WaitForCopy(size_t number) override { copied_.at(number).Block(exec_.cuda().compute); }
+  void WaitForCopy(size_t number) override {
+    if (!plans_) copied_.at(number).Block(exec_.cuda().compute);
+  }
+
+  void BeginPlanning() override {
+    plans_ = true;
+    loss_error_ = absl::OkStatus();
+    gemm_->BeginPlanning();
+  }
+  absl::Status EndPlanning() override {
+    plans_ = false;
+    planned_shapes_ = gemm_->planned_shapes();
+    absl::Status error = gemm_->EndPlanning();
+    error.Update(loss_error_);
+    return error;
+  }
+  int64_t chosen_late() const override { return gemm_->planned_shapes() - planned_shapes_; }
 
   std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body, int64_t most_nodes) override {
     LH_CHECK(!profile_.is_on());
@@ -192,10 +222,16 @@ class Engine final : public CudaEngine {
                          std::to_string(memory_.loss.bytes));
   }
 
-  void CopyBeside(const CudaStream& stream, size_t number, void* to, const void* from, int64_t bytes,
-                  cudaMemcpyKind kind) {
+  // What is queued on `stream` from here on begins when the ops so far are done.
+  void BeginCopy(const CudaStream& stream, const char* failpoint, cudaHostFn_t reach_failpoint) {
     queued_.Record(exec_.cuda().compute);
     queued_.Block(stream);
+    if (!FailpointIsArmed(failpoint)) return;
+    CheckCuda(cudaLaunchHostFunc(stream.get(), reach_failpoint, nullptr), "Copy", "cudaLaunchHostFunc");
+  }
+
+  void CopyBeside(const CudaStream& stream, size_t number, void* to, const void* from, int64_t bytes,
+                  cudaMemcpyKind kind) {
     const StreamProfile::Scope scope(&profile_, "copies beside", &stream);
     CheckCuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, stream.get()), "Copy", "cudaMemcpyAsync");
     copied_[number].Record(stream);
@@ -214,6 +250,9 @@ class Engine final : public CudaEngine {
   std::map<int64_t, std::unique_ptr<CutCrossEntropy>> losses_;  // by rows
   CudaEvent queued_;                                            // the ops before a copy
   std::map<size_t, CudaEvent> copied_;                          // by number
+  bool plans_ = false;
+  absl::Status loss_error_;  // while it does
+  int64_t planned_shapes_ = 0;
 };
 
 }  // namespace

@@ -136,8 +136,16 @@ class CudaEngine {
   virtual void CopyIn(size_t number, void* device, const void* host, int64_t bytes) = 0;
   virtual void WaitForCopy(size_t number) = 0;
 
+  // Between the two only the kernels of products and of the loss are chosen, for the rows that calls have; they, copies
+  // beside and attention are not run. Returns the first that there is no kernel for (UNIMPLEMENTED GEMM_UNSUPPORTED).
+  virtual void BeginPlanning() = 0;
+  virtual absl::Status EndPlanning() = 0;
+  // Products whose kernel was chosen since: in the middle of a step.
+  virtual int64_t chosen_late() const = 0;
+
   // What `body` queues, as one graph; null where that would be more than `most_nodes`. Nothing in it may allocate or
-  // wait; run it once before, so that every kernel is loaded and chosen.
+  // wait; run it once before, so that every kernel is loaded and chosen. What body throws is thrown, and nothing was
+  // queued.
   virtual std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body, int64_t most_nodes) = 0;
 
   // A point in the stream; seconds between two points that were reached.

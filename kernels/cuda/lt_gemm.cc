@@ -159,6 +159,8 @@ struct LtGemm::Impl {
   int64_t max_workspace_bytes = 0;
   std::string device_name;
   std::map<GemmShape, Choice> choices;
+  bool plans_only = false;
+  absl::Status first_error;  // while it does
 
   // The library's candidates, best first, none that it refuses.
   std::vector<cublasLtMatmulHeuristicResult_t> Candidates(const GemmShape& shape, const Problem& problem,
@@ -314,9 +316,25 @@ absl::StatusOr<GemmScale> LtGemm::BestFp8Scale() {
 void LtGemm::PlanAndRun(cudaStream_t stream, const GemmShape& shape, float alpha, const GemmOperands& operands,
                         const GemmWorkspace& workspace) {
   const auto bytes = Plan(shape);
+  if (impl_->plans_only) {
+    impl_->first_error.Update(bytes.status());
+    return;
+  }
   if (!bytes.ok()) throw CudaError(kOp, GemmKey(shape), 0, std::string(bytes.status().message()));
   Run(stream, shape, alpha, operands, workspace);
 }
+
+void LtGemm::BeginPlanning() {
+  impl_->plans_only = true;
+  impl_->first_error = absl::OkStatus();
+}
+
+absl::Status LtGemm::EndPlanning() {
+  impl_->plans_only = false;
+  return impl_->first_error;
+}
+
+int64_t LtGemm::planned_shapes() const { return static_cast<int64_t>(impl_->choices.size()); }
 
 int64_t LtGemm::workspace_bytes() const {
   int64_t bytes = 0;

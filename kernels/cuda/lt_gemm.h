@@ -64,6 +64,12 @@ class LtGemm {
   // Chooses the shape's kernel where it is new, then runs it. Throws CudaError, also where there is none.
   void PlanAndRun(cudaStream_t stream, const GemmShape& shape, float alpha, const GemmOperands& operands,
                   const GemmWorkspace& workspace);
+  // From here on PlanAndRun only chooses, until EndPlanning, which returns the first of Plan's errors.
+  void BeginPlanning();
+  absl::Status EndPlanning();
+
+  // Shapes that have a kernel.
+  int64_t planned_shapes() const;
 
   // Largest workspace of all shapes so far.
   int64_t workspace_bytes() const;

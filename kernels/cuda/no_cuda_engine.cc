@@ -2,6 +2,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "kernels/cuda/cuda_engine.h"
+#include "kernels/cuda/device_activity.h"
 #include "kernels/cuda/device_rates.h"
 #include "kernels/cuda/kernel_rates.h"
 
@@ -44,6 +45,8 @@ double DeviceCopyBytesPerSecond(const Exec&) {
 }
 
 int64_t CudaOwnBytes(const Exec& exec) { return CudaUsedBytes(exec); }
+
+absl::StatusOr<std::unique_ptr<DeviceActivity>> DeviceActivity::Begin() { return NoCuda(); }
 
 absl::StatusOr<std::string> CudaLibraries() { return NoCuda(); }
 

@@ -29,6 +29,16 @@ TEST_F(FailpointsTest, ErrorNamesTheFailpoint) {
   EXPECT_TRUE(Failpoint("after_commit").ok());
 }
 
+TEST_F(FailpointsTest, WhatIsArmedIsToldWithoutReachingIt) {
+  EXPECT_FALSE(FailpointIsArmed("late"));
+  ArmFailpoint("late", "sleep:1");
+  EXPECT_TRUE(FailpointIsArmed("late"));
+  EXPECT_FALSE(FailpointIsArmed("later"));
+  EXPECT_EQ(FailpointHits("late"), 0);
+  DisarmFailpoints();
+  EXPECT_FALSE(FailpointIsArmed("late"));
+}
+
 TEST_F(FailpointsTest, SleepTakesAtLeastItsTime) {
   const RealClock clock;
   ArmFailpoint("slow", "sleep:5");

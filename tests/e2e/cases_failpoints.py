@@ -14,7 +14,7 @@ STEPS = 12
 
 # Of commands that end with them (storage_test kills those), and of a GPU.
 ELSEWHERE = {"access_commit", "migration_commit", "backup_before_mark", "backup_after_mark", "backup_before_database",
-             "backup_after_database", "cuda_wrong_token"}
+             "backup_after_database", "cuda_wrong_token", "cuda_copy_out", "cuda_copy_in"}
 # What a Create goes through. Starting commits, too, and so does a worker: those are counted off and left out.
 COMMIT = ("dispatcher_before_commit", "dispatcher_after_commit", "dispatcher_before_publish", "dispatcher_before_answer",
           "store_begin", "store_commit")

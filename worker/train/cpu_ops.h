@@ -12,7 +12,7 @@ class CpuOps final : public EngineOps {
 
   void SetDropout(double probability, uint64_t key) override;
   TokenBatch Bring(const TokenBatch& batch) override;
-  bool Queue(const TokenBatch&, int64_t, int64_t, const std::function<bool()>& body) override { return body(); }
+  bool Queue(Part, int64_t, absl::FunctionRef<bool()> body) override { return body(); }
   void AdapterChanged() override {}
   void BeginStream(int64_t, bool) override {}
   void StreamWritten(int64_t) override {}

@@ -110,4 +110,9 @@ void CudaGroups::Wait(int64_t begin) {
   fetched = false;
 }
 
+void CudaGroups::Forget() {
+  leaving_ = statistics_fetched_ = false;
+  fetched_.assign(fetched_.size(), false);
+}
+
 }  // namespace longhaul::train

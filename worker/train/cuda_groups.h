@@ -31,6 +31,9 @@ class CudaGroups final : public GroupedOps {
   void Fetch(int64_t layer, int64_t begin, int64_t end) override;
   void Wait(int64_t begin) override;
 
+  // Nothing is on its way: after passes whose copies did not happen.
+  void Forget();
+
  private:
   bool Leaves(int64_t layer) const;
   char* OutputOnHost(int64_t layer) const;

@@ -97,6 +97,11 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
   }
   LH_ASSIGN_OR_RETURN(ops->engine_, kernels::CudaEngine::Create(memory.exec(), blocks, shapes, std::move(linears),
                                                                 weights.head.forward));
+  ops->graphs_ = std::make_unique<GraphCache>(
+      GraphCache::Limits{limits::kMaxCudaGraphs, limits::kMaxCudaGraphNodes, limits::kCudaGraphStaleUses},
+      [engine = ops->engine_.get()](const std::function<void()>& body, int64_t most_nodes) {
+        return engine->Capture(body, most_nodes);
+      });
   if (plan.choices.grouped_attention) ops->groups_ = std::make_unique<CudaGroups>(memory, ops->engine_.get());
   const int64_t n = PlannedRows(plan);
   ops->host_ids_ = memory.Int32s("batch.ids.host", kStepSlots * n);
@@ -107,52 +112,40 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Create(const EngineMemory& mem
   return ops;
 }
 
-bool CudaOps::RunOrReplay(const GraphKey& key, const std::function<bool()>& body) {
+bool CudaOps::RunOrReplay(const GraphCache::Key& key, absl::FunctionRef<bool()> body) {
   // Copies beside the ops are not captured: where they are, steps are long. A mask's key is another in each
   // micro-batch. A fault in a graph would be no op's. A graph takes device memory by its launches, and of a call a
   // document there are too many.
   const PlanChoices& choices = memory_.plan().choices;
-  if (engine_->is_profiling() || choices.host_checkpoints || choices.host_attention || dropout_ > 0 ||
-      engine_->batch_form() > 1 || kernels::CudaLaunchesBlock()) {
-    return body();
-  }
-  const auto [known, is_new] = graphs_.try_emplace(key);
-  // The first time kernels are loaded and chosen, which no capture survives; and most sizes of real data come once.
-  if (is_new) {
-    if (static_cast<int64_t>(graphs_.size()) > limits::kMaxCudaGraphs) {
-      graphs_.clear();
-      graph_nodes_ = 0;
-      graphs_.try_emplace(key);
-    }
-    return body();
-  }
-  Repeated& repeated = known->second;
-  if (repeated.graph == nullptr && repeated.may_be_captured) {
-    bool complete = true;
-    repeated.graph = engine_->Capture([&] { complete = body(); }, most_graph_nodes_ - graph_nodes_);
-    if (!complete) {
-      repeated.graph = nullptr;
-      return false;
-    }
-    repeated.may_be_captured = repeated.graph != nullptr;
-    if (repeated.graph != nullptr) graph_nodes_ += repeated.graph->nodes();
-  }
-  if (repeated.graph == nullptr) return body();  // no room for its nodes
-  repeated.graph->Launch();
-  return true;
+  const bool is_captured = !rehearses_ && !engine_->is_profiling() && !choices.host_checkpoints &&
+                           !choices.host_attention && dropout_ == 0 && engine_->batch_form() <= 1 &&
+                           !kernels::CudaLaunchesBlock();
+  return is_captured ? graphs_->Run(key, body) : body();
 }
 
-bool CudaOps::Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows, const std::function<bool()>& body) {
-  engine_->Mark(BatchCopied(batch_slot_));
-  return RunOrReplay({brought.rows, engine_->batch_form(), trained_rows, index}, body);
+bool CudaOps::Queue(Part part, int64_t rows, absl::FunctionRef<bool()> body) {
+  if (part == Part::kForward) engine_->Mark(BatchCopied(batch_slot_));
+  // The loss sees no documents.
+  return RunOrReplay({static_cast<int>(part), rows, part == Part::kLoss ? 0 : engine_->batch_form()}, body);
 }
 
 void CudaOps::AdapterChanged() {
-  // No micro-batch has no rows.
-  RunOrReplay({0, 0, 0, 0}, [this] {
+  // No part has no rows.
+  RunOrReplay({}, [this] {
     engine_->PlaceAdapters();
     return true;
   });
+}
+
+void CudaOps::BeginRehearsal() {
+  rehearses_ = true;
+  engine_->BeginPlanning();
+}
+
+absl::Status CudaOps::EndRehearsal() {
+  rehearses_ = false;
+  if (groups_ != nullptr) groups_->Forget();
+  return engine_->EndPlanning();
 }
 
 bool CudaOps::Leaves(int64_t l) const {
@@ -174,8 +167,9 @@ void CudaOps::StreamWritten(int64_t l) {
     engine_->CopyOut(static_cast<size_t>(l), StreamOnHost(l), StreamOnDevice(l), StreamBytes(memory_.plan()));
 }
 
-// Writing x_l takes the slot of x_{l - slots}, whose copy must have ended. Before the backward pass of layer l, x_{l-1}
-// is sent for: its slot's last reader was the backward pass of layer l + slots - 1, which is queued.
+// Writing x_l takes the slot of x_{l - slots}, whose copy must have ended: so all has left when the last x is written.
+// Before the backward pass of layer l, x_{l-1} is sent for: its slot's last reader was the backward pass of layer
+// l + slots - 1, which is queued.
 void CudaOps::BeginStream(int64_t l, bool written) {
   const MemoryPlan& plan = memory_.plan();
   if (!plan.choices.host_checkpoints) return;
@@ -184,9 +178,6 @@ void CudaOps::BeginStream(int64_t l, bool written) {
     if (Leaves(l - slots)) engine_->WaitForCopy(static_cast<size_t>(l - slots));
     return;
   }
-  // Nothing comes back, and no slot is filled from the host, before all has left.
-  const int64_t last = plan.shape.layers - slots;
-  if (l == plan.shape.layers - 1 && Leaves(last)) engine_->WaitForCopy(static_cast<size_t>(last));
   const auto arrival = [&plan](int64_t x) { return static_cast<size_t>(plan.shape.layers + x); };
   if (Leaves(l)) engine_->WaitForCopy(arrival(l));
   if (Leaves(l - 1)) {
@@ -209,7 +200,7 @@ TokenBatch CudaOps::Bring(const TokenBatch& batch) {
   int32_t* const positions = host_positions_ + batch_slot_ * most;
   int64_t* const offsets = host_offsets_ + batch_slot_ * (most_documents + 1);
   std::copy(batch.ids, batch.ids + batch.rows, ids);
-  if (!Failpoint("cuda_wrong_token").ok()) ids[0] = std::numeric_limits<int32_t>::max();
+  if (!rehearses_ && !Failpoint("cuda_wrong_token").ok()) ids[0] = std::numeric_limits<int32_t>::max();
   std::copy(batch.positions, batch.positions + batch.rows, positions);
   // No row may belong to no document: what attention leaves there is not defined, and gradients sum over all rows. Its
   // positions stay at 0: the table of RoPE may be shorter than it.
@@ -263,7 +254,7 @@ void CudaOps::AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor
 
 void CudaOps::BringHead() {
   const EngineMemory& m = memory_;
-  if (!m.plan().choices.host_head) return;
+  if (!m.plan().choices.host_head || rehearses_) return;
   engine_->BeginPart("copies");
   m.exec().Upload(m.GetOrNull("weights.head"), m.GetOrNull("weights.head.host"), m.BytesOrZero("weights.head"));
   engine_->EndPart();

@@ -2,17 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <memory>
-#include <tuple>
-#include <vector>
 
-#include "base/limits.h"
 #include "kernels/cuda/cuda_engine.h"
 #include "model/cuda_layout.h"
 #include "worker/train/cuda_groups.h"
 #include "worker/train/engine_ops.h"
+#include "worker/train/graph_cache.h"
 
 namespace longhaul::train {
 
@@ -25,8 +21,9 @@ class CudaOps final : public EngineOps {
   void SetDropout(double probability, uint64_t key) override;
   TokenBatch Bring(const TokenBatch& batch) override;
   int64_t batch_slot() const override { return batch_slot_; }
-  bool Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows,
-             const std::function<bool()>& body) override;
+  bool Queue(Part part, int64_t rows, absl::FunctionRef<bool()> body) override;
+  void BeginRehearsal() override;
+  absl::Status EndRehearsal() override;
   void AdapterChanged() override;
   void BeginStep(int64_t number) override { engine_->Mark(StepBegun(number)); }
   void EndStep(int64_t number) override { engine_->Mark(StepEnded(number)); }
@@ -57,18 +54,16 @@ class CudaOps final : public EngineOps {
   std::string Describe() const override { return engine_->Describe(); }
 
   kernels::CudaEngine& engine() const { return *engine_; }
-  // Captured so far, of limits::kMaxCudaGraphNodes; another limit, for graphs that are captured from now on.
-  int64_t graph_nodes() const { return graph_nodes_; }
-  void LimitGraphNodes(int64_t most) { most_graph_nodes_ = most; }
+  const GraphCache& graphs() const { return *graphs_; }
+  // Another limit than kMaxCudaGraphNodes, for graphs that are captured from now on.
+  void LimitGraphNodes(int64_t most) { graphs_->LimitNodes(most); }
   // Points of the stream (CudaEngine::Mark).
   static size_t StepBegun(int64_t number) { return static_cast<size_t>(number % kMarkedSteps); }
   static size_t StepEnded(int64_t number) { return static_cast<size_t>(kMarkedSteps + number % kMarkedSteps); }
 
  private:
   explicit CudaOps(const EngineMemory& memory) : memory_(memory) {}
-  // What decides the launches of a micro-batch: rows, the form of attention, trained rows, number in the window.
-  using GraphKey = std::tuple<int64_t, int64_t, int64_t, int64_t>;
-  bool RunOrReplay(const GraphKey& key, const std::function<bool()>& body);
+  bool RunOrReplay(const GraphCache::Key& key, absl::FunctionRef<bool()> body);
   // What was to be uploaded from a slot has left it.
   static size_t BatchCopied(int64_t slot) { return static_cast<size_t>(2 * kMarkedSteps + slot); }
   // One is queued, one runs, one ended before it.
@@ -82,13 +77,8 @@ class CudaOps final : public EngineOps {
   void* StreamOnDevice(int64_t l) const;
   void* StreamOnHost(int64_t l) const;
 
-  struct Repeated {
-    std::unique_ptr<kernels::CudaGraph> graph;  // null: seen once, or not to be captured
-    bool may_be_captured = true;
-  };
-  std::map<GraphKey, Repeated> graphs_;
-  int64_t graph_nodes_ = 0;  // of all graphs
-  int64_t most_graph_nodes_ = limits::kMaxCudaGraphNodes;
+  std::unique_ptr<GraphCache> graphs_;
+  bool rehearses_ = false;
   // Batches, filled up, in pinned memory: [kStepSlots][rows], [kStepSlots][documents + 1].
   int32_t* host_ids_ = nullptr;
   int32_t* host_positions_ = nullptr;

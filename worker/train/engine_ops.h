@@ -4,10 +4,10 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "kernels/exec.h"
 #include "kernels/ops.h"
@@ -47,14 +47,23 @@ class EngineOps {
   virtual TokenBatch Bring(const TokenBatch& batch) = 0;
 
   // Which of two is the memory that what belongs to the batch last brought is uploaded from. It is free to be written
-  // until Queue, from then on the device may read it until the batch after the next one is brought. (A pass outside
-  // Queue is waited for before that: CutCrossEntropy::Finish.)
+  // until Queue of the forward pass, from then on the device may read it until the batch after the next one is brought.
+  // (A pass outside Queue, and CutCrossEntropy::Run, are waited for before that.)
   virtual int64_t batch_slot() const { return 0; }
 
-  // Runs body, which queues the passes of a micro-batch, or what it queued before: on CUDA as one graph, captured when
-  // a batch of these sizes comes the second time. `index`: of the micro-batch in its window. False where body said so.
-  virtual bool Queue(const TokenBatch& brought, int64_t index, int64_t trained_rows,
-                     const std::function<bool()>& body) = 0;
+  // The parts of a micro-batch whose work depends on their rows alone (and on whether attention is dense): on CUDA each
+  // is replayed as a graph where it came before with as many rows (worker/train/graph_cache.h). What else differs
+  // between micro-batches is read from the Exec's memory.
+  enum class Part { kForward, kLoss, kBackward };
+  // Runs body, which queues `part` for the batch last brought, or what it queued before. `rows`: of the brought batch;
+  // of the loss, those that its calls take. False where body said so.
+  virtual bool Queue(Part part, int64_t rows, absl::FunctionRef<bool()> body) = 0;
+
+  // Between the two nothing that was chosen for a number of rows is run, only chosen: products, and the loss. Returns
+  // what cannot be. Whatever else the passes between do is done, to activations that mean nothing. CPU: nothing is
+  // chosen, and nobody asks.
+  virtual void BeginRehearsal() {}
+  virtual absl::Status EndRehearsal() { return absl::OkStatus(); }
 
   // After every change of the adapter's masters.
   virtual void AdapterChanged() = 0;

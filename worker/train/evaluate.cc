@@ -12,7 +12,15 @@ EvalResult Evaluate(EngineOps* ops, Decoder* decoder, CutCrossEntropy* loss, Bat
       const TokenBatch batch = batches->Get(i);
       if (batch.rows == 0) continue;
       const TokenBatch brought = ops->Bring(batch);
-      if (!decoder->Forward(brought, keep_going)) return {};
+      // A pass that is replayed asks nobody.
+      bool asked = false;
+      const KeepGoing asks = [&] {
+        asked = true;
+        return keep_going();
+      };
+      const auto forward = [&] { return decoder->Forward(brought, asks); };
+      if (!ops->Queue(EngineOps::Part::kForward, brought.rows, forward)) return {};
+      if (!asked && !keep_going()) return {};
       const LossSum part = loss->Run(batch, decoder->Stream(layers, brought.rows), 0, {});
       total.nats += part.nats;
       total.targets += part.targets;

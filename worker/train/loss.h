@@ -9,6 +9,7 @@
 #include "kernels/exec.h"
 #include "worker/train/engine_ops.h"
 #include "worker/train/memory.h"
+#include "worker/train/step_scalars.h"
 #include "worker/train/token_batch.h"
 #include "worker/train/weights.h"
 
@@ -25,34 +26,34 @@ class CutCrossEntropy {
   // All arguments outlive the loss.
   CutCrossEntropy(const EngineMemory& memory, const kernels::Exec& exec, EngineOps* ops, const ModelWeights& weights);
 
-  // In four parts, so that nothing waits between micro-batches and the middle one can be captured.
-  // (1) The totals of a window of `micro_batches` become zero. CUDA: at most the plan's accumulation steps.
-  void BeginWindow(int64_t micro_batches);
-  // (2) Which rows of micro-batch `index` are trained. `batch`: as the source gave it, valid until (3) is done. A label
-  // outside the vocabulary (other than -100) is a CHECK. `index` is in the window.
-  void Prepare(const TokenBatch& batch, int64_t index, double grad_scale);
+  // In parts, so that nothing waits between micro-batches and what does not differ between them can be captured.
+  // (1) The numbers of a window of `micro_batches` become zero in `slot`, below kStepSlots, which nothing queued fills
+  // any more. CUDA: at most the plan's accumulation steps.
+  void BeginWindow(int64_t slot, int64_t micro_batches);
+  // (2) Which rows of a micro-batch are trained. `batch`: as the source gave it, valid until (3) is done. A label
+  // outside the vocabulary (other than -100) is a CHECK.
+  void Prepare(const TokenBatch& batch, double grad_scale);
   // (3) x [rows, hidden]: the last layer's output, before the final norm. Where d_x.data is not null:
   // d_x = grad_scale * d(sum of nats) / dx, zero in rows that are not trained. d_x may not alias x. grad_scale > 0
-  // then.
+  // then. CUDA: behind both is memory of PlannedRows rows then, as the decoder's is.
   void Queue(const kernels::Tensor& x, const kernels::Tensor& d_x);
-  // (4) Queues the copy of the totals of micro-batches [0, count) to `slot`, below kStepSlots; when that is done
-  // NatsOf is the sum over a micro-batch's targets.
-  void QueueTotals(int64_t slot, int64_t count);
-  double NatsOf(int64_t slot, int64_t index) const { return host_totals_[slot * slot_totals_ + index].nats; }
-  // Or, instead of (4): waits; the sums of micro-batches [0, count).
-  const std::vector<LossSum>& Finish(int64_t count);
+  // (4) Optional, after the backward pass: counts what of the window's gradient is not finite.
+  void QueueGradientCheck(const kernels::Tensor& gradient);
+  // (5) Queues the copy of the micro-batch's numbers to place `index` of the window in `slot`; when that is done
+  // NumbersOf are there, the others' of the window being zero.
+  void QueueNumbers(int64_t slot, int64_t index);
+  const MicroBatchNumbers& NumbersOf(int64_t slot, int64_t index) const {
+    return host_numbers_[slot * slot_numbers_ + index];
+  }
 
-  // All of it for one micro-batch.
+  // All of it but (4) for one micro-batch; waits. Fills slot 0.
   LossSum Run(const TokenBatch& batch, const kernels::Tensor& x, double grad_scale, const kernels::Tensor& d_x);
-
-  // CUDA: rows that are trained in the batch last prepared.
-  int64_t trained_rows() const { return count_; }
 
   // Logits [rows, vocab] of rows of x, into the loss tile. CPU. REQUIRES: rows <= the plan's loss tile.
   kernels::Tensor Logits(const kernels::Tensor& x) const;
 
  private:
-  // Which rows of the batch are trained, and their targets.
+  // Which rows of the batch are trained, and their targets; filled up to a multiple of row_unit_.
   void ListRows(int32_t* rows, int32_t* labels);
   void RunTile(const kernels::Tensor& x, int64_t begin, int64_t end, const kernels::Tensor& d_x) const;
 
@@ -72,15 +73,15 @@ class CutCrossEntropy {
   kernels::Tensor hidden_;  // [LossRows, hidden]
   kernels::Tensor rstd_;    // [LossRows, 1]
   double* grad_scale_;
-  kernels::LossTotals* totals_;       // [accumulation steps]
-  kernels::LossTotals* host_totals_;  // [kStepSlots][accumulation steps]; CPU: totals_, the one slot
-  int64_t slot_totals_ = 0;           // micro-batches of a slot; CPU: 0
-  std::vector<kernels::LossTotals> cpu_totals_;
+  MicroBatchNumbers* numbers_;       // of the micro-batch at hand
+  MicroBatchNumbers* host_numbers_;  // [kStepSlots][accumulation steps]; CPU: one slot
+  int64_t slot_numbers_ = 0;         // micro-batches of a slot; CPU: 0
+  std::vector<MicroBatchNumbers> cpu_numbers_;
+  MicroBatchNumbers cpu_micro_batch_;
   double cpu_grad_scale_ = 0;
-  int64_t count_ = 0;  // trained rows of the batch last prepared
-  int64_t index_ = 0;  // its number
+  int64_t count_ = 0;         // trained rows of the batch last prepared
+  int64_t padded_count_ = 0;  // and rows that calls of the head take
   TokenBatch batch_;
-  std::vector<LossSum> sums_;
 };
 
 }  // namespace longhaul::train

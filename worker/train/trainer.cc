@@ -13,6 +13,7 @@
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_engine.h"
 #include "nlohmann/json.hpp"
+#include "worker/train/rehearsal.h"
 
 namespace longhaul::train {
 namespace {
@@ -103,6 +104,9 @@ absl::Status Trainer::Load(const WeightSource& weights) {
   identity_.plan_signature = PlanSignature(options_.plan, computes_with);
   identity_.made_with = DescribeChoices(options_.plan) + ", " + options_.plan.choices.isa + ", " + computes_with;
   identity_.run_signature = RunSignature(options_, state_.total_steps);
+  if (options_.plan.device == DeviceKind::kCuda) {
+    LH_RETURN_IF_ERROR(Rehearse(*memory_, options_.hyper.lora_dropout, ops_.get(), decoder_.get(), loss_.get()));
+  }
   if (!options_.resume_from.empty()) LH_RETURN_IF_ERROR(Resume());
   ops_->AdapterChanged();
   updates_ = std::make_unique<AdapterUpdates>(*memory_, *adapter_, options_.hyper);
@@ -139,7 +143,7 @@ Window Trainer::WindowOf(int64_t number) const {
 bool Trainer::Accumulate(StepInFlight* step) {
   const Window& window = step->window;
   const double grad_scale = GradScale(window);
-  loss_->BeginWindow(window.micro_batches);
+  loss_->BeginWindow(step->slot, window.micro_batches);
   for (int64_t i = 0; i < window.micro_batches; ++i) {
     const TokenBatch batch = train_->Get(i);
     step->tokens += batch.rows;
@@ -151,28 +155,40 @@ bool Trainer::Accumulate(StepInFlight* step) {
     } else {
       ops_->SetDropout(0, 0);
     }
-    if (!RunMicroBatch(batch, i, grad_scale, &step->timings)) return false;
+    if (!RunMicroBatch(batch, grad_scale, &step->timings)) return false;
+    loss_->QueueNumbers(step->slot, i);
   }
-  loss_->QueueTotals(step->slot, window.micro_batches);
   return true;
 }
 
-bool Trainer::RunMicroBatch(const TokenBatch& batch, int64_t index, double grad_scale, TrainProgress* timings) {
+bool Trainer::RunMicroBatch(const TokenBatch& batch, double grad_scale, TrainProgress* timings) {
   const int64_t begin = clock_->BootNanos();
   const TokenBatch brought = ops_->Bring(batch);
-  loss_->Prepare(batch, index, grad_scale);
-  return ops_->Queue(brought, index, loss_->trained_rows(), [&] {
-    if (!decoder_->Forward(brought, keep_going_)) return false;
-    const int64_t forward_done = clock_->BootNanos();
-    loss_->Queue(decoder_->Stream(options_.plan.shape.layers, brought.rows), decoder_->DStream(brought.rows));
-    const int64_t loss_done = clock_->BootNanos();
-    if (!decoder_->Backward(brought, keep_going_)) return false;
-    if (options_.plan.device == DeviceKind::kCuda) return true;
-    timings->forward_seconds += static_cast<double>(forward_done - begin) * 1e-9;
-    timings->loss_seconds += static_cast<double>(loss_done - forward_done) * 1e-9;
-    timings->backward_seconds += SecondsSince(loss_done);
+  loss_->Prepare(batch, grad_scale);
+  // Passes that are replayed ask nobody.
+  bool asked = false;
+  const KeepGoing asks = [&] {
+    asked = true;
+    return keep_going_();
+  };
+  const auto forward = [&] { return decoder_->Forward(brought, asks); };
+  if (!ops_->Queue(EngineOps::Part::kForward, brought.rows, forward)) return false;
+  if (!asked && !keep_going_()) return false;
+  const int64_t forward_done = clock_->BootNanos();
+  loss_->Queue(decoder_->Stream(options_.plan.shape.layers, brought.rows), decoder_->DStream(brought.rows));
+  const int64_t loss_done = clock_->BootNanos();
+  const auto backward = [&] {
+    if (!decoder_->Backward(brought, asks)) return false;
+    // Where there are others, whose fault it is that an update is skipped.
+    if (options_.plan.train.accumulation_steps > 1) loss_->QueueGradientCheck(adapter_->grad());
     return true;
-  });
+  };
+  if (!ops_->Queue(EngineOps::Part::kBackward, brought.rows, backward)) return false;
+  if (options_.plan.device == DeviceKind::kCuda) return true;
+  timings->forward_seconds += static_cast<double>(forward_done - begin) * 1e-9;
+  timings->loss_seconds += static_cast<double>(loss_done - forward_done) * 1e-9;
+  timings->backward_seconds += SecondsSince(loss_done);
+  return true;
 }
 
 std::string Trainer::DescribeMicroBatch(const StepInFlight& step, int64_t index) const {
@@ -184,9 +200,10 @@ std::string Trainer::DescribeMicroBatch(const StepInFlight& step, int64_t index)
 void Trainer::CollectLosses(StepInFlight* step) const {
   double nats = 0;
   for (int64_t i = 0; i < step->window.micro_batches; ++i) {
-    const double part = loss_->NatsOf(step->slot, i);
-    if (!std::isfinite(part) && step->non_finite.empty()) step->non_finite = DescribeMicroBatch(*step, i);
-    nats += part;
+    const MicroBatchNumbers& numbers = loss_->NumbersOf(step->slot, i);
+    if (!std::isfinite(numbers.loss.nats) && step->non_finite.empty()) step->non_finite = DescribeMicroBatch(*step, i);
+    if (numbers.non_finite_gradients > 0 && step->first_non_finite_gradient < 0) step->first_non_finite_gradient = i;
+    nats += numbers.loss.nats;
   }
   step->loss = nats * GradScale(step->window);
 }
@@ -196,9 +213,10 @@ absl::Status Trainer::CountSkip(const UpdateResult& update, const StepInFlight& 
   ++state_.skipped_in_a_row;
   const std::string what =
       "update " + std::to_string(step.number + 1) + ": " +
-      (step.non_finite.empty() ? "the gradient's norm is " + std::to_string(update.grad_norm) +
-                                     ", last micro-batch of " + DescribeMicroBatch(step, step.window.micro_batches - 1)
-                               : "the loss is not finite for " + step.non_finite);
+      (step.non_finite.empty()
+           ? "the gradient's norm is " + std::to_string(update.grad_norm) + ", not finite from " +
+                 DescribeMicroBatch(step, std::max<int64_t>(step.first_non_finite_gradient, 0)) + " on"
+           : "the loss is not finite for " + step.non_finite);
   if (state_.skipped_in_a_row < limits::kMaxNonFiniteStepsInARow) {
     observer_->OnWarning(what + "; the update was skipped");
     return absl::OkStatus();

@@ -158,7 +158,8 @@ class Trainer {
     double learning_rate = 0;
     double loss = 0;
     int64_t tokens = 0;
-    std::string non_finite;  // what the first micro-batch with a non-finite loss was made of
+    std::string non_finite;                  // what the first micro-batch with a non-finite loss was made of
+    int64_t first_non_finite_gradient = -1;  // the first micro-batch after which the gradient was; -1: none, or unknown
     TrainProgress timings;
   };
 
@@ -173,9 +174,9 @@ class Trainer {
   // The window of update `number`, which becomes the source's.
   Window WindowOf(int64_t number) const;
   bool Accumulate(StepInFlight* step);  // false: cancelled
-  // Forward, loss and backward of micro-batch `index`; false: cancelled.
-  bool RunMicroBatch(const TokenBatch& batch, int64_t index, double grad_scale, TrainProgress* timings);
-  // What the window's losses were. REQUIRES: their totals are there.
+  // Forward, loss and backward; false: cancelled.
+  bool RunMicroBatch(const TokenBatch& batch, double grad_scale, TrainProgress* timings);
+  // What the window's losses were. REQUIRES: their numbers are there.
   void CollectLosses(StepInFlight* step) const;
   std::string DescribeMicroBatch(const StepInFlight& step, int64_t index) const;
   static double GradScale(const Window& window) {

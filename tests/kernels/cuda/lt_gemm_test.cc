@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "kernels/cuda_error.h"
 #include "kernels/shapes/lora_fold.h"
 #include "tests/kernels/cuda/device_matrix.h"
 
@@ -184,6 +185,26 @@ TEST_F(LtGemmTest, ChoicesOfAnotherLibraryAreRefused) {
 TEST_F(LtGemmTest, ARefusedShapeIsNamed) {
   GemmShape shape{.m = 64, .n = 64, .k = 64, .a_stride = 63, .b_stride = 64, .c_stride = 64};
   EXPECT_EQ(gemm_->Plan(shape).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Between BeginPlanning and EndPlanning nothing is run, and what is refused is told at the end, not thrown.
+TEST_F(LtGemmTest, PlanningChoosesAndDoesNotRun) {
+  const GemmShape good{.m = 64, .n = 64, .k = 64, .a_stride = 64, .b_stride = 64, .c_stride = 64};
+  GemmShape refused = good, refused_too = good;
+  refused.m = -1;
+  refused_too.n = -1;
+  gemm_->BeginPlanning();
+  for (const GemmShape& shape : {good, refused, refused_too, good}) {
+    gemm_->PlanAndRun(stream_.get(), shape, 1, {}, workspace());  // no operands: running it would end in an error
+  }
+  EXPECT_EQ(gemm_->planned_shapes(), 1);
+  const absl::Status status = gemm_->EndPlanning();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status, gemm_->Plan(refused).status());
+  stream_.Synchronize();
+  EXPECT_THROW(gemm_->PlanAndRun(stream_.get(), refused, 1, {}, workspace()), CudaError);
+  gemm_->BeginPlanning();
+  EXPECT_TRUE(gemm_->EndPlanning().ok());
 }
 
 // Scales of rows: element (i, j) is a_scale[i] * b_scale[j] * sum of stored products.

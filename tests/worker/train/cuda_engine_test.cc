@@ -136,6 +136,19 @@ TEST(CudaEngine, CheckpointsOnTheHostChangeNoBitWhenDeterministic) {
   }
 }
 
+TEST(CudaEngine, CheckpointsOnTheHostWaitForTheirCopies) {
+  TrainShape train = CudaTinyTrain(2, 128);
+  train.deterministic = true;
+  ModelShape shape = CudaTinyShape(true);
+  shape.layers = 7;
+  const Output here = StepWithLateCopies(CudaPlan(shape, train, {0, 7, 0, 0}), {128, 128});
+  for (const CudaTweaks& tweaks : {CudaTweaks{0, 7, 0, 0, 0, true}, {3, 2, 0, 0, 2, true}}) {
+    const Output away = StepWithLateCopies(CudaPlan(shape, train, tweaks), {128, 128});
+    EXPECT_EQ(away.nats, here.nats);
+    EXPECT_EQ(away.gradient, here.gradient);
+  }
+}
+
 TEST(CudaEngine, ACaptureThatThrowsLeavesTheStreamAsItWas) {
   TrainShape train = CudaTinyTrain(1, 128);
   train.deterministic = true;
@@ -149,7 +162,9 @@ TEST(CudaEngine, ACaptureThatThrowsLeavesTheStreamAsItWas) {
     engine.PlaceAdapters();
     throw std::runtime_error("in the middle");
   };
-  EXPECT_THROW(engine.Capture(throws, 1000), std::runtime_error);
+  EXPECT_THROW(engine.Capture(throws, 100), std::runtime_error);
+  EXPECT_EQ(rig.Step(batch.view(), 0.01), nats);
+  engine.Capture([&] { engine.PlaceAdapters(); }, 100)->Launch();
   EXPECT_EQ(rig.Step(batch.view(), 0.01), nats);
 }
 

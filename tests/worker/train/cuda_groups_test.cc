@@ -70,6 +70,25 @@ TEST(CudaGroups, WhereThingsWaitChangesNoBitWhenDeterministic) {
   }
 }
 
+// Tiles of 128 rows, and all rows as one.
+TEST(CudaGroups, WhatWaitsOnTheHostWaitsForItsCopies) {
+  TrainShape train = CudaTinyTrain(2, 128);
+  train.deterministic = true;
+  ModelShape shape = CudaTinyShape(true);
+  shape.layers = 5;
+  for (int64_t tile : {128, 256}) {
+    const Output here = StepWithLateCopies(CudaPlan(shape, train, Grouped(2, 5, tile, false, false)), {100, 57, 3, 60});
+    for (const CudaTweaks& tweaks :
+         {Grouped(2, 3, tile, true, false), Grouped(2, 5, tile, true, true), Grouped(2, 2, tile, true, true, 2)}) {
+      SCOPED_TRACE(std::to_string(tile) + " " + std::to_string(tweaks.keep_attention_layers) +
+                   std::to_string(tweaks.host) + std::to_string(tweaks.host_attention));
+      const Output away = StepWithLateCopies(CudaPlan(shape, train, tweaks), {100, 57, 3, 60});
+      EXPECT_EQ(away.nats, here.nats);
+      EXPECT_EQ(away.gradient, here.gradient);
+    }
+  }
+}
+
 // What no phase of the update needs is full of NaN before a step: whatever the step reads, it wrote first. And the
 // arenas are the plan's.
 TEST(CudaGroups, AStepReadsOnlyWhatItWrote) {

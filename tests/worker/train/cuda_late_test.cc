@@ -4,64 +4,18 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
-#include <limits>
-
 #include "base/env.h"
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/limits.h"
 #include "kernels/cuda_error.h"
-#include "tests/worker/train/cuda_rig.h"
-#include "worker/train/cuda_ops.h"
-#include "worker/train/trainer.h"
+#include "tests/worker/train/cuda_run.h"
+#include "tests/worker/train/poisoned_gradient.h"
 
 namespace longhaul::train {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr int64_t kPoisonedToken = 519;
-
-// One token's embedding is not a number any more, as after a fault of memory: samples that contain it are poisoned,
-// where the head is not the embedding. (In the files of the base it is refused: cuda_nonfinite_test.cc.)
-void PoisonToken(const Trainer& trainer) {
-  const kernels::Tensor embedding = CarveWeights(trainer.memory()).embedding;
-  const int64_t bytes = kernels::DTypeBytes(embedding.dtype);
-  const float nan = NAN;
-  const uint16_t nan_in_bf16 = FloatToBf16(nan);
-  trainer.memory().exec().Upload(static_cast<char*>(embedding.data) + kPoisonedToken * embedding.cols * bytes,
-                                 bytes == 2 ? static_cast<const void*>(&nan_in_bf16) : &nan, bytes);
-}
-
-struct LateRun final : public TrainerObserver, public TrainerControl {
-  void OnProgress(const TrainProgress& p) override {
-    progress.push_back(p);
-    if (p.step == stop_after) control = at_stop;
-  }
-  absl::Status OnCheckpoint(const CheckpointInfo& info) override {
-    checkpoints.push_back(info);
-    return absl::OkStatus();
-  }
-  void OnWarning(const std::string& text) override { warnings.push_back(text); }
-  Control Poll() override { return ++polls >= cancel_at_poll ? Control::kCancel : control; }
-  void WaitWhileHeld() override { control = Control::kContinue; }
-
-  std::vector<TrainProgress> progress;
-  std::vector<CheckpointInfo> checkpoints;
-  std::vector<std::string> warnings;
-  int64_t stop_after = -1;
-  Control at_stop = Control::kContinue;
-  Control control = Control::kContinue;
-  int polls = 0;
-  int cancel_at_poll = std::numeric_limits<int>::max();
-  int64_t most_graph_nodes = limits::kMaxCudaGraphNodes;
-
-  int64_t graph_nodes_before = 0;  // of what was captured while the trainer was made
-  int64_t graph_nodes = 0;
-  absl::StatusOr<Outcome> outcome = absl::UnknownError("not run");
-  TrainerState state;
-  std::vector<float> master;
-};
 
 class CudaLate : public testing::Test {
  protected:
@@ -89,10 +43,10 @@ class CudaLate : public testing::Test {
     auto* const ops = on_cuda ? &static_cast<CudaOps&>((*trainer)->ops()) : nullptr;
     if (ops != nullptr) {
       ops->LimitGraphNodes(run->most_graph_nodes);
-      run->graph_nodes_before = ops->graph_nodes();
+      run->graph_nodes_before = ops->graphs().nodes();
     }
     run->outcome = (*trainer)->Run();
-    if (ops != nullptr) run->graph_nodes = ops->graph_nodes();
+    if (ops != nullptr) run->graph_nodes = ops->graphs().nodes();
     run->state = (*trainer)->state();
     const Adapter& adapter = (*trainer)->adapter();
     adapter.Download();
@@ -143,20 +97,20 @@ TEST_F(CudaLate, ReportsAreThoseOfAWaitAfterEachUpdate) {
   EXPECT_EQ(late.state.adam_steps, 9);
 }
 
-// Micro-batches of two sizes come again: both are captured, or one, or none.
+// Parts of a micro-batch come again: all are captured, or some, or none.
 TEST_F(CudaLate, GraphsKeepWithinTheirNodesAndChangeNoBit) {
-  LateRun both, one, none;
-  Run(options_, &both);
-  one.most_graph_nodes = both.graph_nodes * 2 / 3;
-  Run(options_, &one);
+  LateRun all, some, none;
+  Run(options_, &all);
+  some.most_graph_nodes = all.graph_nodes * 2 / 3;
+  Run(options_, &some);
   none.most_graph_nodes = 0;
   Run(options_, &none);
-  EXPECT_LE(both.graph_nodes, limits::kMaxCudaGraphNodes);
-  EXPECT_LE(one.graph_nodes, one.most_graph_nodes);
-  EXPECT_GT(one.graph_nodes, both.graph_nodes / 3);
+  EXPECT_LE(all.graph_nodes, limits::kMaxCudaGraphNodes);
+  EXPECT_LE(some.graph_nodes, some.most_graph_nodes);
+  EXPECT_GT(some.graph_nodes, some.graph_nodes_before);
   EXPECT_EQ(none.graph_nodes, none.graph_nodes_before);
-  EXPECT_EQ(both.master, one.master);
-  EXPECT_EQ(both.master, none.master);
+  EXPECT_EQ(all.master, some.master);
+  EXPECT_EQ(all.master, none.master);
 }
 
 // Update 2, and 8 in the second epoch: what follows was queued before anybody knew.
@@ -177,6 +131,24 @@ TEST_F(CudaLate, PoisonedUpdatesAreSkippedCountedAndNamedAsOnTheCpu) {
   for (size_t i = 0; i < 9; ++i) {
     if (i % 6 == 1) continue;
     EXPECT_NEAR(cuda.progress[i].loss, cpu.progress[i].loss, 0.01 * cpu.progress[i].loss) << i;
+  }
+}
+
+TEST_F(CudaLate, ANonFiniteGradientNamesTheMicroBatchThatItCameWith) {
+  TrainShape train = options_.plan.train;
+  train.accumulation_steps = 3;
+  options_.plan = CudaPlan(options_.plan.shape, train);
+  options_.hyper.max_steps = 8;
+  for (int64_t poisoned : {1, 2}) {
+    PoisonedGradient batches(FixedBatches(documents_, 3), poisoned);
+    LateRun run;
+    auto trainer = Trainer::Create(options_, Bf16Source(options_.plan.shape), &batches, nullptr, &run, &run, &clock_);
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    batches.trainer = trainer->get();
+    ASSERT_TRUE((*trainer)->Run().ok());
+    EXPECT_EQ((*trainer)->state().skipped_updates, 1);
+    ASSERT_EQ(run.warnings.size(), 1u);
+    EXPECT_THAT(run.warnings[0], HasSubstr("not finite from sample " + std::to_string(poisoned) + " on"));
   }
 }
 

@@ -8,7 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/failpoints.h"
 #include "tests/worker/train/cuda_rig.h"
+#include "worker/train/cuda_ops.h"
 
 namespace longhaul::train {
 
@@ -90,6 +92,34 @@ inline void ExpectClose(const MemoryPlan& plan, const Output& cuda, const Output
           << m.layer << " " << LoraTargetName(m.target) << (offset == m.a_offset ? " A" : " B");
     }
   }
+}
+
+// The second of two steps over different batches, copies beside the ops beginning late: what is read or written over
+// too early is the first step's, or another layer's.
+inline Output StepWithLateCopies(const MemoryPlan& plan, const std::vector<int64_t>& documents) {
+  // Far longer than a step, and those out longer than those in: one that is not waited for has not even begun.
+  ArmFailpoint("cuda_copy_out", "sleep:4");
+  ArmFailpoint("cuda_copy_in", "sleep:2");
+  Rig rig(plan, Bf16Source(plan.shape), 0.7);
+  FillAdapter(&rig);
+  for (uint64_t seed : {5, 6}) {
+    kernels::Zero(*rig.exec, rig.adapter->grad());
+    const TinyBatch batch(documents, plan.shape.vocab, seed);
+    // As a trainer queues it: nobody waits in between.
+    const TokenBatch brought = rig.ops->Bring(batch.view());
+    rig.loss->BeginWindow(0, 1);
+    rig.loss->Prepare(batch.view(), 0.01);
+    EXPECT_TRUE(rig.decoder->Forward(brought, Rig::Go));
+    rig.loss->Queue(rig.decoder->Stream(plan.shape.layers, brought.rows), rig.decoder->DStream(brought.rows));
+    EXPECT_TRUE(rig.decoder->Backward(brought, Rig::Go));
+    rig.loss->QueueNumbers(0, 0);
+    rig.exec->Synchronize();
+  }
+  DisarmFailpoints();
+  Output out;
+  out.nats = rig.loss->NumbersOf(0, 0).loss.nats;
+  out.gradient = Downloaded(rig, rig.adapter->grad());
+  return out;
 }
 
 inline void CompareStep(const MemoryPlan& plan, const std::vector<int64_t>& documents) {
