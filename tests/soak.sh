@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Long runs that CI has no time for. Run by hand; ends with `N passed, N failed`.
+# Long runs that CI has no time for. Run by hand; ends with the table of all sections run so far (build/soak/rows) and
+# `N passed, N failed`.
 #   bash tests/soak.sh [SECTION ...]     sections: fuzz simulate powercuts mutations sigstop cancels kills
 #                                        demo outage request_ids (the default: all)
 #   LONGHAUL_SOAK_SECONDS   time of each timed target (default 600)
@@ -22,16 +23,27 @@ seconds=${LONGHAUL_SOAK_SECONDS:-600}
 passed=0
 failed=0
 
-note() {  # note NAME STATUS
-  if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
-  printf '%-28s %s\n' "$1" "$([ "$2" -eq 0 ] && echo passed || echo FAILED)"
+note() {  # note SECTION STATUS COUNT SEEDS: its row of the table
+  local outcome=passed
+  if [ "$2" -eq 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)) outcome=FAILED; fi
+  mkdir -p build/soak/rows
+  printf '| %s | %s | %s | %s | %s | %s |\n' "$1" "$3" "$4" "$outcome" "$(git describe --always --dirty)" \
+    "$(date -u '+%F %H:%M')" >"build/soak/rows/$1"
+  printf '%-28s %s\n' "$1" "$outcome"
+}
+
+table() {
+  printf '\n%s cores of %s, %s\n\n' "$(nproc)" "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(uname -sr)"
+  printf '| %s | %s | %s | %s | %s | %s |\n' section 'how much' seeds outcome commit 'ended (UTC)' --- --- --- --- --- ---
+  cat build/soak/rows/*
 }
 
 # Seed after seed of the mutation tests under AddressSanitizer, until the time is over or one fails.
 fuzz_target() {
-  local target=$1 seed=${LONGHAUL_FUZZ_SEED:-$(date +%s)} end=$((SECONDS + seconds)) runs=0 log status
+  local target=$1 first=${LONGHAUL_FUZZ_SEED:-$(date +%s)} end=$((SECONDS + seconds)) seed log status
   log=$(mktemp)
-  echo "$target: seeds from $seed"
+  echo "$target: seeds from $first"
+  seed=$first
   while [ "$SECONDS" -lt "$end" ]; do
     status=0
     LONGHAUL_FUZZ_SEED=$seed timeout "$((seconds + 600))" "build/asan/bin/$target" --gtest_brief=1 >"$log" 2>&1 || status=$?
@@ -41,11 +53,10 @@ fuzz_target() {
       break
     fi
     seed=$((seed + 1))
-    runs=$((runs + 1))
   done
-  echo "$target: $runs seeds"
+  echo "$target: $((seed - first)) seeds"
   rm -f "$log"
-  note "$target" "$status"
+  note "$target" "$status" "$seconds s" "$first to $((seed - 1))"
 }
 
 # The same for the targets that count seeds and time themselves (tests/fuzz/fuzz_loop.h): each of their tests gets its
@@ -56,10 +67,12 @@ fuzz_messages() {
   tests=$("build/asan/bin/$target" --gtest_list_tests | grep -c '^  ')
   LONGHAUL_FUZZ_SEED=$seed LONGHAUL_FUZZ_SECONDS=$(((seconds + tests - 1) / tests)) \
     timeout "$((seconds + 600))" "build/asan/bin/$target" --gtest_brief=1 >"$log" 2>&1 || status=$?
-  tr '\r' '\n' <"$log" | grep ' seeds, from ' || true
+  local counts
+  counts=$(tr '\r' '\n' <"$log" | sed -n 's/.*\b\([0-9]* seeds, from [0-9]*\).*/\1/p')
+  echo "$counts"
   [ "$status" -eq 0 ] || tr '\r' '\n' <"$log" | tail -n 40
   rm -f "$log"
-  note "$target" "$status"
+  note "$target" "$status" "$seconds s" "${counts//$'\n'/; }"
 }
 
 fuzz() {
@@ -79,7 +92,7 @@ simulator() { cmake --preset dev >/dev/null && cmake --build --preset dev -j "$(
 
 # seeds_in_parts SECTION FIRST LAST PART ARGUMENT...: seed after seed, remembering how far it came.
 seeds_in_parts() {
-  local section=$1 seed=$2 last=$3 part=$4 next=build/soak/$1.next end status=0
+  local section=$1 first=$2 seed=$2 last=$3 part=$4 next=build/soak/$1.next end status=0
   shift 4
   mkdir -p build/soak
   [ ! -f "$next" ] || seed=$(cat "$next")
@@ -90,7 +103,7 @@ seeds_in_parts() {
     seed=$((end + 1))
     echo "$seed" >"$next"
   done
-  note "$section" "$status"
+  note "$section" "$status" "$((seed - first)) runs" "$first to $((seed - 1))"
 }
 
 simulate() {
@@ -112,8 +125,7 @@ powercuts() {
     seed=$((seed + 20))
     echo "$seed $cuts" >"$next"
   done
-  echo "$cuts power cuts"
-  note powercuts "$status"
+  note powercuts "$status" "$cuts power cuts" "1 to $((seed - 1))"
 }
 
 processes() {
@@ -135,7 +147,7 @@ rounds_in_parts() {
     done=$((done + rounds))
     echo "$done" >"$next"
   done
-  note "$section ($done rounds)" "$status"
+  note "$section" "$status" "$done rounds" "parts of $part, from 1"
 }
 
 sigstop() { processes && rounds_in_parts sigstop "${LONGHAUL_SOAK_STOPS:-200}" 20 bash tests/e2e/run.sh build/dev/bin stopped_past_lease; }
@@ -143,18 +155,17 @@ cancels() { processes && rounds_in_parts cancels "${LONGHAUL_SOAK_CANCELS:-200}"
 kills() { processes && rounds_in_parts kills "${LONGHAUL_SOAK_KILLS:-1000}" 50 bash tests/e2e/run.sh build/dev/bin killed_at_random; }
 
 demo() {
-  local status=0
+  local status=0 seconds=${LONGHAUL_SOAK_DEMO_S:-600}
   processes
-  LONGHAUL_SOAK_DEMO_S=${LONGHAUL_SOAK_DEMO_S:-600} bash tests/e2e/run.sh build/dev/bin three_workers_ten_jobs || status=1
-  note demo "$status"
+  LONGHAUL_SOAK_DEMO_S=$seconds bash tests/e2e/run.sh build/dev/bin three_workers_ten_jobs || status=1
+  note demo "$status" "$seconds s" 1
 }
 
 outage() {
-  local status=0
+  local status=0 seconds=${LONGHAUL_SOAK_OUTAGE_S:-600}
   processes
-  LONGHAUL_SOAK_OUTAGE_S=${LONGHAUL_SOAK_OUTAGE_S:-600} bash tests/e2e/run.sh build/dev/bin \
-    outage outage_of_short_leases || status=1
-  note outage "$status"
+  LONGHAUL_SOAK_OUTAGE_S=$seconds bash tests/e2e/run.sh build/dev/bin outage outage_of_short_leases || status=1
+  note outage "$status" "$seconds s, long and short leases" ""
 }
 
 request_ids() {
@@ -166,9 +177,9 @@ request_ids() {
 
 mutations() {
   local status=0 names
-  read -ra names <<<"${LONGHAUL_SOAK_MUTATIONS:-}"
+  read -ra names <<<"${LONGHAUL_SOAK_MUTATIONS:-$(basename --suffix=.patch --multiple tests/mutations/*.patch | tr '\n' ' ')}"
   bash tests/mutations.sh "${names[@]}" || status=1
-  note mutations "$status"
+  note mutations "$status" "${#names[@]} bugs" ""
 }
 
 all=(fuzz simulate powercuts mutations sigstop cancels kills demo outage request_ids)
@@ -178,5 +189,6 @@ for name in "${sections[@]}"; do
   [[ " ${all[*]} " == *" $name "* ]] || { echo "soak.sh: no section '$name'; there are: ${all[*]}" >&2; exit 2; }
 done
 for name in "${sections[@]}"; do "$name"; done
+table
 printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" -eq 0 ]
