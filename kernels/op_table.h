@@ -19,6 +19,7 @@ struct OpTable {
   decltype(&RmsNorm) rms_norm = nullptr;
   decltype(&AddRmsNorm) add_rms_norm = nullptr;
   decltype(&RmsNormBackward) rms_norm_backward = nullptr;
+  decltype(&RmsNormBackwardRows) rms_norm_backward_rows = nullptr;
   decltype(&HeadRmsNorm) head_rms_norm = nullptr;
   decltype(&HeadRmsNormBackward) head_rms_norm_backward = nullptr;
   decltype(&Rope) rope = nullptr;

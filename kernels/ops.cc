@@ -170,6 +170,14 @@ void RmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const 
   Body(exec.ops().rms_norm_backward)(exec, dy, x, w, rstd, accumulate, dx);
 }
 
+void RmsNormBackwardRows(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
+                         const int32_t* ids, const Tensor& dx) {
+  CheckNorm(exec, x, w, 1, dx, {}, /*rstd_optional=*/true);
+  LH_CHECK(IsStatOf(x, rstd, dy.rows, 1, /*optional=*/false) && IsStatOf(x, dy, dy.rows, x.cols, /*optional=*/false));
+  LH_CHECK(ids != nullptr);
+  Body(exec.ops().rms_norm_backward_rows)(exec, dy, x, w, rstd, ids, dx);
+}
+
 void HeadRmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads, double eps, const Tensor& y,
                  const Tensor& rstd) {
   CheckNorm(exec, x, w, heads, y, rstd, /*rstd_optional=*/true);

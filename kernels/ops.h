@@ -95,7 +95,12 @@ void AddRmsNorm(const Exec& exec, const Tensor& delta, const Tensor& w, double e
 // dx (+)= rstd * (dy*w - xhat * mean(dy*w*xhat)), xhat = x * rstd. dx may alias dy. w is frozen.
 void RmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
                      bool accumulate, const Tensor& dx);
-// The same per head: x,y [rows, heads * head_dim] strided; w [1, head_dim]; rstd [rows, heads]. y may alias x.
+// The same for rows that were gathered: dx[ids[i]] is that of dy[i], rstd[i] and x[ids[i]]. dy [rows, cols] Stat, so
+// that what a loss gives is rounded once, here; x, dx [anything, cols]. ids are distinct but for rows whose dy is zero.
+void RmsNormBackwardRows(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
+                         const int32_t* ids, const Tensor& dx);
+// RmsNorm and its backward pass per head: x,y [rows, heads * head_dim] strided; w [1, head_dim]; rstd [rows, heads]. y
+// may alias x.
 void HeadRmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads, double eps, const Tensor& y,
                  const Tensor& rstd);
 // x is the input of the forward. dx may alias dy.

@@ -199,8 +199,8 @@ void AddLoss(const MemoryPlan& plan, RegionBuilder* b) {
   const int64_t n = PlannedRows(plan), rows = LossRows(plan);
   b->Add("loss.rows", n * 4, kAlways);
   b->Add("loss.labels", n * 4, kAlways);
-  b->Add("loss.x", rows * plan.shape.hidden * 2, kPhaseLoss);
-  b->Add("loss.hidden", rows * plan.shape.hidden * 2, kPhaseLoss);
+  // Of each row the hidden state in bf16, then its gradient in f32 over it.
+  b->Add("loss.hidden", rows * plan.shape.hidden * 4, kPhaseLoss);
   b->Add("loss.rstd", rows * 4, kPhaseLoss);
   b->Add("loss.workspace", kernels::cuda::CceWorkspace(PlanLoss(plan, rows), kCudaGemmWorkspaceBytes).bytes,
          kPhaseLoss);
@@ -367,7 +367,9 @@ int64_t CudaFieldBytes(const MemoryPlan& plan, Act act, int64_t rows) {
 }
 
 kernels::cuda::CceShape PlanLoss(const MemoryPlan& plan, int64_t rows) {
-  return kernels::cuda::MakeCceShape(rows, plan.shape.hidden, plan.shape.vocab, plan.choices.loss_tile_rows);
+  auto shape = kernels::cuda::MakeCceShape(rows, plan.shape.hidden, plan.shape.vocab, plan.choices.loss_tile_rows);
+  shape.hidden_stride = 2 * plan.shape.hidden;  // "loss.hidden"
+  return shape;
 }
 
 void LayOutCudaPlan(MemoryPlan* plan) {

@@ -105,7 +105,6 @@ void AddHostLoss(const MemoryPlan& plan, RegionBuilder* b) {
   const int64_t rows = plan.choices.loss_tile_rows;
   b->Add("loss.rows", plan.train.tokens() * 4, kPhaseLoss);
   b->Add("loss.labels", plan.train.tokens() * 4, kPhaseLoss);
-  b->Add("loss.x", rows * s.hidden * elt, kPhaseLoss);
   b->Add("loss.hidden", rows * s.hidden * elt, kPhaseLoss);
   b->Add("loss.rstd", rows * elt, kPhaseLoss);
   b->Add("loss.logits", rows * s.vocab * elt, kPhaseLoss);

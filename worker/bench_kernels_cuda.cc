@@ -110,7 +110,7 @@ class CudaKernels {
     add("o", o_bytes);
     add("d_o", n * plan_.shape.q_dim() * 2);
     add("lse", FieldBytes(plan_, Act::kLse, n));
-    add("hidden", LossRows(plan_) * plan_.shape.hidden * 2);
+    add("hidden", LossRows(plan_) * plan_.shape.hidden * 4);
     add("hidden.source", LossRows(plan_) * plan_.shape.hidden * 2);
     add("labels", LossRows(plan_) * 4);
     add("scale", kCudaAlignBytes);
@@ -252,7 +252,8 @@ class CudaKernels {
   absl::Status Loss() {
     const ModelShape& s = plan_.shape;
     const int64_t n = LossRows(plan_);
-    const Tensor hidden = operands_->Matrix("hidden", DType::kBF16, n, s.hidden);
+    const Tensor d_hidden = operands_->Matrix("hidden", DType::kF32, n, s.hidden);
+    const Tensor hidden{d_hidden.data, DType::kBF16, n, s.hidden, 2 * s.hidden};
     const Tensor source = operands_->Matrix("hidden.source", DType::kBF16, n, s.hidden);
     const std::vector<int32_t> labels(static_cast<size_t>(n), 1);
     exec_->Upload(operands_->Get("labels"), labels.data(), n * 4);
@@ -262,7 +263,7 @@ class CudaKernels {
       // Its gradient takes its place.
       kernels::Copy(*exec_, source, hidden);
       ops_->HeadLoss(hidden, static_cast<const int32_t*>(operands_->Get("labels")),
-                     static_cast<const double*>(operands_->Get("scale")), totals);
+                     static_cast<const double*>(operands_->Get("scale")), totals, d_hidden);
     });
     LH_ASSIGN_OR_RETURN(const double logits, Plain(n, s.hidden, s.vocab, false));
     LH_ASSIGN_OR_RETURN(const double gradient, Plain(n, s.hidden, s.vocab, true));

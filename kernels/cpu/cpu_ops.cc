@@ -49,6 +49,7 @@ const OpTable& Ops() {
       .rms_norm = RmsNorm,
       .add_rms_norm = AddRmsNorm,
       .rms_norm_backward = RmsNormBackward,
+      .rms_norm_backward_rows = RmsNormBackwardRows,
       .head_rms_norm = HeadRmsNorm,
       .head_rms_norm_backward = HeadRmsNormBackward,
       .rope = Rope,

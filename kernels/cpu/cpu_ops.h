@@ -24,6 +24,7 @@ decltype(kernels::LoraBackward) LoraBackward;
 decltype(kernels::RmsNorm) RmsNorm;
 decltype(kernels::AddRmsNorm) AddRmsNorm;
 decltype(kernels::RmsNormBackward) RmsNormBackward;
+decltype(kernels::RmsNormBackwardRows) RmsNormBackwardRows;
 decltype(kernels::HeadRmsNorm) HeadRmsNorm;
 decltype(kernels::HeadRmsNormBackward) HeadRmsNormBackward;
 decltype(kernels::Rope) Rope;

@@ -92,4 +92,18 @@ void RmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const 
   });
 }
 
+void RmsNormBackwardRows(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
+                         const int32_t* ids, const Tensor& dx) {
+  WithFloatType(x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    ParallelRows(exec, dy.rows, dy.cols, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        LH_CHECK(ids[i] >= 0 && ids[i] < x.rows);
+        NormBackwardRow(Row<T>(dy, i), Row<T>(x, ids[i]), w.as<T>(), *Row<T>(rstd, i), /*accumulate=*/false,
+                        Row<T>(dx, ids[i]), x.cols);
+      }
+    });
+  });
+}
+
 }  // namespace longhaul::kernels::cpu

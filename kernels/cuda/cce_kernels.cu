@@ -40,7 +40,7 @@ __device__ void AddHeadRow(const Pack<Bf16, kVector>& head, float factor, float 
 
 // A block a row and a stretch of kColumnThreads vectors.
 __global__ void __launch_bounds__(kColumnThreads)
-    FinishKernel(CceRows rows, CceHead head, const float* d_sum, const int32_t* places, int32_t stretches, Bf16* d,
+    FinishKernel(CceRows rows, CceHead head, const float* d_sum, const int32_t* places, int32_t stretches, float* d,
                  int64_t d_stride) {
   const int64_t row = blockIdx.x / stretches;
   const int64_t col = (int64_t{blockIdx.x % stretches} * kColumnThreads + threadIdx.x) * kVector;
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kColumnThreads)
     for (int i = 0; i < kVector; ++i) out[i] = scale * inverse * sums[i];
     AddHeadRow(Load<kVector>(HeadAt(head, label, col)), scale * (p - 1), out);
   }
-  Store(d + place * d_stride + col, PackOf<Bf16>(out));
+  Store(d + place * d_stride + col, PackOf<float>(out));
 }
 
 // ---- Negligible columns ----
@@ -166,8 +166,8 @@ __global__ void __launch_bounds__(kRowMaxThreads)
 
 // A block a row and a stretch of kColumnThreads vectors.
 __global__ void __launch_bounds__(kColumnThreads)
-    KeptHiddenKernel(CceRows rows, CceHead head, KeptColumns columns, const float* mean_row, int32_t stretches, Bf16* d,
-                     int64_t d_stride) {
+    KeptHiddenKernel(CceRows rows, CceHead head, KeptColumns columns, const float* mean_row, int32_t stretches,
+                     float* d, int64_t d_stride) {
   __shared__ int2 kept[kKept];
   __shared__ float sums[kMaxWarps];
   const int64_t row = blockIdx.x / stretches;
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kColumnThreads)
     }
   }
   if (stretch == 0 && threadIdx.x == 0) columns.is_full[row] = is_full ? 1 : 0;
-  if (!is_full && col < head.hidden) Store(d + row * d_stride + col, PackOf<Bf16>(out));
+  if (!is_full && col < head.hidden) Store(d + row * d_stride + col, PackOf<float>(out));
 }
 
 // One block: every thread counts the flags of its stretch of rows and lists them behind those of the threads before.
@@ -286,11 +286,11 @@ void LaunchKeep(const CudaDeviceFacts& facts, cudaStream_t stream, const Tensor&
 }  // namespace
 
 void LaunchFinishHidden(cudaStream_t stream, const CceRows& rows, const CceHead& head, const float* d_sum,
-                        const int32_t* places, void* d, int64_t d_stride) {
+                        const int32_t* places, float* d, int64_t d_stride) {
   LH_CHECK(d_stride % kVector == 0);
   const int64_t stretches = Stretches(head);
-  LaunchOn(stream, kOp, FinishKernel, rows.rows * stretches, kColumnThreads, 0, rows, head, d_sum, places, stretches,
-           static_cast<Bf16*>(d), d_stride);
+  LaunchOn(stream, kOp, FinishKernel, rows.rows * stretches, kColumnThreads, 0, rows, head, d_sum, places, stretches, d,
+           d_stride);
 }
 
 void LaunchBeginColumns(cudaStream_t stream, int64_t rows, const KeptColumns& columns) {
@@ -305,11 +305,11 @@ void LaunchKeepColumns(const CudaDeviceFacts& facts, cudaStream_t stream, const 
 }
 
 void LaunchKeptHidden(cudaStream_t stream, const CceRows& rows, const CceHead& head, const KeptColumns& columns,
-                      const float* mean_row, void* d, int64_t d_stride) {
+                      const float* mean_row, float* d, int64_t d_stride) {
   LH_CHECK(d_stride % kVector == 0);
   const int64_t stretches = Stretches(head);
   LaunchOn(stream, kOp, KeptHiddenKernel, rows.rows * stretches, kColumnThreads, 0, rows, head, columns, mean_row,
-           stretches, static_cast<Bf16*>(d), d_stride);
+           stretches, d, d_stride);
 }
 
 void LaunchListFull(cudaStream_t stream, int64_t rows, const uint8_t* is_full, int32_t* full, FullState* state,

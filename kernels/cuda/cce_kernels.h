@@ -29,11 +29,11 @@ struct CceHead {
   int64_t hidden = 0;  // a multiple of 8
 };
 
-// d [rows, hidden] bf16 = grad_scale * (d_sum / sum + (p - 1) * head[label]), p the label's probability; zeros where
-// not trained. d_sum [rows, hidden] f32: what UpdateLoss' weights times the head come to. places [rows]: the row of d
-// that each goes to, -1 to none; null: its own.
+// d [rows, hidden] = grad_scale * (d_sum / sum + (p - 1) * head[label]), p the label's probability; zeros where not
+// trained. d_sum [rows, hidden]: what UpdateLoss' weights times the head come to. places [rows]: the row of d that each
+// goes to, -1 to none; null: its own.
 void LaunchFinishHidden(cudaStream_t stream, const CceRows& rows, const CceHead& head, const float* d_sum,
-                        const int32_t* places, void* d, int64_t d_stride);
+                        const int32_t* places, float* d, int64_t d_stride);
 
 // ---- Negligible columns ----
 
@@ -56,11 +56,11 @@ void LaunchBeginColumns(cudaStream_t stream, int64_t rows, const KeptColumns& co
 // those before looked at again, in an order that is the same always.
 void LaunchKeepColumns(const CudaDeviceFacts& facts, cudaStream_t stream, const Tensor& logits, int64_t first_col,
                        const CceRows& rows, const KeptColumns& columns);
-// After the last tile: d [rows, hidden] bf16 = grad_scale * (sum of p * head over the columns kept and the label
+// After the last tile: d [rows, hidden] = grad_scale * (sum of p * head over the columns kept and the label
 // - head[label] + the rest of the probability * mean_row), zeros where not trained; is_full of every row, and nothing
 // else where that is 1.
 void LaunchKeptHidden(cudaStream_t stream, const CceRows& rows, const CceHead& head, const KeptColumns& columns,
-                      const float* mean_row, void* d, int64_t d_stride);
+                      const float* mean_row, float* d, int64_t d_stride);
 
 // In device memory.
 struct FullState {

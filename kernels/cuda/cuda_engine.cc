@@ -122,8 +122,13 @@ class Engine final : public CudaEngine {
     if (!plans_) attention_->CallBackward(call, d_o, q, k, v, o, lse, dq, dk, dv);
   }
 
-  void HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale, LossTotals* totals) override {
-    LH_CHECK(hidden.contiguous() && hidden.cols == loss_shape_.hidden && hidden.dtype == DType::kBF16);
+  void HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale, LossTotals* totals,
+                const Tensor& d_hidden) override {
+    LH_CHECK(hidden.stride == loss_shape_.hidden_stride && hidden.cols == loss_shape_.hidden);
+    LH_CHECK(hidden.dtype == DType::kBF16);
+    LH_CHECK(grad_scale == nullptr ||
+             (d_hidden.stride == loss_shape_.d_hidden_stride && d_hidden.cols == loss_shape_.hidden &&
+              d_hidden.rows == hidden.rows && d_hidden.dtype == DType::kF32));
     const auto loss = Loss(hidden.rows);
     if (plans_) return loss_error_.Update(loss.status());
     if (!loss.ok()) throw CudaError("HeadLoss", "Plan", 0, std::string(loss.status().message()));
@@ -134,7 +139,7 @@ class Engine final : public CudaEngine {
     operands.labels = labels;
     operands.grad_scale = grad_scale;
     operands.totals = totals;
-    operands.d_hidden = grad_scale != nullptr ? hidden.data : nullptr;
+    operands.d_hidden = grad_scale != nullptr ? d_hidden.as<float>() : nullptr;
     (*loss)->Run(exec_, operands, memory_.loss.data);
   }
 

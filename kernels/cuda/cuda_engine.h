@@ -126,9 +126,11 @@ class CudaEngine {
   virtual void AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o,
                                  const Tensor& lse, const Tensor& dq, const Tensor& dk, const Tensor& dv) = 0;
 
-  // Loss of hidden [rows, hidden] bf16, after the last norm; adds to *totals. Where grad_scale is not null, hidden
-  // becomes its gradient. labels [rows], kNotTrained where a row does not count.
-  virtual void HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale, LossTotals* totals) = 0;
+  // Loss of hidden [rows, hidden] bf16, after the last norm, with the stride of CudaEngineShapes::loss; adds to
+  // *totals. Where grad_scale is not null, d_hidden [rows, hidden] f32 becomes its gradient; its rows may begin where
+  // hidden's do. labels [rows], kNotTrained where a row does not count.
+  virtual void HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale, LossTotals* totals,
+                        const Tensor& d_hidden) = 0;
 
   // Copies beside the ops, each with a number of its own. They begin when what is queued so far is done; later ops wait
   // for them only by WaitForCopy. Host memory is pinned. Not to be captured.

@@ -12,6 +12,7 @@ namespace longhaul::kernels::cuda {
 decltype(kernels::RmsNorm) RmsNorm;
 decltype(kernels::AddRmsNorm) AddRmsNorm;
 decltype(kernels::RmsNormBackward) RmsNormBackward;
+decltype(kernels::RmsNormBackwardRows) RmsNormBackwardRows;
 decltype(kernels::HeadRmsNorm) HeadRmsNorm;
 decltype(kernels::HeadRmsNormBackward) HeadRmsNormBackward;
 decltype(kernels::Rope) Rope;

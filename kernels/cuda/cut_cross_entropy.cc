@@ -42,7 +42,7 @@ struct CutCrossEntropy::Part {
   int64_t rows = 0;
   const void* hidden = nullptr;
   int64_t hidden_stride = 0;
-  void* d_hidden = nullptr;         // null: the loss alone
+  float* d_hidden = nullptr;        // null: the loss alone
   const int32_t* places = nullptr;  // rows of d_hidden; null: one after another
   LossRows running;
   Tensor lse;
@@ -87,7 +87,7 @@ CutCrossEntropy::Part CutCrossEntropy::MakePart(const Work& work, int64_t first_
   part.hidden = RowsFrom(work.operands.hidden, first_row, shape_.hidden_stride);
   part.hidden_stride = shape_.hidden_stride;
   if (work.operands.d_hidden != nullptr) {
-    part.d_hidden = const_cast<void*>(RowsFrom(work.operands.d_hidden, first_row, shape_.d_hidden_stride));
+    part.d_hidden = work.operands.d_hidden + first_row * shape_.d_hidden_stride;
   }
   const int64_t stride = (layout.lse - layout.softmax) / 3 / 4;
   float* const softmax = At<float>(work.base, layout.softmax);

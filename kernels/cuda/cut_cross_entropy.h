@@ -35,7 +35,7 @@ struct CceOperands {
   const int32_t* labels = nullptr;  // [rows], kNotTrained where a row does not count
   const double* grad_scale = nullptr;
   LossTotals* totals = nullptr;     // added to
-  void* d_hidden = nullptr;         // [rows, hidden] bf16; null: the loss alone. May be `hidden`
+  float* d_hidden = nullptr;        // [rows, hidden] f32; null: the loss alone. A row may begin where hidden's does
   const float* mean_row = nullptr;  // [hidden], PrepareHead; where negligible
 };
 

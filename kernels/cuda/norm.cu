@@ -2,6 +2,8 @@
 // A "segment" is a row, or one head of it. Up to 32 packs of a segment fit one group of lanes of a warp; longer
 // segments take a block. Which lanes hold what depends on the segment's width alone, so bits do not depend on the other
 // rows.
+#include <type_traits>
+
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
@@ -116,13 +118,15 @@ __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
   for (int64_t col = first + kHeld * step; col < width; col += step) write(col, Load<kCount>(x(row, base + col)));
 }
 
-// dx (+)= rstd * (dy*w - xhat * mean(dy*w*xhat)).
-template <typename T, typename W, int kCount, int kLanes, bool kAccumulate>
+// dx (+)= rstd * (dy*w - xhat * mean(dy*w*xhat)). ids: rows of x and dx that the segments' belong to; null: their own.
+template <typename T, typename D, typename W, int kCount, int kLanes, bool kAccumulate>
 __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
-    NormBackwardKernel(Segments s, Rows<T> dy, Rows<T> x, const W* w, Rows<float> rstd, Rows<T> dx) {
+    NormBackwardKernel(Segments s, const int32_t* ids, Rows<D> dy, Rows<T> x, const W* w, Rows<float> rstd,
+                       Rows<T> dx) {
   const Team<kLanes> team;
   const bool active = team.segment < s.count;
   const int64_t row = active ? team.segment / s.heads : 0;
+  const int64_t place = active && ids != nullptr ? ids[row] : row;
   const int64_t head = active ? team.segment % s.heads : 0;
   const int64_t width = active ? s.width : 0;
   const int64_t base = head * s.width;
@@ -130,15 +134,16 @@ __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
   const int64_t step = int64_t{team.lanes} * kCount;
   const float factor = active ? *rstd(row, head) : 0.0f;
 
-  Pack<T, kCount> held_dy[kHeld], held_x[kHeld];
+  Pack<D, kCount> held_dy[kHeld];
+  Pack<T, kCount> held_x[kHeld];
 #pragma unroll
   for (int p = 0; p < kHeld; ++p) {
     if (first + p * step >= width) continue;
     held_dy[p] = Load<kCount>(dy(row, base + first + p * step));
-    held_x[p] = Load<kCount>(x(row, base + first + p * step));
+    held_x[p] = Load<kCount>(x(place, base + first + p * step));
   }
   float product = 0;
-  const auto add = [&](int64_t col, const Pack<T, kCount>& d, const Pack<T, kCount>& v) {
+  const auto add = [&](int64_t col, const Pack<D, kCount>& d, const Pack<T, kCount>& v) {
     const Pack<W, kCount> weight = Load<kCount>(w + col);
 #pragma unroll
     for (int i = 0; i < kCount; ++i) product += d[i] * weight[i] * (v[i] * factor);
@@ -148,28 +153,28 @@ __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
     if (first + p * step < width) add(first + p * step, held_dy[p], held_x[p]);
   }
   for (int64_t col = first + kHeld * step; col < width; col += step) {
-    add(col, Load<kCount>(dy(row, base + col)), Load<kCount>(x(row, base + col)));
+    add(col, Load<kCount>(dy(row, base + col)), Load<kCount>(x(place, base + col)));
   }
   const float mean = team.Sum(product) / static_cast<float>(s.width);
 
-  const auto write = [&](int64_t col, const Pack<T, kCount>& d, const Pack<T, kCount>& v) {
+  const auto write = [&](int64_t col, const Pack<D, kCount>& d, const Pack<T, kCount>& v) {
     const Pack<W, kCount> weight = Load<kCount>(w + col);
     Pack<T, kCount> before;
-    if constexpr (kAccumulate) before = Load<kCount>(dx(row, base + col));
+    if constexpr (kAccumulate) before = Load<kCount>(dx(place, base + col));
     float result[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       result[i] = factor * (d[i] * weight[i] - v[i] * factor * mean);
       if constexpr (kAccumulate) result[i] += before[i];
     }
-    Store(dx(row, base + col), PackOf<T>(result));
+    Store(dx(place, base + col), PackOf<T>(result));
   };
 #pragma unroll
   for (int p = 0; p < kHeld; ++p) {
     if (first + p * step < width) write(first + p * step, held_dy[p], held_x[p]);
   }
   for (int64_t col = first + kHeld * step; col < width; col += step) {
-    write(col, Load<kCount>(dy(row, base + col)), Load<kCount>(x(row, base + col)));
+    write(col, Load<kCount>(dy(row, base + col)), Load<kCount>(x(place, base + col)));
   }
 }
 
@@ -225,14 +230,16 @@ void Forward(const Exec& exec, const char* op, const Tensor& delta, const Tensor
   });
 }
 
-template <bool kAccumulate>
-void Backward(const Exec& exec, const char* op, const Tensor& dy, const Tensor& x, const Tensor& w, int64_t heads,
-              const Tensor& rstd, const Tensor& dx) {
-  const Segments segments{x.rows * heads, heads, w.cols};
-  WithTypes(x.dtype, w.dtype, HeadsVectorizable(w, {dy, x, dx}), [&]<typename T, typename W, int kCount>() {
+// kStat: dy is f32, whatever x is.
+template <bool kAccumulate, bool kStat = false>
+void Backward(const Exec& exec, const char* op, const int32_t* ids, const Tensor& dy, const Tensor& x, const Tensor& w,
+              int64_t heads, const Tensor& rstd, const Tensor& dx) {
+  const Segments segments{dy.rows * heads, heads, w.cols};
+  WithTypes(x.dtype, w.dtype, HeadsVectorizable(w, {x, dy, dx}), [&]<typename T, typename W, int kCount>() {
+    using D = std::conditional_t<kStat, float, T>;
     WithTeam(segments, kCount, [&]<int kLanes>(int64_t blocks, int threads) {
-      Launch(exec, op, NormBackwardKernel<T, W, kCount, kLanes, kAccumulate>, blocks, threads, 0, segments, Rows<T>(dy),
-             Rows<T>(x), w.as<W>(), Rows<float>(rstd), Rows<T>(dx));
+      Launch(exec, op, NormBackwardKernel<T, D, W, kCount, kLanes, kAccumulate>, blocks, threads, 0, segments, ids,
+             Rows<D>(dy), Rows<T>(x), w.as<W>(), Rows<float>(rstd), Rows<T>(dx));
     });
   });
 }
@@ -250,7 +257,12 @@ void AddRmsNorm(const Exec& exec, const Tensor& delta, const Tensor& w, double e
 
 void RmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
                      bool accumulate, const Tensor& dx) {
-  (accumulate ? Backward<true> : Backward<false>)(exec, "RmsNormBackward", dy, x, w, 1, rstd, dx);
+  (accumulate ? Backward<true> : Backward<false>)(exec, "RmsNormBackward", nullptr, dy, x, w, 1, rstd, dx);
+}
+
+void RmsNormBackwardRows(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, const Tensor& rstd,
+                         const int32_t* ids, const Tensor& dx) {
+  Backward<false, true>(exec, "RmsNormBackwardRows", ids, dy, x, w, 1, rstd, dx);
 }
 
 void HeadRmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads, double eps, const Tensor& y,
@@ -260,7 +272,7 @@ void HeadRmsNorm(const Exec& exec, const Tensor& x, const Tensor& w, int64_t hea
 
 void HeadRmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, int64_t heads,
                          const Tensor& rstd, const Tensor& dx) {
-  Backward<false>(exec, "HeadRmsNormBackward", dy, x, w, heads, rstd, dx);
+  Backward<false>(exec, "HeadRmsNormBackward", nullptr, dy, x, w, heads, rstd, dx);
 }
 
 }  // namespace longhaul::kernels::cuda

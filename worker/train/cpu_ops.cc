@@ -152,7 +152,7 @@ void CpuOps::AttentionBackward(const Tensor& d_o, const Tensor& q, const Tensor&
 }
 
 void CpuOps::HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale,
-                      kernels::LossTotals* totals) {
+                      kernels::LossTotals* totals, const Tensor& d_hidden) {
   const Tensor logits = logits_.Rows(0, hidden.rows);
   kernels::FrozenForward(exec_, hidden, weights_.head, 0, logits, loss_scratch_);
   // A sum a tile, then the sum of those.
@@ -160,7 +160,7 @@ void CpuOps::HeadLoss(const Tensor& hidden, const int32_t* labels, const double*
   kernels::LossTile(exec_, logits, labels, grad_scale, {}, &tile);
   totals->nats += tile.nats;
   totals->correct += tile.correct;
-  if (grad_scale != nullptr) kernels::FrozenBackward(exec_, logits, weights_.head, 0, hidden, loss_scratch_);
+  if (grad_scale != nullptr) kernels::FrozenBackward(exec_, logits, weights_.head, 0, d_hidden, loss_scratch_);
 }
 
 std::string CpuOps::Describe() const {

@@ -29,7 +29,7 @@ class CpuOps final : public EngineOps {
                          const kernels::Tensor& v, const kernels::Tensor& o, const kernels::Tensor& lse,
                          const kernels::Tensor& dq, const kernels::Tensor& dk, const kernels::Tensor& dv) override;
   void HeadLoss(const kernels::Tensor& hidden, const int32_t* labels, const double* grad_scale,
-                kernels::LossTotals* totals) override;
+                kernels::LossTotals* totals, const kernels::Tensor& d_hidden) override;
   std::string Describe() const override;
 
  private:

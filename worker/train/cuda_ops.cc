@@ -261,8 +261,8 @@ void CudaOps::BringHead() {
 }
 
 void CudaOps::HeadLoss(const Tensor& hidden, const int32_t* labels, const double* grad_scale,
-                       kernels::LossTotals* totals) {
-  engine_->HeadLoss(hidden, labels, grad_scale, totals);
+                       kernels::LossTotals* totals, const Tensor& d_hidden) {
+  engine_->HeadLoss(hidden, labels, grad_scale, totals, d_hidden);
 }
 
 }  // namespace longhaul::train

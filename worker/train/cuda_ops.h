@@ -50,7 +50,7 @@ class CudaOps final : public EngineOps {
   GroupedOps* grouped() override { return groups_.get(); }
   void BringHead() override;
   void HeadLoss(const kernels::Tensor& hidden, const int32_t* labels, const double* grad_scale,
-                kernels::LossTotals* totals) override;
+                kernels::LossTotals* totals, const kernels::Tensor& d_hidden) override;
   std::string Describe() const override { return engine_->Describe(); }
 
   kernels::CudaEngine& engine() const { return *engine_; }

@@ -113,9 +113,10 @@ class EngineOps {
   // The head to where HeadLoss reads it, before the first of a micro-batch.
   virtual void BringHead() {}
   // Adds the loss of hidden [rows, hidden] (after the last norm; at most LossRows) to *totals. Where grad_scale is not
-  // null, hidden becomes the gradient. labels, grad_scale and totals in the Exec's memory.
+  // null, d_hidden [rows, hidden] Stat becomes the gradient; its rows begin where hidden's do. labels, grad_scale and
+  // totals in the Exec's memory.
   virtual void HeadLoss(const kernels::Tensor& hidden, const int32_t* labels, const double* grad_scale,
-                        kernels::LossTotals* totals) = 0;
+                        kernels::LossTotals* totals, const kernels::Tensor& d_hidden) = 0;
 
   // What decides the bits besides the plan: CPU or device, libraries and the kernels chosen.
   virtual std::string Describe() const = 0;

@@ -16,8 +16,10 @@ CutCrossEntropy::CutCrossEntropy(const EngineMemory& memory, const kernels::Exec
   const int64_t n = PlannedRows(plan), rows = LossRows(plan);
   rows_ = memory.Int32s("loss.rows", n);
   labels_ = memory.Int32s("loss.labels", n);
-  x_ = memory.Matrix("loss.x", rows, plan.shape.hidden);
-  hidden_ = memory.Matrix("loss.hidden", rows, plan.shape.hidden);
+  d_hidden_ = memory.StatMatrix("loss.hidden", rows, plan.shape.hidden);
+  hidden_ = d_hidden_;
+  hidden_.dtype = memory.dtype();
+  hidden_.stride *= kernels::DTypeBytes(memory.stat_dtype()) / kernels::DTypeBytes(memory.dtype());
   rstd_ = memory.StatMatrix("loss.rstd", rows, 1);
   on_cpu_ = plan.device == DeviceKind::kCpu;
   if (!on_cpu_) {
@@ -87,15 +89,14 @@ void CutCrossEntropy::Prepare(const TokenBatch& batch, double grad_scale) {
 void CutCrossEntropy::RunTile(const Tensor& x, int64_t begin, int64_t end, const Tensor& d_x) const {
   const ModelShape& s = memory_.plan().shape;
   const int64_t rows = end - begin;
-  const Tensor gathered = x_.Rows(0, rows);
   const Tensor hidden = hidden_.Rows(0, rows);
+  const Tensor d_hidden = d_hidden_.Rows(0, rows);
   const Tensor rstd = rstd_.Rows(0, rows);
-  kernels::GatherRows(exec_, x, rows_ + begin, gathered);
-  kernels::RmsNorm(exec_, gathered, weights_.final_norm, s.rms_norm_eps, hidden, rstd);
-  ops_.HeadLoss(hidden, labels_ + begin, d_x.data == nullptr ? nullptr : grad_scale_, &numbers_->loss);
+  kernels::GatherRows(exec_, x, rows_ + begin, hidden);
+  kernels::RmsNorm(exec_, hidden, weights_.final_norm, s.rms_norm_eps, hidden, rstd);
+  ops_.HeadLoss(hidden, labels_ + begin, d_x.data == nullptr ? nullptr : grad_scale_, &numbers_->loss, d_hidden);
   if (d_x.data == nullptr) return;
-  kernels::RmsNormBackward(exec_, hidden, gathered, weights_.final_norm, rstd, false, hidden);
-  kernels::ScatterRows(exec_, hidden, rows_ + begin, d_x);
+  kernels::RmsNormBackwardRows(exec_, d_hidden, x, weights_.final_norm, rstd, rows_ + begin, d_x);
 }
 
 void CutCrossEntropy::Queue(const Tensor& x, const Tensor& d_x) {

@@ -1,6 +1,7 @@
 // Cut cross entropy over a micro-batch: the trained rows are gathered, LossRows at a time, normed, turned into their
 // gradients by the head (EngineOps::HeadLoss) and scattered back. Nothing of size tokens x vocabulary exists; rows that
-// are not trained cost nothing.
+// are not trained cost nothing. What the head's gradient is stays unrounded until it is that of x: an error here is one
+// of every gradient of the step.
 #pragma once
 
 #include <cstdint>
@@ -67,11 +68,11 @@ class CutCrossEntropy {
   int32_t* host_rows_;
   int32_t* host_labels_;
   // In the Exec's memory, regions of the plan at their full size.
-  int32_t* rows_;           // [rows]
-  int32_t* labels_;         // [rows]
-  kernels::Tensor x_;       // [LossRows, hidden]
-  kernels::Tensor hidden_;  // [LossRows, hidden]
-  kernels::Tensor rstd_;    // [LossRows, 1]
+  int32_t* rows_;             // [rows]
+  int32_t* labels_;           // [rows]
+  kernels::Tensor hidden_;    // [LossRows, hidden]
+  kernels::Tensor d_hidden_;  // [LossRows, hidden] Stat; a row lies where hidden_'s did
+  kernels::Tensor rstd_;      // [LossRows, 1]
   double* grad_scale_;
   MicroBatchNumbers* numbers_;       // of the micro-batch at hand
   MicroBatchNumbers* host_numbers_;  // [kStepSlots][accumulation steps]; CPU: one slot

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "base/half.h"
 #include "base/units.h"
 #include "kernels/cuda/cce_kernels.h"
 #include "kernels/cuda/cuda_exec.h"
@@ -33,33 +32,34 @@ struct Data {
   BenchBuffer hidden = BenchBuffer::Zeros(kRows * kHidden * 2);
   BenchBuffer head = BenchBuffer::Zeros(kVocab * kHidden * 2);
   BenchBuffer labels = BenchBuffer::Zeros(kRows * 4);
-  BenchBuffer d_hidden = BenchBuffer::Zeros(kRows * kHidden * 2);
+  BenchBuffer d_hidden = BenchBuffer::Zeros(kRows * kHidden * 4);
   BenchBuffer mean_row = BenchBuffer::Zeros(kHidden * 4);
   BenchBuffer totals = BenchBuffer::Zeros(sizeof(LossTotals));
   BenchBuffer scale = BenchBuffer::Zeros(8);
 
   CceOperands Operands() const {
-    return {hidden.at(),   head.at(),           labels.at<int32_t>(), scale.at<double>(), totals.at<LossTotals>(),
-            d_hidden.at(), mean_row.at<float>()};
+    return {
+        hidden.at(),          head.at(),           labels.at<int32_t>(), scale.at<double>(), totals.at<LossTotals>(),
+        d_hidden.at<float>(), mean_row.at<float>()};
   }
 };
 
-std::vector<uint16_t> Gradient(const Data& data) {
-  std::vector<uint16_t> values(static_cast<size_t>(kRows * kHidden));
-  Require(cudaMemcpy(values.data(), data.d_hidden.at(), values.size() * 2, cudaMemcpyDeviceToHost), "cudaMemcpy");
+std::vector<float> Gradient(const Data& data) {
+  std::vector<float> values(static_cast<size_t>(kRows * kHidden));
+  Require(cudaMemcpy(values.data(), data.d_hidden.at(), values.size() * 4, cudaMemcpyDeviceToHost), "cudaMemcpy");
   return values;
 }
 
 // |a - b| / |b|, of the worst tile of rows and of the mean over all rows.
-void ReportErrors(const std::vector<uint16_t>& a, const std::vector<uint16_t>& b, JsonLine* json) {
+void ReportErrors(const std::vector<float>& a, const std::vector<float>& b, JsonLine* json) {
   double worst = 0;
   std::vector<double> mean_off(kHidden, 0.0), mean(kHidden, 0.0);
   const auto norm = [](double off, double all) { return std::sqrt(off / all); };
   for (int64_t first = 0; first < kRows; first += kErrorTile) {
     double off = 0, all = 0;
     for (int64_t i = first * kHidden; i < (first + kErrorTile) * kHidden; ++i) {
-      const double want = static_cast<double>(Bf16ToFloat(b[static_cast<size_t>(i)]));
-      const double difference = static_cast<double>(Bf16ToFloat(a[static_cast<size_t>(i)])) - want;
+      const double want = static_cast<double>(b[static_cast<size_t>(i)]);
+      const double difference = static_cast<double>(a[static_cast<size_t>(i)]) - want;
       off += difference * difference;
       all += want * want;
       mean_off[static_cast<size_t>(i % kHidden)] += difference;
@@ -91,7 +91,7 @@ void ReportKept(const CceShape& shape, const BenchBuffer& workspace, JsonLine* j
 // gemm_mib: what the products may use of the working set. `exact`: the gradient with all columns, null: do not compare.
 // timed: products chosen by timing, else by heuristics as the engine does.
 void Report(const Exec& exec, const Data& data, const char* logits, const CceShape& shape, int64_t gemm_mib,
-            const std::vector<uint16_t>* exact, bool timed = true) {
+            const std::vector<float>* exact, bool timed = true) {
   const std::unique_ptr<LtGemm> gemm = Need(LtGemm::Create(gemm_mib * kMiB));
   const std::unique_ptr<CutCrossEntropy> cce = Need(CutCrossEntropy::Create(gemm.get(), shape));
   const BenchBuffer workspace = BenchBuffer::Zeros(CceWorkspace(shape, gemm_mib * kMiB).bytes);
@@ -184,7 +184,7 @@ void BenchLoss(cudaStream_t) {
     }
     CceShape shape = Tiled(2048, kCceTileCols);
     Report(*exec, data, logits, shape, 32, nullptr);
-    const std::vector<uint16_t> exact = Gradient(data);
+    const std::vector<float> exact = Gradient(data);
     shape.tile_rows = 1024;
     Report(*exec, data, logits, shape, 16, &exact);
     shape.logits = GemmElement::kF32;

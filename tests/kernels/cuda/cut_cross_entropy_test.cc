@@ -61,7 +61,7 @@ class CceCase {
     std::memcpy(&totals, bytes.data(), sizeof(totals));
     return totals;
   }
-  BF16Matrix& d_hidden() { return d_hidden_; }
+  F32Matrix& d_hidden() { return d_hidden_; }
   BF16Matrix& hidden() { return hidden_; }
   const BF16Matrix& head() const { return head_; }
   CutCrossEntropy& cce() { return *cce_; }
@@ -124,8 +124,8 @@ class CceCase {
 
   const Exec& exec_;
   const CceShape shape_;
-  BF16Matrix hidden_, head_, d_hidden_;
-  F32Matrix mean_row_;
+  BF16Matrix hidden_, head_;
+  F32Matrix d_hidden_, mean_row_;
   DeviceBytes labels_, scale_, totals_;
   std::vector<int32_t> host_labels_;
   std::unique_ptr<CutCrossEntropy> cce_;
@@ -144,7 +144,7 @@ class CutCrossEntropyTest : public testing::Test {
   }
 
   // A logit rounded to bf16 is off by 2^-8 of it, so a probability by that much again and e to it; the weight is
-  // rounded to bf16 (2^-8), the result too. With f32 logits the first is 2^-20 (sums of the product). The label's
+  // rounded to bf16 (2^-8), the result is f32 (2^-20, its sums). With f32 logits the first is 2^-20, too. The label's
   // column is f32.
   void CheckAgainstFormula(CceCase& test, const CceShape& shape) {
     double loss = 0, loss_near = 0;
@@ -159,12 +159,12 @@ class CutCrossEntropyTest : public testing::Test {
       loss_near += 2 * off;
       const std::vector<double> want = test.Gradient(i, row);
       for (int64_t k = 0; k < shape.hidden; ++k) {
-        double near = std::abs(want[static_cast<size_t>(k)]) * 0x1p-8 + 0x1p-20;
+        double near = std::abs(want[static_cast<size_t>(k)]) * 0x1p-20 + 0x1p-20;
         for (int64_t j = 0; j < shape.vocab; ++j) {
           const double p = row.p[static_cast<size_t>(j)];
           const bool is_label = j == test.labels()[static_cast<size_t>(i)];
-          near +=
-              kScale * (p * 2 * std::expm1(2 * off) + std::abs(p - is_label) * 0x1p-8) * std::abs(test.head()(j, k));
+          const double rounded = is_label ? 0x1p-20 : p * 0x1p-8;
+          near += kScale * (p * 2 * std::expm1(2 * off) + rounded) * std::abs(test.head()(j, k));
         }
         ASSERT_NEAR(test.d_hidden()(i, k), want[static_cast<size_t>(k)], near) << "row " << i << " column " << k;
       }
@@ -216,11 +216,12 @@ TEST_F(CutCrossEntropyTest, TheGradientMayTakeThePlaceOfTheHiddenStates) {
   CceShape negligible = Tiled(MakeCceShape(70, 64, 2048, 32), 512);
   negligible.negligible = true;
   for (CceShape shape : {MakeCceShape(70, 64, 1003, 32), Tiled(MakeCceShape(70, 64, 1003, 32), 256), negligible}) {
+    shape.hidden_stride = 2 * shape.hidden;  // a row in bf16 has the room of its gradient in f32
     CceCase test(*exec_, gemm_.get(), shape, {.rows = shape.rows, .hidden = shape.hidden, .vocab = shape.vocab});
     test.Run(true);
     const std::vector<uint8_t> apart = test.d_hidden().bytes();
     CceOperands operands = test.Operands();
-    operands.d_hidden = test.hidden().device();
+    operands.d_hidden = reinterpret_cast<float*>(test.hidden().device());
     test.cce().Run(*exec_, operands, test.workspace().data());
     exec_->Synchronize();
     EXPECT_TRUE(test.hidden().bytes() == apart);
