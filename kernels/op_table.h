@@ -23,6 +23,8 @@ struct OpTable {
   decltype(&HeadRmsNorm) head_rms_norm = nullptr;
   decltype(&HeadRmsNormBackward) head_rms_norm_backward = nullptr;
   decltype(&Rope) rope = nullptr;
+  decltype(&HeadRmsNormRope) head_rms_norm_rope = nullptr;
+  decltype(&HeadRmsNormRopeBackward) head_rms_norm_rope_backward = nullptr;
   decltype(&SwiGlu) swi_glu = nullptr;
   decltype(&SwiGluBackward) swi_glu_backward = nullptr;
   decltype(&GeGlu) ge_glu = nullptr;

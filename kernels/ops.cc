@@ -58,6 +58,11 @@ void CheckNorm(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads
   LH_CHECK(IsStatOf(x, rstd, x.rows, heads, rstd_optional));
 }
 
+void CheckRotation(const Tensor& x, int64_t heads, const Rotation& rotation) {
+  LH_CHECK(rotation.cos.dtype == StatType(x.dtype) && SameShape(rotation.cos, rotation.sin));
+  LH_CHECK(heads > 0 && x.cols == heads * 2 * rotation.cos.cols);
+}
+
 void CheckGated(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y) {
   LH_CHECK(IsActivation(exec, gate) && SameShape(gate, up) && SameShape(gate, y));
 }
@@ -193,9 +198,25 @@ void HeadRmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, co
 
 void Rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& cos, const Tensor& sin,
           const int32_t* positions, bool inverse) {
-  LH_CHECK(IsActivation(exec, x) && cos.dtype == StatType(x.dtype) && SameShape(cos, sin));
-  LH_CHECK(heads > 0 && x.cols == heads * 2 * cos.cols);
+  LH_CHECK(IsActivation(exec, x));
+  CheckRotation(x, heads, {cos, sin, positions});
   Body(exec.ops().rope)(exec, x, heads, cos, sin, positions, inverse);
+}
+
+void HeadRmsNormRope(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads, double eps,
+                     const Rotation& rotation, const Tensor& raw, const Tensor& y, const Tensor& rstd) {
+  CheckNorm(exec, x, w, heads, y, rstd, /*rstd_optional=*/true);
+  CheckRotation(x, heads, rotation);
+  LH_CHECK(raw.data == nullptr || (SameShape(x, raw) && raw.data != x.data && raw.data != y.data));
+  Body(exec.ops().head_rms_norm_rope)(exec, x, w, heads, eps, rotation, raw, y, rstd);
+}
+
+void HeadRmsNormRopeBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, int64_t heads,
+                             const Tensor& rstd, const Rotation& rotation, const Tensor& dx) {
+  CheckNorm(exec, x, w, heads, dx, rstd, /*rstd_optional=*/false);
+  CheckRotation(x, heads, rotation);
+  LH_CHECK(SameShape(x, dy));
+  Body(exec.ops().head_rms_norm_rope_backward)(exec, dy, x, w, heads, rstd, rotation, dx);
 }
 
 void SwiGlu(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y) {

@@ -112,6 +112,19 @@ void HeadRmsNormBackward(const Exec& exec, const Tensor& dy, const Tensor& x, co
 void Rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& cos, const Tensor& sin,
           const int32_t* positions, bool inverse);
 
+// Rope's tables and positions.
+struct Rotation {
+  Tensor cos, sin;
+  const int32_t* positions = nullptr;
+};
+// y = Rope(HeadRmsNorm(x)), rounded once, and raw = x, which the backward pass needs. raw and rstd may have null data;
+// y may alias x, raw may not.
+void HeadRmsNormRope(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads, double eps,
+                     const Rotation& rotation, const Tensor& raw, const Tensor& y, const Tensor& rstd);
+// HeadRmsNormBackward of dy turned back, rounded once. x is the input of the forward. dx may alias dy.
+void HeadRmsNormRopeBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, int64_t heads,
+                             const Tensor& rstd, const Rotation& rotation, const Tensor& dx);
+
 // y = silu(gate) * up. All [rows, cols].
 void SwiGlu(const Exec& exec, const Tensor& gate, const Tensor& up, const Tensor& y);
 // dgate = dy * up * silu'(gate); dup = dy * silu(gate). dgate may alias gate, dup may alias up; y, where its data is

@@ -53,6 +53,8 @@ const OpTable& Ops() {
       .head_rms_norm = HeadRmsNorm,
       .head_rms_norm_backward = HeadRmsNormBackward,
       .rope = Rope,
+      .head_rms_norm_rope = HeadRmsNormRope,
+      .head_rms_norm_rope_backward = HeadRmsNormRopeBackward,
       .swi_glu = SwiGlu,
       .swi_glu_backward = SwiGluBackward,
       .ge_glu = GeGlu,

@@ -28,6 +28,8 @@ decltype(kernels::RmsNormBackwardRows) RmsNormBackwardRows;
 decltype(kernels::HeadRmsNorm) HeadRmsNorm;
 decltype(kernels::HeadRmsNormBackward) HeadRmsNormBackward;
 decltype(kernels::Rope) Rope;
+decltype(kernels::HeadRmsNormRope) HeadRmsNormRope;
+decltype(kernels::HeadRmsNormRopeBackward) HeadRmsNormRopeBackward;
 decltype(kernels::SwiGlu) SwiGlu;
 decltype(kernels::SwiGluBackward) SwiGluBackward;
 decltype(kernels::GeGlu) GeGlu;

@@ -39,4 +39,19 @@ void Rope(const Exec& exec, const Tensor& x, int64_t heads, const Tensor& cos, c
   });
 }
 
+// Nothing is rounded between the two here.
+void HeadRmsNormRope(const Exec& exec, const Tensor& x, const Tensor& w, int64_t heads, double eps,
+                     const Rotation& rotation, const Tensor& raw, const Tensor& y, const Tensor& rstd) {
+  if (raw.data != nullptr) kernels::Copy(exec, x, raw);
+  cpu::HeadRmsNorm(exec, x, w, heads, eps, y, rstd);
+  cpu::Rope(exec, y, heads, rotation.cos, rotation.sin, rotation.positions, /*inverse=*/false);
+}
+
+void HeadRmsNormRopeBackward(const Exec& exec, const Tensor& dy, const Tensor& x, const Tensor& w, int64_t heads,
+                             const Tensor& rstd, const Rotation& rotation, const Tensor& dx) {
+  if (dx.data != dy.data) kernels::Copy(exec, dy, dx);
+  cpu::Rope(exec, dx, heads, rotation.cos, rotation.sin, rotation.positions, /*inverse=*/true);
+  cpu::HeadRmsNormBackward(exec, dx, x, w, heads, rstd, dx);
+}
+
 }  // namespace longhaul::kernels::cpu

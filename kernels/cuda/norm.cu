@@ -15,7 +15,7 @@ namespace {
 // Packs that a thread keeps in registers between the two passes; what a wider segment has beyond is read again.
 constexpr int kHeld = 4;
 constexpr int kSegmentThreads = 256;  // of a block whose warps hold several segments
-constexpr int kMaxThreads = 1024;
+constexpr int kMaxThreads = 512;  // so that a thread has registers for what it keeps
 
 // The lanes that share a segment: kLanes of a warp, or the whole block where kLanes is 0.
 template <int kLanes>

@@ -33,16 +33,17 @@ void Decoder::ForwardQkvTile(const TokenBatch& batch, int64_t layer, const Layer
                    acts[Act::kRstd1].Rows(begin, end));
   ops_.Forward(linear, h, begin, {}, qkv, lora ? acts[Act::kUQkv].Rows(begin, end) : Tensor{});
   const Qkv parts(s, qkv);
-  if (s.qk_norm) {
-    const Tensor raw = acts[Act::kQkRaw].Rows(begin, end);
-    kernels::Copy(exec_, qkv.Cols(0, s.q_dim() + s.kv_dim()), raw);
-    kernels::HeadRmsNorm(exec_, raw.Cols(0, s.q_dim()), w.q_norm, s.heads, s.rms_norm_eps, parts.q,
-                         acts[Act::kRstdQ].Rows(begin, end));
-    kernels::HeadRmsNorm(exec_, raw.Cols(s.q_dim(), raw.cols), w.k_norm, s.kv_heads, s.rms_norm_eps, parts.k,
-                         acts[Act::kRstdK].Rows(begin, end));
+  const kernels::Rotation rotation = RotationOf(batch, begin);
+  if (!s.qk_norm) {
+    kernels::Rope(exec_, parts.q, s.heads, rotation.cos, rotation.sin, rotation.positions, false);
+    kernels::Rope(exec_, parts.k, s.kv_heads, rotation.cos, rotation.sin, rotation.positions, false);
+    return;
   }
-  kernels::Rope(exec_, parts.q, s.heads, weights_.rope_cos, weights_.rope_sin, batch.positions + begin, false);
-  kernels::Rope(exec_, parts.k, s.kv_heads, weights_.rope_cos, weights_.rope_sin, batch.positions + begin, false);
+  const Tensor raw = acts[Act::kQkRaw].Rows(begin, end);
+  kernels::HeadRmsNormRope(exec_, parts.q, w.q_norm, s.heads, s.rms_norm_eps, rotation, raw.Cols(0, s.q_dim()), parts.q,
+                           acts[Act::kRstdQ].Rows(begin, end));
+  kernels::HeadRmsNormRope(exec_, parts.k, w.k_norm, s.kv_heads, s.rms_norm_eps, rotation,
+                           raw.Cols(s.q_dim(), raw.cols), parts.k, acts[Act::kRstdK].Rows(begin, end));
 }
 
 void Decoder::ForwardAttention(const TokenBatch& batch, int64_t layer, const LayerActs& acts, bool attends) {
@@ -99,14 +100,16 @@ void Decoder::BackwardQkvTile(const TokenBatch& batch, int64_t layer, const Laye
   const Tensor rstd = acts[Act::kRstd1].Rows(begin, end);
   const Tensor d_tile = d_qkv.Rows(begin, end);
   const Qkv d(s, d_tile);
-  kernels::Rope(exec_, d.q, s.heads, weights_.rope_cos, weights_.rope_sin, batch.positions + begin, true);
-  kernels::Rope(exec_, d.k, s.kv_heads, weights_.rope_cos, weights_.rope_sin, batch.positions + begin, true);
+  const kernels::Rotation rotation = RotationOf(batch, begin);
   if (s.qk_norm) {
     const Tensor raw = acts[Act::kQkRaw].Rows(begin, end);
-    kernels::HeadRmsNormBackward(exec_, d.q, raw.Cols(0, s.q_dim()), w.q_norm, s.heads,
-                                 acts[Act::kRstdQ].Rows(begin, end), d.q);
-    kernels::HeadRmsNormBackward(exec_, d.k, raw.Cols(s.q_dim(), raw.cols), w.k_norm, s.kv_heads,
-                                 acts[Act::kRstdK].Rows(begin, end), d.k);
+    kernels::HeadRmsNormRopeBackward(exec_, d.q, raw.Cols(0, s.q_dim()), w.q_norm, s.heads,
+                                     acts[Act::kRstdQ].Rows(begin, end), rotation, d.q);
+    kernels::HeadRmsNormRopeBackward(exec_, d.k, raw.Cols(s.q_dim(), raw.cols), w.k_norm, s.kv_heads,
+                                     acts[Act::kRstdK].Rows(begin, end), rotation, d.k);
+  } else {
+    kernels::Rope(exec_, d.q, s.heads, rotation.cos, rotation.sin, rotation.positions, true);
+    kernels::Rope(exec_, d.k, s.kv_heads, rotation.cos, rotation.sin, rotation.positions, true);
   }
   const int64_t rows = end - begin;
   const QloraLinear linear = Linear(layer, FusedLinear::kQkv);

@@ -18,6 +18,7 @@
 #include <cstdint>
 
 #include "kernels/exec.h"
+#include "kernels/ops.h"
 #include "kernels/tensor.h"
 #include "model/cuda_layout.h"
 #include "model/plan_layout.h"
@@ -84,6 +85,10 @@ class Decoder {
     return View(buffers_.tile_act, rows, plan().shape.intermediate, strides_.act);
   }
   QloraLinear Linear(int64_t layer, FusedLinear linear) const;
+  // Of rows from `begin` on.
+  kernels::Rotation RotationOf(const TokenBatch& batch, int64_t begin) const {
+    return {weights_.rope_cos, weights_.rope_sin, batch.positions + begin};
+  }
   void CarveBuffers();
 
   // attention_half.cc
@@ -107,7 +112,7 @@ class Decoder {
   void NormAndRotateGroup(const TokenBatch& batch, int64_t layer);
   // Their gradients: q's over attention's output, k's and v's to theirs.
   void BackwardGroup(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t group);
-  // Of one call's q, from its rotated form to that of the product, over `o`; of the group's k.
+  // Of one call's q, from its rotated form to that of the product, to `o`; of the group's k.
   void BackwardCallQ(const TokenBatch& batch, int64_t layer, int64_t call, const kernels::Tensor& o);
   void BackwardGroupK(const TokenBatch& batch, int64_t layer, const kernels::Tensor& dk);
   kernels::Tensor CallQ(int64_t call, int64_t rows) const;

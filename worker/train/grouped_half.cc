@@ -89,19 +89,23 @@ void Decoder::NormAndRotateGroup(const TokenBatch& batch, int64_t layer) {
   const int64_t rows = batch.rows, cols = heads_.call_cols();
   const Tensor k = View(group_.k, rows, heads_.kv_cols);
   const Tensor raw = View(group_.raw, rows, heads_.q_cols + heads_.kv_cols);
+  const kernels::Rotation rotation = RotationOf(batch, 0);
   for (int64_t call = 0; call < heads_.calls_each; ++call) {
     const Tensor q = CallQ(call, rows);
     if (s.qk_norm) {
-      kernels::HeadRmsNorm(exec_, raw.Cols(call * cols, (call + 1) * cols), w.q_norm, heads_.call_heads(),
-                           s.rms_norm_eps, q, CallRstd(call, rows));
+      kernels::HeadRmsNormRope(exec_, raw.Cols(call * cols, (call + 1) * cols), w.q_norm, heads_.call_heads(),
+                               s.rms_norm_eps, rotation, /*raw=*/{}, q, CallRstd(call, rows));
+    } else {
+      kernels::Rope(exec_, q, heads_.call_heads(), rotation.cos, rotation.sin, rotation.positions, false);
     }
-    kernels::Rope(exec_, q, heads_.call_heads(), weights_.rope_cos, weights_.rope_sin, batch.positions, false);
   }
   if (s.qk_norm) {
-    kernels::HeadRmsNorm(exec_, raw.Cols(heads_.q_cols, raw.cols), w.k_norm, heads_.kv_heads, s.rms_norm_eps, k,
-                         kernels::MakeTensor(group_.rstd_k, memory_.stat_dtype(), rows, heads_.kv_heads));
+    kernels::HeadRmsNormRope(exec_, raw.Cols(heads_.q_cols, raw.cols), w.k_norm, heads_.kv_heads, s.rms_norm_eps,
+                             rotation, /*raw=*/{}, k,
+                             kernels::MakeTensor(group_.rstd_k, memory_.stat_dtype(), rows, heads_.kv_heads));
+  } else {
+    kernels::Rope(exec_, k, heads_.kv_heads, rotation.cos, rotation.sin, rotation.positions, false);
   }
-  kernels::Rope(exec_, k, heads_.kv_heads, weights_.rope_cos, weights_.rope_sin, batch.positions, false);
 }
 
 void Decoder::AttendGrouped(const TokenBatch& batch, int64_t layer, const LayerActs& acts) {
@@ -150,23 +154,27 @@ void Decoder::ForwardGrouped(const TokenBatch& batch, int64_t layer) {
 void Decoder::BackwardCallQ(const TokenBatch& batch, int64_t layer, int64_t part, const Tensor& o) {
   const Tensor dq = CallQ(part, batch.rows);
   const int64_t cols = heads_.call_cols();
-  kernels::Rope(exec_, dq, heads_.call_heads(), weights_.rope_cos, weights_.rope_sin, batch.positions, true);
+  const kernels::Rotation rotation = RotationOf(batch, 0);
   if (plan().shape.qk_norm) {
     const Tensor raw = View(group_.raw, batch.rows, heads_.q_cols + heads_.kv_cols);
-    kernels::HeadRmsNormBackward(exec_, dq, raw.Cols(part * cols, (part + 1) * cols),
-                                 weights_.layers[static_cast<size_t>(layer)].q_norm, heads_.call_heads(),
-                                 CallRstd(part, batch.rows), dq);
+    kernels::HeadRmsNormRopeBackward(exec_, dq, raw.Cols(part * cols, (part + 1) * cols),
+                                     weights_.layers[static_cast<size_t>(layer)].q_norm, heads_.call_heads(),
+                                     CallRstd(part, batch.rows), rotation, o);
+    return;
   }
+  kernels::Rope(exec_, dq, heads_.call_heads(), rotation.cos, rotation.sin, rotation.positions, true);
   kernels::Copy(exec_, dq, o);
 }
 
 void Decoder::BackwardGroupK(const TokenBatch& batch, int64_t layer, const Tensor& dk) {
-  kernels::Rope(exec_, dk, heads_.kv_heads, weights_.rope_cos, weights_.rope_sin, batch.positions, true);
-  if (!plan().shape.qk_norm) return;
+  const kernels::Rotation rotation = RotationOf(batch, 0);
+  if (!plan().shape.qk_norm) {
+    return kernels::Rope(exec_, dk, heads_.kv_heads, rotation.cos, rotation.sin, rotation.positions, true);
+  }
   const Tensor raw = View(group_.raw, batch.rows, heads_.q_cols + heads_.kv_cols);
-  kernels::HeadRmsNormBackward(
+  kernels::HeadRmsNormRopeBackward(
       exec_, dk, raw.Cols(heads_.q_cols, raw.cols), weights_.layers[static_cast<size_t>(layer)].k_norm, heads_.kv_heads,
-      kernels::MakeTensor(group_.rstd_k, memory_.stat_dtype(), batch.rows, heads_.kv_heads), dk);
+      kernels::MakeTensor(group_.rstd_k, memory_.stat_dtype(), batch.rows, heads_.kv_heads), rotation, dk);
 }
 
 void Decoder::BackwardGroup(const TokenBatch& batch, int64_t layer, const LayerActs& acts, int64_t group) {
