@@ -131,6 +131,11 @@ void Norms(Bench* b) {
   b->Report("RmsNormBackward", shape, 3 * kRow, [&] { RmsNormBackward(exec, delta, x, w, rstd, false, y); });
   b->Report("RmsNormBackward accumulating", shape, 4 * kRow,
             [&] { RmsNormBackward(exec, delta, x, w, rstd, true, y); });
+  std::vector<int32_t> ids;
+  for (int32_t i = 0; i < kTokens; ++i) ids.push_back(i);
+  const int32_t* const rows = b->Values(ids);
+  const Tensor d_hidden = b->Random(kF32, kTokens, kHidden, 0, 1e-3f);
+  b->Report("RmsNormBackwardRows", shape, 4 * kRow, [&] { RmsNormBackwardRows(exec, d_hidden, x, w, rstd, rows, y); });
   const Tensor head_w = b->Random(kBf16, 1, kHeadDim), head_rstd = b->Random(kF32, kTokens, kHeads);
   b->Report("HeadRmsNorm", "16384 x 32 x 128", 2 * kRow,
             [&] { HeadRmsNorm(exec, x, head_w, kHeads, 1e-6, y, head_rstd); });
@@ -156,6 +161,13 @@ void Positions(Bench* b) {
             [&] { Rope(exec, qkv.Cols(0, kHidden), kHeads, cos, sin, indices, false); });
   b->Report("Rope", "16384 x 8 x 128 of 6144", kRow / 2 + tables,
             [&] { Rope(exec, qkv.Cols(kHidden, kHidden + 1024), 8, cos, sin, indices, true); });
+  const Rotation rotation{cos, sin, indices};
+  const Tensor raw = b->Random(kBf16, kTokens, kHidden), rstd = b->Random(kF32, kTokens, kHeads);
+  const Tensor w = b->Random(kF32, 1, kHeadDim), q = qkv.Cols(0, kHidden);
+  b->Report("HeadRmsNormRope", "16384 x 32 x 128 of 6144", 3 * kRow + tables,
+            [&] { HeadRmsNormRope(exec, q, w, kHeads, 1e-6, rotation, raw, q, rstd); });
+  b->Report("HeadRmsNormRopeBackward", "16384 x 32 x 128 of 6144", 3 * kRow + tables,
+            [&] { HeadRmsNormRopeBackward(exec, q, raw, w, kHeads, rstd, rotation, q); });
   b->Free();
 }
 

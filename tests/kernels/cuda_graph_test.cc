@@ -62,16 +62,25 @@ TEST_P(GraphTest, ActivationOps) {
   const Buffer head_w = Buffer::Random(GetParam(), 1, kHeadDim, 5);
   const Buffer cos = Buffer::Random(DType::kF32, kRows, kHeadDim / 2, 6), sin = cos;
   Buffer y = x, sum = x, dx = x, normed = x, dgate = x, dup = x, dropped = x, gathered = x;
+  Buffer raw = x, turned = x, d_turned = x, d_rows = x;
+  const Buffer d_stat = Buffer::Random(DType::kF32, kRows, kCols, 7);
   Buffer rstd(DType::kF32, kRows, 1), head_rstd(DType::kF32, kRows, kHeads);
   TestVector<int32_t> positions;
   for (int32_t i = 0; i < kRows; ++i) positions.push_back(kRows - 1 - i);
+  const Rotation rotation{cos.view(), sin.view(), positions.data()};
   Shared<int64_t> count;
-  ExpectReplays(*exec, {&y, &sum, &dx, &normed, &dgate, &dup, &dropped, &gathered, &rstd, &head_rstd}, [&] {
+  const std::vector<const Buffer*> results = {&y,        &sum,  &dx,  &normed,    &dgate,  &dup,      &dropped,
+                                              &gathered, &rstd, &raw, &head_rstd, &turned, &d_turned, &d_rows};
+  ExpectReplays(*exec, results, [&] {
     Copy(*exec, x.view(), sum.view());
     AddRmsNorm(*exec, dy.view(), w.view(), 1e-5, sum.view(), y.view(), rstd.view());
     RmsNormBackward(*exec, dy.view(), sum.view(), w.view(), rstd.view(), false, dx.view());
     HeadRmsNorm(*exec, x.view(), head_w.view(), kHeads, 1e-6, normed.view(), head_rstd.view());
     Rope(*exec, normed.view(), kHeads, cos.view(), sin.view(), positions.data(), false);
+    HeadRmsNormRope(*exec, x.view(), head_w.view(), kHeads, 1e-6, rotation, raw.view(), turned.view(), {});
+    HeadRmsNormRopeBackward(*exec, dy.view(), x.view(), head_w.view(), kHeads, head_rstd.view(), rotation,
+                            d_turned.view());
+    RmsNormBackwardRows(*exec, d_stat.view(), sum.view(), w.view(), rstd.view(), positions.data(), d_rows.view());
     SwiGluBackward(*exec, dy.view(), x.view(), up.view(), dgate.view(), dup.view(), {});
     Add(*exec, dy.view(), dup.view());
     Dropout(*exec, x.view(), 9, 0, 0.25, dropped.view());

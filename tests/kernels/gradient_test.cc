@@ -36,6 +36,26 @@ TEST(HeadRmsNormTest, BackwardMatchesCentralDifferencesAlsoOverDy) {
   ExpectGradient(x, dx, f, "x");
 }
 
+TEST(HeadRmsNormRopeTest, BackwardMatchesCentralDifferencesAlsoOverDy) {
+  const auto exec = MakeExec(1);
+  constexpr int64_t kHeads = 3;
+  Buffer x = Buffer::Random(DType::kF64, 2, 12, 1);
+  const Buffer w = Buffer::Random(DType::kF64, 1, 4, 2), dy = Buffer::Random(DType::kF64, 2, 12, 3);
+  // Any tables: the gradient of a turn is the transposed matrix, not its inverse.
+  const Buffer cos = Buffer::Random(DType::kF64, 5, 2, 4), sin = Buffer::Random(DType::kF64, 5, 2, 5);
+  const TestVector<int32_t> positions = {4, 1};
+  const Rotation rotation{cos.view(), sin.view(), positions.data()};
+  Buffer y(DType::kF64, 2, 12), rstd(DType::kF64, 2, kHeads);
+  const auto f = [&] {
+    HeadRmsNormRope(*exec, x.view(), w.view(), kHeads, kEps, rotation, {}, y.view(), rstd.view());
+    return WeightedSum(dy, y);
+  };
+  f();
+  Buffer dx = dy;
+  HeadRmsNormRopeBackward(*exec, dx.view(), x.view(), w.view(), kHeads, rstd.view(), rotation, dx.view());
+  ExpectGradient(x, dx, f, "x");
+}
+
 void CheckGated(decltype(&SwiGlu) forward, decltype(&SwiGluBackward) backward) {
   const auto exec = MakeExec(1);
   Buffer gate = Buffer::Random(DType::kF64, 3, 5, 1), up = Buffer::Random(DType::kF64, 3, 5, 2);
