@@ -12,10 +12,12 @@
 namespace longhaul::kernels::cuda {
 namespace {
 
-// Packs that a thread keeps in registers between the two passes; what a wider segment has beyond is read again.
+// Packs that a thread keeps in registers between the two passes; what a wider segment has beyond is read again. The
+// backward pass keeps them of two or three tensors.
 constexpr int kHeld = 4;
+constexpr int kHeldBackward = 2;
 constexpr int kSegmentThreads = 256;  // of a block whose warps hold several segments
-constexpr int kMaxThreads = 512;  // so that a thread has registers for what it keeps
+constexpr int kMaxThreads = 1024;
 
 // The lanes that share a segment: kLanes of a warp, or the whole block where kLanes is 0.
 template <int kLanes>
@@ -134,13 +136,15 @@ __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
   const int64_t step = int64_t{team.lanes} * kCount;
   const float factor = active ? *rstd(row, head) : 0.0f;
 
-  Pack<D, kCount> held_dy[kHeld];
-  Pack<T, kCount> held_x[kHeld];
+  Pack<D, kCount> held_dy[kHeldBackward];
+  Pack<T, kCount> held_x[kHeldBackward], before[kHeldBackward];
 #pragma unroll
-  for (int p = 0; p < kHeld; ++p) {
+  for (int p = 0; p < kHeldBackward; ++p) {
     if (first + p * step >= width) continue;
     held_dy[p] = Load<kCount>(dy(row, base + first + p * step));
     held_x[p] = Load<kCount>(x(place, base + first + p * step));
+    // Here, so that it is on its way with the others.
+    if constexpr (kAccumulate) before[p] = Load<kCount>(dx(place, base + first + p * step));
   }
   float product = 0;
   const auto add = [&](int64_t col, const Pack<D, kCount>& d, const Pack<T, kCount>& v) {
@@ -149,46 +153,46 @@ __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
     for (int i = 0; i < kCount; ++i) product += d[i] * weight[i] * (v[i] * factor);
   };
 #pragma unroll
-  for (int p = 0; p < kHeld; ++p) {
+  for (int p = 0; p < kHeldBackward; ++p) {
     if (first + p * step < width) add(first + p * step, held_dy[p], held_x[p]);
   }
-  for (int64_t col = first + kHeld * step; col < width; col += step) {
+  for (int64_t col = first + kHeldBackward * step; col < width; col += step) {
     add(col, Load<kCount>(dy(row, base + col)), Load<kCount>(x(place, base + col)));
   }
   const float mean = team.Sum(product) / static_cast<float>(s.width);
 
-  const auto write = [&](int64_t col, const Pack<D, kCount>& d, const Pack<T, kCount>& v) {
+  const auto write = [&](int64_t col, const Pack<D, kCount>& d, const Pack<T, kCount>& v, const Pack<T, kCount>& sum) {
     const Pack<W, kCount> weight = Load<kCount>(w + col);
-    Pack<T, kCount> before;
-    if constexpr (kAccumulate) before = Load<kCount>(dx(place, base + col));
     float result[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       result[i] = factor * (d[i] * weight[i] - v[i] * factor * mean);
-      if constexpr (kAccumulate) result[i] += before[i];
+      if constexpr (kAccumulate) result[i] += sum[i];
     }
     Store(dx(place, base + col), PackOf<T>(result));
   };
 #pragma unroll
-  for (int p = 0; p < kHeld; ++p) {
-    if (first + p * step < width) write(first + p * step, held_dy[p], held_x[p]);
+  for (int p = 0; p < kHeldBackward; ++p) {
+    if (first + p * step < width) write(first + p * step, held_dy[p], held_x[p], before[p]);
   }
-  for (int64_t col = first + kHeld * step; col < width; col += step) {
-    write(col, Load<kCount>(dy(row, base + col)), Load<kCount>(x(place, base + col)));
+  for (int64_t col = first + kHeldBackward * step; col < width; col += step) {
+    Pack<T, kCount> sum;
+    if constexpr (kAccumulate) sum = Load<kCount>(dx(place, base + col));
+    write(col, Load<kCount>(dy(row, base + col)), Load<kCount>(x(place, base + col)), sum);
   }
 }
 
 // Calls launch.operator()<kLanes>(blocks, threads) for the least team that holds a segment in registers.
 template <typename LaunchTeam>
-void WithTeam(const Segments& s, int count, const LaunchTeam& launch) {
+void WithTeam(const Segments& s, int count, int held, const LaunchTeam& launch) {
   const int64_t packs = CeilDiv(s.width, count);
   const auto grouped = [&]<int kLanes>() {
     launch.template operator()<kLanes>(CeilDiv(s.count, kSegmentThreads / kLanes), kSegmentThreads);
   };
   if (packs <= 8) return grouped.template operator()<8>();
   if (packs <= 16) return grouped.template operator()<16>();
-  if (packs <= int64_t{kWarp} * kHeld) return grouped.template operator()<kWarp>();
-  const int64_t threads = std::min<int64_t>(kMaxThreads, CeilDiv(CeilDiv(packs, kHeld), kWarp) * kWarp);
+  if (packs <= int64_t{kWarp} * held) return grouped.template operator()<kWarp>();
+  const int64_t threads = std::min<int64_t>(kMaxThreads, CeilDiv(CeilDiv(packs, held), kWarp) * kWarp);
   launch.template operator()<0>(s.count, static_cast<int>(threads));
 }
 
@@ -223,7 +227,7 @@ void Forward(const Exec& exec, const char* op, const Tensor& delta, const Tensor
   const Segments segments{x.rows * heads, heads, w.cols};
   const bool vectors = HeadsVectorizable(w, {x, y}) && (!kAdd || HeadsVectorizable(w, {delta}));
   WithTypes(x.dtype, w.dtype, vectors, [&]<typename T, typename W, int kCount>() {
-    WithTeam(segments, kCount, [&]<int kLanes>(int64_t blocks, int threads) {
+    WithTeam(segments, kCount, kHeld, [&]<int kLanes>(int64_t blocks, int threads) {
       Launch(exec, op, NormKernel<T, W, kCount, kLanes, kAdd>, blocks, threads, 0, segments, Rows<T>(delta), Rows<T>(x),
              w.as<W>(), static_cast<float>(eps), Rows<T>(y), Rows<float>(rstd));
     });
@@ -237,7 +241,7 @@ void Backward(const Exec& exec, const char* op, const int32_t* ids, const Tensor
   const Segments segments{dy.rows * heads, heads, w.cols};
   WithTypes(x.dtype, w.dtype, HeadsVectorizable(w, {x, dy, dx}), [&]<typename T, typename W, int kCount>() {
     using D = std::conditional_t<kStat, float, T>;
-    WithTeam(segments, kCount, [&]<int kLanes>(int64_t blocks, int threads) {
+    WithTeam(segments, kCount, kHeldBackward, [&]<int kLanes>(int64_t blocks, int threads) {
       Launch(exec, op, NormBackwardKernel<T, D, W, kCount, kLanes, kAccumulate>, blocks, threads, 0, segments, ids,
              Rows<D>(dy), Rows<T>(x), w.as<W>(), Rows<float>(rstd), Rows<T>(dx));
     });
