@@ -13,7 +13,7 @@ namespace longhaul::kernels::cuda {
 namespace {
 
 // Packs that a thread keeps in registers between the two passes; what a wider segment has beyond is read again. The
-// backward pass keeps them of two or three tensors.
+// backward pass keeps them of two tensors. (Measured: kernels/README.md.)
 constexpr int kHeld = 4;
 constexpr int kHeldBackward = 2;
 constexpr int kSegmentThreads = 256;  // of a block whose warps hold several segments
@@ -137,14 +137,12 @@ __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
   const float factor = active ? *rstd(row, head) : 0.0f;
 
   Pack<D, kCount> held_dy[kHeldBackward];
-  Pack<T, kCount> held_x[kHeldBackward], before[kHeldBackward];
+  Pack<T, kCount> held_x[kHeldBackward];
 #pragma unroll
   for (int p = 0; p < kHeldBackward; ++p) {
     if (first + p * step >= width) continue;
     held_dy[p] = Load<kCount>(dy(row, base + first + p * step));
     held_x[p] = Load<kCount>(x(place, base + first + p * step));
-    // Here, so that it is on its way with the others.
-    if constexpr (kAccumulate) before[p] = Load<kCount>(dx(place, base + first + p * step));
   }
   float product = 0;
   const auto add = [&](int64_t col, const Pack<D, kCount>& d, const Pack<T, kCount>& v) {
@@ -161,24 +159,24 @@ __global__ void __launch_bounds__(kLanes == 0 ? kMaxThreads : kSegmentThreads)
   }
   const float mean = team.Sum(product) / static_cast<float>(s.width);
 
-  const auto write = [&](int64_t col, const Pack<D, kCount>& d, const Pack<T, kCount>& v, const Pack<T, kCount>& sum) {
+  const auto write = [&](int64_t col, const Pack<D, kCount>& d, const Pack<T, kCount>& v) {
     const Pack<W, kCount> weight = Load<kCount>(w + col);
+    Pack<T, kCount> before;
+    if constexpr (kAccumulate) before = Load<kCount>(dx(place, base + col));
     float result[kCount];
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       result[i] = factor * (d[i] * weight[i] - v[i] * factor * mean);
-      if constexpr (kAccumulate) result[i] += sum[i];
+      if constexpr (kAccumulate) result[i] += before[i];
     }
     Store(dx(place, base + col), PackOf<T>(result));
   };
 #pragma unroll
   for (int p = 0; p < kHeldBackward; ++p) {
-    if (first + p * step < width) write(first + p * step, held_dy[p], held_x[p], before[p]);
+    if (first + p * step < width) write(first + p * step, held_dy[p], held_x[p]);
   }
   for (int64_t col = first + kHeldBackward * step; col < width; col += step) {
-    Pack<T, kCount> sum;
-    if constexpr (kAccumulate) sum = Load<kCount>(dx(place, base + col));
-    write(col, Load<kCount>(dy(row, base + col)), Load<kCount>(x(place, base + col)), sum);
+    write(col, Load<kCount>(dy(row, base + col)), Load<kCount>(x(place, base + col)));
   }
 }
 
