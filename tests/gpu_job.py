@@ -62,6 +62,9 @@ class Run:
             return "is open" in text and text
         offered = wait_for("the worker's session", session_log, self.worker)
         print(offered.rstrip(), flush=True)
+        # A large one that is new here is read first.
+        wait_for("the model", lambda: '"name": "%s"' % self.model in self.cluster.cli("workers", "-o", "json").stdout,
+                 self.worker, guard_s=1800)
         if not self.options.cpu:
             check_in("offers GPU", offered, "the worker's log")
 

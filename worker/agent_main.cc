@@ -11,7 +11,6 @@
 #include <iostream>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -31,9 +30,9 @@
 #include "clients/channel/channel_flags.h"
 #include "worker/agent/agent_core.h"
 #include "worker/agent/grpc_client.h"
+#include "worker/agent/host_models.h"
 #include "worker/agent/inventory.h"
 #include "worker/agent/mailbox.h"
-#include "worker/agent/model_watch.h"
 #include "worker/agent/task_pool.h"
 
 namespace longhaul::agent {
@@ -134,17 +133,18 @@ absl::Status Run(const Flags& flags) {
     wanted.host_bytes = *bytes;
   }
   std::atomic<bool> ended = false;
-  ModelOffer offered;  // once the agent runs, the looks' thread's
-  ModelWatch models(flags.models, [&](const std::set<std::string>& changing) {
-    auto taken = TakeModels(wanted, offered, changing, LogLine, [&] { return drain.load() || ended.load(); });
-    if (taken.ok()) offered = *taken;
-    return taken;
-  });
+  // Once the agent runs, the looks' thread's.
+  HostModels models(wanted, LogLine, [&] { return drain.load() || ended.load(); });
   // Before there is an agent there is nothing to drain: a signal ends it, however long the reading of a model takes.
-  auto taken = TakeInventory(wanted, LogLine, [&drain] { return drain.load(); });
+  auto taken = models.AtStart();
   if (absl::IsCancelled(taken.status())) return absl::OkStatus();
   LH_ASSIGN_OR_RETURN(Inventory inventory, std::move(taken));
-  if (inventory.proto.models_size() == 0) LogLine("no models under --models; this worker gets no jobs");
+  if (inventory.proto.models_size() == 0 && inventory.unread.empty()) {
+    LogLine("no models under --models; this worker gets no jobs");
+  }
+  for (const std::string& path : inventory.unread) {
+    LogLine("model " + path + " is new and large: it is offered once it has been read");
+  }
   for (const v1::Model& model : inventory.proto.models()) {
     LogLine("model " + model.name() + " (" + model.storage() + ", " + FormatBytes(model.size_bytes()) + ")");
   }
@@ -157,7 +157,6 @@ absl::Status Run(const Flags& flags) {
           std::to_string(inventory.proto.cpu_threads_total()) + " CPU threads");
   options.inventory = std::move(inventory.proto);
   options.models = ByDigest(inventory.models);
-  offered = std::move(inventory.models);
   options.look_for_models = [&models](bool anyway) { return models.Look(anyway); };
 
   const RealClock clock;

@@ -8,6 +8,8 @@ from harness import Watch, check, check_in, wait_for, write_chat
 from cases_faults import SLOW, STEPS, KILL_AT_STEP, begin, finish
 from cases_jobs import ENDLESS_STEPS
 
+# Longer than a trainer has that is asked to stop and writes nothing: half a minute, and three steps.
+SLOW_CHECKPOINT_MS = 35000
 LEASES = ["--lease-ms", "1500", "--worker-lost-ms", "2500", "--sync-hold-ms", "500"]
 
 
@@ -52,6 +54,21 @@ def pause_resume(cluster):
     check_moved(cluster, job_id, "worker")
     cluster.cli("pause", job_id, code=7)  # it has ended
     cluster.cli("resume", job_id, code=7)
+
+
+def pause_in_a_slow_checkpoint(cluster):
+    """The disk takes longer for the checkpoint than a trainer has that does not stop: it is waited for, not cut off."""
+    cluster.start_server()
+    data = write_chat(cluster.path("train.jsonl"))
+    cluster.start_worker(env={"LONGHAUL_FAILPOINTS": "checkpoint_between_files=sleep:%d" % SLOW_CHECKPOINT_MS})
+    job_id = cluster.submit(data, "--checkpoint-every-steps", str(ENDLESS_STEPS), steps=ENDLESS_STEPS)
+    watch = Watch(cluster, job_id)
+    watch.until_step(5)
+    cluster.cli("pause", job_id, code=0)
+    watch.until_state("PAUSED")
+    check([step for _, step in cluster.checkpoints(job_id) if step >= 5], "the checkpoint of its pause is lost")
+    cluster.cli("cancel", job_id, code=0)
+    cluster.wait(job_id, 5)
 
 
 def resume_elsewhere(cluster):
@@ -175,4 +192,4 @@ def stopped_worker(cluster):
           "attempts: %s" % train_attempts(cluster, job_id))
 
 
-CASES = [pause_resume, resume_elsewhere, drain, worker_sigterm, preempt, explained, stopped_worker]
+CASES = [pause_resume, pause_in_a_slow_checkpoint, resume_elsewhere, drain, worker_sigterm, preempt, explained, stopped_worker]

@@ -8,10 +8,14 @@ LONGHAUL_SOAK_DEMO_S how long ten jobs are disturbed.
 import datetime
 import os
 import random
+import re
 import signal
+import subprocess
+import sys
 import time
+import urllib.request
 
-from harness import Watch, check, wait_for, write_chat
+from harness import GUARD_S, Watch, check, wait_for, write_chat
 from cases_control import train_attempts, worker_of
 from cases_faults import FLAGS, begin
 from cases_jobs import ENDLESS_STEPS
@@ -35,9 +39,30 @@ def draws():
     return random.Random(int(os.environ.get("LONGHAUL_SOAK_SEED", "1")))
 
 
+def fenced_writes(cluster):
+    """How many the scheduler has refused since it was started."""
+    with urllib.request.urlopen("http://127.0.0.1:%d/metrics" % cluster.ports["http_port"], timeout=GUARD_S) as response:
+        return int(float(re.search(r"^longhaul_fenced_writes_total ([0-9.e+]+)$", response.read().decode(), re.M).group(1)))
+
+
+def write_stale(cluster, job_id, attempt):
+    """In the name of the worker that stands still; how often. What it writes itself when it wakes up mostly meets its
+    closed session, and says nothing of the epochs."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(here, "..", "..", "model", "memory_plan.h"), encoding="utf-8") as file:
+        plan_version = re.search(r"kPlanVersion = (\d+);", file.read()).group(1)
+    result = subprocess.run(
+        [os.environ.get("LONGHAUL_E2E_PYTHON", sys.executable), os.path.join(here, "stale_write.py"), cluster.address(),
+         attempt["worker_id"], job_id, str(attempt["number"]), str(attempt["lease_epoch"]), plan_version],
+        stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=GUARD_S, check=False)
+    check(result.returncode == 0, "the stale writes: %s%s" % (result.stdout, result.stderr))
+    return int(result.stdout)
+
+
 def stopped_past_lease(cluster):
-    """Agent and trainer of a worker stand still until another worker has its job; awake again they write what they had.
-    Nothing of it is taken: every checkpoint that comes from then on is of the newer attempt."""
+    """Agent and trainer of a worker stand still until another worker has its job; stale writes come in its name, and awake
+    again they write what they had. Nothing of it is taken: every checkpoint that comes from then on is of the newer
+    attempt."""
     cluster.start_server(*LEASES)
     data = write_chat(cluster.path("train.jsonl"))
     agents = {name: cluster.start_worker(name=name) for name in ("one", "two")}
@@ -57,7 +82,10 @@ def stopped_past_lease(cluster):
         watch.until_state("RUNNING")
         newer = cluster.job(job_id)["attempt"]
         check(newer["worker_id"] != attempt["worker_id"], "the worker that stands still got the job again")
-        before = cluster.checkpoints(job_id)
+        before, refused = cluster.checkpoints(job_id), fenced_writes(cluster)
+        written = write_stale(cluster, job_id, attempt)
+        check(written > 0 and fenced_writes(cluster) >= refused + written,
+              "%d stale writes are counted as %d" % (written, fenced_writes(cluster) - refused))
         if both:
             trainer.signal(signal.SIGCONT)
         agent.send_signal(signal.SIGCONT)

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <csignal>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/env.h"
 #include "base/limits.h"
@@ -19,41 +21,96 @@ namespace {
 constexpr int64_t kLookMs = 100;
 // Who holds the folder's lock writes its pid right after it has it: this is plenty, also on a loaded machine.
 constexpr int64_t kHolderPidMs = 5'000;
+// Of limits::kMaxEventsPerRead events each: some milliseconds.
+constexpr int kReadsPerTurn = 8;
+// Ten Syncs' worth, some megabytes.
+constexpr size_t kMostPointsWaiting = size_t{10} * limits::kMaxProgressPerSync;
 
 }  // namespace
 
-void AttemptRunner::ReadEvents() {
-  while (true) {
-    const auto events = events_.ReadNew();
+// True where all that is there has been read. A long log takes several turns: other attempts and the session, by which
+// all of them live, do not wait for it.
+bool AttemptRunner::ReadEvents() {
+  for (int read = 0; read < kReadsPerTurn; ++read) {
+    int64_t begin = events_.offset();
+    std::vector<int64_t> ends;
+    const auto events = events_.ReadNew(&ends);
     if (!events.ok()) {
       env_->log(key_.job_id() + ": its events cannot be read: " + std::string(events.status().message()));
+      return true;
+    }
+    if (events->empty()) return true;
+    for (size_t i = 0; i < events->size(); ++i) {
+      Apply((*events)[i], begin);
+      begin = ends[i];
+    }
+    env_->on_news();
+  }
+  return false;
+}
+
+// Where the scheduler is away, or the agent comes back to a log that nobody has told of, there may be any number.
+void AttemptRunner::ApplyProgress(v1::TrainingProgress point, int64_t begin) {
+  host_bytes_peak_ = std::max(host_bytes_peak_, point.host_bytes_used());
+  device_bytes_peak_ = std::max(device_bytes_peak_, point.device_bytes_used());
+  step_seconds_ = point.step_seconds();
+  if (points_from_ < 0 && progress_.size() >= kMostPointsWaiting) points_from_ = begin;
+  if (points_from_ >= 0) return;
+  point.set_attempt(key_.attempt());
+  progress_.push_back({std::move(point), begin});
+}
+
+void AttemptRunner::ReadPointsAgain() {
+  if (points_from_ < 0 || progress_.size() > kMostPointsWaiting / 2) return;
+  attempt::EventLogReader again(dir_.EventsPath(), points_from_);
+  while (points_from_ >= 0 && progress_.size() < kMostPointsWaiting) {
+    std::vector<int64_t> ends;
+    auto events = again.ReadNew(&ends);
+    if (!events.ok() || events->empty()) {
+      env_->log(key_.job_id() + ": a part of its progress cannot be read again");
+      points_from_ = -1;
       return;
     }
-    if (events->empty()) return;
-    for (const v1::TrainerEvent& event : *events) Apply(event);
-    env_->on_news();
+    for (size_t i = 0; i < events->size() && points_from_ < events_.offset(); ++i) {
+      v1::TrainerEvent& event = (*events)[i];
+      if (event.has_progress()) {
+        event.mutable_progress()->set_attempt(key_.attempt());
+        progress_.push_back({std::move(*event.mutable_progress()), points_from_});
+      }
+      points_from_ = ends[i];
+    }
+    if (points_from_ >= events_.offset()) points_from_ = -1;
   }
 }
 
-void AttemptRunner::Apply(const v1::TrainerEvent& event) {
+// Where the first event begins that a restarted agent has to read again.
+int64_t AttemptRunner::FirstUntold() const {
+  int64_t first = events_.offset();
+  const auto needs = [&first](int64_t begin) {
+    if (begin >= 0) first = std::min(first, begin);
+  };
+  needs(progress_.empty() ? points_from_ : progress_.front().begin);
+  needs(whole_from_);
+  for (const Logged<std::string>& warning : warnings_) needs(warning.begin);
+  for (const Logged<v1::CheckpointWritten>& checkpoint : checkpoints_) needs(checkpoint.begin);
+  return first;
+}
+
+void AttemptRunner::Apply(const v1::TrainerEvent& event, int64_t begin) {
+  const bool told_whole = event.has_data_report() || event.has_artifact() || event.has_exit();
+  if (told_whole && whole_from_ < 0) whole_from_ = begin;
   switch (event.event_case()) {
     case v1::TrainerEvent::kStarted:
       started_ = true;
       device_bytes_peak_ = std::max(device_bytes_peak_, event.started().device_bytes_arena());
       break;
-    case v1::TrainerEvent::kProgress: {
-      v1::TrainingProgress point = event.progress();
-      point.set_attempt(key_.attempt());
-      host_bytes_peak_ = std::max(host_bytes_peak_, point.host_bytes_used());
-      device_bytes_peak_ = std::max(device_bytes_peak_, point.device_bytes_used());
-      step_seconds_ = point.step_seconds();
-      progress_.push_back(std::move(point));
+    case v1::TrainerEvent::kProgress:
+      ApplyProgress(event.progress(), begin);
       break;
-    }
     case v1::TrainerEvent::kCheckpoint:
       finalizing_ = finalizing_ || event.checkpoint().final();
       if (event.checkpoint().step() > note_.committed_step && stop_ <= v1::STOP_MODE_CHECKPOINT) {
-        checkpoints_.push_back(event.checkpoint());
+        checkpoints_.push_back({event.checkpoint(), begin});
         DropOvertaken();
       }
       break;
@@ -61,7 +118,7 @@ void AttemptRunner::Apply(const v1::TrainerEvent& event) {
       data_report_ = event.data_report();
       break;
     case v1::TrainerEvent::kWarning:
-      warnings_.push_back(event.warning().message());
+      warnings_.push_back({event.warning().message(), begin});
       break;
     case v1::TrainerEvent::kArtifact:
       finalizing_ = true;
@@ -118,7 +175,7 @@ void AttemptRunner::SeekLockHolder() {
 }
 
 void AttemptRunner::OnProcessGone(const ExitState& state) {
-  ReadEvents();  // what it wrote last
+  while (!ReadEvents()) continue;  // what it wrote last
   if (stop_ == v1::STOP_MODE_FENCED) return BeGone();
   if (!exit_.has_value()) exit_ = ExitWithoutEvent(state);
   // It was through before the cancel reached it, but nothing of it has left this machine.
@@ -174,7 +231,13 @@ v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
 }
 
 void AttemptRunner::EnforceDeadlines() {
-  if (stage_ != Stage::kTraining || kill_at_nanos_ == 0 || env_->clock->BootNanos() < kill_at_nanos_ || killed_) return;
+  const int64_t now = env_->clock->BootNanos();
+  if (stage_ != Stage::kTraining || kill_at_nanos_ == 0 || now < kill_at_nanos_ || killed_) return;
+  // A checkpoint that is half written is what the stop is for. After it the trainer has time for its end.
+  if (now < checkpoint_until_nanos_ && !exit_.has_value() && dir_.WritesCheckpoint()) {
+    kill_at_nanos_ = std::min(now + limits::kTrainerKillGraceMs * kNanosPerMs, checkpoint_until_nanos_);
+    return;
+  }
   env_->log(key_.job_id() + ": the trainer did not stop in time; killing it");
   Signal(SIGKILL);
 }

@@ -25,6 +25,12 @@ namespace {
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 // A lease is written again once it is extended by this much: Syncs may come twenty milliseconds apart.
 constexpr int64_t kLeaseWriteMs = 500;
+// How far in events.log the agent's note may lag behind: some ten thousand steps are soon read again.
+constexpr int64_t kNoteEventsBytes = int64_t{1} << 20;
+
+// A disk that is slow, and what else it may have to write first.
+constexpr int64_t kSlowDiskBytesPerMs = 20'000;
+constexpr int64_t kCheckpointFlushMs = 60'000;
 
 // Tag and length of an element of a request.
 constexpr int64_t kFieldBytes = 8;
@@ -99,8 +105,18 @@ absl::Status AttemptRunner::TakeSpec(const v1::AttemptSpec& spec, int64_t lease_
 // Finds the stage again from what is on disk.
 void AttemptRunner::Recovered() {
   note_ = dir_.ReadAgentNote().value_or(attempt::AgentNote());
+  // A host that crashed may have lost the end of the log; then it is read from its beginning.
+  if (FileSize(dir_.EventsPath()).value_or(0) < note_.events_bytes) note_.events_bytes = 0;
+  events_ = attempt::EventLogReader(dir_.EventsPath(), note_.events_bytes);
+  started_ = note_.started;
+  held_ = note_.held;
+  finalizing_ = note_.finalizing;
+  step_seconds_ = static_cast<double>(note_.step_ms) / 1'000;
+  host_bytes_peak_ = note_.host_bytes_peak;
+  device_bytes_peak_ = note_.device_bytes_peak;
   log_offset_known_ = false;
-  if (const auto lease = dir_.ReadLease(); lease.ok()) {
+  // Of another boot, or of nobody knows which: the next Sync writes a new one, however near its end is.
+  if (const auto lease = dir_.ReadLease(); lease.ok() && lease->boot_id() == attempt::BootId()) {
     lease_deadline_nanos_ = lease_written_nanos_ = lease->deadline_boot_nanos();
   }
   const auto process = dir_.ReadPid();
@@ -173,6 +189,17 @@ int AttemptRunner::PlannedThreads() const {
   return plan.ok() ? plan->choices.cpu_threads : 0;
 }
 
+// What a checkpoint of the plan takes on a slow disk.
+int64_t AttemptRunner::LongestCheckpointMs() const {
+  int64_t bytes = 0;
+  if (!spec_.memory_plan_json().empty()) {
+    const absl::StatusOr<MemoryPlan> plan = MemoryPlanFromJson(spec_.memory_plan_json());
+    // The masters and both moments.
+    if (plan.ok()) bytes = 3 * AdapterParams(plan->shape, plan->train) * plan->element_bytes();
+  }
+  return kCheckpointFlushMs + bytes / kSlowDiskBytesPerMs;
+}
+
 // Asked of the kernel, so that it holds for a trainer that an earlier agent has started, too.
 std::vector<int> AttemptRunner::BoundProcessors() const {
   if (stage_ != Stage::kTraining || !process_.has_value() || !ProcessAlive(*process_)) return {};
@@ -198,7 +225,12 @@ void AttemptRunner::Poll() {
       if (!fetching_ && env_->clock->BootNanos() >= fetch_at_nanos_) StartFetch();
       break;
     case Stage::kTraining:
-      ReadEvents();
+      if (!ReadEvents()) {
+        // Nothing is decided by half a log, but for the deadline that it cannot change.
+        next_look_nanos_ = 0;
+        EnforceDeadlines();
+        return;
+      }
       WatchProcess();
       if (stage_ == Stage::kGone) return;
       EnforceDeadlines();
@@ -251,6 +283,8 @@ void AttemptRunner::Stop(v1::StopMode mode) {
   const double steps_ms = mode == v1::STOP_MODE_CHECKPOINT ? 3'000.0 * step_seconds_ : 0;
   kill_at_nanos_ = env_->clock->BootNanos() +
                    (limits::kTrainerKillGraceMs + static_cast<int64_t>(std::min(steps_ms, 3.6e7))) * kNanosPerMs;
+  checkpoint_until_nanos_ = 0;
+  if (mode == v1::STOP_MODE_CHECKPOINT) checkpoint_until_nanos_ = kill_at_nanos_ + LongestCheckpointMs() * kNanosPerMs;
   Signal(mode == v1::STOP_MODE_CANCEL ? SIGUSR1 : SIGTERM);
 }
 
@@ -268,6 +302,7 @@ absl::Status AttemptRunner::WriteLease(int64_t deadline_boot_nanos) {
   v1::LeaseFile lease;
   lease.set_lease_epoch(key_.lease_epoch());
   lease.set_deadline_boot_nanos(deadline_boot_nanos);
+  lease.set_boot_id(attempt::BootId());
   if (const absl::Status written = dir_.WriteLease(lease); !written.ok()) {
     return Annotate(written, "the lease is not written");
   }
@@ -296,17 +331,17 @@ v1::AttemptStatus AttemptRunner::Status(int64_t* room_bytes, ReportMark* mark) c
   };
   const size_t most_points = std::min<size_t>(progress_.size(), limits::kMaxProgressPerSync);
   size_t points = 0;
-  for (; points < most_points && takes(WireBytes(progress_[points])); ++points) {
-    *status.add_progress() = progress_[points];
+  for (; points < most_points && takes(WireBytes(progress_[points].value)); ++points) {
+    *status.add_progress() = progress_[points].value;
   }
   const size_t most_lines = std::min<size_t>(warnings_.size(), limits::kMaxWarningsPerSync);
   size_t lines = 0;
-  for (; lines < most_lines && takes(static_cast<int64_t>(warnings_[lines].size()) + kFieldBytes); ++lines) {
-    status.add_warnings(warnings_[lines]);
+  for (; lines < most_lines && takes(static_cast<int64_t>(warnings_[lines].value.size()) + kFieldBytes); ++lines) {
+    status.add_warnings(warnings_[lines].value);
   }
   mark->progress = progress_begin_ + static_cast<int64_t>(points);
   mark->warnings = warnings_begin_ + static_cast<int64_t>(lines);
-  mark->whole = points == progress_.size() && lines == warnings_.size();
+  mark->whole = points == progress_.size() && points_from_ < 0 && lines == warnings_.size();
   // The rest in one piece: what the data are like decides on the end of a validation.
   v1::AttemptStatus rest;
   if (data_report_.has_value()) *rest.mutable_data_report() = *data_report_;
@@ -329,6 +364,8 @@ void AttemptRunner::Acknowledge(const ReportMark& mark) {
   const int64_t lines = std::clamp<int64_t>(mark.warnings - warnings_begin_, 0, static_cast<int64_t>(warnings_.size()));
   warnings_.erase(warnings_.begin(), warnings_.begin() + lines);
   warnings_begin_ += lines;
+  ReadPointsAgain();
+  if (has_folder_ && FirstUntold() - note_.events_bytes >= kNoteEventsBytes) WriteNote();
   if (!mark.whole || !progress_.empty() || !warnings_.empty()) env_->on_news();  // more than one Sync may carry
 }
 

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -53,6 +54,13 @@ struct AttemptEnv {
   std::function<void(const std::string&)> log;
 };
 
+// An event of events.log, or what is kept of one, with the offset at which it begins; -1 where the log has none.
+template <typename T>
+struct Logged {
+  T value;
+  int64_t begin = -1;
+};
+
 // How far a Sync told of an attempt; handed back once that Sync is answered.
 struct ReportMark {
   int64_t progress = 0;
@@ -92,6 +100,8 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   const v1::AttemptKey& key() const { return key_; }
   bool ended() const { return stage_ == Stage::kEnded; }
   bool gone() const { return stage_ == Stage::kGone; }
+  // Points of progress in memory: those that are to be told next, however many the log has.
+  size_t points_waiting() const { return progress_.size(); }
   const attempt::AttemptDir& dir() const { return dir_; }
 
  private:
@@ -105,6 +115,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   void OnFetched(const absl::Status& status);
   absl::Status SpawnTrainer();
   int PlannedThreads() const;
+  int64_t LongestCheckpointMs() const;
   void Fail(v1::Reason reason, const std::string& message, bool user_can_fix);
   absl::Status TakeSpec(const v1::AttemptSpec& spec, int64_t lease_deadline_nanos);
   absl::Status WriteLease(int64_t deadline_boot_nanos);
@@ -113,8 +124,11 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   void RetryAt(int64_t* at_nanos);
 
   // attempt_process.cc
-  void ReadEvents();
-  void Apply(const v1::TrainerEvent& event);
+  bool ReadEvents();
+  void Apply(const v1::TrainerEvent& event, int64_t begin);
+  void ApplyProgress(v1::TrainingProgress point, int64_t begin);
+  void ReadPointsAgain();
+  int64_t FirstUntold() const;
   void WatchProcess();
   void SeekLockHolder();
   void OnProcessGone(const ExitState& state);
@@ -159,8 +173,9 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   std::optional<ProcessId> process_;
   int64_t oom_kills_before_ = 0;
   v1::StopMode stop_ = v1::STOP_MODE_UNSPECIFIED;
-  int64_t kill_at_nanos_ = 0;  // 0 = never
-  bool killed_ = false;        // by us
+  int64_t kill_at_nanos_ = 0;           // 0 = never
+  int64_t checkpoint_until_nanos_ = 0;  // so long does the kill wait for a checkpoint that is being written
+  bool killed_ = false;                 // by us
   int64_t next_look_nanos_ = 0;
   int64_t seek_holder_until_nanos_ = 0;  // not 0: process_ is gone, and the one that holds the folder is looked for
   int64_t host_bytes_peak_ = 0;
@@ -176,10 +191,12 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   std::optional<v1::DataReport> data_report_;
   std::optional<v1::ArtifactWritten> artifact_;
 
-  // Told and not yet acknowledged; the counters are of the first of each.
-  std::vector<v1::TrainingProgress> progress_;
+  // Not yet acknowledged; the counters are of the first of each.
+  std::deque<Logged<v1::TrainingProgress>> progress_;
   int64_t progress_begin_ = 0;
-  std::vector<std::string> warnings_;
+  int64_t points_from_ = -1;  // not -1: from there on no point is in memory; they are read again once there is room
+  int64_t whole_from_ = -1;   // where the first event is that is told in every Sync, until the end; -1: none yet
+  std::vector<Logged<std::string>> warnings_;
   int64_t warnings_begin_ = 0;
 
   // Transfers. At most one of each kind runs.
@@ -187,8 +204,8 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   bool uploading_ = false;
   int64_t fetch_at_nanos_ = 0;
   int64_t upload_at_nanos_ = 0;
-  std::vector<v1::CheckpointWritten> checkpoints_;  // not yet committed, oldest first
-  int64_t uploading_step_ = 0;                      // of the checkpoint being uploaded; 0 = none
+  std::vector<Logged<v1::CheckpointWritten>> checkpoints_;  // not yet committed, oldest first
+  int64_t uploading_step_ = 0;                              // of the checkpoint being uploaded; 0 = none
   attempt::AgentNote note_;
   bool shipping_log_ = false;
   bool log_complete_ = false;

@@ -82,7 +82,7 @@ void AttemptRunner::StartUploads() {
 
 void AttemptRunner::StartCheckpointUpload() {
   // The newest is worth most, and where uploads are slower than the training it overtakes those between.
-  const v1::CheckpointWritten written = checkpoints_.back();
+  const v1::CheckpointWritten written = checkpoints_.back().value;
   uploading_ = true;
   uploading_step_ = written.step();
   RunTask<absl::Status>(
@@ -128,17 +128,18 @@ void AttemptRunner::OnCheckpointUploaded(const v1::CheckpointWritten& written, c
   }
   if (!status.ok() && NoteTransferFailure(status)) return;
   // Done with this one and, because it is newer, with those before it.
-  checkpoints_.erase(std::remove_if(checkpoints_.begin(), checkpoints_.end(),
-                                    [&](const v1::CheckpointWritten& c) { return c.step() <= written.step(); }),
-                     checkpoints_.end());
+  checkpoints_.erase(
+      std::remove_if(checkpoints_.begin(), checkpoints_.end(),
+                     [&](const Logged<v1::CheckpointWritten>& c) { return c.value.step() <= written.step(); }),
+      checkpoints_.end());
   if (status.ok()) {
     backoff_.Reset();
     note_.committed_step = std::max(note_.committed_step, written.step());
     WriteNote();
     PruneCheckpoints();
   } else {
-    warnings_.push_back(attempt::ToUtf8("the checkpoint of step " + std::to_string(written.step()) +
-                                        " is not stored: " + std::string(status.message())));
+    warnings_.push_back({attempt::ToUtf8("the checkpoint of step " + std::to_string(written.step()) +
+                                         " is not stored: " + std::string(status.message()))});
   }
   env_->on_news();
   StartUploads();
@@ -189,12 +190,13 @@ void AttemptRunner::PruneCheckpoints() {
 
 // Where checkpoints come faster than they can be uploaded, only the one on its way and the newest keep their disk.
 void AttemptRunner::DropOvertaken() {
-  const int64_t newest = checkpoints_.back().step();
-  const auto overtaken = [&](const v1::CheckpointWritten& c) {
-    return c.step() != newest && c.step() != uploading_step_;
+  const int64_t newest = checkpoints_.back().value.step();
+  const auto overtaken = [&](const Logged<v1::CheckpointWritten>& c) {
+    return c.value.step() != newest && c.value.step() != uploading_step_;
   };
-  for (const v1::CheckpointWritten& c : checkpoints_) {
-    if (overtaken(c)) RemoveTree(dir_.CheckpointDir(c.step())).IgnoreError();  // tried again when a newer one is stored
+  for (const Logged<v1::CheckpointWritten>& c : checkpoints_) {
+    if (overtaken(c))
+      RemoveTree(dir_.CheckpointDir(c.value.step())).IgnoreError();  // tried again when a newer one is stored
   }
   checkpoints_.erase(std::remove_if(checkpoints_.begin(), checkpoints_.end(), overtaken), checkpoints_.end());
 }
@@ -239,6 +241,13 @@ std::string AttemptRunner::NextLogBytes() {
 }
 
 void AttemptRunner::WriteNote() {
+  note_.events_bytes = FirstUntold();
+  note_.started = started_;
+  note_.held = held_;
+  note_.finalizing = finalizing_;
+  note_.step_ms = static_cast<int64_t>(step_seconds_ * 1'000);
+  note_.host_bytes_peak = host_bytes_peak_;
+  note_.device_bytes_peak = device_bytes_peak_;
   const absl::Status noted = dir_.WriteAgentNote(note_);
   if (!noted.ok()) env_->log(key_.job_id() + ": " + std::string(noted.message()));
 }

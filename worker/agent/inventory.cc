@@ -1,6 +1,7 @@
 #include "worker/agent/inventory.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -78,8 +79,23 @@ std::string StorageOf(const formats::ModelSource& source) {
   return std::string(source.gguf() != nullptr ? "gguf:" : "safetensors:") + main;
 }
 
-absl::StatusOr<OfferedModel> Describe(const std::string& path, StateCache* cache, const Log& log,
-                                      const Cancelled& cancelled) {
+// What one taking reads of models that are new here.
+struct NewModels {
+  bool Takes(int64_t bytes) {
+    if (bytes > bytes_left && !first_anyway) return false;
+    bytes_left -= bytes;
+    first_anyway = false;
+    return true;
+  }
+
+  int64_t bytes_left = 0;
+  bool first_anyway = false;  // the next one is read however large it is
+  UnreadModels left;
+};
+
+// None where its digest is left for another time.
+absl::StatusOr<std::optional<OfferedModel>> Describe(const std::string& path, StateCache* cache, NewModels* fresh,
+                                                     const Log& log, const Cancelled& cancelled) {
   const std::string stamp = ModelStamp(path);  // of before it is read
   LH_ASSIGN_OR_RETURN(const formats::ModelSource source, formats::ModelSource::Open(path));
   LH_ASSIGN_OR_RETURN(const std::string fingerprint, source.Fingerprint());
@@ -97,6 +113,10 @@ absl::StatusOr<OfferedModel> Describe(const std::string& path, StateCache* cache
       cached != nullptr && cached->is_string() && IsSha256Hex(cached->get<std::string>())) {
     model.set_digest(cached->get<std::string>());
     return OfferedModel{std::move(model), LocalModel{path, fingerprint, stamp, source.DigestFiles()}};
+  }
+  if (!fresh->Takes(source.bytes())) {
+    fresh->left.insert(path);
+    return std::optional<OfferedModel>();
   }
   log("reading " + path + " (" + FormatBytes(source.bytes()) + ") for its digest");
   LH_ASSIGN_OR_RETURN(*model.mutable_digest(), source.ComputeDigest(cancelled));
@@ -182,11 +202,9 @@ absl::Status AddCpu(const InventoryOptions& options, const Log& log, Inventory* 
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const ModelOffer& before,
-                                      const std::set<std::string>& changing, const Log& log,
-                                      const Cancelled& cancelled) {
+absl::StatusOr<ModelOffer> TakeSome(const InventoryOptions& options, const ModelOffer& before,
+                                    const std::set<std::string>& changing, NewModels* fresh, const Log& log,
+                                    const Cancelled& cancelled) {
   ModelOffer offer;
   StateCache cache(JoinPath(options.state_dir, "models.json"));
   std::map<std::string, std::string> path_of_name;
@@ -196,17 +214,18 @@ absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const Mod
       std::optional<OfferedModel> model = AsItWas(path, before);
       if (!model.has_value()) {
         if (changing.count(path) != 0) continue;
-        auto described = Describe(path, &cache, log, cancelled);
+        auto described = Describe(path, &cache, fresh, log, cancelled);
         if (absl::IsCancelled(described.status())) return described.status();
         if (!described.ok()) {
           log("model " + path + " is left out: " + std::string(described.status().message()));
           continue;
         }
-        model = *std::move(described);
+        LH_RETURN_IF_ERROR(cache.SaveAll());  // an agent that is killed over the next one reads this one no more
+        if (!described->has_value()) continue;
+        model = **std::move(described);
       }
       const auto [at, is_new] = path_of_name.emplace(model->proto.name(), path);
       if (!is_new) {
-        LH_RETURN_IF_ERROR(cache.Save());  // the next look reads no file again
         return MakeError(
             absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
             "two models are called " + model->proto.name() + ": " + at->second + " and " + path + "; rename one");
@@ -222,6 +241,17 @@ absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const Mod
   return offer;
 }
 
+}  // namespace
+
+absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const ModelOffer& before,
+                                      const std::set<std::string>& changing, const Log& log, const Cancelled& cancelled,
+                                      UnreadModels* unread) {
+  NewModels fresh{unread == nullptr ? std::numeric_limits<int64_t>::max() : options.new_model_bytes, true, {}};
+  auto offer = TakeSome(options, before, changing, &fresh, log, cancelled);
+  if (unread != nullptr) *unread = std::move(fresh.left);
+  return offer;
+}
+
 absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const Log& log, const Cancelled& cancelled) {
   Inventory inventory;
   inventory.proto.set_host_name(HostName());
@@ -229,7 +259,9 @@ absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const L
   for (const std::string& dir : options.model_dirs) LH_RETURN_IF_ERROR(FindModels(dir).status());
   LH_RETURN_IF_ERROR(AddCpu(options, log, &inventory));
   LH_RETURN_IF_ERROR(AddGpus(options, log, cancelled, &inventory.proto));
-  LH_ASSIGN_OR_RETURN(inventory.models, TakeModels(options, {}, {}, log, cancelled));
+  NewModels fresh{options.new_model_bytes, false, {}};
+  LH_ASSIGN_OR_RETURN(inventory.models, TakeSome(options, {}, {}, &fresh, log, cancelled));
+  inventory.unread = std::move(fresh.left);
   for (const OfferedModel& model : inventory.models) *inventory.proto.add_models() = model.proto;
   return inventory;
 }

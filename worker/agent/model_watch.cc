@@ -30,6 +30,10 @@ std::string ModelStamp(const std::string& path) {
 ModelWatch::ModelWatch(std::vector<std::string> model_dirs, Read read)
     : model_dirs_(std::move(model_dirs)), read_(std::move(read)), read_stamps_(Take()), seen_stamps_(read_stamps_) {}
 
+void ModelWatch::Unread(const std::set<std::string>& paths) {
+  for (const std::string& path : paths) read_stamps_.erase(path);
+}
+
 // A model folder may be a model itself, or have models as files and folders.
 ModelWatch::Stamps ModelWatch::Take() const {
   Stamps stamps;
@@ -65,9 +69,11 @@ absl::StatusOr<std::optional<ModelOffer>> ModelWatch::Look(bool anyway) {
   for (const auto& [path, stamp] : read_stamps_) compare(path);
   seen_stamps_ = now;
   if (!changed) return std::optional<ModelOffer>();
-  LH_ASSIGN_OR_RETURN(ModelOffer offer, read_(changing));
-  for (const std::string& path : changing) now.erase(path);
+  std::set<std::string> unread;
+  LH_ASSIGN_OR_RETURN(ModelOffer offer, read_(changing, &unread));
   read_stamps_ = std::move(now);  // what has changed meanwhile has another
+  Unread(changing);
+  Unread(unread);
   return std::optional<ModelOffer>(std::move(offer));
 }
 

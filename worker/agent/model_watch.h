@@ -22,11 +22,14 @@ std::string ModelStamp(const std::string& path);
 // One thread at a time.
 class ModelWatch {
  public:
-  // Paths of models that are still written to: not to be read.
-  using Read = std::function<absl::StatusOr<ModelOffer>(const std::set<std::string>& changing)>;
+  // `changing`: paths of models that are still written to, not to be read. `unread` gets those that the next look is to
+  // read.
+  using Read =
+      std::function<absl::StatusOr<ModelOffer>(const std::set<std::string>& changing, std::set<std::string>* unread)>;
 
-  // What is there now counts as read: make it before the models are first read.
+  // What is there now counts as read: make it before the models are first read, and tell it what was not.
   ModelWatch(std::vector<std::string> model_dirs, Read read);
+  void Unread(const std::set<std::string>& paths);
 
   // None where no model has settled as another one than was last read. `anyway`: read though none has. Errors are
   // `read`'s, and the next look reads again.
@@ -38,7 +41,7 @@ class ModelWatch {
 
   const std::vector<std::string> model_dirs_;
   const Read read_;
-  Stamps read_stamps_;  // without those that were changing
+  Stamps read_stamps_;  // without those that were changing or left unread
   Stamps seen_stamps_;  // of the last look
 };
 

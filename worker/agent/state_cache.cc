@@ -4,6 +4,7 @@
 
 #include "base/env.h"
 #include "base/limits.h"
+#include "base/status_macros.h"
 
 namespace longhaul::agent {
 
@@ -23,6 +24,13 @@ void StateCache::Put(const std::string& key, nlohmann::json value) {
   used_.insert(key);
   values_[key] = std::move(value);
   changed_ = true;
+}
+
+absl::Status StateCache::SaveAll() {
+  if (!changed_) return absl::OkStatus();
+  LH_RETURN_IF_ERROR(WriteFileAtomic(path_, values_.dump(1)));
+  changed_ = false;
+  return absl::OkStatus();
 }
 
 absl::Status StateCache::Save() {

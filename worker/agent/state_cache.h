@@ -17,6 +17,8 @@ class StateCache {
   // Null where it is not known. Valid until the next Put.
   const nlohmann::json* Find(const std::string& key);
   void Put(const std::string& key, nlohmann::json value);
+  // Writes all that is known, also what nobody has asked for yet; not at all where the file has it.
+  absl::Status SaveAll();
   // Writes what was asked for or put this time, and nothing else; not at all where that is what the file has.
   absl::Status Save();
 
@@ -24,7 +26,7 @@ class StateCache {
   std::string path_;
   nlohmann::json values_;
   std::set<std::string> used_;
-  bool changed_ = false;
+  bool changed_ = false;  // since it was read or written
 };
 
 }  // namespace longhaul::agent

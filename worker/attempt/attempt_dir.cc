@@ -20,6 +20,9 @@
 namespace longhaul::attempt {
 namespace {
 
+constexpr std::string_view kPartial = ".partial";
+constexpr int64_t kMaxNoteBytes = 1024;
+
 absl::Status Unparsable(const std::string& path, const std::string& why) {
   return MakeError(absl::StatusCode::kDataLoss, "ATTEMPT_DIR", path + " cannot be parsed: " + why);
 }
@@ -89,10 +92,27 @@ absl::Status ValidateFileName(std::string_view name) {
   return absl::OkStatus();
 }
 
+const std::string& BootId() {
+  static const std::string id = [] {
+    std::string text = ReadFile("/proc/sys/kernel/random/boot_id", 256).value_or("");
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+    return text;
+  }();
+  return id;
+}
+
 absl::Status AttemptDir::Create() const {
   for (const std::string& dir : {path_, InputsDir(), CheckpointsDir(), ArtifactDir()})
     LH_RETURN_IF_ERROR(CreateDirs(dir));
   return absl::OkStatus();
+}
+
+bool AttemptDir::WritesCheckpoint() const {
+  const auto names = ListDir(CheckpointsDir());
+  return names.ok() && std::any_of(names->begin(), names->end(), [](const std::string& name) {
+           return name.size() > kPartial.size() &&
+                  name.compare(name.size() - kPartial.size(), kPartial.size(), kPartial) == 0;
+         });
 }
 
 absl::Status AttemptDir::WriteSpec(const v1::AttemptSpec& spec) const {
@@ -123,22 +143,43 @@ absl::StatusOr<ProcessId> AttemptDir::ReadPid() const {
 }
 
 absl::Status AttemptDir::WriteAgentNote(const AgentNote& note) const {
-  return WriteFileAtomic(AgentNotePath(), "committed_step " + std::to_string(note.committed_step) +
-                                              " artifact_committed " + std::to_string(note.artifact_committed ? 1 : 0) +
-                                              " log_missing_bytes " + std::to_string(note.log_missing_bytes) + "\n");
+  std::string text;
+  const auto add = [&text](const char* name, int64_t value) {
+    text += (text.empty() ? "" : " ") + std::string(name) + " " + std::to_string(value);
+  };
+  add("committed_step", note.committed_step);
+  add("artifact_committed", note.artifact_committed ? 1 : 0);
+  add("log_missing_bytes", note.log_missing_bytes);
+  add("events_bytes", note.events_bytes);
+  add("started", note.started ? 1 : 0);
+  add("held", note.held ? 1 : 0);
+  add("finalizing", note.finalizing ? 1 : 0);
+  add("step_ms", note.step_ms);
+  add("host_bytes_peak", note.host_bytes_peak);
+  add("device_bytes_peak", note.device_bytes_peak);
+  return WriteFileAtomic(AgentNotePath(), text + "\n");
 }
 
+// An agent of before wrote the first three alone.
 absl::StatusOr<AgentNote> AttemptDir::ReadAgentNote() const {
-  LH_ASSIGN_OR_RETURN(const std::string text, ReadFile(AgentNotePath(), 256));
+  LH_ASSIGN_OR_RETURN(const std::string text, ReadFile(AgentNotePath(), kMaxNoteBytes));
   AgentNote note;
-  int committed = 0;
-  if (std::sscanf(text.c_str(), "committed_step %" SCNd64 " artifact_committed %d log_missing_bytes %" SCNd64,
-                  &note.committed_step, &committed, &note.log_missing_bytes) != 3 ||
-      note.committed_step < 0) {
+  int committed = 0, started = 0, held = 0, finalizing = 0;
+  const int found = std::sscanf(text.c_str(),
+                                "committed_step %" SCNd64 " artifact_committed %d log_missing_bytes %" SCNd64
+                                " events_bytes %" SCNd64 " started %d held %d finalizing %d step_ms %" SCNd64
+                                " host_bytes_peak %" SCNd64 " device_bytes_peak %" SCNd64,
+                                &note.committed_step, &committed, &note.log_missing_bytes, &note.events_bytes, &started,
+                                &held, &finalizing, &note.step_ms, &note.host_bytes_peak, &note.device_bytes_peak);
+  if ((found != 3 && found != 10) || note.committed_step < 0 || note.events_bytes < 0) {
     return Unparsable(AgentNotePath(),
-                      "expected \"committed_step <n> artifact_committed <0|1> log_missing_bytes <n>\"");
+                      "expected \"committed_step <n> artifact_committed <0|1> log_missing_bytes <n>\" and, of newer "
+                      "agents, what the events have said");
   }
   note.artifact_committed = committed != 0;
+  note.started = started != 0;
+  note.held = held != 0;
+  note.finalizing = finalizing != 0;
   return note;
 }
 

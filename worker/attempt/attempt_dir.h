@@ -28,7 +28,20 @@ struct AgentNote {
   // Bytes of the trainer's output that the scheduler's log lacks before its end: stream offset = log offset + this.
   // Below 0 where the line that says so is longer than what is missing.
   int64_t log_missing_bytes = 0;
+  // Of events.log, an event's beginning: what is told once stands before it and is with the scheduler. A restarted
+  // agent reads on from here.
+  int64_t events_bytes = 0;
+  // What the events before it, and perhaps later ones, have said.
+  bool started = false;
+  bool held = false;
+  bool finalizing = false;
+  int64_t step_ms = 0;  // of the last one
+  int64_t host_bytes_peak = 0;
+  int64_t device_bytes_peak = 0;
 };
+
+// Names this boot of the host: what CLOCK_BOOTTIME counts from is another moment under another one.
+const std::string& BootId();
 
 class AttemptDir {
  public:
@@ -49,6 +62,8 @@ class AttemptDir {
   std::string CheckpointsDir() const { return At("checkpoints"); }
   std::string CheckpointDir(int64_t step) const { return At("checkpoints/step-" + std::to_string(step)); }
   std::string ArtifactDir() const { return At("artifact"); }
+  // A checkpoint of the trainer is not whole yet (step-N.partial is there). Of a trainer that has died it says nothing.
+  bool WritesCheckpoint() const;
 
   // The folder with inputs/, checkpoints/ and artifact/. Existing is OK.
   absl::Status Create() const;

@@ -67,7 +67,7 @@ absl::Status EventLogWriter::Append(const v1::TrainerEvent& event) {
   return file_.Append(EncodeEventFrame(event));
 }
 
-absl::StatusOr<std::vector<v1::TrainerEvent>> EventLogReader::ReadNew() {
+absl::StatusOr<std::vector<v1::TrainerEvent>> EventLogReader::ReadNew(std::vector<int64_t>* ends) {
   std::vector<v1::TrainerEvent> events;
   if (!FileExists(path_)) return events;
   while (static_cast<int>(events.size()) < limits::kMaxEventsPerRead) {
@@ -83,6 +83,7 @@ absl::StatusOr<std::vector<v1::TrainerEvent>> EventLogReader::ReadNew() {
       }
       events.push_back(std::move(event));
       offset_ += frame;
+      if (ends != nullptr) ends->push_back(offset_);
       rest.remove_prefix(static_cast<size_t>(frame));
     }
     if (rest.size() == bytes.size() || static_cast<int64_t>(bytes.size()) < kReadBytes) break;

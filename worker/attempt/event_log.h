@@ -43,7 +43,8 @@ class EventLogReader {
 
   // The events behind offset() that are whole by now, in order; at most limits::kMaxEventsPerRead of them, so ask until
   // it returns none. An absent file has none.
-  absl::StatusOr<std::vector<v1::TrainerEvent>> ReadNew();
+  // `ends`: where each of them ends, and a reader with that offset goes on.
+  absl::StatusOr<std::vector<v1::TrainerEvent>> ReadNew(std::vector<int64_t>* ends = nullptr);
 
   int64_t offset() const { return offset_; }
 

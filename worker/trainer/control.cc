@@ -29,7 +29,13 @@ LeaseState Control::Lease() {
   const auto lease = dir_.ReadLease();
   if (absl::IsNotFound(lease.status())) return LeaseState::kLost;
   // A disk that has a bad moment says nothing about the lease: the one that was read last expires by itself.
-  if (lease.ok()) last_ = *lease;
+  if (lease.ok()) {
+    const int64_t deadline_before = last_.deadline_boot_nanos();
+    last_ = *lease;
+    // Of a boot that is over: how far its deadline is from now says nothing.
+    if (!lease->boot_id().empty() && lease->boot_id() != attempt::BootId())
+      last_.set_deadline_boot_nanos(deadline_before);
+  }
   return EvaluateLease(last_, lease_epoch_, clock_->BootNanos());
 }
 

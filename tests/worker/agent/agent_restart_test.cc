@@ -143,6 +143,32 @@ TEST_F(AgentTest, ARestartDuringTheFetchBeginsItAgain) {
   EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
 }
 
+// The host was started anew: the clock that a lease counts on begins again, and a deadline of before is far away.
+TEST_F(AgentTest, ALeaseOfAnotherBootGivesWayToTheNextOne) {
+  v1::AttemptSpec spec = StartCommand("job", "started\nprogress 1\nwait go\nartifact\nexit 1\n").start().spec();
+  spec.set_job_id("job");
+  spec.set_attempt(1);
+  spec.set_lease_epoch(1);
+  const attempt::AttemptDir dir = Dir(Key("job"));
+  ASSERT_TRUE(dir.Create().ok());
+  ASSERT_TRUE(dir.WriteSpec(spec).ok());
+  v1::LeaseFile lease;
+  lease.set_lease_epoch(1);
+  const int64_t far = clock_.BootNanos() + int64_t{30} * 86'400 * 1'000'000'000;
+  lease.set_deadline_boot_nanos(far);
+  lease.set_boot_id("another boot");
+  ASSERT_TRUE(dir.WriteLease(lease).ok());
+  StartAgent();
+  Trainer(Key("job"));
+  ASSERT_TRUE(UntilStep("job", 1));
+  const absl::StatusOr<v1::LeaseFile> now = dir.ReadLease();
+  ASSERT_TRUE(now.ok()) << now.status();
+  EXPECT_LT(now->deadline_boot_nanos(), far);
+  EXPECT_EQ(now->boot_id(), attempt::BootId());
+  Release(Key("job"), "go");
+  ASSERT_TRUE(UntilForgotten());
+}
+
 TEST_F(AgentTest, AnAttemptFencedWhileTheAgentWasAwayIsKilled) {
   const v1::AttemptKey key = Start("job", "started\nprogress 1\ndeaf\n");
   ASSERT_TRUE(UntilStep("job", 1));

@@ -1,10 +1,12 @@
 // A trainer that does what a script says: the attempt's dataset is the script, one command a line. It acts on the
 // attempt directory as longhaul-train does, with real events, files and signals.
 //
-//   started | progress STEP | checkpoint STEP | final STEP | artifact | report | hold | unhold | warn TEXT
+//   started | progress STEP [SECONDS] | writing STEP | checkpoint STEP | final STEP | artifact | report
+//   hold | unhold | warn TEXT
 //   stderr TEXT | wait FILE | until_signal | deaf | exit REASON_NUMBER | crash | return CODE
 //
-// wait: until the folder has FILE. until_signal: until SIGTERM (writes a checkpoint of the next step, exits
+// writing: a checkpoint is begun, which `checkpoint` ends. wait: until the
+// folder has FILE. until_signal: until SIGTERM (writes a checkpoint of the next step, exits
 // CHECKPOINTED) or SIGUSR1 (exits CANCELLED). deaf: ignores both for ever.
 #include <poll.h>
 #include <signal.h>
@@ -52,9 +54,10 @@ class FakeTrainer {
     if (command == "started") {
       event.mutable_started()->set_total_steps(10);
     } else if (command == "progress") {
-      step_ = number;
-      event.mutable_progress()->set_step(number);
-      event.mutable_progress()->set_loss(1.0 / static_cast<double>(number + 1));
+      return Progress(number, rest);
+    } else if (command == "writing") {
+      LH_CHECK(CreateDirs(dir_.CheckpointDir(number) + ".partial").ok());
+      return -1;
     } else if (command == "checkpoint" || command == "final") {
       return Checkpoint(number, command == "final");
     } else if (command == "artifact") {
@@ -95,7 +98,19 @@ class FakeTrainer {
     LH_CHECK(WriteFileAtomic(JoinPath(folder, name), bytes).ok());
   }
 
+  int Progress(int64_t step, const std::string& words) {
+    step_ = step;
+    v1::TrainerEvent event;
+    event.mutable_progress()->set_step(step);
+    event.mutable_progress()->set_loss(1.0 / static_cast<double>(step + 1));
+    double seconds = 0;
+    if (std::sscanf(words.c_str(), "%*d %lf", &seconds) == 1) event.mutable_progress()->set_step_seconds(seconds);
+    LH_CHECK(events_.Append(event).ok());
+    return -1;
+  }
+
   int Checkpoint(int64_t step, bool final) {
+    LH_CHECK(RemoveTree(dir_.CheckpointDir(step) + ".partial").ok());
     Write(dir_.CheckpointDir(step), "state.json", "state of step " + std::to_string(step));
     Write(dir_.CheckpointDir(step), "adapter.safetensors", "weights of step " + std::to_string(step));
     v1::TrainerEvent event;

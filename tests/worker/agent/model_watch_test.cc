@@ -14,13 +14,15 @@ class ModelWatchTest : public ::testing::Test {
     Write("a.gguf", "one");
     EXPECT_TRUE(CreateDirs(temp_.At("models/b")).ok());
     Write("b/config.json", "{}");
-    watch_.emplace(std::vector<std::string>{temp_.At("models")},
-                   [this](const std::set<std::string>& changing) -> absl::StatusOr<ModelOffer> {
-                     ++reads_;
-                     changing_ = changing;
-                     if (!failure_.ok()) return failure_;
-                     return ModelOffer();
-                   });
+    watch_.emplace(
+        std::vector<std::string>{temp_.At("models")},
+        [this](const std::set<std::string>& changing, std::set<std::string>* unread) -> absl::StatusOr<ModelOffer> {
+          ++reads_;
+          changing_ = changing;
+          *unread = unread_;
+          if (!failure_.ok()) return failure_;
+          return ModelOffer();
+        });
   }
   void Write(const std::string& name, const std::string& bytes) {
     EXPECT_TRUE(CreateDirs(temp_.At("models")).ok());
@@ -37,6 +39,7 @@ class ModelWatchTest : public ::testing::Test {
   absl::Status failure_;
   int reads_ = 0;
   std::set<std::string> changing_;  // as it was told to the last read
+  std::set<std::string> unread_;    // as the next read says
 };
 
 TEST_F(ModelWatchTest, ReadsOnceWhatHasChangedAndSettled) {
@@ -118,6 +121,18 @@ TEST_F(ModelWatchTest, ReadsAgainAfterAFailure) {
   failure_ = absl::OkStatus();
   EXPECT_TRUE(Changed());
   EXPECT_EQ(reads_, 3);
+}
+
+TEST_F(ModelWatchTest, WhatWasLeftUnreadIsReadByTheNextLook) {
+  EXPECT_FALSE(Changed());
+  watch_->Unread({temp_.At("models/a.gguf"), temp_.At("models/b")});
+  unread_ = {temp_.At("models/b")};
+  EXPECT_TRUE(Changed());
+  EXPECT_TRUE(changing_.empty());
+  unread_.clear();
+  EXPECT_TRUE(Changed());
+  EXPECT_FALSE(Changed());
+  EXPECT_EQ(reads_, 2);
 }
 
 TEST_F(ModelWatchTest, AStampIsOfTheFilesAndNoStampOfNothing) {

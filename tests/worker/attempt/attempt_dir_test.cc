@@ -69,6 +69,42 @@ TEST(AttemptDirTest, LeasePidAndNoteRoundTrip) {
   EXPECT_EQ(*ListDir(temp.path()), (std::vector<std::string>{"agent", "lease", "pid"}));
 }
 
+TEST(AttemptDirTest, TheNoteKeepsWhatTheEventsSaidAndAnOlderOneIsRead) {
+  TempDir temp;
+  const AttemptDir dir(temp.path());
+  AgentNote note{40, false, -3, 5'000'000'000, true, true, true, 1'500, int64_t{1} << 40, int64_t{1} << 37};
+  ASSERT_TRUE(dir.WriteAgentNote(note).ok());
+  absl::StatusOr<AgentNote> read = dir.ReadAgentNote();
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->events_bytes, note.events_bytes);
+  EXPECT_TRUE(read->started && read->held && read->finalizing && !read->artifact_committed);
+  EXPECT_EQ(read->step_ms, note.step_ms);
+  EXPECT_EQ(read->host_bytes_peak, note.host_bytes_peak);
+  EXPECT_EQ(read->device_bytes_peak, note.device_bytes_peak);
+  ASSERT_TRUE(WriteFileAtomic(dir.AgentNotePath(), "committed_step 7 artifact_committed 1 log_missing_bytes 9\n").ok());
+  read = dir.ReadAgentNote();
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->committed_step, 7);
+  EXPECT_TRUE(read->artifact_committed);
+  EXPECT_EQ(read->events_bytes, 0);
+  EXPECT_FALSE(read->started);
+  for (const char* bad :
+       {"", "committed_step 7", "committed_step 7 artifact_committed 1 log_missing_bytes 9 events_bytes 3"}) {
+    ASSERT_TRUE(WriteFileAtomic(dir.AgentNotePath(), bad).ok());
+    EXPECT_FALSE(dir.ReadAgentNote().ok()) << bad;
+  }
+}
+
+TEST(AttemptDirTest, ACheckpointThatIsNotWholeShows) {
+  TempDir temp;
+  const AttemptDir dir(temp.path());
+  EXPECT_FALSE(dir.WritesCheckpoint()) << "nor is there a folder for them";
+  ASSERT_TRUE(CreateDirs(dir.CheckpointDir(3)).ok());
+  EXPECT_FALSE(dir.WritesCheckpoint());
+  ASSERT_TRUE(CreateDirs(dir.CheckpointDir(4) + ".partial").ok());
+  EXPECT_TRUE(dir.WritesCheckpoint());
+}
+
 TEST(AttemptDirTest, FileNamesFromOutsideNeverLeaveTheFolder) {
   for (const char* good : {"adapter_model.safetensors", "state.json", "a", "README.md", "A-1_b.x"}) {
     EXPECT_TRUE(ValidateFileName(good).ok()) << good;

@@ -68,6 +68,21 @@ TEST_F(ControlTest, WhatCannotBeReadLeavesTheLastLeaseInForce) {
   EXPECT_EQ(control.AtStepBoundary(), Decision::kLeaseLost);
 }
 
+// After a reboot the clock is far behind the deadline of before, and nobody has extended it since.
+TEST_F(ControlTest, ALeaseOfAnotherBootHasRunOut) {
+  v1::LeaseFile lease;
+  lease.set_lease_epoch(1);
+  lease.set_deadline_boot_nanos(clock_.BootNanos() + int64_t{1'000'000'000'000});
+  lease.set_boot_id("another boot");
+  ASSERT_TRUE(dir_.WriteLease(lease).ok());
+  Control control(dir_, 1, &clock_, &signals_);
+  EXPECT_EQ(control.AtStepBoundary(), Decision::kHold);
+  lease.set_boot_id(attempt::BootId());
+  ASSERT_TRUE(dir_.WriteLease(lease).ok());
+  EXPECT_EQ(control.AtStepBoundary(), Decision::kContinue);
+  EXPECT_FALSE(attempt::BootId().empty());
+}
+
 TEST_F(ControlTest, HoldsOnceTheLeaseHasRunOutAndGoesOnWhenItIsExtended) {
   Lease(clock_.BootNanos() + 5'000'000);
   Control control(dir_, 1, &clock_, &signals_);

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 
+#include "base/disk_seam.h"
 #include "base/env.h"
 #include "base/failpoints.h"
 #include "base/hash.h"
@@ -183,6 +184,35 @@ TEST_F(RunAttemptTest, TrainsToAnAdapterAndTellsAllOfIt) {
   EXPECT_EQ(last->progress().eval_loss(), result.eval_loss_after());
   EXPECT_GT(last->progress().host_bytes_used(), 0);
   EXPECT_GT(last->progress().host_bytes_planned(), 0);
+}
+
+// Looks into the attempt's folder, as the agent does, whenever a checkpoint's file is about to change.
+class CheckpointLooks final : public DiskSeam {
+ public:
+  explicit CheckpointLooks(const attempt::AttemptDir& dir) : dir_(dir) { InstallDiskSeam(this); }
+  ~CheckpointLooks() override { InstallDiskSeam(nullptr); }
+  int Before(const DiskChange& change) override {
+    if (change.path.find("state.json") == std::string::npos) return 0;
+    ++looks_;
+    seen_ += dir_.WritesCheckpoint();
+    return 0;
+  }
+  int looks() const { return looks_; }
+  int seen() const { return seen_; }
+
+ private:
+  const attempt::AttemptDir dir_;
+  int looks_ = 0;
+  int seen_ = 0;
+};
+
+TEST_F(RunAttemptTest, TheAgentSeesThatACheckpointIsBeingWritten) {
+  const attempt::AttemptDir dir = Make("a", Chats(40));
+  const CheckpointLooks looks(dir);
+  ASSERT_EQ(Run(dir).reason(), v1::TRAINER_EXIT_SUCCEEDED) << log_;
+  EXPECT_GE(looks.looks(), 3) << "one for each checkpoint, at least";
+  EXPECT_EQ(looks.seen(), looks.looks());
+  EXPECT_FALSE(dir.WritesCheckpoint());
 }
 
 TEST_F(RunAttemptTest, AHeldOutLossIsOfTheStepThatWasEvaluated) {
