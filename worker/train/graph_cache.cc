@@ -50,7 +50,10 @@ bool GraphCache::Run(const Key& key, Body body) {
     if (!DropStale()) break;
   }
   ++counts_.run;
-  return body();
+  const bool complete = body();
+  // What was not queued was not loaded either: the next run is the first one.
+  if (is_new && !complete) entries_.erase(found);
+  return complete;
 }
 
 }  // namespace longhaul::train

@@ -40,8 +40,8 @@ class GraphCache {
 
   GraphCache(const Limits& limits, Capture capture);
 
-  // Does what `body` queues. The first time it is run as it is: kernels are loaded and chosen then, which no capture
-  // survives, and many sizes of real data come once. The second time it is captured, where there is room or the graph
+  // Does what `body` queues. The first time it is run as it is, to its end: kernels are loaded and chosen then, which no
+  // capture survives, and many sizes of real data come once. The second time it is captured, where there is room or the graph
   // that was not used for longest is stale (its sizes are new ones again); else it is run as it is: graphs that take
   // each other's place all the time would cost more than they save. False where body said so.
   bool Run(const Key& key, Body body);

@@ -16,7 +16,6 @@ constexpr int64_t kAccumulation = 4, kMicroBatches = 32;
 
 struct RaggedRun {
   LateRun run;
-  GraphCache::Counts graphs;
   int64_t chosen_late = 0;
 };
 
@@ -57,7 +56,7 @@ class CudaGraphs : public testing::Test {
     if (eager) ops.engine().EndProfile();
     ASSERT_TRUE(run.outcome.ok()) << run.outcome.status();
     run.state = (*trainer)->state();
-    ragged->graphs = ops.graphs().counts();
+    run.graphs = ops.graphs().counts();
     ragged->chosen_late = ops.engine().chosen_late();
     const Adapter& adapter = (*trainer)->adapter();
     adapter.Download();
@@ -78,15 +77,15 @@ constexpr int64_t kUpdates = 2 * kMicroBatches / kAccumulation;
 
 void ExpectReplayed(const RaggedRun& replayed, const RaggedRun& eager) {
   // But for the adapter's, twice before the first step.
-  EXPECT_EQ(eager.graphs.run + eager.graphs.captured, 2);
-  EXPECT_EQ(eager.graphs.replayed, 0);
+  EXPECT_EQ(eager.run.graphs.run + eager.run.graphs.captured, 2);
+  EXPECT_EQ(eager.run.graphs.replayed, 0);
   // Rows are 128, 256, 384 or 512 in the forward and the backward pass, at most as many of them trained; the adapter.
   constexpr int64_t kSizes = 4 + 4 + 4 + 1;
-  EXPECT_LE(replayed.graphs.run, kSizes);
-  EXPECT_LE(replayed.graphs.captured, kSizes);
-  EXPECT_GE(replayed.graphs.captured, 8);
-  EXPECT_EQ(replayed.graphs.dropped, 0);
-  EXPECT_GE(replayed.graphs.replayed, 3 * 2 * kMicroBatches - 2 * kSizes);
+  EXPECT_LE(replayed.run.graphs.run, kSizes);
+  EXPECT_LE(replayed.run.graphs.captured, kSizes);
+  EXPECT_GE(replayed.run.graphs.captured, 8);
+  EXPECT_EQ(replayed.run.graphs.dropped, 0);
+  EXPECT_GE(replayed.run.graphs.replayed, 3 * 2 * kMicroBatches - 2 * kSizes);
   ASSERT_EQ(replayed.run.progress.size(), static_cast<size_t>(kUpdates));
   ASSERT_EQ(eager.run.progress.size(), static_cast<size_t>(kUpdates));
 }
@@ -137,9 +136,9 @@ TEST_F(CudaGraphs, ALossIsReplayedForMicroBatchesOfMoreRowsAndOfFewer) {
     Run(false, &replayed);
     Run(true, &eager);
     // The forward and the backward pass of either size, one loss, the adapter.
-    EXPECT_EQ(replayed.graphs.run, 2 + 2 + 1 + 1);
-    EXPECT_EQ(replayed.graphs.captured, 2 + 2 + 1 + 1);
-    EXPECT_EQ(eager.graphs.replayed, 0);
+    EXPECT_EQ(replayed.run.graphs.run, 2 + 2 + 1 + 1);
+    EXPECT_EQ(replayed.run.graphs.captured, 2 + 2 + 1 + 1);
+    EXPECT_EQ(eager.run.graphs.replayed, 0);
     ExpectTheSame(replayed.run, eager.run);
   }
 }

@@ -157,6 +157,17 @@ TEST(GraphCache, ACaptureThatEndsEarlyLeavesNothing) {
   EXPECT_EQ(stream.cache.counts().captured, 1);
 }
 
+// A capture needs every kernel loaded, and the part that was not run may have others.
+TEST(GraphCache, AFirstRunThatEndsEarlyIsNoRun) {
+  FakeStream stream({3, 100, 10});
+  EXPECT_FALSE(stream.Run({}, "a", /*complete=*/false));
+  EXPECT_TRUE(stream.Run({}, "ab"));
+  EXPECT_EQ(stream.captures, 0);
+  EXPECT_TRUE(stream.Run({}, "ab"));
+  EXPECT_EQ(stream.captures, 1);
+  EXPECT_EQ(stream.done, "aabab");
+}
+
 TEST(Rehearsal, TilesOfEveryLengthThatAMicroBatchMayHaveAreThere) {
   DeviceFacts gpu;
   gpu.device_class = "gpu";
