@@ -270,7 +270,7 @@ inline constexpr int kGemmTimingRounds = 4;   // of each; the first loads the ke
 inline constexpr int kMaxStackedLinears = 4;  // q, k, v; gate, up
 inline constexpr int64_t kMaxHeadDim = 256;
 // Parts of micro-batches (forward pass, loss, backward pass) that are kept captured, one for each number of rows that
-// comes again: of 1,024 tokens, in units of 128 rows, there are 25.
+// comes again: of 1,024 tokens, in units of 128 rows, there are 27 with the adapter's.
 inline constexpr int64_t kMaxCudaGraphs = 64;
 // One gives its place to another when so many parts came since it was used: a hundred micro-batches and more.
 inline constexpr int64_t kCudaGraphStaleUses = 500;

@@ -240,7 +240,7 @@ int64_t CheckpointBytes(const ModelShape& shape, int64_t tokens) { return tokens
 
 std::string PlanSignature(const MemoryPlan& plan, const std::string& gemm_library) {
   const PlanChoices& c = plan.choices;
-  std::string text = "plan " + std::to_string(plan.version);
+  std::string text = "plan " + std::to_string(kPlanBits);
   text +=
       std::string("; compute ") + ComputeTypeName(plan.train.compute) + "; base " + BaseWeightsName(plan.train.base);
   text += "; token tile " + std::to_string(c.token_tile_rows) + "; loss tile " + std::to_string(c.loss_tile_rows);

@@ -23,6 +23,11 @@ namespace longhaul {
 // Changes whenever the same inputs give other regions or other bits; a worker of another version gets no new attempts.
 inline constexpr int kPlanVersion = 5;
 
+// Raised only when a run of the same plan gives other bits than before, on any device: a checkpoint of other bits is
+// not continued without allow_nonidentical_resume, so every interrupted job that has one ends there. It is the version
+// of plans (4) that bits changed with last; 5 changed regions alone.
+inline constexpr int kPlanBits = 4;
+
 enum class PlanKind { kTrain, kGenerate };
 
 // How much of the budget a plan may use.
@@ -148,7 +153,7 @@ std::vector<std::string> PlanWarnings(const MemoryPlan& plan);
 // Layer inputs in bf16 for every layer: the figure that long contexts are compared by (tokens x layers x hidden x 2).
 int64_t CheckpointBytes(const ModelShape& shape, int64_t tokens);
 
-// SHA-256 over what a bit-identical resume must reproduce: version, compute type, base weights, tiles, threads, ISA,
+// SHA-256 over what a bit-identical resume must reproduce: kPlanBits, compute type, base weights, tiles, threads, ISA,
 // GEMM library. Not keep_all_layers: recompute gives the same bits (tests/worker/train/decoder_test.cc).
 std::string PlanSignature(const MemoryPlan& plan, const std::string& gemm_library);
 

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/env.h"
+#include "base/error.h"
 #include "base/process.h"
 #include "base/status_macros.h"
 #include "kernels/cuda/cuda_engine.h"
@@ -260,6 +261,10 @@ nlohmann::json Report(const MemoryPlan& plan, const train::Trainer& trainer, con
 }  // namespace
 
 absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options) {
+  if (options.record_kernels && (options.device != "cuda" || options.steps == 0)) {
+    return InvalidField("--record-kernels",
+                        "records steps of a GPU after the measured ones: --device cuda, and --steps 1 or more");
+  }
   std::optional<formats::ModelSource> source;
   std::unique_ptr<train::WeightSource> weights;
   ModelShape shape;

@@ -25,7 +25,7 @@ struct BenchTrainOptions {
   int64_t host_bytes = 0;       // what the plan may use; 0: what is available
   int64_t device_bytes = 0;     // the same of a GPU's memory
   bool deterministic = false;   // of a GPU
-  // Of a GPU: 16 more steps, whose kernels CUPTI records (kernels/cuda/device_activity.h).
+  // Of a GPU, with steps: 16 more of them, whose kernels CUPTI records (kernels/cuda/device_activity.h).
   bool record_kernels = false;
   bool host_checkpoints = false;  // of a GPU: layers' inputs leave for host memory even where they need not
   int threads = 0;                // 0: all
@@ -40,7 +40,7 @@ struct BenchTrainOptions {
 // gpu_busy, the seconds in which a kernel, copy or fill ran as a share of a step that is not recorded, and
 // gpu_busy_recorded, as a share of the recorded ones; floor_seconds, the step's operations at the rate of this device's
 // own bf16 products, and percent_of_floor; device and host bytes as predicted and as measured. Errors: those of the
-// plan, the model and the engine.
+// plan, the model and the engine; INVALID_ARGUMENT: options that do not go together.
 absl::StatusOr<nlohmann::json> BenchTrain(const BenchTrainOptions& options);
 
 }  // namespace longhaul

@@ -31,8 +31,7 @@ using Owned = std::unique_ptr<std::remove_pointer_t<T>, GraphDestroyer>;
 
 class CapturedGraph final : public CudaGraph {
  public:
-  CapturedGraph(const CudaStream& stream, const Owned<cudaGraph_t>& graph, int64_t nodes)
-      : stream_(stream), nodes_(nodes) {
+  CapturedGraph(const CudaStream& stream, const Owned<cudaGraph_t>& graph) : stream_(stream) {
     cudaGraphExec_t executable = nullptr;
     CheckCuda(cudaGraphInstantiate(&executable, graph.get(), 0), "CudaGraph", "cudaGraphInstantiate");
     executable_.reset(executable);
@@ -41,11 +40,9 @@ class CapturedGraph final : public CudaGraph {
   void Launch() override {
     CheckCuda(cudaGraphLaunch(executable_.get(), stream_.get()), "CudaGraph", "cudaGraphLaunch");
   }
-  int64_t nodes() const override { return nodes_; }
 
  private:
   const CudaStream& stream_;
-  int64_t nodes_;
   Owned<cudaGraphExec_t> executable_;
 };
 
@@ -171,7 +168,7 @@ class Engine final : public CudaEngine {
   }
   int64_t chosen_late() const override { return gemm_->planned_shapes() - planned_shapes_; }
 
-  std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body, int64_t most_nodes) override {
+  CudaCapture Capture(const std::function<void()>& body, int64_t most_nodes) override {
     LH_CHECK(!profile_.is_on());
     const cudaStream_t stream = exec_.cuda().compute.get();
     CheckCuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "Capture", "cudaStreamBeginCapture");
@@ -188,8 +185,10 @@ class Engine final : public CudaEngine {
     const Owned<cudaGraph_t> graph(captured);
     size_t nodes = 0;
     CheckCuda(cudaGraphGetNodes(captured, nullptr, &nodes), "Capture", "cudaGraphGetNodes");
-    if (static_cast<int64_t>(nodes) > most_nodes) return nullptr;
-    return std::make_unique<CapturedGraph>(exec_.cuda().compute, graph, static_cast<int64_t>(nodes));
+    CudaCapture capture;
+    capture.nodes = static_cast<int64_t>(nodes);
+    if (capture.nodes <= most_nodes) capture.graph = std::make_unique<CapturedGraph>(exec_.cuda().compute, graph);
+    return capture;
   }
 
   void Mark(size_t point) override { profile_.Mark(point); }

@@ -82,7 +82,11 @@ class CudaGraph {
  public:
   virtual ~CudaGraph() = default;
   virtual void Launch() = 0;
-  virtual int64_t nodes() const = 0;  // kernels and copies
+};
+
+struct CudaCapture {
+  std::unique_ptr<CudaGraph> graph;  // null: it may not have so many nodes
+  int64_t nodes = 0;                 // kernels and copies
 };
 
 class CudaEngine {
@@ -145,10 +149,10 @@ class CudaEngine {
   // Products whose kernel was chosen since: in the middle of a step.
   virtual int64_t chosen_late() const = 0;
 
-  // What `body` queues, as one graph; null where that would be more than `most_nodes`. Nothing in it may allocate or
+  // What `body` queues, as one graph; none where that would be more than `most_nodes`. Nothing in it may allocate or
   // wait; run it once before, so that every kernel is loaded and chosen. What body throws is thrown, and nothing was
   // queued.
-  virtual std::unique_ptr<CudaGraph> Capture(const std::function<void()>& body, int64_t most_nodes) = 0;
+  virtual CudaCapture Capture(const std::function<void()>& body, int64_t most_nodes) = 0;
 
   // A point in the stream; seconds between two points that were reached.
   virtual void Mark(size_t point) = 0;

@@ -134,6 +134,10 @@ class CuptiActivity final : public DeviceActivity {
     if (flushed != 0) return CuptiFailed("cuptiActivityFlushAll", flushed);
     CuptiRecording& recording = CuptiNow();
     const std::lock_guard<std::mutex> lock(recording.mutex);
+    // Nothing to divide by, and no caller lets the device do nothing.
+    if (recording.spans.empty()) {
+      return MakeError(absl::StatusCode::kUnavailable, "CUPTI_FAILED", "CUPTI recorded no kernel, copy or fill");
+    }
     Sum sum;
     sum.records = static_cast<int64_t>(recording.spans.size());
     uint64_t begin = std::numeric_limits<uint64_t>::max(), end = 0;

@@ -30,7 +30,8 @@ class DeviceActivity {
   // CUPTI_FAILED: it does not record here. Takes device memory.
   static absl::StatusOr<std::unique_ptr<DeviceActivity>> Begin();
   virtual ~DeviceActivity() = default;
-  // Of what ended since. REQUIRES: the device has nothing to do. Once. Errors: UNAVAILABLE CUPTI_FAILED.
+  // Of what ended since. REQUIRES: the device has nothing to do. Once. Errors: UNAVAILABLE CUPTI_FAILED, also where
+  // nothing was recorded.
   virtual absl::StatusOr<Sum> End() = 0;
 };
 

@@ -231,6 +231,23 @@ TEST(MemoryPlan, SignatureFollowsBitsNotMemory) {
   EXPECT_NE(PlanSignature(*whole, "a"), PlanSignature(other, "a"));
 }
 
+// Of checkpoints that are there: another signature ends their jobs. SHA-256 of "plan 4; compute f32; base nf4; token
+// tile 256; loss tile 128; threads 2; isa avx2; weights packed; gemm oneDNN 2.6.3".
+TEST(MemoryPlan, SignatureOfAPlanStaysWhileItsBitsDo) {
+  MemoryPlan plan;
+  plan.train.compute = ComputeType::kF32;
+  plan.train.base = BaseWeights::kNf4;
+  plan.choices.token_tile_rows = 256;
+  plan.choices.loss_tile_rows = 128;
+  plan.choices.cpu_threads = 2;
+  plan.choices.isa = "avx2";
+  plan.choices.packed_weights = true;
+  const std::string kept = "2aa264fd1f57b85e39b04dd85f46a596fee10bbbdcf925d408717e3f76d14f45";
+  EXPECT_EQ(PlanSignature(plan, "oneDNN 2.6.3"), kept);
+  plan.version = kPlanVersion + 1;  // other regions
+  EXPECT_EQ(PlanSignature(plan, "oneDNN 2.6.3"), kept);
+}
+
 TEST(MemoryPlan, GenerationNeedsNoTrainingRegions) {
   TrainShape train = TwoTimes512();
   train.lora_targets = 0;

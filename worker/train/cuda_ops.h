@@ -55,8 +55,9 @@ class CudaOps final : public EngineOps {
 
   kernels::CudaEngine& engine() const { return *engine_; }
   const GraphCache& graphs() const { return *graphs_; }
-  // Another limit than kMaxCudaGraphNodes, for graphs that are captured from now on.
+  // Other limits than kMaxCudaGraphNodes and kCudaGraphStaleUses, for graphs that are captured from now on.
   void LimitGraphNodes(int64_t most) { graphs_->LimitNodes(most); }
+  void LimitGraphStaleUses(int64_t uses) { graphs_->LimitStaleUses(uses); }
   // Points of the stream (CudaEngine::Mark).
   static size_t StepBegun(int64_t number) { return static_cast<size_t>(number % kMarkedSteps); }
   static size_t StepEnded(int64_t number) { return static_cast<size_t>(kMarkedSteps + number % kMarkedSteps); }

@@ -24,8 +24,7 @@ class GraphCache {
   };
   using Body = absl::FunctionRef<bool()>;
   // CudaEngine::Capture.
-  using Capture =
-      std::function<std::unique_ptr<kernels::CudaGraph>(const std::function<void()>& body, int64_t most_nodes)>;
+  using Capture = std::function<kernels::CudaCapture(const std::function<void()>& body, int64_t most_nodes)>;
   struct Limits {
     int64_t graphs = 0;
     int64_t nodes = 0;       // of all graphs together
@@ -40,14 +39,16 @@ class GraphCache {
 
   GraphCache(const Limits& limits, Capture capture);
 
-  // Does what `body` queues. The first time it is run as it is: kernels are loaded and chosen then, which no capture
-  // survives, and many sizes of real data come once. The second time it is captured, where there is room or the graph
-  // that was not used for longest is stale (its sizes are new ones again); else it is run as it is: graphs that take
-  // each other's place all the time would cost more than they save. False where body said so.
+  // Does what `body` queues. The first time it is run as it is, to its end: kernels are loaded and chosen then, which
+  // no capture survives, and many sizes of real data come once. The second time it is captured, where there is room or
+  // would be without stale graphs: as many of those go as that takes, and their sizes are new ones again. Else it is
+  // run as it is: graphs that take each other's place all the time would cost more than they save. How large it is, its
+  // first capture tells; what is too large is not captured again before there is room for it. False where body said so.
   bool Run(const Key& key, Body body);
 
   // For what is captured from now on.
   void LimitNodes(int64_t most) { limits_.nodes = most; }
+  void LimitStaleUses(int64_t uses) { limits_.stale_uses = uses; }
   int64_t nodes() const { return nodes_; }
   const Counts& counts() const { return counts_; }
 
@@ -55,15 +56,20 @@ class GraphCache {
   struct Entry {
     std::unique_ptr<kernels::CudaGraph> graph;  // null: seen, not captured
     int64_t last_use = 0;
-    int64_t too_few_nodes = 0;  // there was no room for it in so many
+    int64_t nodes = 0;  // 0: never captured
   };
-  bool DropStale();
+  enum class Counting { kAll, kWithoutStale };
+  bool IsStale(const Entry& entry) const;
+  // Nodes that one more graph may have beside those that are counted.
+  int64_t Room(Counting counting) const;
+  // REQUIRES: there is a graph.
+  void DropOldest();
 
   Limits limits_;
   const Capture capture_;
   std::map<Key, Entry> entries_;  // those without a graph are bounded by the sizes that a plan has
   Counts counts_;
-  int64_t graphs_ = 0, nodes_ = 0;
+  int64_t nodes_ = 0;  // of all graphs
   int64_t uses_ = 0;
 };
 

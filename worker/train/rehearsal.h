@@ -1,5 +1,6 @@
 // Before the first update of a CUDA plan: the kernels of every product, and of the loss, for every number of rows that
-// tiles of tokens can have. In a step nothing is searched for then, and what a library refuses is an error here.
+// tiles of tokens can have. In a step nothing is searched for then, and what a library refuses is an error here. Heads
+// in groups: but for one product (RowsToRehearse).
 #pragma once
 
 #include <cstdint>

@@ -208,15 +208,18 @@ void Trainer::CollectLosses(StepInFlight* step) const {
   step->loss = nats * GradScale(step->window);
 }
 
+std::string Trainer::WhyNotFinite(const UpdateResult& update, const StepInFlight& step) const {
+  if (!step.non_finite.empty()) return "the loss is not finite for " + step.non_finite;
+  std::string why = "the gradient's norm is " + std::to_string(update.grad_norm);
+  const int64_t first = step.window.micro_batches == 1 ? 0 : step.first_non_finite_gradient;
+  if (first >= 0) why += ", not finite from " + DescribeMicroBatch(step, first) + " on";
+  return why;
+}
+
 absl::Status Trainer::CountSkip(const UpdateResult& update, const StepInFlight& step) {
   ++state_.skipped_updates;
   ++state_.skipped_in_a_row;
-  const std::string what =
-      "update " + std::to_string(step.number + 1) + ": " +
-      (step.non_finite.empty()
-           ? "the gradient's norm is " + std::to_string(update.grad_norm) + ", not finite from " +
-                 DescribeMicroBatch(step, std::max<int64_t>(step.first_non_finite_gradient, 0)) + " on"
-           : "the loss is not finite for " + step.non_finite);
+  const std::string what = "update " + std::to_string(step.number + 1) + ": " + WhyNotFinite(update, step);
   if (state_.skipped_in_a_row < limits::kMaxNonFiniteStepsInARow) {
     observer_->OnWarning(what + "; the update was skipped");
     return absl::OkStatus();

@@ -189,6 +189,7 @@ class Trainer {
   // Reads the numbers of the update in flight, if there is one: from here on the state is exact.
   absl::Status Settle();
   void Report(const StepInFlight& step, double grad_norm);
+  std::string WhyNotFinite(const UpdateResult& update, const StepInFlight& step) const;
   absl::Status CountSkip(const UpdateResult& update, const StepInFlight& step);
   // An evaluation, a checkpoint or the end comes after update `done`.
   bool IsLookedAt(int64_t done) const;

@@ -47,5 +47,13 @@ TEST(DeviceActivity, KernelsCountAndWhatIsBetweenThemDoesNot) {
   EXPECT_GT(sum->all_seconds, 50e-3);
 }
 
+TEST(DeviceActivity, NothingRecordedIsNoSum) {
+  auto exec = Exec::CreateCuda(0);
+  ASSERT_TRUE(exec.ok()) << exec.status();
+  auto activity = DeviceActivity::Begin();
+  if (!activity.ok()) GTEST_SKIP() << activity.status();
+  EXPECT_EQ(ErrorReason((*activity)->End().status()), "CUPTI_FAILED");
+}
+
 }  // namespace
 }  // namespace longhaul::kernels

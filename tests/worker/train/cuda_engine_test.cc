@@ -164,7 +164,7 @@ TEST(CudaEngine, ACaptureThatThrowsLeavesTheStreamAsItWas) {
   };
   EXPECT_THROW(engine.Capture(throws, 100), std::runtime_error);
   EXPECT_EQ(rig.Step(batch.view(), 0.01), nats);
-  engine.Capture([&] { engine.PlaceAdapters(); }, 100)->Launch();
+  engine.Capture([&] { engine.PlaceAdapters(); }, 100).graph->Launch();
   EXPECT_EQ(rig.Step(batch.view(), 0.01), nats);
 }
 

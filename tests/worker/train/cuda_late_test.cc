@@ -46,7 +46,10 @@ class CudaLate : public testing::Test {
       run->graph_nodes_before = ops->graphs().nodes();
     }
     run->outcome = (*trainer)->Run();
-    if (ops != nullptr) run->graph_nodes = ops->graphs().nodes();
+    if (ops != nullptr) {
+      run->graph_nodes = ops->graphs().nodes();
+      run->graphs = ops->graphs().counts();
+    }
     run->state = (*trainer)->state();
     const Adapter& adapter = (*trainer)->adapter();
     adapter.Download();
@@ -192,6 +195,25 @@ TEST_F(CudaLate, AStopOrAHoldLeavesAnExactCheckpoint) {
     EXPECT_EQ(resumed.master, whole.master);
     EXPECT_EQ(resumed.state.adam_steps, whole.state.adam_steps);
   }
+}
+
+// The first pass of all, an evaluation's, ends before it has queued a layer. It is no first run: what would be captured
+// next has kernels that were never loaded.
+TEST_F(CudaLate, AHoldInTheFirstPassChangesNoBitAndNothingIsCapturedBeforeItRan) {
+  options_.hyper.eval_every_steps = 100;
+  LateRun whole, held;
+  Run(options_, &whole);
+  held.control = Control::kHold;
+  Run(options_, &held);
+  ASSERT_TRUE(whole.outcome.ok()) << whole.outcome.status();
+  ASSERT_TRUE(held.outcome.ok()) << held.outcome.status();
+  EXPECT_EQ(held.polls, whole.polls + 3);  // of that pass, of the hold and after it
+  EXPECT_EQ(held.graphs.run, whole.graphs.run + 1);
+  EXPECT_EQ(held.graphs.captured, whole.graphs.captured);
+  EXPECT_EQ(held.graphs.replayed, whole.graphs.replayed);
+  EXPECT_EQ(held.state.eval_before, whole.state.eval_before);
+  EXPECT_EQ(held.state.eval_last, whole.state.eval_last);
+  EXPECT_EQ(held.master, whole.master);
 }
 
 // In its own process: the context is of no use afterwards. Update 4 gathers a row that the embedding does not have; it

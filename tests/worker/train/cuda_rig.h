@@ -65,6 +65,7 @@ struct CudaTweaks {
   int64_t attention_calls = 1;
   bool grouped = false;
   bool host_attention = false;
+  bool host_head = false;  // alone
 };
 
 inline MemoryPlan CudaPlan(const ModelShape& shape, const TrainShape& train, const CudaTweaks& tweaks = {}) {
@@ -77,7 +78,7 @@ inline MemoryPlan CudaPlan(const ModelShape& shape, const TrainShape& train, con
   plan->choices.host_embedding = tweaks.host && !shape.tied_embeddings;
   plan->choices.grouped_attention = tweaks.grouped;
   plan->choices.host_attention = tweaks.host_attention;
-  plan->choices.host_head = tweaks.grouped && tweaks.host && !shape.tied_embeddings;
+  plan->choices.host_head = tweaks.host_head || (tweaks.grouped && tweaks.host && !shape.tied_embeddings);
   plan->choices.host_optimizer = tweaks.grouped && tweaks.host;
   if (tweaks.cached_layers >= 0) plan->choices.cached_layers = tweaks.cached_layers;
   if (tweaks.token_tile_rows > 0) plan->choices.token_tile_rows = tweaks.token_tile_rows;

@@ -52,6 +52,7 @@ struct LateRun final : public TrainerObserver, public TrainerControl {
 
   int64_t graph_nodes_before = 0;  // of what was captured while the trainer was made
   int64_t graph_nodes = 0;
+  GraphCache::Counts graphs;
   absl::StatusOr<Outcome> outcome = absl::UnknownError("not run");
   TrainerState state;
   std::vector<float> master;

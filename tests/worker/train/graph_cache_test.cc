@@ -45,20 +45,21 @@ class FakeStream {
     }
     ~Graph() override { --stream_->alive; }
     void Launch() override { stream_->done += work_; }
-    int64_t nodes() const override { return static_cast<int64_t>(work_.size()); }
 
    private:
     FakeStream* stream_;
     std::string work_;
   };
-  std::unique_ptr<kernels::CudaGraph> Capture(const std::function<void()>& body, int64_t most) {
+  kernels::CudaCapture Capture(const std::function<void()>& body, int64_t most) {
     std::string work;
     captured_ = &work;
     body();
     captured_ = nullptr;
     ++captures;
-    if (static_cast<int64_t>(work.size()) > most) return nullptr;
-    return std::make_unique<Graph>(this, work);
+    kernels::CudaCapture capture;
+    capture.nodes = static_cast<int64_t>(work.size());
+    if (capture.nodes <= most) capture.graph = std::make_unique<Graph>(this, work);
+    return capture;
   }
 
   std::string* captured_ = nullptr;
@@ -131,6 +132,31 @@ TEST(GraphCache, WhatIsTooLargeAloneIsRunAsItIs) {
   EXPECT_EQ(stream.cache.counts().replayed, 1);
 }
 
+// Stale or not: nothing gives its place to what would not fit in it.
+TEST(GraphCache, StaleOnesStayWhereTheirRoomIsNotEnough) {
+  FakeStream stream({8, 8, 5});
+  const auto small = [&] {
+    for (int64_t rows = 0; rows < 4; ++rows) stream.Run({0, rows, 0}, "ab");
+  };
+  for (int i = 0; i < 2; ++i) small();
+  ASSERT_EQ(stream.captures, 4);
+  const std::string nine(9, 'x'), five(5, 'y');
+  for (int i = 0; i < 20; ++i) stream.Run({1, 0, 0}, nine);  // more than the limit
+  EXPECT_EQ(stream.captures, 5);
+  EXPECT_EQ(stream.cache.counts().dropped, 0);
+  small();  // replayed: not stale for a while
+  EXPECT_EQ(stream.cache.counts().replayed, 4);
+  stream.Run({2, 0, 0}, five);
+  stream.Run({1, 0, 0}, nine);
+  stream.Run({2, 0, 0}, five);  // two are stale, and three would have to go: it tells its size
+  EXPECT_EQ(stream.captures, 6);
+  EXPECT_EQ(stream.cache.counts().dropped, 0);
+  stream.Run({2, 0, 0}, five);
+  EXPECT_EQ(stream.captures, 7);
+  EXPECT_EQ(stream.cache.counts().dropped, 3);
+  EXPECT_EQ(stream.cache.nodes(), 2 + 5);
+}
+
 TEST(GraphCache, KeepsNoMoreThanItMay) {
   FakeStream stream({3, 100, 4});
   std::mt19937 random(7);
@@ -155,6 +181,17 @@ TEST(GraphCache, ACaptureThatEndsEarlyLeavesNothing) {
   EXPECT_TRUE(stream.Run({}, "a"));
   EXPECT_EQ(stream.done, "aa");
   EXPECT_EQ(stream.cache.counts().captured, 1);
+}
+
+// A capture needs every kernel loaded, and the part that was not run may have others.
+TEST(GraphCache, AFirstRunThatEndsEarlyIsNoRun) {
+  FakeStream stream({3, 100, 10});
+  EXPECT_FALSE(stream.Run({}, "a", /*complete=*/false));
+  EXPECT_TRUE(stream.Run({}, "ab"));
+  EXPECT_EQ(stream.captures, 0);
+  EXPECT_TRUE(stream.Run({}, "ab"));
+  EXPECT_EQ(stream.captures, 1);
+  EXPECT_EQ(stream.done, "aabab");
 }
 
 TEST(Rehearsal, TilesOfEveryLengthThatAMicroBatchMayHaveAreThere) {
