@@ -222,7 +222,14 @@ struct Server::Impl {
   LogSweeper MakeLogSweeper() {
     return LogSweeper({[this](const std::string& after, int most) { return store->ListDeletedJobs(after, most); },
                        [this](const std::string& id) { return logs->Delete(id); },
-                       [this](std::vector<std::string> ids) { return dispatcher->ForgetDeletedJobs(std::move(ids)); }});
+                       [this](std::vector<std::string> ids) { return dispatcher->ForgetDeletedJobs(std::move(ids)); },
+                       [this](int most) { return logs->NextJobs(most); },
+                       [this](const std::string& id) -> absl::StatusOr<bool> {
+                         const absl::Status found = store->GetJob(id).status();
+                         if (absl::IsNotFound(found)) return false;
+                         LH_RETURN_IF_ERROR(found);
+                         return true;
+                       }});
   }
 
   // Forgets unreferenced blobs, stale uploads and the logs of deleted jobs, a step a minute.
