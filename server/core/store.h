@@ -51,13 +51,15 @@ class StoreTransaction {
 
   virtual absl::Status PutJob(const Job& job) = 0;  // insert or replace the whole row
   // With attempts, events, metrics, checkpoints; the request key stays. The job is among ListDeletedJobs until
-  // ForgetDeletedJob: its files are to be removed.
-  virtual absl::Status DeleteJob(const std::string& id) = 0;
+  // ForgetDeletedJob: its files are to be removed. Blobs of its checkpoints and its artifact: as DeleteCheckpoint's.
+  virtual absl::Status DeleteJob(const std::string& id, int64_t grace_wall_micros) = 0;
   virtual absl::Status ForgetDeletedJob(const std::string& id) = 0;
   virtual absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) = 0;
   virtual absl::Status AddEvent(const std::string& job_id, const JobEvent& event) = 0;  // ABORTED unless dense
   virtual absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) = 0;
-  virtual absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) = 0;
+  // Blobs of it that nothing refers to any more: their grace began at `grace_wall_micros` from now on, earlier or later
+  // than it did. One that was renewed since the checkpoint was committed is kept as long as that at least.
+  virtual absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step, int64_t grace_wall_micros) = 0;
   virtual absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) = 0;
   virtual absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) = 0;
   virtual absl::Status PutRequestKey(const RequestKey& key) = 0;

@@ -93,6 +93,8 @@ class BlobService final : public v1::BlobService::Service {
     const absl::StatusOr<Caller> caller = context_.gate.Admit(*call, kMethod, &audit);
     absl::Status status = caller.status();
     if (status.ok()) status = Receive(*caller, call, reader, response, &audit);
+    // What a worker stores is some files every few seconds, and gives nobody a right: what refers to it is audited.
+    if (status.ok() && !caller->Has(Scope::kSubmitter)) audit.skip = true;
     context_.gate.Record(status, &audit);
     return context_.gate.End(kMethod, status);
   }
@@ -149,8 +151,9 @@ class BlobService final : public v1::BlobService::Service {
     LH_RETURN_IF_ERROR(CheckQuota(caller, blob));
     LH_ASSIGN_OR_RETURN(const bool finished, ReceiveBytes(caller, blob, &message, reader, &transfer, response));
     if (!finished) return absl::OkStatus();
-    const std::string project = caller.Has(Scope::kSubmitter) ? caller.project : "";
-    LH_RETURN_IF_ERROR(context_.dispatcher->RecordBlobs({blob}, project, audit));
+    const bool submits = caller.Has(Scope::kSubmitter);
+    LH_RETURN_IF_ERROR(
+        context_.dispatcher->RecordBlobs({blob}, submits ? caller.project : "", submits ? audit : nullptr));
     response->set_committed_bytes(blob.size_bytes);
     return absl::OkStatus();
   }
