@@ -101,7 +101,11 @@ class Store {
   // Uploaded by the project, or kept by one of its jobs.
   virtual absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) = 0;
   // Of the blobs that the project has uploaded and that are still there.
-  virtual absl::StatusOr<int64_t> UploadedBytes(const std::string& project) = 0;
+  struct Uploads {
+    int64_t blobs = 0;
+    int64_t bytes = 0;
+  };
+  virtual absl::StatusOr<Uploads> Uploaded(const std::string& project) = 0;
   virtual absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) = 0;
   // Every job that is not terminal, by create_number: what the dispatcher loads at start.
   virtual absl::StatusOr<std::vector<Job>> LoadLiveJobs() = 0;

@@ -404,13 +404,15 @@ absl::StatusOr<bool> FakeStore::BlobInProject(const BlobRef& blob, const std::st
   return false;
 }
 
-absl::StatusOr<int64_t> FakeStore::UploadedBytes(const std::string& project) {
+absl::StatusOr<Store::Uploads> FakeStore::Uploaded(const std::string& project) {
   const auto now = state();
-  int64_t bytes = 0;
+  Uploads uploads;
   for (const auto& [of_project, sha256] : now->blob_projects) {
-    if (of_project == project) bytes += now->blobs.at(sha256).first.size_bytes;
+    if (of_project != project) continue;
+    ++uploads.blobs;
+    uploads.bytes += now->blobs.at(sha256).first.size_bytes;
   }
-  return bytes;
+  return uploads;
 }
 
 absl::StatusOr<std::vector<AuditRecord>> FakeStore::ListAudit(int64_t after_number, int most) {

@@ -419,12 +419,15 @@ TEST_P(StoreContractTest, ABlobIsInTheProjectsThatUploadedItAndThoseWhoseJobsKee
   EXPECT_EQ(in("red"), "abc");
   EXPECT_EQ(in("blue"), "ad");
   EXPECT_EQ(in(""), "");
-  EXPECT_EQ(*store().UploadedBytes("blue"), 20);
-  EXPECT_EQ(*store().UploadedBytes("red"), 0);
+  EXPECT_EQ(store().Uploaded("blue")->bytes, 20);
+  EXPECT_EQ(store().Uploaded("blue")->blobs, 2);
+  EXPECT_EQ(store().Uploaded("red")->bytes, 0);
+  EXPECT_EQ(store().Uploaded("red")->blobs, 0);
   // Whose upload it was is forgotten with the blob.
   Write([&](StoreTransaction& tx) { return tx.DropUnreferencedBlobs(150, 10).status(); });
   EXPECT_EQ(in("blue"), "a");
-  EXPECT_EQ(*store().UploadedBytes("blue"), 10);
+  EXPECT_EQ(store().Uploaded("blue")->bytes, 10);
+  EXPECT_EQ(store().Uploaded("blue")->blobs, 1);
   EXPECT_FALSE(Begin()->PutBlobProject(blob('e'), "blue").ok()) << "there is no such blob";
 }
 
