@@ -42,15 +42,14 @@ bool CallLimits::TakeRefusedRow(const Caller& caller) {
 
 absl::StatusOr<CallLimits::Slot> CallLimits::TakeStream(const Caller& caller) {
   if (caller.local) return Slot();
-  return Take({OfCaller(caller, "streams", options_.streams)}, "TOO_MANY_STREAMS");
+  return Take({OfCaller(caller, "streams", options_.streams), OfName(caller, "streams", options_.streams_of_name)},
+              "TOO_MANY_STREAMS");
 }
 
 absl::StatusOr<CallLimits::Slot> CallLimits::TakeLogStream(const Caller& caller) {
   if (caller.local) return Slot();
   return Take({OfCaller(caller, "readers of logs", options_.log_streams),
-               {"logs of\n" + caller.name, options_.log_streams_of_name,
-                caller.name + " has " + std::to_string(options_.log_streams_of_name) +
-                    " readers of logs on all of its hosts, the most that it may have"},
+               OfName(caller, "readers of logs", options_.log_streams_of_name),
                {"logs", options_.log_streams_of_all,
                 "all " + std::to_string(options_.log_streams_of_all) + " readers of logs are in use; try again"}},
               "TOO_MANY_LOG_STREAMS");
@@ -58,7 +57,15 @@ absl::StatusOr<CallLimits::Slot> CallLimits::TakeLogStream(const Caller& caller)
 
 absl::StatusOr<CallLimits::Slot> CallLimits::TakeTransfer(const Caller& caller) {
   if (caller.local) return Slot();
-  std::vector<Bound> bounds = {OfCaller(caller, "transfers", options_.transfers)};
+  const bool works = caller.Has(Scope::kWorker);
+  std::vector<Bound> bounds = {
+      OfCaller(caller, "transfers", options_.transfers),
+      OfName(caller, "transfers", works ? options_.worker_transfers_of_name : options_.transfers_of_name)};
+  if (!works) {
+    bounds.push_back({"transfers of clients", options_.transfers_of_clients,
+                      "all " + std::to_string(options_.transfers_of_clients) +
+                          " transfers that are not kept for workers are in use; try again"});
+  }
   if (SharesItsName(caller)) {
     bounds.push_back({"transfers of sharers\n" + HostKeyOf(caller), options_.transfers_of_sharers,
                       "the workers of " + caller.name + " have " + std::to_string(options_.transfers_of_sharers) +
@@ -71,6 +78,12 @@ CallLimits::Bound CallLimits::OfCaller(const Caller& caller, const std::string& 
   return {what + "\n" + KeyOf(caller), most,
           caller.name + " has " + std::to_string(most) + " " + what + " open from " + caller.host +
               ", the most that it may have"};
+}
+
+CallLimits::Bound CallLimits::OfName(const Caller& caller, const std::string& what, int most) {
+  return {
+      what + " of\n" + caller.name, most,
+      caller.name + " has " + std::to_string(most) + " " + what + " on all of its hosts, the most that it may have"};
 }
 
 absl::StatusOr<CallLimits::Slot> CallLimits::Take(std::vector<Bound> bounds, const char* reason) {

@@ -1,5 +1,6 @@
 // What one caller on one host may take of the server: calls a second, open streams, transfers, rows of the audit log.
-// A host is an IPv4 address or an IPv6 /64, so that nobody gets more by changing addresses within a network of its own.
+// A host is an IPv4 address or an IPv6 /64, so that nobody gets more by changing addresses within a network of its own;
+// of what the server has so many of and no more, nobody gets all by having many hosts either: a name has a bound.
 // Many machines may be one host for us, behind one IPv4 address or in one IPv6 network, and a fleet may share a token:
 // so each worker is a caller of its own, by the id that its credentials are bound to, else by the session that it shows
 // (wire/metadata.h). Sessions are opened at will, so that all of one name on one host have a bound together, too.
@@ -21,6 +22,14 @@
 
 namespace longhaul::server {
 
+// Of one name on all of its hosts: half of limits::kMaxWatchStreams and of limits::kMaxTransfers.
+inline constexpr int kMaxStreamsPerName = limits::kMaxWatchStreams / 2;
+inline constexpr int kMaxTransfersPerName = limits::kMaxTransfers / 2;
+// Of all callers that are no workers, together: the rest is there for what jobs that run have to store and to fetch.
+inline constexpr int kMaxClientTransfers = limits::kMaxTransfers * 3 / 4;
+// Workers that share a name are a fleet.
+inline constexpr int kMaxWorkerTransfersPerName = limits::kMaxTransfers * 3 / 4;
+
 class CallLimits {
  public:
   struct Options {
@@ -32,6 +41,10 @@ class CallLimits {
     int log_streams_of_all = limits::kMaxLogStreams;
     int log_streams_of_name = limits::kMaxLogStreamsPerName;
     int transfers_of_sharers = limits::kMaxSharersTransfers;
+    int streams_of_name = kMaxStreamsPerName;
+    int transfers_of_name = kMaxTransfersPerName;
+    int transfers_of_clients = kMaxClientTransfers;
+    int worker_transfers_of_name = kMaxWorkerTransfersPerName;
   };
 
   CallLimits(Options options, const Clock* clock)
@@ -51,13 +64,14 @@ class CallLimits {
 
   // Something held for a while; given back when the last copy goes.
   using Slot = std::shared_ptr<const void>;
-  // RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
+  // RESOURCE_EXHAUSTED TOO_MANY_STREAMS, of the caller on its host or of its name on all hosts.
   absl::StatusOr<Slot> TakeStream(const Caller& caller);
   // A reader of a log, beside its place among the streams: it holds a piece of the log. RESOURCE_EXHAUSTED
   // TOO_MANY_LOG_STREAMS, of the caller on its host, of its name on all hosts, or of all callers but the local
   // operator.
   absl::StatusOr<Slot> TakeLogStream(const Caller& caller);
-  // RESOURCE_EXHAUSTED TOO_MANY_TRANSFERS.
+  // RESOURCE_EXHAUSTED TOO_MANY_TRANSFERS, of the caller on its host, of its name on all hosts, or of all callers but
+  // workers and the local operator.
   absl::StatusOr<Slot> TakeTransfer(const Caller& caller);
 
  private:
@@ -67,6 +81,7 @@ class CallLimits {
     std::string refusal;
   };
   static Bound OfCaller(const Caller& caller, const std::string& what, int most);
+  static Bound OfName(const Caller& caller, const std::string& what, int most);
   // One of each bound, or nothing and the refusal of the first that is reached.
   absl::StatusOr<Slot> Take(std::vector<Bound> bounds, const char* reason);
 

@@ -30,6 +30,13 @@ absl::StatusOr<T> Either(const absl::Status& commit, absl::StatusOr<T> result) {
 }
 absl::Status Either(const absl::Status& commit, absl::Status result) { return commit.ok() ? result : commit; }
 
+bool HasCheckpointOf(const DispatcherCore& core, const AttemptKey& key) {
+  const auto found = core.jobs().find(key.job_id);
+  if (found == core.jobs().end()) return false;
+  const std::optional<Checkpoint>& last = found->second.job.last_checkpoint;
+  return last.has_value() && last->attempt == key.attempt;
+}
+
 }  // namespace
 
 class Dispatcher::Impl {
@@ -96,6 +103,7 @@ class Dispatcher::Impl {
     if constexpr (std::is_same_v<R, absl::StatusOr<Job>>) {
       if (result.ok()) audit->record.target = result->id;
     }
+    if (audit->skip) return;
     if (!StatusOf(result).ok() && audit->take_refused_row != nullptr && !audit->take_refused_row()) return;
     SetOutcome(StatusOf(result), clock_->WallMicros(), &audit->record);
     core.AddAudit(audit->record).IgnoreError();
@@ -245,7 +253,13 @@ absl::StatusOr<SessionReply> Dispatcher::OpenSession(SessionInput input, Audit* 
 absl::Status Dispatcher::CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint,
                                           Audit* audit) {
   return impl_->Call<absl::Status>(
-      [&](DispatcherCore& core) { return core.CommitCheckpoint(session_id, key, std::move(checkpoint)); }, audit);
+      [&](DispatcherCore& core) {
+        const bool later = HasCheckpointOf(core, key);
+        absl::Status committed = core.CommitCheckpoint(session_id, key, std::move(checkpoint));
+        if (audit != nullptr) audit->skip = later && committed.ok();
+        return committed;
+      },
+      audit);
 }
 absl::Status Dispatcher::CommitArtifact(const std::string& session_id, const AttemptKey& key,
                                         std::vector<NamedBlob> files, std::string result, Audit* audit) {
@@ -259,8 +273,12 @@ absl::Status Dispatcher::RecordBlobs(std::vector<BlobRef> blobs, const std::stri
 absl::Status Dispatcher::RecordAudit(const AuditRecord& record) {
   return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.AddAudit(record); });
 }
-absl::StatusOr<int> Dispatcher::CollectBlobs() {
-  return impl_->Call<absl::StatusOr<int>>([](DispatcherCore& core) { return core.CollectBlobs(); });
+absl::StatusOr<int> Dispatcher::CollectBlobs(const std::stop_token& stop) {
+  for (int removed = 0;;) {
+    LH_ASSIGN_OR_RETURN(const int step, impl_->Call<absl::StatusOr<int>>(&DispatcherCore::CollectBlobs));
+    removed += step;
+    if (step < limits::kMaxBlobsCollectedPerCommit || stop.stop_requested()) return removed;
+  }
 }
 absl::Status Dispatcher::ForgetDeletedJobs(std::vector<std::string> ids) {
   return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.ForgetDeletedJobs(ids); });

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -198,6 +199,7 @@ class Dispatcher {
   // PERMISSION_DENIED WORKER_OWNED where another caller has registered the worker. ABORTED OPENED_SINCE, with the last
   // one's name as metadata `opening`, where the worker was opened since the opening that the input names.
   absl::StatusOr<SessionReply> OpenSession(SessionInput input, Audit* audit = nullptr);
+  // Of an attempt's checkpoints the first is audited, and what is refused: the others are events of the job.
   absl::Status CommitCheckpoint(const std::string& session_id, const AttemptKey& key, Checkpoint checkpoint,
                                 Audit* audit = nullptr);
   absl::Status CommitArtifact(const std::string& session_id, const AttemptKey& key, std::vector<NamedBlob> files,
@@ -207,9 +209,11 @@ class Dispatcher {
   absl::Status RecordBlobs(std::vector<BlobRef> blobs, const std::string& project = "", Audit* audit = nullptr);
   // For a call that was refused before it became a command.
   absl::Status RecordAudit(const AuditRecord& record);
-  // One step of garbage collection: forgets unreferenced blobs past their grace time and deletes their files, and finds
-  // files without a row in one of 256 folders, the next one each call. Call it every minute. Returns the blobs removed.
-  absl::StatusOr<int> CollectBlobs();
+  // Garbage collection: forgets unreferenced blobs past their grace time and deletes their files, and finds files
+  // without a row in some of 256 folders, the next ones each call. Call it every minute. It goes on until none is left
+  // or `stop` is asked for, limits::kMaxBlobsCollectedPerCommit at a time, others' commands between. Returns the blobs
+  // removed.
+  absl::StatusOr<int> CollectBlobs(const std::stop_token& stop = {});
   // The files of these deleted jobs are gone (Store::ListDeletedJobs).
   absl::Status ForgetDeletedJobs(std::vector<std::string> ids);
   // ABORTED LEASE_FENCED unless the key is current for the session: what a log write checks. An attempt that has ended

@@ -394,6 +394,9 @@ absl::Status DispatcherCore::CommitCheckpoint(const std::string& session_id, con
     LH_RETURN_IF_ERROR(CheckManifest(checkpoint.files, "checkpoint.files"));
     checkpoint.attempt = key.attempt;
     checkpoint.commit_wall_micros = clock_->WallMicros();
+    // An earlier attempt's of the same step has its files to give back.
+    LH_RETURN_IF_ERROR(Write(
+        [&](StoreTransaction& tx) { return tx.DeleteCheckpoint(job.id, checkpoint.step, DroppedGraceMicros()); }));
     LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutCheckpoint(job.id, checkpoint); }));
     std::erase_if(record.checkpoints, [&](const auto& kept) { return kept.first == checkpoint.step; });
     record.checkpoints.emplace_back(checkpoint.step, checkpoint.eval_loss);
@@ -438,7 +441,8 @@ absl::Status DispatcherCore::KeepCheckpoints(JobRecord& record) {
     }
   }
   for (const int64_t step : dropped) {
-    LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.DeleteCheckpoint(record.job.id, step); }));
+    LH_RETURN_IF_ERROR(
+        Write([&](StoreTransaction& tx) { return tx.DeleteCheckpoint(record.job.id, step, DroppedGraceMicros()); }));
     std::erase_if(all, [step](const auto& kept) { return kept.first == step; });
   }
   return absl::OkStatus();

@@ -69,6 +69,11 @@ struct Hold {
 // Measured peak over planned bytes, minus 1; none where nothing was measured, or nothing planned.
 std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned);
 
+// A blob that has lost its last checkpoint stays so long: for who reads it just then, and for who was told just before
+// that it is there and is about to refer to it. At two checkpoints kept, what a job writes within it is what it holds
+// of the disk beyond them.
+inline constexpr int64_t kDroppedBlobGraceMs = 300'000;
+
 // How often a device was at fault of late.
 struct DeviceFaults {
   // When, and whose attempt it was; within limits::kDeviceFaultWindowMs, at most limits::kDeviceFaultsOfAJob of a job.
@@ -255,6 +260,8 @@ class DispatcherCore {
   // Whether the blob is there and stays: one that this batch collects goes with its commit.
   absl::StatusOr<bool> BlobStays(const BlobRef& blob) const;
   absl::Status KeepCheckpoints(JobRecord& record);
+  // The begin of the grace of blobs that lose their last checkpoint now.
+  int64_t DroppedGraceMicros() const;
 
   // ---- Workers (dispatcher_session.cc, dispatcher_report.cc) ----
   absl::Status ApplyReport(const std::string& worker_id, const AttemptReport& report);

@@ -268,7 +268,7 @@ absl::Status DispatcherCore::Delete(const std::string& id) {
       command_undo_.dirty.erase(id);
       jobs_.erase(id);
     }
-    LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.DeleteJob(id); }));
+    LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.DeleteJob(id, DroppedGraceMicros()); }));
     effects_.push_back(DeletedEffect{id});
     return absl::OkStatus();
   });

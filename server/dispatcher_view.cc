@@ -88,6 +88,10 @@ absl::Status DispatcherCore::AddAudit(const AuditRecord& record) {
   return Command([&] { return Write([&](StoreTransaction& tx) { return tx.AddAudit(record); }); });
 }
 
+int64_t DispatcherCore::DroppedGraceMicros() const {
+  return clock_->WallMicros() - limits::kBlobGraceHours * kHourMicros + kDroppedBlobGraceMs * 1'000;
+}
+
 absl::StatusOr<int> DispatcherCore::CollectBlobs() {
   return Command([&]() -> absl::StatusOr<int> {
     const int64_t now = clock_->WallMicros();

@@ -18,19 +18,41 @@ absl::StatusOr<std::vector<std::string>> LogSweeper::NextPage() {
 }
 
 void LogSweeper::Sweep() {
+  SweepDeleted();
+  if (const absl::Status looked = SweepLogs(); !looked.ok()) {
+    spdlog::warn("logs without a job: {}", std::string(looked.message()));
+  }
+}
+
+bool LogSweeper::Remove(const std::string& id) {
+  const absl::Status removed = steps_.remove(id);
+  if (removed.ok()) {
+    kept_.erase(id);
+  } else if (kept_.insert(id).second) {
+    spdlog::warn("the logs of deleted job {} stay for now: {}", id, std::string(removed.message()));
+  }
+  return removed.ok();
+}
+
+void LogSweeper::SweepDeleted() {
   const absl::StatusOr<std::vector<std::string>> ids = NextPage();
   absl::Status finished = ids.status();
   std::vector<std::string> gone;
   for (const std::string& id : ids.ok() ? *ids : std::vector<std::string>()) {
-    if (const absl::Status removed = steps_.remove(id); removed.ok()) {
-      gone.push_back(id);
-    } else if (kept_.insert(id).second) {
-      spdlog::warn("the logs of deleted job {} stay for now: {}", id, std::string(removed.message()));
-    }
+    if (Remove(id)) gone.push_back(id);
   }
-  for (const std::string& id : gone) kept_.erase(id);
   if (!gone.empty()) finished = steps_.forget(std::move(gone));
   if (!finished.ok()) spdlog::warn("logs of deleted jobs: {}", std::string(finished.message()));
+}
+
+// A job is there before its first log, and its id is nobody else's afterwards.
+absl::Status LogSweeper::SweepLogs() {
+  LH_ASSIGN_OR_RETURN(const std::vector<std::string> ids, steps_.next_logs(kMaxLogsPerSweep));
+  for (const std::string& id : ids) {
+    LH_ASSIGN_OR_RETURN(const bool exists, steps_.exists(id));
+    if (!exists) Remove(id);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace longhaul::server

@@ -1,5 +1,7 @@
 // Finishes deletions: removes the logs of deleted jobs, which a crash or a full disk may have left, and has those jobs
-// forgotten. What cannot be removed is left for a later sweep, and keeps nobody from anything. Not thread-safe.
+// forgotten. What cannot be removed is left for a later sweep, and keeps nobody from anything. Then it looks for logs
+// of jobs that are not there: a piece that was let in just before its job was deleted begins the log anew. Not
+// thread-safe.
 #pragma once
 
 #include <functional>
@@ -18,15 +20,23 @@ class LogSweeper {
     std::function<absl::StatusOr<std::vector<std::string>>(const std::string& after, int most)> list;  // as Store's
     std::function<absl::Status(const std::string& id)> remove;
     std::function<absl::Status(std::vector<std::string> ids)> forget;
+    std::function<absl::StatusOr<std::vector<std::string>>(int most)> next_logs;  // as LogStore::NextJobs
+    std::function<absl::StatusOr<bool>(const std::string& id)> exists;            // whether there is such a job
   };
 
   explicit LogSweeper(Steps steps) : steps_(std::move(steps)) {}
 
+  // The logs of so many jobs are looked at in a sweep, whether their jobs are there.
+  static constexpr int kMaxLogsPerSweep = 1'000;
+
   // The next limits::kMaxDeletedJobsPerSweep, behind those of the last sweep; after the last of all the first again.
-  // Errors go to the log, a job's once.
+  // And the next kMaxLogsPerSweep. Errors go to the log, a job's once.
   void Sweep();
 
  private:
+  void SweepDeleted();
+  absl::Status SweepLogs();
+  bool Remove(const std::string& id);  // whether they are gone
   absl::StatusOr<std::vector<std::string>> NextPage();
 
   const Steps steps_;

@@ -222,17 +222,24 @@ struct Server::Impl {
   LogSweeper MakeLogSweeper() {
     return LogSweeper({[this](const std::string& after, int most) { return store->ListDeletedJobs(after, most); },
                        [this](const std::string& id) { return logs->Delete(id); },
-                       [this](std::vector<std::string> ids) { return dispatcher->ForgetDeletedJobs(std::move(ids)); }});
+                       [this](std::vector<std::string> ids) { return dispatcher->ForgetDeletedJobs(std::move(ids)); },
+                       [this](int most) { return logs->NextJobs(most); },
+                       [this](const std::string& id) -> absl::StatusOr<bool> {
+                         const absl::Status found = store->GetJob(id).status();
+                         if (absl::IsNotFound(found)) return false;
+                         LH_RETURN_IF_ERROR(found);
+                         return true;
+                       }});
   }
 
-  // Forgets unreferenced blobs, stale uploads and the logs of deleted jobs, a step a minute.
+  // Forgets unreferenced blobs, stale uploads and the logs of deleted jobs, once a minute.
   void Collect(std::stop_token stop) {
     std::mutex mutex;
     std::condition_variable_any wake;
     std::unique_lock lock(mutex);
     while (!wake.wait_for(lock, stop, kCollectEvery, [&stop] { return stop.stop_requested(); })) {
       log_sweeper->Sweep();
-      if (absl::StatusOr<int> removed = dispatcher->CollectBlobs(); !removed.ok()) {
+      if (absl::StatusOr<int> removed = dispatcher->CollectBlobs(stop); !removed.ok()) {
         spdlog::warn("blob collection: {}", std::string(removed.status().message()));
       }
       const int64_t stale_wall_micros = clock->WallMicros() - limits::kBlobGraceHours * 3'600'000'000;

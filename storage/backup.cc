@@ -22,6 +22,9 @@ namespace longhaul::storage {
 namespace {
 
 constexpr char kTemporary[] = "state.db.new";
+// So often at most the database is taken anew because checkpoints were overtaken before they could be copied.
+constexpr int kMaxRounds = 5;
+
 absl::Status BadDestination(const std::string& why) {
   return MakeError(absl::StatusCode::kFailedPrecondition, "BAD_DESTINATION", why);
 }
@@ -72,6 +75,8 @@ class Backup {
 
  private:
   absl::Status CopyDatabase(Db* original);
+  absl::StatusOr<std::set<std::string>> CopyAllOfCopy();
+  absl::StatusOr<bool> LostAnOvertaken(Db* original) const;
   absl::Status FenceCopy();
   absl::StatusOr<std::set<std::string>> CopyBlobs(Db* db, bool last);
   absl::Status CopyBlob(const BlobRef& blob);
@@ -184,30 +189,50 @@ absl::Status Backup::RemoveUnreferenced(const std::set<std::string>& wanted) {
   return absl::OkStatus();
 }
 
+// What the copied database refers to.
+absl::StatusOr<std::set<std::string>> Backup::CopyAllOfCopy() {
+  LH_ASSIGN_OR_RETURN(const std::unique_ptr<Db> copy,
+                      Db::Open(JoinPath(destination_, kTemporary), Db::Mode::kReadWrite));
+  report_.lost.clear();
+  LH_ASSIGN_OR_RETURN(std::set<std::string> wanted, CopyBlobs(copy.get(), true));
+  LH_RETURN_IF_ERROR(CopyLogs(copy.get()));
+  LH_ASSIGN_OR_RETURN(report_.jobs, copy->QueryInt("SELECT COUNT(*) FROM jobs"));
+  return wanted;
+}
+
+// Something of the copied database is lost to which the original does not refer any more: a checkpoint that newer ones
+// have overtaken, and that was collected since.
+absl::StatusOr<bool> Backup::LostAnOvertaken(Db* original) const {
+  for (const std::string& sha256 : report_.lost) {
+    LH_ASSIGN_OR_RETURN(Statement refs, original->Prepare("SELECT 1 FROM blob_refs WHERE sha256=?1 LIMIT 1"));
+    LH_ASSIGN_OR_RETURN(const bool referred, refs.BindText(1, sha256).Step());
+    if (!referred) return true;
+  }
+  return false;
+}
+
 absl::StatusOr<BackupReport> Backup::Run() {
   const std::string database = JoinPath(destination_, "state.db");
   BlobStore::Options reader;
   reader.create_folders = false;
   LH_ASSIGN_OR_RETURN(from_, BlobStore::Open(state_dir_, std::move(reader)));
   LH_ASSIGN_OR_RETURN(to_, BlobStore::Open(destination_));
+  std::set<std::string> wanted;
   {
     LH_ASSIGN_OR_RETURN(const std::unique_ptr<Db> original,
                         Db::Open(JoinPath(state_dir_, "state.db"), Db::Mode::kReadOnly));
     LH_RETURN_IF_ERROR(CheckSchema(original.get()));
     LH_RETURN_IF_ERROR(CopyBlobs(original.get(), false).status());
-    LH_RETURN_IF_ERROR(Failpoint("backup_before_database"));
-    LH_RETURN_IF_ERROR(CopyDatabase(original.get()));
-  }
-  LH_RETURN_IF_ERROR(Failpoint("backup_after_database"));
-  std::set<std::string> wanted;
-  {
-    LH_ASSIGN_OR_RETURN(const std::unique_ptr<Db> copy,
-                        Db::Open(JoinPath(destination_, kTemporary), Db::Mode::kReadWrite));
-    const int64_t kept = report_.blobs_kept;
-    LH_ASSIGN_OR_RETURN(wanted, CopyBlobs(copy.get(), true));
-    report_.blobs_kept = kept;  // counted by the first pass
-    LH_RETURN_IF_ERROR(CopyLogs(copy.get()));
-    LH_ASSIGN_OR_RETURN(report_.jobs, copy->QueryInt("SELECT COUNT(*) FROM jobs"));
+    const int64_t kept = report_.blobs_kept;  // later passes find what this one has copied
+    for (int round = 1;; ++round) {
+      LH_RETURN_IF_ERROR(Failpoint("backup_before_database"));
+      LH_RETURN_IF_ERROR(CopyDatabase(original.get()));
+      LH_RETURN_IF_ERROR(Failpoint("backup_after_database"));
+      LH_ASSIGN_OR_RETURN(wanted, CopyAllOfCopy());
+      LH_ASSIGN_OR_RETURN(const bool again, LostAnOvertaken(original.get()));
+      if (!again || round == kMaxRounds) break;
+    }
+    report_.blobs_kept = kept;
   }
   LH_ASSIGN_OR_RETURN(report_.database_bytes, FileSize(JoinPath(destination_, kTemporary)));
   LH_RETURN_IF_ERROR(SyncFile(JoinPath(destination_, kTemporary)));

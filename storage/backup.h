@@ -4,7 +4,8 @@
 //
 // Order: the blobs of a first snapshot, then the database, then the blobs that came in between. A blob that the
 // database refers to and that was not there before it is younger than its grace time, so it cannot be collected
-// meanwhile.
+// meanwhile: but a checkpoint that newer ones overtake is, some minutes later (DispatcherCore::DroppedGraceMicros).
+// Where one is gone before its turn has come, the database is taken again, and what came in between.
 //
 // In the copy every live job's lease epoch and attempt number is raised (limits::kBackupEpochStep, kBackupAttemptStep):
 // a scheduler on it fences whatever the original's workers have gone on to do (DispatcherCore::TickRestored).

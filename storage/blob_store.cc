@@ -115,11 +115,11 @@ absl::Status BlobStore::Upload::Finish() {
 // Its name may be there and yet not last: then nobody is told that it is (Present), until its folder could be synced.
 absl::Status BlobStore::Rename(const std::string& partial_path, const std::string& path) {
   {
-    std::lock_guard lock(uploads_mutex_);
+    std::lock_guard lock(unsynced_mutex_);
     unsynced_.insert(path);
   }
   if (const absl::Status renamed = RenameFile(partial_path, path); !renamed.ok() && !FileExists(path)) {
-    std::lock_guard lock(uploads_mutex_);
+    std::lock_guard lock(unsynced_mutex_);
     unsynced_.erase(path);
     return renamed;
   }
@@ -128,13 +128,13 @@ absl::Status BlobStore::Rename(const std::string& partial_path, const std::strin
 
 absl::Status BlobStore::SyncName(const std::string& path) {
   {
-    std::lock_guard lock(uploads_mutex_);
+    std::lock_guard lock(unsynced_mutex_);
     if (!unsynced_.contains(path)) return absl::OkStatus();
   }
   // The folder blobs/ab may be new: its own entry has to last, too.
   LH_RETURN_IF_ERROR(SyncDir(path.substr(0, path.rfind('/'))));
   LH_RETURN_IF_ERROR(SyncDir(JoinPath(state_dir_, "blobs")));
-  std::lock_guard lock(uploads_mutex_);
+  std::lock_guard lock(unsynced_mutex_);
   unsynced_.erase(path);
   return absl::OkStatus();
 }
@@ -154,7 +154,10 @@ absl::StatusOr<std::unique_ptr<BlobStore>> BlobStore::Open(const std::string& st
   }
   if (!options.free_bytes) options.free_bytes = [](const std::string& path) { return DiskFreeBytes(path); };
   if (!options.disk_bytes) options.disk_bytes = [](const std::string& path) { return DiskSizeBytes(path); };
-  return std::unique_ptr<BlobStore>(new BlobStore(state_dir, std::move(options)));
+  const bool changes = options.create_folders;
+  std::unique_ptr<BlobStore> store(new BlobStore(state_dir, std::move(options)));
+  if (changes) LH_RETURN_IF_ERROR(store->FindPartials());
+  return store;
 }
 
 std::string BlobStore::BlobPath(const std::string& sha256) const {
@@ -199,8 +202,23 @@ absl::Status BlobStore::CheckSpace(int64_t bytes_to_come, Uploader uploader) con
 }
 
 void BlobStore::EndUpload(const std::string& partial_path) {
-  std::lock_guard lock(uploads_mutex_);
-  uploads_.erase(partial_path);
+  partials_.End(partial_path, FileSize(partial_path).value_or(-1));
+}
+
+// Files of <sha256>-<size>[-<space>].part, of which an earlier process has left what it had.
+absl::Status BlobStore::FindPartials() {
+  const std::string folder = JoinPath(state_dir_, "uploads");
+  LH_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(folder));
+  for (const std::string& name : names) {
+    const size_t end = name.rfind(kPartialSuffix);
+    const size_t size = name.find('-');
+    if (end == std::string::npos || size == std::string::npos) continue;
+    const size_t space = name.find('-', size + 1);
+    const std::string path = JoinPath(folder, name);
+    partials_.Found(path, space == std::string::npos ? "" : name.substr(space + 1, end - space - 1),
+                    FileSize(path).value_or(0));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status BlobStore::NotFound(const BlobRef& blob) {
@@ -254,30 +272,24 @@ absl::StatusOr<BlobStore::WriteStatus> BlobStore::QueryWriteStatus(const BlobRef
   return WriteStatus{*size, false};
 }
 
-absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const BlobRef& blob, const std::string& space,
-                                                                          Uploader uploader) {
+absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const BlobRef& blob,
+                                                                          const UploadOptions& options) {
   LH_RETURN_IF_ERROR(CheckName(blob, true));
   auto state = std::make_unique<Upload::State>();
   state->store = this;
   state->blob = blob;
-  state->uploader = uploader;
+  state->uploader = options.uploader;
   LH_ASSIGN_OR_RETURN(state->complete, Present(blob));
   if (state->complete) return std::unique_ptr<Upload>(new Upload(std::move(state)));
-  const std::string path = PartialPath(blob, space);
-  {
-    std::lock_guard lock(uploads_mutex_);
-    if (!uploads_.insert(path).second) {
-      return MakeError(absl::StatusCode::kUnavailable, "BLOB_BUSY",
-                       "another upload of blob " + blob.sha256 + " is under way: try again in a moment");
-    }
-  }
+  const std::string path = PartialPath(blob, options.space);
+  LH_RETURN_IF_ERROR(partials_.Begin(path, options.space, blob.size_bytes, options.bounds));
   state->partial_path = path;
   std::unique_ptr<Upload> upload(new Upload(std::move(state)));  // from here on its destructor ends the upload
   // The other upload may have finished between the first look and the claim.
   LH_ASSIGN_OR_RETURN(upload->state_->complete, Present(blob));
   if (upload->state_->complete) return upload;
   const int64_t there = FileSize(path).value_or(0);
-  LH_RETURN_IF_ERROR(CheckSpace(blob.size_bytes - std::min(there, blob.size_bytes), uploader));
+  LH_RETURN_IF_ERROR(CheckSpace(blob.size_bytes - std::min(there, blob.size_bytes), options.uploader));
   // A longer partial file than the blob is none of ours: begin again.
   LH_ASSIGN_OR_RETURN(AppendFile file, AppendFile::Open(path, there > blob.size_bytes ? 0 : -1));
   upload->state_->resumed = file.size() > 0;
@@ -286,6 +298,7 @@ absl::StatusOr<std::unique_ptr<BlobStore::Upload>> BlobStore::BeginUpload(const 
     if (chunk.empty()) break;
     upload->state_->hash.Update(chunk);
     at += static_cast<int64_t>(chunk.size());
+    if (options.moved) options.moved();
   }
   upload->state_->file.emplace(std::move(file));
   return upload;
@@ -307,10 +320,12 @@ absl::StatusOr<int> BlobStore::CollectUploads(int64_t wall_micros) {
   int removed = 0;
   for (const std::string& name : names) {
     const std::string path = JoinPath(folder, name);
-    std::lock_guard lock(uploads_mutex_);
-    if (uploads_.contains(path) || MtimeWallMicros(path) >= wall_micros) continue;
-    LH_RETURN_IF_ERROR(RemoveFile(path));
-    ++removed;
+    LH_ASSIGN_OR_RETURN(const bool gone, partials_.RemoveIdle(path, [&]() -> absl::StatusOr<bool> {
+      if (MtimeWallMicros(path) >= wall_micros) return false;
+      LH_RETURN_IF_ERROR(RemoveFile(path));
+      return true;
+    }));
+    if (gone) ++removed;
   }
   return removed;
 }

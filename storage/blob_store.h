@@ -5,7 +5,8 @@
 // The row that keeps a blob alive is the caller's next step (Dispatcher::RecordBlobs).
 // Thread-safe. Errors: INVALID_ARGUMENT BLOB_NAME, BLOB_HASH_MISMATCH (UNAVAILABLE where bytes of an earlier upload may
 // be at fault), BLOB_SIZE_MISMATCH; OUT_OF_RANGE BLOB_OFFSET;
-// UNAVAILABLE BLOB_BUSY where another upload of the blob runs; RESOURCE_EXHAUSTED DISK_FULL; NOT_FOUND BLOB_NOT_FOUND.
+// UNAVAILABLE BLOB_BUSY where another upload of the blob runs; RESOURCE_EXHAUSTED DISK_FULL, TOO_MANY_UPLOADS;
+// NOT_FOUND BLOB_NOT_FOUND.
 #pragma once
 
 #include <functional>
@@ -20,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "base/limits.h"
 #include "server/core/blob_index.h"
+#include "storage/partial_uploads.h"
 
 namespace longhaul::storage {
 
@@ -75,8 +77,14 @@ class BlobStore final : public server::BlobIndex {
   absl::StatusOr<WriteStatus> QueryWriteStatus(const BlobRef& blob, const std::string& space = "");
   // A client's uploads leave more of the disk free than a worker's: what jobs that run have to write comes first.
   enum class Uploader { kWorker, kClient };
-  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload(const BlobRef& blob, const std::string& space = "",
-                                                      Uploader uploader = Uploader::kWorker);
+  struct UploadOptions {
+    std::string space;
+    Uploader uploader = Uploader::kWorker;
+    PartialBounds bounds;         // of the space's unfinished uploads
+    std::function<void()> moved;  // told with each piece of an earlier upload that is read anew; null = nobody
+  };
+  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload(const BlobRef& blob, const UploadOptions& options);
+  absl::StatusOr<std::unique_ptr<Upload>> BeginUpload(const BlobRef& blob) { return BeginUpload(blob, {}); }
   // Up to `length` bytes at `offset`, fewer at the end. size_bytes of `blob` may be 0 = unknown.
   absl::StatusOr<std::string> Read(const BlobRef& blob, int64_t offset, int64_t length);
   // Deletes unfinished uploads untouched since `wall_micros`. Returns how many.
@@ -92,14 +100,15 @@ class BlobStore final : public server::BlobIndex {
   std::string PartialPath(const BlobRef& blob, const std::string& space) const;
   absl::Status CheckName(const BlobRef& blob, bool size_known) const;
   absl::Status CheckSpace(int64_t bytes_to_come, Uploader uploader) const;
+  absl::Status FindPartials();
   void EndUpload(const std::string& partial_path);
   absl::Status Rename(const std::string& partial_path, const std::string& path);
   absl::Status SyncName(const std::string& path);
 
   const std::string state_dir_;
   const Options options_;
-  std::mutex uploads_mutex_;        // guards the two below
-  std::set<std::string> uploads_;   // partial paths being written
+  PartialUploads partials_;
+  std::mutex unsynced_mutex_;       // guards unsynced_
   std::set<std::string> unsynced_;  // blobs whose names are there and not known to last
 };
 

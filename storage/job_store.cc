@@ -134,9 +134,9 @@ class JobStore final : public Store {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
     return QueryBlobInProject(db.get(), blob, project);
   }
-  absl::StatusOr<int64_t> UploadedBytes(const std::string& project) override {
+  absl::StatusOr<Uploads> Uploaded(const std::string& project) override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
-    return QueryUploadedBytes(db.get(), project);
+    return QueryUploaded(db.get(), project);
   }
   absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -10,6 +11,7 @@
 #include "base/status_macros.h"
 #include "server/core/codec.h"
 #include "storage/access_store.h"
+#include "storage/job_query.h"
 
 namespace longhaul::storage {
 namespace {
@@ -29,12 +31,12 @@ class JobTransaction final : public StoreTransaction {
   }
 
   absl::Status PutJob(const Job& job) override;
-  absl::Status DeleteJob(const std::string& id) override;
+  absl::Status DeleteJob(const std::string& id, int64_t grace_wall_micros) override;
   absl::Status ForgetDeletedJob(const std::string& id) override;
   absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) override;
   absl::Status AddEvent(const std::string& job_id, const JobEvent& event) override;
   absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) override;
-  absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) override;
+  absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step, int64_t grace_wall_micros) override;
   absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) override;
   absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) override;
   absl::Status PutRequestKey(const RequestKey& key) override;
@@ -60,6 +62,8 @@ class JobTransaction final : public StoreTransaction {
   absl::Status PutLabels(const Job& job);
   absl::Status PutEndState(const Job& job);
   absl::Status PutRefs(const std::string& job_id, int64_t source, const std::vector<const BlobRef*>& blobs);
+  absl::Status EraseCheckpoint(const std::string& job_id, int64_t step);
+  absl::Status SetGrace(const std::vector<NamedBlob>& files, int64_t commit_wall_micros, int64_t grace_wall_micros);
   absl::StatusOr<bool> AppendToChunk(const std::string& job_id, int64_t first_step,
                                      const std::vector<const MetricPoint*>& added);
   absl::Status WriteChunk(const std::string& job_id, int64_t first_step, const std::vector<MetricPoint>& points);
@@ -129,12 +133,26 @@ absl::Status JobTransaction::PutRefs(const std::string& job_id, int64_t source,
   return absl::OkStatus();
 }
 
-absl::Status JobTransaction::DeleteJob(const std::string& id) {
+absl::Status JobTransaction::DeleteJob(const std::string& id, int64_t grace_wall_micros) {
+  LH_ASSIGN_OR_RETURN(const std::vector<Checkpoint> checkpoints, QueryCheckpoints(db_, id));
+  for (const Checkpoint& checkpoint : checkpoints) {
+    LH_RETURN_IF_ERROR(DeleteCheckpoint(id, checkpoint.step, grace_wall_micros));
+  }
+  std::optional<Job> job;
+  {
+    LH_ASSIGN_OR_RETURN(Statement read, db_->Prepare("SELECT body FROM jobs WHERE id=?1"));
+    LH_ASSIGN_OR_RETURN(const bool row, read.BindText(1, id).Step());
+    if (row) {
+      LH_ASSIGN_OR_RETURN(job, DecodeJob(read.Bytes(0)));
+    }
+  }
   LH_ASSIGN_OR_RETURN(Statement intent,
                       db_->Prepare("INSERT OR IGNORE INTO deleted_jobs(job_id) SELECT id FROM jobs WHERE id=?1"));
   LH_RETURN_IF_ERROR(intent.BindText(1, id).Run());
   LH_ASSIGN_OR_RETURN(Statement statement, db_->Prepare("DELETE FROM jobs WHERE id=?1"));
-  return statement.BindText(1, id).Run();  // the rest cascades
+  LH_RETURN_IF_ERROR(statement.BindText(1, id).Run());  // the rest cascades
+  if (!job.has_value()) return absl::OkStatus();
+  return SetGrace(job->artifact, job->artifact_wall_micros, grace_wall_micros);
 }
 
 absl::Status JobTransaction::ForgetDeletedJob(const std::string& id) {
@@ -164,7 +182,7 @@ absl::Status JobTransaction::AddEvent(const std::string& job_id, const JobEvent&
 }
 
 absl::Status JobTransaction::PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) {
-  LH_RETURN_IF_ERROR(DeleteCheckpoint(job_id, checkpoint.step));
+  LH_RETURN_IF_ERROR(EraseCheckpoint(job_id, checkpoint.step));
   const std::string body = EncodeCheckpoint(checkpoint);
   LH_ASSIGN_OR_RETURN(Statement insert, db_->Prepare("INSERT INTO checkpoints(job_id, step, body) VALUES(?1, ?2, ?3)"));
   LH_RETURN_IF_ERROR(insert.BindText(1, job_id).Bind(2, checkpoint.step).BindBlob(3, body).Run());
@@ -173,7 +191,33 @@ absl::Status JobTransaction::PutCheckpoint(const std::string& job_id, const Chec
   return PutRefs(job_id, checkpoint.step, blobs);
 }
 
-absl::Status JobTransaction::DeleteCheckpoint(const std::string& job_id, int64_t step) {
+absl::Status JobTransaction::DeleteCheckpoint(const std::string& job_id, int64_t step, int64_t grace_wall_micros) {
+  std::optional<Checkpoint> checkpoint;
+  {
+    LH_ASSIGN_OR_RETURN(Statement read, db_->Prepare("SELECT body FROM checkpoints WHERE job_id=?1 AND step=?2"));
+    LH_ASSIGN_OR_RETURN(const bool row, read.BindText(1, job_id).Bind(2, step).Step());
+    if (!row) return absl::OkStatus();
+    LH_ASSIGN_OR_RETURN(checkpoint, DecodeCheckpoint(read.Bytes(0)));
+  }
+  LH_RETURN_IF_ERROR(EraseCheckpoint(job_id, step));
+  return SetGrace(checkpoint->files, checkpoint->commit_wall_micros, grace_wall_micros);
+}
+
+// A grace that began by the commit is that of the upload which the commit ended; a later one is somebody's who was told
+// since that the blob is there. REQUIRES: the references are dropped.
+absl::Status JobTransaction::SetGrace(const std::vector<NamedBlob>& files, int64_t commit_wall_micros,
+                                      int64_t grace_wall_micros) {
+  for (const NamedBlob& file : files) {
+    LH_ASSIGN_OR_RETURN(Statement update,
+                        db_->Prepare("UPDATE blobs SET grace_wall_micros=CASE WHEN grace_wall_micros<=?2 THEN ?3 ELSE "
+                                     "MAX(grace_wall_micros, ?3) END WHERE sha256=?1 AND refs=0"));
+    update.BindText(1, file.blob.sha256).Bind(2, commit_wall_micros);
+    LH_RETURN_IF_ERROR(update.Bind(3, grace_wall_micros).Run());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status JobTransaction::EraseCheckpoint(const std::string& job_id, int64_t step) {
   LH_ASSIGN_OR_RETURN(Statement refs, db_->Prepare("DELETE FROM blob_refs WHERE job_id=?1 AND source=?2"));
   LH_RETURN_IF_ERROR(refs.BindText(1, job_id).Bind(2, step).Run());
   LH_ASSIGN_OR_RETURN(Statement row, db_->Prepare("DELETE FROM checkpoints WHERE job_id=?1 AND step=?2"));

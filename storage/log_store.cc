@@ -113,4 +113,20 @@ absl::Status LogStore::Delete(const std::string& job_id) {
   return RemoveTree(JoinPath(logs_dir_, job_id));
 }
 
+absl::StatusOr<std::vector<std::string>> LogStore::NextJobs(int most) {
+  const std::filesystem::directory_iterator end;
+  std::lock_guard lock(walk_mutex_);
+  std::error_code error;
+  if (walk_ == end) walk_ = std::filesystem::directory_iterator(logs_dir_, error);
+  std::vector<std::string> ids;
+  while (!error && walk_ != end && static_cast<int>(ids.size()) < most) {
+    const std::string name = walk_->path().filename().string();
+    if (PlainName(name)) ids.push_back(name);
+    walk_.increment(error);
+  }
+  if (!error) return ids;
+  walk_ = end;
+  return ErrnoStatus("list", logs_dir_, error.value());
+}
+
 }  // namespace longhaul::storage

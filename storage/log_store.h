@@ -5,11 +5,13 @@
 #pragma once
 
 #include <array>
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -37,6 +39,8 @@ class LogStore {
   // Up to `most_bytes` at `offset`; empty at or past the end, and where nothing was written yet.
   absl::StatusOr<Chunk> Read(const std::string& job_id, int attempt, int64_t offset, int64_t most_bytes);
   absl::Status Delete(const std::string& job_id);
+  // Up to `most` of the jobs that have logs, the next ones each call; fewer at the end, and then from the begin again.
+  absl::StatusOr<std::vector<std::string>> NextJobs(int most);
 
  private:
   LogStore(std::string logs_dir, int64_t min_free_bytes)
@@ -47,7 +51,9 @@ class LogStore {
 
   const std::string logs_dir_;
   const int64_t min_free_bytes_;
-  std::array<std::mutex, 64> mutexes_;  // each guards the files whose path hashes to it
+  std::array<std::mutex, 64> mutexes_;        // each guards the files whose path hashes to it
+  std::mutex walk_mutex_;                     // guards walk_
+  std::filesystem::directory_iterator walk_;  // where NextJobs goes on; at the end = at the begin
 };
 
 }  // namespace longhaul::storage

@@ -103,7 +103,7 @@ absl::Status CheckTokenRecord(const TokenRecord& record);
 
 // ---- The audit log ----
 
-// Who did what, when, and what came of it: one row for every call that changes something. Strings are cut to
+// Who did what, when, and what came of it: a row for every audited call (server/rpc/method_table.h). Strings are cut to
 // limits::kMaxAuditFieldBytes.
 struct AuditRecord {
   int64_t number = 0;  // 1, 2, ...; given by the store
@@ -123,7 +123,7 @@ struct Audit {
   AuditRecord record;
   // Asked once where the call was refused, from any thread: whether there is room for its row. Null = there is.
   std::function<bool()> take_refused_row;
-  bool skip = false;      // the call turned out to change nothing (validate_only)
+  bool skip = false;      // the call turned out to change nothing (validate_only), or to be one of many alike
   bool recorded = false;  // durable
 };
 

@@ -51,13 +51,15 @@ class StoreTransaction {
 
   virtual absl::Status PutJob(const Job& job) = 0;  // insert or replace the whole row
   // With attempts, events, metrics, checkpoints; the request key stays. The job is among ListDeletedJobs until
-  // ForgetDeletedJob: its files are to be removed.
-  virtual absl::Status DeleteJob(const std::string& id) = 0;
+  // ForgetDeletedJob: its files are to be removed. Blobs of its checkpoints and its artifact: as DeleteCheckpoint's.
+  virtual absl::Status DeleteJob(const std::string& id, int64_t grace_wall_micros) = 0;
   virtual absl::Status ForgetDeletedJob(const std::string& id) = 0;
   virtual absl::Status PutAttempt(const std::string& job_id, const Attempt& attempt) = 0;
   virtual absl::Status AddEvent(const std::string& job_id, const JobEvent& event) = 0;  // ABORTED unless dense
   virtual absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) = 0;
-  virtual absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) = 0;
+  // Blobs of it that nothing refers to any more: their grace began at `grace_wall_micros` from now on, earlier or later
+  // than it did. One that was renewed since the checkpoint was committed is kept as long as that at least.
+  virtual absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step, int64_t grace_wall_micros) = 0;
   virtual absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) = 0;
   virtual absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) = 0;
   virtual absl::Status PutRequestKey(const RequestKey& key) = 0;
@@ -99,7 +101,11 @@ class Store {
   // Uploaded by the project, or kept by one of its jobs.
   virtual absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) = 0;
   // Of the blobs that the project has uploaded and that are still there.
-  virtual absl::StatusOr<int64_t> UploadedBytes(const std::string& project) = 0;
+  struct Uploads {
+    int64_t blobs = 0;
+    int64_t bytes = 0;
+  };
+  virtual absl::StatusOr<Uploads> Uploaded(const std::string& project) = 0;
   virtual absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) = 0;
   // Every job that is not terminal, by create_number: what the dispatcher loads at start.
   virtual absl::StatusOr<std::vector<Job>> LoadLiveJobs() = 0;

@@ -20,6 +20,11 @@ namespace {
 
 using storage::BlobStore;
 
+// A project's blobs that it has uploaded: how many there are is asked with each upload, and takes the longer.
+constexpr int64_t kMaxProjectBlobs = 100'000;
+// And of its uploads that are not finished.
+constexpr int64_t kMaxUnfinishedUploads = 1'000;
+
 absl::StatusOr<BlobRef> RefOf(const v1::BlobName& name, const std::string& field) {
   if (!IsSha256Hex(name.sha256())) return InvalidField(field + ".sha256", "must be 64 lower-case hex digits");
   if (name.size_bytes() < 0 || name.size_bytes() > limits::kMaxBlobBytes) {
@@ -93,6 +98,8 @@ class BlobService final : public v1::BlobService::Service {
     const absl::StatusOr<Caller> caller = context_.gate.Admit(*call, kMethod, &audit);
     absl::Status status = caller.status();
     if (status.ok()) status = Receive(*caller, call, reader, response, &audit);
+    // What a worker stores is some files every few seconds, and gives nobody a right: what refers to it is audited.
+    if (status.ok() && !caller->Has(Scope::kSubmitter)) audit.skip = true;
     context_.gate.Record(status, &audit);
     return context_.gate.End(kMethod, status);
   }
@@ -120,19 +127,32 @@ class BlobService final : public v1::BlobService::Service {
     return !visible;
   }
 
+  // Of every project, as the workers are: they share their unfinished uploads, which have no bound but the disk's.
+  static bool ServesAll(const Caller& caller) { return caller.all_projects && caller.Has(Scope::kWorker); }
+
   // Projects do not continue each other's unfinished uploads: the one would show the bytes of the other.
   static std::string SpaceOf(const Caller& caller) {
-    return caller.all_projects ? "" : Sha256Hex(caller.project).substr(0, 16);
+    if (ServesAll(caller)) return "";
+    return Sha256Hex(caller.all_projects ? std::string(kAllProjects) : caller.project).substr(0, 16);
   }
 
-  absl::Status CheckQuota(const Caller& caller, const BlobRef& blob) {
-    if (caller.all_projects) return absl::OkStatus();
-    LH_ASSIGN_OR_RETURN(const int64_t uploaded_bytes, context_.store->UploadedBytes(caller.project));
-    if (uploaded_bytes + blob.size_bytes <= limits::kMaxProjectUploadBytes) return absl::OkStatus();
-    return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_UPLOADS",
-                     "project " + caller.project + " has " + std::to_string(uploaded_bytes) +
-                         " bytes of uploads; with this one it would pass its " +
-                         std::to_string(limits::kMaxProjectUploadBytes) + ": delete jobs, then try again in a day");
+  // What the caller may have of unfinished uploads, the one of `blob` among them.
+  absl::StatusOr<storage::PartialBounds> CheckQuota(const Caller& caller, const BlobRef& blob) {
+    storage::PartialBounds bounds;
+    if (ServesAll(caller)) return bounds;
+    bounds.files = kMaxUnfinishedUploads;
+    if (caller.all_projects) return bounds;
+    LH_ASSIGN_OR_RETURN(const Store::Uploads uploaded, context_.store->Uploaded(caller.project));
+    const auto too_many = [&](const std::string& what, int64_t there, int64_t most) {
+      return MakeError(absl::StatusCode::kResourceExhausted, "TOO_MANY_UPLOADS",
+                       "project " + caller.project + " has " + std::to_string(there) + " " + what +
+                           " of uploads; with this one it would pass its " + std::to_string(most) +
+                           ": delete jobs, then try again in a day");
+    };
+    if (uploaded.blobs >= kMaxProjectBlobs) return too_many("blobs", uploaded.blobs, kMaxProjectBlobs);
+    bounds.bytes = limits::kMaxProjectUploadBytes - uploaded.bytes;
+    if (bounds.bytes >= blob.size_bytes) return bounds;
+    return too_many("bytes", uploaded.bytes, limits::kMaxProjectUploadBytes);
   }
 
   absl::Status Receive(const Caller& caller, grpc::ServerContext* call,
@@ -146,11 +166,18 @@ class BlobService final : public v1::BlobService::Service {
     if (!reader->Read(&message)) return InvalidField("blob", "is absent; the first message must name the blob");
     audit->record.target = message.blob().sha256();
     LH_ASSIGN_OR_RETURN(const BlobRef blob, RefOf(message.blob(), "blob"));
-    LH_RETURN_IF_ERROR(CheckQuota(caller, blob));
-    LH_ASSIGN_OR_RETURN(const bool finished, ReceiveBytes(caller, blob, &message, reader, &transfer, response));
+    BlobStore::UploadOptions options;
+    options.space = SpaceOf(caller);
+    options.uploader = caller.Has(Scope::kWorker) ? BlobStore::Uploader::kWorker : BlobStore::Uploader::kClient;
+    LH_ASSIGN_OR_RETURN(options.bounds, CheckQuota(caller, blob));
+    options.moved = [&transfer] { transfer.Moved(); };
+    LH_ASSIGN_OR_RETURN(const std::unique_ptr<BlobStore::Upload> upload, context_.blobs->BeginUpload(blob, options));
+    LH_ASSIGN_OR_RETURN(const bool finished,
+                        ReceiveBytes(caller, blob, upload.get(), &message, reader, &transfer, response));
     if (!finished) return absl::OkStatus();
-    const std::string project = caller.Has(Scope::kSubmitter) ? caller.project : "";
-    LH_RETURN_IF_ERROR(context_.dispatcher->RecordBlobs({blob}, project, audit));
+    const bool submits = caller.Has(Scope::kSubmitter);
+    LH_RETURN_IF_ERROR(
+        context_.dispatcher->RecordBlobs({blob}, submits ? caller.project : "", submits ? audit : nullptr));
     response->set_committed_bytes(blob.size_bytes);
     return absl::OkStatus();
   }
@@ -170,13 +197,9 @@ class BlobService final : public v1::BlobService::Service {
   }
 
   // True: the blob is verified and durable. False: what came is kept, and the answer says how far it reached.
-  absl::StatusOr<bool> ReceiveBytes(const Caller& caller, const BlobRef& blob, v1::WriteBlobRequest* message,
-                                    grpc::ServerReader<v1::WriteBlobRequest>* reader, TransferWatch::Transfer* transfer,
-                                    v1::WriteBlobResponse* response) {
-    LH_ASSIGN_OR_RETURN(const std::unique_ptr<BlobStore::Upload> upload,
-                        context_.blobs->BeginUpload(
-                            blob, SpaceOf(caller),
-                            caller.Has(Scope::kWorker) ? BlobStore::Uploader::kWorker : BlobStore::Uploader::kClient));
+  absl::StatusOr<bool> ReceiveBytes(const Caller& caller, const BlobRef& blob, BlobStore::Upload* upload,
+                                    v1::WriteBlobRequest* message, grpc::ServerReader<v1::WriteBlobRequest>* reader,
+                                    TransferWatch::Transfer* transfer, v1::WriteBlobResponse* response) {
     if (upload->complete()) {
       LH_ASSIGN_OR_RETURN(const bool visible, MaySeeBlob(*context_.store, caller, blob));
       if (!visible) return ReceiveProof(blob, message, reader, transfer);

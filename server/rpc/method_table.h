@@ -39,6 +39,7 @@ inline constexpr auto kMethods = std::to_array<MethodRule>({
     // It changes one thing, when unreferenced blobs that the caller may see are collected: later. Asked before each
     // upload, of a thousand blobs at once, it would be most of the audit log.
     {"BlobService/FindMissing", kSubmitting | kWorking},
+    // Of a worker only what is refused: its blobs are the job's once CommitCheckpoint or CommitArtifact names them.
     {"BlobService/Write", kSubmitting | kWorking, true},
     {"BlobService/QueryWriteStatus", kSubmitting | kWorking},
     {"BlobService/Read", kViewing | kWorking},
@@ -49,6 +50,7 @@ inline constexpr auto kMethods = std::to_array<MethodRule>({
     {"WorkerService/OpenSession", kWorking, true},
     // The heartbeat of an audited session. What it changes are the job's attempts, which are the job's events.
     {"WorkerService/Sync", kWorking},
+    // The first of an attempt, and what is refused: a checkpoint every few seconds is an event of the job, as a Sync's.
     {"WorkerService/CommitCheckpoint", kWorking, true},
     {"WorkerService/CommitArtifact", kWorking, true},
     // Of the same session, some times a second: what a trainer prints.

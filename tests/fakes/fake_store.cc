@@ -41,9 +41,17 @@ class FakeTransaction final : public StoreTransaction {
     (*RowsOf(job.id))->job = std::move(kept);
     return absl::OkStatus();
   }
-  absl::Status DeleteJob(const std::string& id) override {
+  absl::Status DeleteJob(const std::string& id, int64_t grace_wall_micros) override {
     LH_RETURN_IF_ERROR(Fails());
-    if (Own().jobs.erase(id) > 0) Own().deleted.insert(id);
+    const auto found = state_->jobs.find(id);
+    if (found == state_->jobs.end()) return absl::OkStatus();
+    const std::shared_ptr<FakeStore::Rows> gone = found->second;
+    Own().jobs.erase(id);
+    Own().deleted.insert(id);
+    for (const auto& [step, checkpoint] : gone->checkpoints) {
+      SetGrace(checkpoint.files, checkpoint.commit_wall_micros, grace_wall_micros);
+    }
+    SetGrace(gone->job.artifact, gone->job.artifact_wall_micros, grace_wall_micros);
     return absl::OkStatus();
   }
   absl::Status ForgetDeletedJob(const std::string& id) override {
@@ -69,10 +77,11 @@ class FakeTransaction final : public StoreTransaction {
     rows->checkpoints[checkpoint.step] = checkpoint;
     return absl::OkStatus();
   }
-  absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) override {
+  absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step, int64_t grace_wall_micros) override {
     LH_RETURN_IF_ERROR(Fails());
     if (!state_->jobs.contains(job_id)) return absl::OkStatus();
-    (*RowsOf(job_id))->checkpoints.erase(step);
+    const auto gone = (*RowsOf(job_id))->checkpoints.extract(step);
+    if (!gone.empty()) SetGrace(gone.mapped().files, gone.mapped().commit_wall_micros, grace_wall_micros);
     return absl::OkStatus();
   }
   absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) override {
@@ -147,14 +156,7 @@ class FakeTransaction final : public StoreTransaction {
   }
   absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override {
     LH_RETURN_IF_ERROR(Fails());
-    std::set<std::string> kept;
-    for (const auto& [id, rows] : state_->jobs) {
-      for (const BlobRef& blob : rows->job.inputs) kept.insert(blob.sha256);
-      for (const NamedBlob& file : rows->job.artifact) kept.insert(file.blob.sha256);
-      for (const auto& [step, checkpoint] : rows->checkpoints) {
-        for (const NamedBlob& file : checkpoint.files) kept.insert(file.blob.sha256);
-      }
-    }
+    const std::set<std::string> kept = Referenced();
     std::vector<BlobRef> dropped;
     for (const auto& [sha256, entry] : state_->blobs) {
       if (static_cast<int>(dropped.size()) >= most) break;
@@ -201,6 +203,26 @@ class FakeTransaction final : public StoreTransaction {
   }
 
  private:
+  std::set<std::string> Referenced() const {
+    std::set<std::string> kept;
+    for (const auto& [id, rows] : state_->jobs) {
+      for (const BlobRef& blob : rows->job.inputs) kept.insert(blob.sha256);
+      for (const NamedBlob& file : rows->job.artifact) kept.insert(file.blob.sha256);
+      for (const auto& [step, checkpoint] : rows->checkpoints) {
+        for (const NamedBlob& file : checkpoint.files) kept.insert(file.blob.sha256);
+      }
+    }
+    return kept;
+  }
+  void SetGrace(const std::vector<NamedBlob>& files, int64_t commit_wall_micros, int64_t grace_wall_micros) {
+    const std::set<std::string> kept = Referenced();
+    for (const NamedBlob& file : files) {
+      const std::string& sha256 = file.blob.sha256;
+      if (kept.contains(sha256) || !state_->blobs.contains(sha256)) continue;
+      int64_t& grace = Own().blobs.at(sha256).second;
+      grace = grace <= commit_wall_micros ? grace_wall_micros : std::max(grace, grace_wall_micros);
+    }
+  }
   absl::Status Fails() {
     if (store_->fail_writes_ == 0) return absl::OkStatus();
     if (store_->writes_before_failure_ > 0) {
@@ -382,13 +404,15 @@ absl::StatusOr<bool> FakeStore::BlobInProject(const BlobRef& blob, const std::st
   return false;
 }
 
-absl::StatusOr<int64_t> FakeStore::UploadedBytes(const std::string& project) {
+absl::StatusOr<Store::Uploads> FakeStore::Uploaded(const std::string& project) {
   const auto now = state();
-  int64_t bytes = 0;
+  Uploads uploads;
   for (const auto& [of_project, sha256] : now->blob_projects) {
-    if (of_project == project) bytes += now->blobs.at(sha256).first.size_bytes;
+    if (of_project != project) continue;
+    ++uploads.blobs;
+    uploads.bytes += now->blobs.at(sha256).first.size_bytes;
   }
-  return bytes;
+  return uploads;
 }
 
 absl::StatusOr<std::vector<AuditRecord>> FakeStore::ListAudit(int64_t after_number, int most) {

@@ -71,7 +71,7 @@ class FakeStore final : public Store {
   absl::StatusOr<std::vector<Worker>> ListWorkers() override;
   absl::StatusOr<bool> HasBlob(const BlobRef& blob) override;
   absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) override;
-  absl::StatusOr<int64_t> UploadedBytes(const std::string& project) override;
+  absl::StatusOr<Uploads> Uploaded(const std::string& project) override;
   absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) override;
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override;
   absl::StatusOr<uint64_t> MaxCreateNumber() override;

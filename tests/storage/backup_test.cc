@@ -4,6 +4,7 @@
 #include <atomic>
 #include <csignal>
 #include <filesystem>
+#include <functional>
 #include <thread>
 
 #include "base/clock.h"
@@ -184,7 +185,7 @@ TEST_F(BackupTest, TheNextOneCopiesWhatIsNewAndRemovesWhatIsGone) {
   {
     const auto store = OpenJobStore(state_);
     const auto tx = (*store)->Begin();
-    ASSERT_TRUE((*tx)->DeleteJob("ftjob-kept10").ok());
+    ASSERT_TRUE((*tx)->DeleteJob("ftjob-kept10", 0).ok());
     ASSERT_TRUE((*tx)->DropUnreferencedBlobs(kKeptWallMicros + 1, 100).ok());
     PutBlobFile(state_, "new");
     ASSERT_TRUE((*tx)->PutBlob({Sha256Hex("new"), 3}, kKeptWallMicros).ok());
@@ -238,6 +239,51 @@ TEST_F(BackupTest, ConsistentWhileTheSchedulerWrites) {
   stop = true;
 }
 
+// A checkpoint of the copied database is overtaken and collected before its turn comes.
+TEST_F(BackupTest, WhatIsOvertakenMeanwhileIsNotMissed) {
+  MakeKeptFolder(state_);
+  const std::string id = "ftjob-kept10";
+  const auto commit = [&](StoreTransaction& tx, int64_t step) {
+    const std::string content = "checkpoint of step " + std::to_string(step);
+    PutBlobFile(state_, content);
+    Checkpoint checkpoint;
+    checkpoint.step = step;
+    checkpoint.files = {{"state", {Sha256Hex(content), static_cast<int64_t>(content.size())}}};
+    EXPECT_TRUE(tx.PutBlob(checkpoint.files[0].blob, kKeptWallMicros).ok());
+    EXPECT_TRUE(tx.PutCheckpoint(id, checkpoint).ok());
+    return checkpoint.files[0].blob;
+  };
+  const auto store = OpenJobStore(state_);
+  const auto write = [&](const std::function<void(StoreTransaction&)>& body) {
+    const auto tx = (*store)->Begin();
+    body(**tx);
+    ASSERT_TRUE((*tx)->Commit().ok());
+  };
+  const auto blobs = BlobStore::Open(state_);
+  // The backup stands where its first look is over, and where its database is copied.
+  ArmFailpoint("backup_before_database", "sleep:300*1");
+  ArmFailpoint("backup_after_database", "sleep:300*1");
+  std::jthread scheduler([&] {
+    BlobRef overtaken;
+    while (FailpointHits("backup_before_database") == 0) std::this_thread::yield();
+    write([&](StoreTransaction& tx) { overtaken = commit(tx, 5'000); });
+    while (FailpointHits("backup_after_database") == 0) std::this_thread::yield();
+    write([&](StoreTransaction& tx) {
+      commit(tx, 5'020);
+      EXPECT_TRUE(tx.DeleteCheckpoint(id, 5'000, 0).ok());
+      EXPECT_TRUE(tx.DropUnreferencedBlobs(kKeptWallMicros + 1, 100).ok());
+    });
+    EXPECT_TRUE((*blobs)->Remove(overtaken).ok());
+  });
+  const auto report = BackupState(state_, backup_);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(report->lost, IsEmpty());
+  scheduler.join();
+  ExpectWhole(backup_);
+  const auto checkpoints = (*OpenJobStore(CopyOf(backup_)))->ListCheckpoints(id);
+  EXPECT_EQ(checkpoints->back().step, 5'020);
+}
+
 TEST_F(BackupTest, WhatTheOriginalHasLostIsNamed) {
   MakeKeptFolder(state_);
   const std::string sha256 = Sha256Hex("artifact");
@@ -256,7 +302,7 @@ TEST_F(BackupTest, AFailureLeavesTheBackupBefore) {
   {
     const auto store = OpenJobStore(state_);
     const auto tx = (*store)->Begin();
-    ASSERT_TRUE((*tx)->DeleteJob("ftjob-kept10").ok());
+    ASSERT_TRUE((*tx)->DeleteJob("ftjob-kept10", 0).ok());
     ASSERT_TRUE((*tx)->Commit().ok());
   }
   for (const char* failpoint : kFailpoints) {

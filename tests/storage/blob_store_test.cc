@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/hash.h"
+#include "base/limits.h"
 #include "gtest/gtest.h"
 #include "tests/storage/temp_dir.h"
 
@@ -192,12 +193,13 @@ TEST_F(BlobStoreTest, AFullDiskRefusesAndRecovers) {
 TEST_F(BlobStoreTest, AClientLeavesRoomForTheJobsThatRun) {
   const std::string content(5000, 'z');
   free_bytes_ = 10'999;  // 1000 and a twentieth of the disk must stay
-  const auto client = blobs_->BeginUpload(NameOf(content), "", BlobStore::Uploader::kClient);
+  const BlobStore::UploadOptions kClient{"", BlobStore::Uploader::kClient, {}, nullptr};
+  const auto client = blobs_->BeginUpload(NameOf(content), kClient);
   EXPECT_EQ(ErrorReason(client.status()), "DISK_FULL") << client.status();
   EXPECT_TRUE(Put(content).ok()) << "a worker's checkpoint has room";
   free_bytes_ = 11'000;
   const std::string other(5000, 'y');
-  auto upload = blobs_->BeginUpload(NameOf(other), "", BlobStore::Uploader::kClient);
+  auto upload = blobs_->BeginUpload(NameOf(other), kClient);
   ASSERT_TRUE(upload.ok()) << upload.status();
   free_bytes_ = 10'999;  // somebody else came first
   EXPECT_EQ(ErrorReason((*upload)->Append(0, other)), "DISK_FULL");
@@ -239,6 +241,58 @@ TEST_F(BlobStoreTest, ManyThreadsOneBlob) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(stored, 8);
   EXPECT_EQ(*blobs_->Read(NameOf(content), 0, 1 << 20), content);
+}
+
+TEST_F(BlobStoreTest, UnfinishedUploadsOfASpaceHaveABound) {
+  const auto begin = [&](const std::string& content, const std::string& space, int64_t files, int64_t bytes) {
+    return blobs_->BeginUpload(NameOf(content), {space, BlobStore::Uploader::kClient, {files, bytes}, nullptr});
+  };
+  const auto leave = [&](const std::string& content, int64_t files, int64_t bytes) {
+    const auto upload = begin(content, "ab", files, bytes);
+    if (!upload.ok()) return ErrorReason(upload.status());
+    EXPECT_TRUE((*upload)->Append(0, content.substr(0, 1)).ok());
+    return std::string();
+  };
+  EXPECT_EQ(leave("first", 2, 100), "");
+  EXPECT_EQ(leave("second", 2, 100), "");
+  EXPECT_EQ(leave("third", 2, 100), "TOO_MANY_UPLOADS");
+  EXPECT_EQ(leave("second", 2, 100), "") << "is there already";
+  EXPECT_EQ(leave("third", 3, 6), "TOO_MANY_UPLOADS") << "two bytes there and five to come";
+  EXPECT_EQ(leave("third", 3, 7), "");
+  EXPECT_TRUE(begin("fourth", "cd", 1, 6).ok()) << "another space";
+  EXPECT_TRUE(blobs_->BeginUpload(NameOf("fifth")).ok());
+  // As they are after a restart, and until a day has passed or they are finished.
+  Open();
+  EXPECT_EQ(leave("fourth", 3, 100), "TOO_MANY_UPLOADS");
+  EXPECT_EQ(leave("fourth", 4, 8), "TOO_MANY_UPLOADS");
+  {
+    const auto upload = begin("third", "ab", 3, 100);
+    ASSERT_TRUE((*upload)->Append(1, "hird").ok());
+    ASSERT_TRUE((*upload)->Finish().ok());
+  }
+  EXPECT_EQ(leave("fourth", 3, 8), "") << "what is finished counts no more";
+  EXPECT_EQ(leave("sixth", 3, 100), "TOO_MANY_UPLOADS");
+  ASSERT_GT(*blobs_->CollectUploads(int64_t{1} << 60), 0);
+  EXPECT_EQ(leave("sixth", 1, 5), "");
+  // While one is under way it counts with what it is said to get.
+  const auto whole = begin("seventh", "ef", 9, 10);
+  ASSERT_TRUE(whole.ok());
+  EXPECT_EQ(ErrorReason(begin("eight", "ef", 9, 11).status()), "TOO_MANY_UPLOADS");
+}
+
+TEST_F(BlobStoreTest, WhoResumesIsToldThatItMoves) {
+  const std::string content(3 * limits::kBlobChunkBytes / 2, 'r');
+  BlobStore::Options options;
+  blobs_ = *BlobStore::Open(dir_.path(), options);
+  {
+    const auto upload = blobs_->BeginUpload(NameOf(content));
+    ASSERT_TRUE((*upload)->Append(0, content).ok());
+  }
+  int moved = 0;
+  const auto upload =
+      blobs_->BeginUpload(NameOf(content), {"", BlobStore::Uploader::kWorker, {}, [&moved] { ++moved; }});
+  EXPECT_EQ(moved, 2) << "two pieces are read anew";
+  EXPECT_TRUE((*upload)->Finish().ok());
 }
 
 TEST_F(BlobStoreTest, StaleUploadsAreCollected) {

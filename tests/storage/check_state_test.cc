@@ -60,7 +60,7 @@ TEST_F(CheckStateTest, AlsoWhileASchedulerHasIt) {
   const auto store = OpenJobStore(folder_);
   ASSERT_TRUE(store.ok());
   const auto tx = (*store)->Begin();
-  ASSERT_TRUE((*tx)->DeleteJob("ftjob-kept10").ok());  // not committed
+  ASSERT_TRUE((*tx)->DeleteJob("ftjob-kept10", 0).ok());  // not committed
   EXPECT_THAT(Problems(), IsEmpty());
 }
 

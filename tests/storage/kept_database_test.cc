@@ -121,7 +121,7 @@ void ExpectDerived(Store* store) {
   // The rows' own references went into the count: with its last job a blob goes, and not before.
   const std::string artifact = kept.jobs[9].job.artifact[0].blob.sha256;
   const auto tx = store->Begin();
-  ASSERT_TRUE((*tx)->DeleteJob(kept.jobs[9].job.id).ok());
+  ASSERT_TRUE((*tx)->DeleteJob(kept.jobs[9].job.id, 0).ok());
   ASSERT_TRUE((*tx)->Commit().ok());
   std::vector<std::string> names;
   for (const BlobRef& blob : drop()) names.push_back(blob.sha256);

@@ -1,5 +1,7 @@
 #include "storage/log_store.h"
 
+#include <set>
+
 #include "base/error.h"
 #include "base/limits.h"
 #include "gtest/gtest.h"
@@ -84,6 +86,29 @@ TEST_F(LogStoreTest, CutAtItsLimitWithALineThatSaysSo) {
   ASSERT_TRUE(logs_->Delete("ftjob-a").ok());
   EXPECT_EQ(logs_->Read("ftjob-a", 1, 0, 10)->data, "");
   ASSERT_TRUE(logs_->Delete("ftjob-a").ok());
+}
+
+TEST_F(LogStoreTest, ItsJobsComeInPieces) {
+  std::set<std::string> jobs;
+  for (int i = 0; i < 7; ++i) jobs.insert("ftjob-" + std::to_string(i));
+  for (const std::string& id : jobs) ASSERT_TRUE(logs_->Append(id, 1, 0, "line\n", false).ok());
+  for (int round = 0; round < 2; ++round) {
+    std::set<std::string> seen;
+    for (const size_t count : {3u, 3u, 1u}) {
+      const auto ids = logs_->NextJobs(3);
+      ASSERT_TRUE(ids.ok()) << ids.status();
+      EXPECT_EQ(ids->size(), count);
+      seen.insert(ids->begin(), ids->end());
+      // What is deleted under way disturbs none.
+      if (round == 0) {
+        EXPECT_TRUE(logs_->Delete(ids->front()).ok());
+      }
+    }
+    EXPECT_EQ(seen, jobs);
+    if (round == 0) {
+      for (const std::string& id : jobs) ASSERT_TRUE(logs_->Append(id, 2, 0, "again\n", false).ok());
+    }
+  }
 }
 
 }  // namespace

@@ -135,7 +135,7 @@ TEST_P(StoreContractTest, AttemptsAndCheckpoints) {
       checkpoint.files = {{"f", {std::string(64, 'a'), step}}};
       EXPECT_TRUE(tx.PutCheckpoint(id, checkpoint).ok());
     }
-    return tx.DeleteCheckpoint(id, 40);
+    return tx.DeleteCheckpoint(id, 40, 0);
   });
   Attempt ended;
   ended.number = 1;
@@ -221,7 +221,7 @@ TEST_P(StoreContractTest, MetricsKeepTheLastAttemptsPointAndThin) {
 TEST_P(StoreContractTest, RequestKeysOutliveTheirJobAndExpire) {
   PutJob(MakeJob(1, JobState::kSucceeded));
   Write([](StoreTransaction& tx) { return tx.PutRequestKey({"p", "r", "sha", "ftjob-1001", 50}); });
-  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-1001"); });
+  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-1001", 0); });
   auto key = store().GetRequestKey("p", "r");
   ASSERT_TRUE(key.ok());
   ASSERT_TRUE(key->has_value());
@@ -256,9 +256,9 @@ TEST_P(StoreContractTest, TheOldestRequestKeysGoFirst) {
 TEST_P(StoreContractTest, ADeletionIsAnIntentUntilItIsForgotten) {
   for (const int number : {3, 1, 2}) {
     PutJob(MakeJob(number, JobState::kFailed));
-    Write([&](StoreTransaction& tx) { return tx.DeleteJob("ftjob-100" + std::to_string(number)); });
+    Write([&](StoreTransaction& tx) { return tx.DeleteJob("ftjob-100" + std::to_string(number), 0); });
   }
-  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-never"); });
+  Write([](StoreTransaction& tx) { return tx.DeleteJob("ftjob-never", 0); });
   Reopen();
   EXPECT_THAT(*store().ListDeletedJobs("", 2), ElementsAre("ftjob-1001", "ftjob-1002"));
   EXPECT_THAT(*store().ListDeletedJobs("ftjob-1002", 2), ElementsAre("ftjob-1003"));
@@ -281,7 +281,7 @@ TEST_P(StoreContractTest, DeleteTakesEverythingOfAJob) {
     EXPECT_TRUE(tx.PutCheckpoint(id, Checkpoint()).ok());
     return tx.PutMetrics(id, {{1, 1, "p", 0, 0}});
   });
-  Write([&](StoreTransaction& tx) { return tx.DeleteJob(id); });
+  Write([&](StoreTransaction& tx) { return tx.DeleteJob(id, 0); });
   EXPECT_FALSE(store().GetJob(id).ok());
   EXPECT_THAT(*store().ListEvents(id, 0, 10), IsEmpty());
   EXPECT_THAT(*store().ListAttempts(id), IsEmpty());
@@ -341,10 +341,55 @@ TEST_P(StoreContractTest, OnlyUnreferencedBlobsPastTheirGraceAreDropped) {
   EXPECT_FALSE(*store().HasBlob(blob('e')));
   Write([&](StoreTransaction& tx) { return tx.PutBlob(blob('d'), 50); });  // a renewal never shortens
   EXPECT_THAT(drop(150, 10), IsEmpty());
-  Write([&](StoreTransaction& tx) { return tx.DeleteCheckpoint(job.id, 20); });
+  Write([&](StoreTransaction& tx) { return tx.DeleteCheckpoint(job.id, 20, 0); });
   EXPECT_THAT(drop(150, 10), ElementsAre("b"));
-  Write([&](StoreTransaction& tx) { return tx.DeleteJob(job.id); });
+  Write([&](StoreTransaction& tx) { return tx.DeleteJob(job.id, 0); });
   EXPECT_THAT(drop(150, 10), ElementsAre("a", "c"));
+}
+
+TEST_P(StoreContractTest, ABlobThatLosesItsLastReferenceHasTheGraceThatItIsGiven) {
+  const auto blob = [](char c) { return BlobRef{std::string(64, c), 10}; };
+  const auto checkpoint = [&](int64_t step, int64_t commit_wall_micros, const std::string& names) {
+    Checkpoint made;
+    made.step = step;
+    made.commit_wall_micros = commit_wall_micros;
+    for (const char c : names) made.files.push_back({std::string(1, c), blob(c)});
+    return made;
+  };
+  Job job = MakeJob(1, JobState::kSucceeded);
+  job.inputs = {blob('f')};
+  job.artifact = {{"adapter", blob('e')}};
+  job.artifact_wall_micros = 130;
+  Write([&](StoreTransaction& tx) -> absl::Status {
+    for (const char c : {'a', 'b', 'c', 'd', 'e', 'f'}) EXPECT_TRUE(tx.PutBlob(blob(c), 100).ok());
+    EXPECT_TRUE(tx.PutJob(job).ok());
+    EXPECT_TRUE(tx.PutCheckpoint(job.id, checkpoint(10, 110, "abc")).ok());
+    EXPECT_TRUE(tx.PutBlob(blob('c'), 111).ok());  // somebody was told that it is there
+    return tx.PutCheckpoint(job.id, checkpoint(20, 120, "bd"));
+  });
+  const auto drop = [&](int64_t before) {
+    std::string names;
+    Write([&](StoreTransaction& tx) -> absl::Status {
+      const auto dropped = tx.DropUnreferencedBlobs(before, 10);
+      if (!dropped.ok()) return dropped.status();
+      for (const BlobRef& gone : *dropped) names += gone.sha256[0];
+      return absl::OkStatus();
+    });
+    std::sort(names.begin(), names.end());
+    return names;
+  };
+  Write([&](StoreTransaction& tx) { return tx.DeleteCheckpoint(job.id, 10, 50); });
+  Write([&](StoreTransaction& tx) { return tx.DeleteCheckpoint(job.id, 10, 40); });  // there is none any more
+  EXPECT_EQ(drop(50), "");
+  EXPECT_EQ(drop(100), "a") << "the next checkpoint keeps b, and c was renewed";
+  EXPECT_EQ(drop(112), "c");
+  // Later than it was, too, and so are the blobs of a deleted job; its inputs are not its own.
+  Write([&](StoreTransaction& tx) { return tx.DeleteJob(job.id, 200); });
+  EXPECT_EQ(drop(200), "f");
+  Write([&](StoreTransaction& tx) { return tx.PutBlob(blob('d'), 300); });
+  EXPECT_EQ(drop(201), "be");
+  EXPECT_EQ(drop(300), "");
+  EXPECT_EQ(drop(301), "d");
 }
 
 TEST_P(StoreContractTest, ABlobIsInTheProjectsThatUploadedItAndThoseWhoseJobsKeepIt) {
@@ -374,12 +419,15 @@ TEST_P(StoreContractTest, ABlobIsInTheProjectsThatUploadedItAndThoseWhoseJobsKee
   EXPECT_EQ(in("red"), "abc");
   EXPECT_EQ(in("blue"), "ad");
   EXPECT_EQ(in(""), "");
-  EXPECT_EQ(*store().UploadedBytes("blue"), 20);
-  EXPECT_EQ(*store().UploadedBytes("red"), 0);
+  EXPECT_EQ(store().Uploaded("blue")->bytes, 20);
+  EXPECT_EQ(store().Uploaded("blue")->blobs, 2);
+  EXPECT_EQ(store().Uploaded("red")->bytes, 0);
+  EXPECT_EQ(store().Uploaded("red")->blobs, 0);
   // Whose upload it was is forgotten with the blob.
   Write([&](StoreTransaction& tx) { return tx.DropUnreferencedBlobs(150, 10).status(); });
   EXPECT_EQ(in("blue"), "a");
-  EXPECT_EQ(*store().UploadedBytes("blue"), 10);
+  EXPECT_EQ(store().Uploaded("blue")->bytes, 10);
+  EXPECT_EQ(store().Uploaded("blue")->blobs, 1);
   EXPECT_FALSE(Begin()->PutBlobProject(blob('e'), "blue").ok()) << "there is no such blob";
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/limits.h"
 #include "gtest/gtest.h"
 #include "server/dispatcher.h"
 #include "server/dispatcher_stats.h"
@@ -46,6 +47,21 @@ class DispatcherThreadTest : public ::testing::Test {
   RecordingSink sink_;
   Dispatcher dispatcher_{Dispatcher::Options{60'000, 90'000, 10'000}, &store_, &blobs_, &clock_, &sink_, &planner_};
 };
+
+TEST_F(DispatcherThreadTest, BlobsAreCollectedUntilNoneIsLeft) {
+  constexpr int kBlobs = 3 * limits::kMaxBlobsCollectedPerCommit + 7;
+  std::vector<BlobRef> loose;
+  for (int i = 0; i < kBlobs; ++i) loose.push_back(blobs_.Add("loose " + std::to_string(i)));
+  ASSERT_TRUE(dispatcher_.RecordBlobs(loose).ok());
+  EXPECT_EQ(dispatcher_.CollectBlobs().value_or(-1), 0);
+  clock_.AdvanceMillis(limits::kBlobGraceHours * 3'600'000 + 1);
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_EQ(dispatcher_.CollectBlobs(stop.get_token()).value_or(-1), limits::kMaxBlobsCollectedPerCommit)
+      << "a scheduler that stops waits for one step";
+  EXPECT_EQ(dispatcher_.CollectBlobs().value_or(-1), kBlobs - limits::kMaxBlobsCollectedPerCommit);
+  for (const BlobRef& blob : loose) EXPECT_FALSE(*blobs_.Present(blob));
+}
 
 TEST_F(DispatcherThreadTest, OneRequestIdFrom64ThreadsIsOneJob) {
   const BlobRef dataset = blobs_.Add("dataset");

@@ -129,6 +129,56 @@ TEST_F(CallLimitsTest, ReadersOfLogsAreFewOfACallerAndOfAll) {
   EXPECT_TRUE(refusal(Named("a")).ok());
 }
 
+TEST_F(CallLimitsTest, ANameHasABoundOnAllOfItsHosts) {
+  CallLimits limits({.streams_of_name = 5, .transfers_of_name = 3}, &clock_);
+  std::vector<CallLimits::Slot> slots;
+  const auto hosts = [&](const std::string& name, auto take) {
+    int taken = 0;
+    for (int i = 0; i < 100; ++i) {
+      auto slot = take(Named(name, "10.0.0." + std::to_string(i)));
+      if (!slot.ok()) continue;
+      slots.push_back(*std::move(slot));
+      ++taken;
+    }
+    return taken;
+  };
+  const auto stream = [&](const Caller& caller) { return limits.TakeStream(caller); };
+  const auto transfer = [&](const Caller& caller) { return limits.TakeTransfer(caller); };
+  EXPECT_EQ(hosts("a", stream), 5);
+  EXPECT_EQ(hosts("b", stream), 5);
+  EXPECT_EQ(hosts("a", transfer), 3);
+  EXPECT_EQ(hosts("b", transfer), 3);
+  EXPECT_EQ(ErrorReason(stream(Named("a", "10.1.0.1")).status()), "TOO_MANY_STREAMS");
+  EXPECT_EQ(ErrorReason(transfer(Named("a", "10.1.0.1")).status()), "TOO_MANY_TRANSFERS");
+  slots.clear();
+  EXPECT_TRUE(stream(Named("a", "10.1.0.1")).ok());
+  EXPECT_TRUE(transfer(Named("a", "10.1.0.1")).ok());
+}
+
+TEST_F(CallLimitsTest, ClientsLeaveTransfersToTheWorkers) {
+  // As the server has them: no name and no number of names takes all.
+  CallLimits limits({}, &clock_);
+  std::vector<CallLimits::Slot> slots;
+  for (int i = 0; i < 4 * limits::kMaxTransfers; ++i) {
+    auto slot = limits.TakeTransfer(Named("token:" + std::to_string(i), "10.0.0." + std::to_string(i)));
+    if (slot.ok()) slots.push_back(*std::move(slot));
+  }
+  EXPECT_EQ(static_cast<int>(slots.size()), kMaxClientTransfers);
+  EXPECT_LT(kMaxClientTransfers, limits::kMaxTransfers);
+  Caller worker = Named("fleet", "10.1.0.1");
+  worker.scopes = static_cast<unsigned>(Scope::kWorker);
+  EXPECT_TRUE(limits.TakeTransfer(worker).ok());
+  int taken = 0;
+  for (int i = 0; i < 4 * limits::kMaxTransfers; ++i) {
+    worker.host = "10.1.1." + std::to_string(i);
+    auto slot = limits.TakeTransfer(worker);
+    if (!slot.ok()) continue;
+    slots.push_back(*std::move(slot));
+    ++taken;
+  }
+  EXPECT_EQ(taken, kMaxWorkerTransfersPerName);
+}
+
 TEST_F(CallLimitsTest, RefusedCallsHaveSoManyRowsAtOnceAndOneAMinute) {
   const auto rows = [&](const Caller& caller) {
     int taken = 0;

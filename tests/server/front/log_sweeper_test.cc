@@ -21,15 +21,44 @@ class LogSweeperTest : public testing::Test {
                          return ids;
                        },
                        [this](const std::string& id) {
-                         return stuck_.contains(id) ? absl::InternalError("it stays") : absl::OkStatus();
+                         if (stuck_.contains(id)) return absl::InternalError("it stays");
+                         logs_.erase(id);
+                         return absl::OkStatus();
                        },
                        [this](const std::vector<std::string>& ids) {
                          for (const std::string& id : ids) deleted_.erase(id);
                          return absl::OkStatus();
+                       },
+                       [this](int most) -> absl::StatusOr<std::vector<std::string>> {
+                         EXPECT_GT(most, 0);
+                         return std::vector<std::string>(logs_.begin(), logs_.end());
+                       },
+                       [this](const std::string& id) -> absl::StatusOr<bool> {
+                         if (unreadable_) return absl::UnavailableError("the store does not answer");
+                         return jobs_.contains(id);
                        }}};
   std::set<std::string> deleted_;
   std::set<std::string> stuck_;
+  std::set<std::string> logs_;
+  std::set<std::string> jobs_;
+  bool unreadable_ = false;
 };
+
+// A piece that was let in before the deletion was written after it.
+TEST_F(LogSweeperTest, LogsWithoutAJobGo) {
+  for (int i = 0; i < 4; ++i) logs_.insert(IdOf(i));
+  jobs_ = {IdOf(1), IdOf(9)};
+  stuck_ = {IdOf(2)};
+  unreadable_ = true;
+  sweeper_.Sweep();
+  EXPECT_EQ(logs_.size(), 4u) << "a store that does not answer says nothing of a job";
+  unreadable_ = false;
+  sweeper_.Sweep();
+  EXPECT_EQ(logs_, (std::set<std::string>{IdOf(1), IdOf(2)}));
+  stuck_.clear();
+  sweeper_.Sweep();
+  EXPECT_EQ(logs_, (std::set<std::string>{IdOf(1)}));
+}
 
 TEST_F(LogSweeperTest, WhatCannotBeRemovedKeepsNoLaterOneFromBeingFinished) {
   constexpr int kStuck = 2 * limits::kMaxDeletedJobsPerSweep;

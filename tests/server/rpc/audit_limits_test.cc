@@ -81,6 +81,43 @@ TEST_F(AuditLogTest, HasTheWorkersCommits) {
   EXPECT_NE(log.back().code, "OK");
 }
 
+// A job that writes a checkpoint every five seconds would fill it: they are events of the job.
+TEST_F(AuditLogTest, HasOneRowForTheCheckpointsOfAnAttempt) {
+  const Stubs ops = As(MakeTokenOf("ops", "admin", "*"));
+  Stubs fleet = As(MakeTokenOf("fleet", "worker", "*"));
+  FakeAgent agent(&fleet);
+  ASSERT_TRUE(agent.Open().ok());
+  ASSERT_TRUE(UploadAs(ops, kData).ok());
+  v1::Job job;
+  ASSERT_TRUE(Call(*ops.jobs, &v1::FineTuneService::Stub::CreateFineTuneJob, RequestFor(kData), &job).ok());
+  agent.Validate();
+  const v1::StartAttempt start = agent.AwaitStart();
+  const size_t before = AuditLog().size();
+  const auto commit = [&](int64_t step, bool upload) {
+    const std::string content = "checkpoint of step " + std::to_string(step);
+    if (upload) {
+      EXPECT_TRUE(UploadAs(fleet, content).ok());
+    }
+    v1::CommitCheckpointRequest request;
+    request.set_session_id(agent.session_id());
+    *request.mutable_key() = start.key();
+    request.mutable_checkpoint()->set_step(step);
+    v1::BlobFile* file = request.mutable_checkpoint()->add_files();
+    file->set_path("state.json");
+    file->set_sha256(Sha256Hex(content));
+    file->set_size_bytes(static_cast<int64_t>(content.size()));
+    v1::CommitResponse response;
+    return Call(*fleet.workers, &v1::WorkerService::Stub::CommitCheckpoint, request, &response);
+  };
+  for (const int64_t step : {20, 40, 60}) EXPECT_TRUE(commit(step, true).ok()) << step;
+  EXPECT_EQ(DetailsOf(commit(80, false)).reason, "BLOB_MISSING");
+  std::vector<std::string> rows;
+  const std::vector<AuditRecord> log = AuditLog();
+  for (size_t i = before; i < log.size(); ++i) rows.push_back(log[i].method + " " + log[i].target + " " + log[i].code);
+  EXPECT_EQ(rows, (std::vector<std::string>{"WorkerService/CommitCheckpoint " + job.id() + " OK",
+                                            "WorkerService/CommitCheckpoint " + job.id() + " FAILED_PRECONDITION"}));
+}
+
 TEST_F(AuditLogTest, NobodyFillsItWithoutCredentials) {
   const Stubs nobody = With(ClientOptions());
   const Stubs wrong = As(MakeToken().text);

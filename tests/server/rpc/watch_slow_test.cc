@@ -71,7 +71,7 @@ class OneJobStore final : public Store {
   absl::StatusOr<std::vector<Worker>> ListWorkers() override { return Unasked(); }
   absl::StatusOr<bool> HasBlob(const BlobRef&) override { return Unasked(); }
   absl::StatusOr<bool> BlobInProject(const BlobRef&, const std::string&) override { return Unasked(); }
-  absl::StatusOr<int64_t> UploadedBytes(const std::string&) override { return Unasked(); }
+  absl::StatusOr<Uploads> Uploaded(const std::string&) override { return Unasked(); }
   absl::StatusOr<std::vector<std::string>> ListDeletedJobs(const std::string&, int) override { return Unasked(); }
   absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t, int) override { return Unasked(); }
   absl::StatusOr<std::vector<Job>> LoadLiveJobs() override { return Unasked(); }
