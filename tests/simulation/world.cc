@@ -100,6 +100,8 @@ void World::Do(const Step& step) {
       return scheduler_.Crash();
     case Op::kLieCommit:
       return backend_->LieAboutCommits(1);
+    case Op::kStandStill:
+      return scheduler_.StandStill(duration());
     case Op::kPowerCut:
       return backend_->CutPowerAfter(step.a % 120);
     case Op::kStoreFails:
@@ -238,6 +240,7 @@ void World::Delete(const std::string& id) {
                        // From here on it may be gone, whatever the answer says.
                        if (result->ok()) {
                          uncertain_.insert(id);
+                         context_.deletions.insert(id);
                          invariants_.DeleteAsked(id);
                        }
                      },

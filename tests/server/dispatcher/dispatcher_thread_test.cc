@@ -127,6 +127,27 @@ TEST_F(DispatcherThreadTest, AParkedSyncIsAnsweredAfterItsHold) {
   EXPECT_TRUE(parked.get().ok());
 }
 
+// A stopped process, a machine that slept: the thread turns before anybody has read what workers sent meanwhile.
+TEST_F(DispatcherThreadTest, AThreadThatStoodStillLosesNobody) {
+  const std::string session = Open("w1");
+  Flush();
+  clock_.AdvanceMillis(3'600'000);
+  dispatcher_.Wake();
+  Flush();
+  ASSERT_TRUE(dispatcher_.Workers().at(0).worker.online);
+  std::future<Answer> parked = Sync(session, 1);
+  Flush();
+  EXPECT_FALSE(Answered(parked)) << "its session is open";
+  // Who is silent while the thread listens is lost after his time.
+  for (int i = 0; i < 9; ++i) {
+    EXPECT_TRUE(dispatcher_.Workers().at(0).worker.online) << i;
+    clock_.AdvanceMillis(10'000);
+    dispatcher_.Wake();
+    Flush();
+  }
+  EXPECT_FALSE(dispatcher_.Workers().at(0).worker.online);
+}
+
 TEST_F(DispatcherThreadTest, ANewerSyncAnswersTheOlderOne) {
   const std::string session = Open("w1");
   std::future<Answer> older = Sync(session, 1);
