@@ -17,7 +17,7 @@ namespace longhaul::server {
 DispatcherCore::DispatcherCore(Dispatcher::Options options, Store* store, BlobIndex* blobs, const Clock* clock,
                                const Planner* planner)
     : options_(options),
-      store_(store),
+      store_(&store->Writer()),
       blobs_(blobs),
       clock_(clock),
       planner_(planner == nullptr ? MemoryPlanner() : *planner),

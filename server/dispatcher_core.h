@@ -312,7 +312,7 @@ class DispatcherCore {
   bool Suspect(const WorkerRecord& record) const;
 
   const Dispatcher::Options options_;
-  Store* const store_;
+  StoreWriter* const store_;
   BlobIndex* const blobs_;
   const Clock* const clock_;
   const Planner& planner_;

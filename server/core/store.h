@@ -77,12 +77,10 @@ class StoreTransaction {
   virtual absl::Status Commit() = 0;
 };
 
-class Store {
+// Each sees the last commit. NOT_FOUND reason JOB_NOT_FOUND names the id.
+class StoreReads {
  public:
-  virtual ~Store() = default;
-  virtual absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() = 0;
-
-  // Reads: any thread; each sees the last commit. NOT_FOUND reason JOB_NOT_FOUND names the id.
+  virtual ~StoreReads() = default;
   virtual absl::StatusOr<Job> GetJob(const std::string& id) = 0;
   virtual absl::StatusOr<JobPage> ListJobs(const JobFilter& filter) = 0;
   virtual absl::StatusOr<std::optional<RequestKey>> GetRequestKey(const std::string& project,
@@ -106,6 +104,20 @@ class Store {
   virtual absl::StatusOr<uint64_t> MaxCreateNumber() = 0;
   // Jobs that were deleted and not forgotten: by id, those behind `after`, at most `most`.
   virtual absl::StatusOr<std::vector<std::string>> ListDeletedJobs(const std::string& after, int most) = 0;
+};
+
+// What the dispatcher has of the store: its thread only. These reads wait for nobody else's, however many clients read:
+// who calls is lost, or has no lease, while the dispatcher waits.
+class StoreWriter : public virtual StoreReads {
+ public:
+  virtual absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() = 0;
+};
+
+// The whole store. Its own reads are everybody's, from any thread: they wait for a connection while others have all.
+class Store : public virtual StoreReads {
+ public:
+  virtual StoreWriter& Writer() = 0;  // always the same
+  absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() { return Writer().Begin(); }
   struct Sizes {
     int64_t db_bytes = 0;
     int64_t wal_bytes = 0;

@@ -164,6 +164,36 @@ TEST(JobStoreTest, ReadersNeverWaitForTheWriter) {
   EXPECT_GT((*store)->GetSizes().db_bytes + (*store)->GetSizes().wal_bytes, 0);
 }
 
+// Nothing of the pool is needed for it, and nothing that may be wanting later: not even a connection can be opened
+// here.
+TEST(JobStoreTest, TheWriterReadsWithAConnectionOfItsOwn) {
+  const TempDir dir;
+  auto store = OpenJobStore(dir.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  server::StoreWriter& writer = (*store)->Writer();
+  const auto put = [&](int number) {
+    auto transaction = writer.Begin();
+    ASSERT_TRUE(transaction.ok()) << transaction.status();
+    ASSERT_TRUE((*transaction)->PutJob(NumberedJob(number)).ok());
+    ASSERT_TRUE((*transaction)->Commit().ok());
+  };
+  put(1);
+  const std::string path = JoinPath(dir.path(), "state.db");
+  ASSERT_TRUE(RenameFile(path, path + ".away").ok());
+  EXPECT_FALSE((*store)->GetJob("ftjob-1").ok()) << "the pool opens its connections when they are needed";
+  EXPECT_TRUE(writer.GetJob("ftjob-1").ok());
+  EXPECT_FALSE(writer.GetRequestKey("p", "r")->has_value());
+  EXPECT_EQ(writer.ListAttempts("ftjob-1")->size(), 0u);
+  EXPECT_EQ(writer.ListCheckpoints("ftjob-1")->size(), 0u);
+  ASSERT_TRUE(RenameFile(path + ".away", path).ok());
+  // It sees the last commit, as every reader does, and nothing of the transaction that its own thread has open.
+  auto open = writer.Begin();
+  ASSERT_TRUE((*open)->PutJob(NumberedJob(2)).ok());
+  EXPECT_FALSE(writer.GetJob("ftjob-2").ok());
+  ASSERT_TRUE((*open)->Commit().ok());
+  EXPECT_TRUE(writer.GetJob("ftjob-2").ok());
+}
+
 TEST(JobStoreTest, AnUnwritableFolderIsOneClearError) {
   const absl::Status status = OpenJobStore("/proc/longhaul-state").status();
   EXPECT_FALSE(status.ok());
