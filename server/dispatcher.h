@@ -208,7 +208,8 @@ class Dispatcher {
   // For a call that was refused before it became a command.
   absl::Status RecordAudit(const AuditRecord& record);
   // One step of garbage collection: forgets unreferenced blobs past their grace time and deletes their files, and finds
-  // files without a row in one of 256 folders, the next one each call. Call it every minute. Returns the blobs removed.
+  // files without a row in one of 256 folders, the next one each call; that one is listed on the calling thread. Call
+  // it every minute. Returns the blobs removed.
   absl::StatusOr<int> CollectBlobs();
   // The files of these deleted jobs are gone (Store::ListDeletedJobs).
   absl::Status ForgetDeletedJobs(std::vector<std::string> ids);

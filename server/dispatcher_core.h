@@ -126,6 +126,11 @@ struct LogCompleteEffect {
 };
 using Effect = std::variant<EventEffect, ProgressEffect, DeletedEffect, LogCompleteEffect>;
 
+// Blobs on disk that the store does not know, in the folder-th of 256 folders: files whose row a crash has lost. Looks
+// at every file of the folder, of which there may be tens of thousands: any thread but the dispatcher's.
+absl::StatusOr<std::vector<BlobRef>> UnknownBlobs(BlobIndex* blobs, Store* store, int folder);
+constexpr int kBlobFolders = 256;
+
 class DispatcherCore {
  public:
   // Owns nothing. `planner` null: MemoryPlanner().
@@ -151,7 +156,8 @@ class DispatcherCore {
                               std::string result);
   absl::Status RecordBlobs(const std::vector<BlobRef>& blobs, const std::string& project = "");
   absl::Status AddAudit(const AuditRecord& record);
-  absl::StatusOr<int> CollectBlobs();
+  // `unknown` is what UnknownBlobs has found, at most limits::kMaxBlobsCollectedPerCommit of it.
+  absl::StatusOr<int> CollectBlobs(const std::vector<BlobRef>& unknown = {});
   absl::Status ForgetDeletedJobs(const std::vector<std::string>& ids);
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
   // What the clock asks for: lost workers, recoveries, deadlines, metrics, expired keys, and a scheduling pass when
@@ -323,7 +329,6 @@ class DispatcherCore {
   std::map<std::string, int> project_jobs_;      // live jobs, as of the last commit
   uint64_t next_create_number_ = 1;
   uint64_t next_registration_ = 1;
-  int next_collect_prefix_ = 0;
 
   std::map<std::string, DeviceFacts> classes_;  // of registered devices; the largest of each class
   uint64_t fleet_ = 1;                          // changes with classes_
