@@ -58,6 +58,8 @@ class StoreTransaction {
   virtual absl::Status AddEvent(const std::string& job_id, const JobEvent& event) = 0;  // ABORTED unless dense
   virtual absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) = 0;
   virtual absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step) = 0;
+  // Of a run of more than some 100,000 points the older ones may be thinned, evenly; the newest 1,000 and the first
+  // stay.
   virtual absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) = 0;
   virtual absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) = 0;
   virtual absl::Status PutRequestKey(const RequestKey& key) = 0;
