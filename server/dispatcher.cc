@@ -1,6 +1,7 @@
 #include "server/dispatcher.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <future>
@@ -42,7 +43,7 @@ bool HasCheckpointOf(const DispatcherCore& core, const AttemptKey& key) {
 class Dispatcher::Impl {
  public:
   Impl(Options options, Store* store, BlobIndex* blobs, const Clock* clock, EventSink* sink, const Planner* planner)
-      : loop_(options, store, blobs, clock, sink, planner), clock_(clock) {}
+      : loop_(options, store, blobs, clock, sink, planner), store_(store), blobs_(blobs), clock_(clock) {}
 
   absl::Status Start() {
     LH_RETURN_IF_ERROR(loop_.Load());
@@ -107,6 +108,24 @@ class Dispatcher::Impl {
     if (!StatusOf(result).ok() && audit->take_refused_row != nullptr && !audit->take_refused_row()) return;
     SetOutcome(StatusOf(result), clock_->WallMicros(), &audit->record);
     core.AddAudit(audit->record).IgnoreError();
+  }
+
+  // Files are listed here, on the caller's thread.
+  absl::StatusOr<int> CollectBlobs(const std::stop_token& stop) {
+    constexpr size_t kMost = limits::kMaxBlobsCollectedPerCommit;
+    const int folder = next_folder_++ % kBlobFolders;
+    LH_ASSIGN_OR_RETURN(std::vector<BlobRef> unknown, UnknownBlobs(blobs_, store_, folder));
+    int removed = 0;
+    for (bool more = true; more && !stop.stop_requested();) {
+      const size_t rest = unknown.size() - std::min(unknown.size(), kMost);
+      const std::vector<BlobRef> batch(unknown.begin() + static_cast<int64_t>(rest), unknown.end());
+      unknown.resize(rest);
+      LH_ASSIGN_OR_RETURN(const int dropped,
+                          Call<absl::StatusOr<int>>([&](DispatcherCore& core) { return core.CollectBlobs(batch); }));
+      removed += dropped;
+      more = !unknown.empty() || dropped >= limits::kMaxBlobsCollectedPerCommit;
+    }
+    return removed;
   }
 
   // Asks about committed memory; a default value once stopped.
@@ -208,7 +227,10 @@ class Dispatcher::Impl {
   }
 
   DispatcherLoop loop_;  // turned by the dispatcher's thread only
+  Store* const store_;
+  BlobIndex* const blobs_;
   const Clock* const clock_;
+  std::atomic<unsigned> next_folder_ = 0;  // that CollectBlobs lists
 
   std::mutex mutex_;  // guards mailbox_, stopping_, woken_
   std::condition_variable mail_came_;
@@ -273,13 +295,7 @@ absl::Status Dispatcher::RecordBlobs(std::vector<BlobRef> blobs, const std::stri
 absl::Status Dispatcher::RecordAudit(const AuditRecord& record) {
   return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.AddAudit(record); });
 }
-absl::StatusOr<int> Dispatcher::CollectBlobs(const std::stop_token& stop) {
-  for (int removed = 0;;) {
-    LH_ASSIGN_OR_RETURN(const int step, impl_->Call<absl::StatusOr<int>>(&DispatcherCore::CollectBlobs));
-    removed += step;
-    if (step < limits::kMaxBlobsCollectedPerCommit || stop.stop_requested()) return removed;
-  }
-}
+absl::StatusOr<int> Dispatcher::CollectBlobs(const std::stop_token& stop) { return impl_->CollectBlobs(stop); }
 absl::Status Dispatcher::ForgetDeletedJobs(std::vector<std::string> ids) {
   return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.ForgetDeletedJobs(ids); });
 }

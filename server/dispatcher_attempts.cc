@@ -294,7 +294,8 @@ absl::Status DispatcherCore::FinishRecovery(JobRecord& record) {
   if (job.pause_cause == PauseCause::kUser) {
     return SetState(record, JobState::kPaused, Reason::kPausedByUser, "paused by the user; then it " + from);
   }
-  const bool waits = job.not_before_wall_micros > clock_->WallMicros();
+  const int64_t now = clock_->WallMicros();
+  const bool waits = scheduling::BackoffEnd(job.not_before_wall_micros, now) > now;
   return SetState(record, JobState::kQueued, waits ? Reason::kBackoff : Reason::kNone, from);
 }
 

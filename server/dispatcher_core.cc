@@ -17,7 +17,7 @@ namespace longhaul::server {
 DispatcherCore::DispatcherCore(Dispatcher::Options options, Store* store, BlobIndex* blobs, const Clock* clock,
                                const Planner* planner)
     : options_(options),
-      store_(store),
+      store_(&store->Writer()),
       blobs_(blobs),
       clock_(clock),
       planner_(planner == nullptr ? MemoryPlanner() : *planner),
@@ -41,7 +41,7 @@ std::string DispatcherCore::MakeId() { return options_.make_id ? options_.make_i
 
 absl::Status DispatcherCore::Load() {
   const int64_t now = clock_->BootNanos();
-  start_grace_boot_nanos_ = now + limits::kStartGraceMs * kNanosPerMs;
+  grace_boot_nanos_ = now + limits::kStartGraceMs * kNanosPerMs;
   LH_ASSIGN_OR_RETURN(const uint64_t max_number, store_->MaxCreateNumber());
   next_create_number_ = max_number + 1;
   LH_ASSIGN_OR_RETURN(std::vector<Worker> workers, store_->ListWorkers());

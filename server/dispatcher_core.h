@@ -37,6 +37,9 @@ namespace longhaul::server {
 
 inline constexpr int kWorkerProtocolVersion = 1;
 
+// So often, within the time after which a silent worker is lost, the dispatcher shows itself that it hears at all.
+inline constexpr int64_t kListensPerLostTime = 8;
+
 // What a worker may still run for us, and what it is told about it. One for every attempt that was placed there until
 // its end is reported, or until a new session shows that it is gone. Its memory is counted all that time.
 struct Hold {
@@ -89,7 +92,7 @@ struct WorkerRecord {
   std::string session_id;
   std::string opening;      // of the last session; in memory only, for no call outlives the process it was sent to
   int64_t sync_number = 0;  // highest seen
-  int64_t last_sync_boot_nanos = 0;
+  int64_t last_sync_boot_nanos = 0;  // plus the time since in which nobody could be heard
   int64_t last_sync_wall_micros = 0;
   uint64_t registered = 0;                            // order of OpenSession
   int64_t host_bytes_available = 0;                   // as it last said; 0 = it did not
@@ -128,6 +131,11 @@ struct LogCompleteEffect {
 };
 using Effect = std::variant<EventEffect, ProgressEffect, DeletedEffect, LogCompleteEffect>;
 
+// Blobs on disk that the store does not know, in the folder-th of 256 folders: files whose row a crash has lost. Looks
+// at every file of the folder, of which there may be tens of thousands: any thread but the dispatcher's.
+absl::StatusOr<std::vector<BlobRef>> UnknownBlobs(BlobIndex* blobs, Store* store, int folder);
+constexpr int kBlobFolders = 256;
+
 class DispatcherCore {
  public:
   // Owns nothing. `planner` null: MemoryPlanner().
@@ -153,12 +161,19 @@ class DispatcherCore {
                               std::string result);
   absl::Status RecordBlobs(const std::vector<BlobRef>& blobs, const std::string& project = "");
   absl::Status AddAudit(const AuditRecord& record);
-  absl::StatusOr<int> CollectBlobs();
+  // `unknown` is what UnknownBlobs has found, at most limits::kMaxBlobsCollectedPerCommit of it.
+  absl::StatusOr<int> CollectBlobs(const std::vector<BlobRef>& unknown = {});
   absl::Status ForgetDeletedJobs(const std::vector<std::string>& ids);
   absl::Status CheckFence(const std::string& session_id, const AttemptKey& key);
   // What the clock asks for: lost workers, recoveries, deadlines, metrics, expired keys, and a scheduling pass when
   // anything has changed.
   void Tick();
+
+  // For so long until now no mail was applied, because the process stood still or a turn took that long: it is taken
+  // off every worker's silence, and whoever has not been heard of since gets limits::kStartGraceMs. Before Tick.
+  void NoteDeaf(int64_t nanos);
+  // No two Ticks are further apart while there are workers, unless we are deaf.
+  int64_t listen_nanos() const { return options_.worker_lost_ms * 1'000'000 / kListensPerLostTime; }
 
   // ---- The batch ----
   // Commits what commands wrote (nothing written: no transaction). On failure memory is as before the batch and every
@@ -310,7 +325,7 @@ class DispatcherCore {
   bool Suspect(const WorkerRecord& record) const;
 
   const Dispatcher::Options options_;
-  Store* const store_;
+  StoreWriter* const store_;
   BlobIndex* const blobs_;
   const Clock* const clock_;
   const Planner& planner_;
@@ -321,7 +336,6 @@ class DispatcherCore {
   std::map<std::string, int> project_jobs_;      // live jobs, as of the last commit
   uint64_t next_create_number_ = 1;
   uint64_t next_registration_ = 1;
-  int next_collect_prefix_ = 0;
 
   std::map<std::string, DeviceFacts> classes_;  // of registered devices; the largest of each class
   uint64_t fleet_ = 1;                          // changes with classes_
@@ -358,12 +372,13 @@ class DispatcherCore {
   int64_t look_again_boot_nanos_ = 0;                                   // when a pass may find more without a change
   int64_t rest_over_boot_nanos_ = std::numeric_limits<int64_t>::max();  // the first rest of a device
   int64_t next_key_sweep_boot_nanos_ = 0;
-  int64_t start_grace_boot_nanos_ = 0;     // until then nobody is lost who has not come back since our own start
-  int64_t next_lost_boot_nanos_ = 0;       // no worker is lost before then
-  std::set<std::string> stirred_workers_;  // see TakeStirred
-  int64_t retry_boot_nanos_ = 0;           // after a failed commit Tick rests until then
-  int64_t recovery_retry_boot_nanos_ = 0;  // after a recovery that could not be finished
-  std::set<std::string> metric_jobs_;      // with pending metrics
+  int64_t deaf_until_boot_nanos_ = 0;  // see NoteDeaf; 0 = never
+  int64_t grace_boot_nanos_ = 0;       // until then nobody is lost who was not heard of since we began, or were deaf
+  int64_t next_lost_boot_nanos_ = 0;   // no worker is lost before then
+  std::set<std::string> stirred_workers_;                                 // see TakeStirred
+  int64_t retry_boot_nanos_ = 0;                                          // after a failed commit Tick rests until then
+  int64_t recovery_retry_boot_nanos_ = 0;                                 // after a recovery that could not be finished
+  std::set<std::string> metric_jobs_;                                     // with pending metrics
   int64_t metrics_due_boot_nanos_ = std::numeric_limits<int64_t>::max();  // when the oldest of those may wait no longer
   std::set<std::string> recovering_;  // RECOVERING by a commit: FinishRecovery is due
   std::set<std::string> restored_;    // their attempts are of the time after the backup that this state was

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "base/failpoints.h"
@@ -44,6 +45,7 @@ DispatcherLoop::DispatcherLoop(Dispatcher::Options options, Store* store, BlobIn
     : core_(options, store, blobs, clock, planner), clock_(clock), sink_(sink) {}
 
 absl::Status DispatcherLoop::Load() {
+  listened_boot_nanos_ = clock_->BootNanos();
   LH_RETURN_IF_ERROR(core_.Load());
   Publish();
   return absl::OkStatus();
@@ -53,6 +55,7 @@ void DispatcherLoop::Turn(std::vector<Mail>* batch) {
   for (Mail& mail : *batch) {
     if (mail.apply) mail.apply(core_);
   }
+  NoteDeafness();
   core_.Tick();
   const absl::Status committed = core_.CommitBatch();
   if (committed.ok()) {
@@ -67,6 +70,15 @@ void DispatcherLoop::Turn(std::vector<Mail>* batch) {
   AnswerParked();
   AnswerExplains();
   AnswerForecasts();
+}
+
+// What workers have sent is applied before each Tick, and Ticks are listen_nanos() apart at most. Where they were not,
+// the process was stopped, its machine slept or starved, or a commit hung: mail may still wait in our box, or in
+// sockets that nobody has read yet.
+void DispatcherLoop::NoteDeafness() {
+  const int64_t now = clock_->BootNanos();
+  const int64_t deaf = now - std::exchange(listened_boot_nanos_, now);
+  if (deaf > 2 * core_.listen_nanos()) core_.NoteDeaf(deaf);
 }
 
 Mail DispatcherLoop::SyncMail(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done) {
@@ -258,6 +270,7 @@ void DispatcherLoop::Answer(const std::string& worker_id) {
 
 int64_t DispatcherLoop::NextTurnBootNanos() const {
   int64_t next = core_.NextTimerBootNanos();
+  if (!core_.workers().empty()) next = std::min(next, listened_boot_nanos_ + core_.listen_nanos());
   if (!deadlines_.empty()) next = std::min(next, deadlines_.begin()->first);
   if (!forecasts_.empty()) next = std::min({next, forecast_boot_nanos_, forecasts_.front().deadline_boot_nanos});
   if (!explains_.empty()) next = std::min({next, told_.again_boot_nanos, explains_.front().deadline_boot_nanos});

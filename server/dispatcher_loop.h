@@ -84,6 +84,7 @@ class DispatcherLoop {
 
   // When the next one may be after one from `begin` until now.
   int64_t AfterTelling(int64_t begin_boot_nanos) const;
+  void NoteDeafness();
   void AnswerForecasts();
   void DropForecasts(const std::function<bool(const WaitingForecast&)>& which, const absl::Status& why);
   void AnswerExplains();
@@ -101,6 +102,7 @@ class DispatcherLoop {
   std::set<std::pair<int64_t, std::string>> deadlines_;  // of parked_: when, worker
   std::deque<WaitingForecast> forecasts_;                // the first's deadline is the first
   std::deque<WaitingExplain> explains_;                  // the same
+  int64_t listened_boot_nanos_ = 0;                      // until then mail was applied: the last Tick
   int64_t forecast_boot_nanos_ = 0;                      // none before then
   std::pair<uint64_t, uint64_t> published_version_;
 

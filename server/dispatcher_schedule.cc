@@ -36,6 +36,18 @@ void DispatcherCore::Tick() {
   if (schedule_wanted_) Schedule();
 }
 
+// What nobody could hear is not a worker's silence. Later than it could be is always safe for a worker to be lost:
+// until then nobody else has its jobs.
+void DispatcherCore::NoteDeaf(int64_t nanos) {
+  const int64_t now = clock_->BootNanos();
+  for (auto& [id, record] : workers_) {
+    record.last_sync_boot_nanos = std::min(now, record.last_sync_boot_nanos + nanos);
+  }
+  deaf_until_boot_nanos_ = now;
+  grace_boot_nanos_ = now + limits::kStartGraceMs * kNanosPerMs;
+  schedule_wanted_ = true;  // nobody is suspect for it, either
+}
+
 // Lost: no Sync for worker_lost_ms, which is longer than any lease that an answer gave. What such a worker held is
 // fenced.
 void DispatcherCore::TickWorkers() {
@@ -50,7 +62,8 @@ void DispatcherCore::TickWorkers() {
     if (!record.online && !leases) continue;
     int64_t due = record.last_sync_boot_nanos + options_.worker_lost_ms * kNanosPerMs;
     // It may not have noticed yet that we are back.
-    if (record.session_id.empty()) due = std::max(due, start_grace_boot_nanos_);
+    const bool unheard = record.session_id.empty() || record.last_sync_boot_nanos <= deaf_until_boot_nanos_;
+    if (unheard) due = std::max(due, grace_boot_nanos_);
     if (due <= now) {
       lost.push_back(id);
       next_lost_boot_nanos_ = now;  // again, should the commit fail

@@ -16,6 +16,8 @@ namespace {
 
 // What is soon over, or should be, is taken to last that long at least.
 constexpr double kLeastSeconds = 5;
+// And what lasts for ever by its worker's word, a life.
+constexpr double kMostSeconds = 1e9;
 constexpr size_t kDemandsKept = 4096;
 
 int64_t WholeSteps(int64_t bytes, int64_t step) { return bytes <= 0 ? 0 : (bytes + step - 1) / step * step; }
@@ -191,7 +193,8 @@ double DispatcherCore::SecondsLeft(JobRecord& record, const Hold& hold) {
     return std::max(static_cast<double>(limits::kAssumedRunSeconds) - age, kLeastSeconds);
   }
   const int64_t steps = std::max<int64_t>(0, job.total_steps - hold.last_step);
-  return static_cast<double>(steps) * step_seconds + static_cast<double>(limits::kAttemptOverheadSeconds);
+  const double seconds = static_cast<double>(steps) * step_seconds;
+  return std::min(seconds + static_cast<double>(limits::kAttemptOverheadSeconds), kMostSeconds);
 }
 
 void DispatcherCore::RefreshShares() {

@@ -92,16 +92,24 @@ int64_t DispatcherCore::DroppedGraceMicros() const {
   return clock_->WallMicros() - limits::kBlobGraceHours * kHourMicros + kDroppedBlobGraceMs * 1'000;
 }
 
-absl::StatusOr<int> DispatcherCore::CollectBlobs() {
+absl::StatusOr<std::vector<BlobRef>> UnknownBlobs(BlobIndex* blobs, Store* store, int folder) {
+  constexpr char kHex[] = "0123456789abcdef";
+  LH_ASSIGN_OR_RETURN(const std::vector<BlobRef> there, blobs->List({kHex[folder / 16], kHex[folder % 16]}));
+  std::vector<BlobRef> unknown;
+  for (const BlobRef& blob : there) {
+    LH_ASSIGN_OR_RETURN(const bool known, store->HasBlob(blob));
+    if (!known) unknown.push_back(blob);
+  }
+  return unknown;
+}
+
+absl::StatusOr<int> DispatcherCore::CollectBlobs(const std::vector<BlobRef>& unknown) {
   return Command([&]() -> absl::StatusOr<int> {
     const int64_t now = clock_->WallMicros();
-    constexpr char kHex[] = "0123456789abcdef";
-    const int prefix = next_collect_prefix_;
-    next_collect_prefix_ = (next_collect_prefix_ + 1) % 256;
-    LH_ASSIGN_OR_RETURN(const std::vector<BlobRef> there, blobs_->List({kHex[prefix / 16], kHex[prefix % 16]}));
-    for (const BlobRef& blob : there) {
-      LH_ASSIGN_OR_RETURN(const bool known, store_->HasBlob(blob));
-      if (!known) LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
+    for (const BlobRef& blob : unknown) {
+      // Again, on the thread that deletes: it may have gone since, and a row never outlives its file.
+      LH_ASSIGN_OR_RETURN(const bool present, BlobStays(blob));
+      if (present) LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(blob, now); }));
     }
     std::vector<BlobRef> dropped;
     LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) -> absl::Status {

@@ -23,10 +23,10 @@ namespace {
 
 using namespace server;  // NOLINT: the domain's values are this file's subject
 
-// Read-only connections, opened when first needed, at most limits::kMaxStoreReaders. Thread-safe.
+// Read-only connections, opened when first needed, at most `most`. Thread-safe.
 class ReaderPool {
  public:
-  explicit ReaderPool(std::string path) : path_(std::move(path)) {}
+  ReaderPool(std::string path, int most) : path_(std::move(path)), most_(most) {}
 
   class Lease {
    public:
@@ -47,7 +47,7 @@ class ReaderPool {
   absl::StatusOr<Lease> Take() {
     {
       std::unique_lock lock(mutex_);
-      returned_.wait(lock, [this] { return !idle_.empty() || open_ < limits::kMaxStoreReaders; });
+      returned_.wait(lock, [this] { return !idle_.empty() || open_ < most_; });
       if (!idle_.empty()) {
         std::unique_ptr<Db> db = std::move(idle_.back());
         idle_.pop_back();
@@ -75,21 +75,18 @@ class ReaderPool {
   }
 
   const std::string path_;
+  const int most_;
   std::mutex mutex_;  // guards idle_, open_
   std::condition_variable returned_;
   std::vector<std::unique_ptr<Db>> idle_;
   int open_ = 0;
 };
 
-class JobStore final : public Store {
+// The reads of Base, StoreWriter or Store, on connections of its own.
+template <class Base>
+class PooledReads : public Base {
  public:
-  JobStore(std::string state_dir, FileLock lock, std::unique_ptr<Db> writer)
-      : state_dir_(std::move(state_dir)),
-        lock_(std::move(lock)),
-        writer_(std::move(writer)),
-        readers_(JoinPath(state_dir_, "state.db")) {}
-
-  absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override { return BeginJobTransaction(writer_.get()); }
+  PooledReads(const std::string& path, int most) : readers_(path, most) {}
 
   absl::StatusOr<Job> GetJob(const std::string& id) override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
@@ -134,7 +131,7 @@ class JobStore final : public Store {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
     return QueryBlobInProject(db.get(), blob, project);
   }
-  absl::StatusOr<Uploads> Uploaded(const std::string& project) override {
+  absl::StatusOr<StoreReads::Uploads> Uploaded(const std::string& project) override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
     return QueryUploaded(db.get(), project);
   }
@@ -155,6 +152,32 @@ class JobStore final : public Store {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
     return QueryDeletedJobs(db.get(), after, most);
   }
+
+ protected:
+  ReaderPool readers_;
+};
+
+class JobStoreWriter final : public PooledReads<StoreWriter> {
+ public:
+  JobStoreWriter(const std::string& path, std::unique_ptr<Db> db) : PooledReads(path, 1), db_(std::move(db)) {}
+  // The one connection that it reads with, and by a first read all its files: later there might be no descriptor.
+  absl::Status OpenReader() { return MaxCreateNumber().status(); }
+  absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override { return BeginJobTransaction(db_.get()); }
+
+ private:
+  const std::unique_ptr<Db> db_;
+};
+
+class JobStore final : public PooledReads<Store> {
+ public:
+  JobStore(std::string state_dir, FileLock lock, std::unique_ptr<Db> writer)
+      : PooledReads(JoinPath(state_dir, "state.db"), limits::kMaxStoreReaders),
+        state_dir_(std::move(state_dir)),
+        lock_(std::move(lock)),
+        writer_(JoinPath(state_dir_, "state.db"), std::move(writer)) {}
+
+  absl::Status OpenReader() { return writer_.OpenReader(); }
+  StoreWriter& Writer() override { return writer_; }
   Sizes GetSizes() override {
     Sizes sizes;
     sizes.db_bytes = FileSize(JoinPath(state_dir_, "state.db")).value_or(0);
@@ -169,8 +192,7 @@ class JobStore final : public Store {
  private:
   const std::string state_dir_;
   const FileLock lock_;
-  const std::unique_ptr<Db> writer_;  // the dispatcher's thread only
-  ReaderPool readers_;
+  JobStoreWriter writer_;
 };
 
 }  // namespace
@@ -186,7 +208,9 @@ absl::StatusOr<std::unique_ptr<Store>> OpenJobStore(const std::string& state_dir
   // A process that died between a commit's write and its sync left what we can read and a power cut could still take:
   // the checkpoint syncs the log before anybody is told of it.
   LH_RETURN_IF_ERROR(db->Exec("PRAGMA wal_checkpoint(TRUNCATE)"));
-  return std::make_unique<JobStore>(state_dir, *std::move(lock), std::move(db));
+  auto store = std::make_unique<JobStore>(state_dir, *std::move(lock), std::move(db));
+  LH_RETURN_IF_ERROR(store->OpenReader());
+  return store;
 }
 
 }  // namespace longhaul::storage

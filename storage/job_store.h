@@ -1,5 +1,6 @@
-// server::Store on SQLite: <state_dir>/state.db, WAL, synchronous=FULL. One writing connection for the dispatcher's
-// thread, a pool of read-only ones for any thread; readers see the last commit and never wait for the writer.
+// server::Store on SQLite: <state_dir>/state.db, WAL, synchronous=FULL. For the dispatcher's
+// thread one connection that writes and one that reads, for any thread a pool of read-only ones; readers see the last
+// commit and never wait for the writer.
 // Holds flock on <state_dir>/lock for its life: FAILED_PRECONDITION LOCKED where another scheduler has it.
 // A database of a newer schema than this binary's is refused: FAILED_PRECONDITION SCHEMA_TOO_NEW. An older one is
 // migrated, one transaction a step.

@@ -1,7 +1,6 @@
 #include "storage/job_writer.h"
 
 #include <algorithm>
-#include <map>
 #include <optional>
 #include <utility>
 
@@ -12,6 +11,7 @@
 #include "server/core/codec.h"
 #include "storage/access_store.h"
 #include "storage/job_query.h"
+#include "storage/metric_writer.h"
 
 namespace longhaul::storage {
 namespace {
@@ -37,8 +37,12 @@ class JobTransaction final : public StoreTransaction {
   absl::Status AddEvent(const std::string& job_id, const JobEvent& event) override;
   absl::Status PutCheckpoint(const std::string& job_id, const Checkpoint& checkpoint) override;
   absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step, int64_t grace_wall_micros) override;
-  absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) override;
-  absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) override;
+  absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) override {
+    return WriteMetrics(db_, job_id, points);
+  }
+  absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) override {
+    return ThinAllMetrics(db_, job_id, most_points);
+  }
   absl::Status PutRequestKey(const RequestKey& key) override;
   absl::StatusOr<int> DeleteRequestKeysBefore(int64_t wall_micros, int most) override;
   absl::Status PutWorker(const Worker& worker) override;
@@ -64,9 +68,6 @@ class JobTransaction final : public StoreTransaction {
   absl::Status PutRefs(const std::string& job_id, int64_t source, const std::vector<const BlobRef*>& blobs);
   absl::Status EraseCheckpoint(const std::string& job_id, int64_t step);
   absl::Status SetGrace(const std::vector<NamedBlob>& files, int64_t commit_wall_micros, int64_t grace_wall_micros);
-  absl::StatusOr<bool> AppendToChunk(const std::string& job_id, int64_t first_step,
-                                     const std::vector<const MetricPoint*>& added);
-  absl::Status WriteChunk(const std::string& job_id, int64_t first_step, const std::vector<MetricPoint>& points);
 
   Db* db_;
   Transaction transaction_;
@@ -222,109 +223,6 @@ absl::Status JobTransaction::EraseCheckpoint(const std::string& job_id, int64_t 
   LH_RETURN_IF_ERROR(refs.BindText(1, job_id).Bind(2, step).Run());
   LH_ASSIGN_OR_RETURN(Statement row, db_->Prepare("DELETE FROM checkpoints WHERE job_id=?1 AND step=?2"));
   return row.BindText(1, job_id).Bind(2, step).Run();
-}
-
-absl::Status JobTransaction::WriteChunk(const std::string& job_id, int64_t first_step,
-                                        const std::vector<MetricPoint>& points) {
-  const std::string body = EncodeMetrics(points);
-  LH_ASSIGN_OR_RETURN(Statement put,
-                      db_->Prepare("INSERT INTO metrics(job_id, first_step, last_step, points, body) "
-                                   "VALUES(?1, ?2, ?3, ?4, ?5) ON CONFLICT(job_id, first_step) DO UPDATE SET "
-                                   "last_step=excluded.last_step, points=excluded.points, body=excluded.body"));
-  put.BindText(1, job_id).Bind(2, first_step).Bind(3, points.back().step);
-  return put.Bind(4, static_cast<int64_t>(points.size())).BindBlob(5, body).Run();
-}
-
-// The usual case: points behind all that the chunk has. A list's bytes are those of its parts (server/core/record.h),
-// so that nothing of the chunk is decoded. False: they have to be merged.
-absl::StatusOr<bool> JobTransaction::AppendToChunk(const std::string& job_id, int64_t first_step,
-                                                   const std::vector<const MetricPoint*>& added) {
-  std::string body;
-  int64_t count = 0;
-  {
-    LH_ASSIGN_OR_RETURN(Statement read, db_->Prepare("SELECT last_step, points, body FROM metrics "
-                                                     "WHERE job_id=?1 AND first_step=?2"));
-    LH_ASSIGN_OR_RETURN(const bool row, read.BindText(1, job_id).Bind(2, first_step).Step());
-    if (!row || read.Int(0) >= added.front()->step) return false;
-    count = read.Int(1);
-    body = std::string(read.Bytes(2));
-  }
-  std::vector<MetricPoint> points;
-  for (const MetricPoint* point : added) {
-    if (!points.empty() && points.back().step >= point->step) return false;
-    points.push_back(*point);
-  }
-  body += EncodeMetrics(points);
-  LH_ASSIGN_OR_RETURN(Statement put, db_->Prepare("UPDATE metrics SET last_step=?3, points=?4, body=?5 "
-                                                  "WHERE job_id=?1 AND first_step=?2"));
-  put.BindText(1, job_id).Bind(2, first_step).Bind(3, points.back().step);
-  LH_RETURN_IF_ERROR(put.Bind(4, count + static_cast<int64_t>(points.size())).BindBlob(5, body).Run());
-  return true;
-}
-
-// A chunk holds the points of 256 consecutive steps, so that a resumed attempt's points replace the earlier ones in
-// place.
-absl::Status JobTransaction::PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) {
-  std::map<int64_t, std::vector<const MetricPoint*>> by_chunk;
-  for (const MetricPoint& point : points) {
-    const int64_t chunk = point.step / limits::kMetricsChunkPoints * limits::kMetricsChunkPoints;
-    by_chunk[chunk].push_back(&point);
-  }
-  for (const auto& [first_step, added] : by_chunk) {
-    LH_ASSIGN_OR_RETURN(const bool appended, AppendToChunk(job_id, first_step, added));
-    if (appended) continue;
-    std::map<int64_t, MetricPoint> merged;
-    {
-      LH_ASSIGN_OR_RETURN(Statement read, db_->Prepare("SELECT body FROM metrics WHERE job_id=?1 AND first_step=?2"));
-      LH_ASSIGN_OR_RETURN(const bool row, read.BindText(1, job_id).Bind(2, first_step).Step());
-      if (row) {
-        LH_ASSIGN_OR_RETURN(std::vector<MetricPoint> old, DecodeMetrics(read.Bytes(0)));
-        for (MetricPoint& point : old) merged[point.step] = std::move(point);
-      }
-    }
-    for (const MetricPoint* point : added) {
-      const auto found = merged.find(point->step);
-      if (found == merged.end() || found->second.attempt <= point->attempt) merged[point->step] = *point;
-    }
-    std::vector<MetricPoint> chunk;
-    for (auto& [step, point] : merged) chunk.push_back(std::move(point));
-    LH_RETURN_IF_ERROR(WriteChunk(job_id, first_step, chunk));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status JobTransaction::ThinMetrics(const std::string& job_id, int64_t most_points) {
-  std::map<int64_t, MetricPoint> all;
-  {
-    LH_ASSIGN_OR_RETURN(Statement read, db_->Prepare("SELECT body FROM metrics WHERE job_id=?1 ORDER BY first_step"));
-    read.BindText(1, job_id);
-    while (true) {
-      LH_ASSIGN_OR_RETURN(const bool row, read.Step());
-      if (!row) break;
-      LH_ASSIGN_OR_RETURN(std::vector<MetricPoint> points, DecodeMetrics(read.Bytes(0)));
-      for (MetricPoint& point : points) all[point.step] = std::move(point);
-    }
-  }
-  const int64_t count = static_cast<int64_t>(all.size());
-  if (count <= most_points || most_points < 2) return absl::OkStatus();
-  LH_ASSIGN_OR_RETURN(Statement clear, db_->Prepare("DELETE FROM metrics WHERE job_id=?1"));
-  LH_RETURN_IF_ERROR(clear.BindText(1, job_id).Run());
-  // Evenly over the run, the first and the last always kept: point i stays where its share of the picks moves on.
-  std::vector<MetricPoint> chunk;
-  int64_t index = 0;
-  int64_t picked = 0;
-  for (auto& [step, point] : all) {
-    if (index == picked * (count - 1) / (most_points - 1)) {
-      ++picked;
-      chunk.push_back(std::move(point));
-    }
-    ++index;
-    if (static_cast<int>(chunk.size()) == limits::kMetricsChunkPoints || (index == count && !chunk.empty())) {
-      LH_RETURN_IF_ERROR(WriteChunk(job_id, chunk.front().step, chunk));
-      chunk.clear();
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::Status JobTransaction::PutRequestKey(const RequestKey& key) {

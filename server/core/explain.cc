@@ -133,7 +133,8 @@ class Places {
     place.possible = device < 0 || EverFits(need, worker, device);
     if (!place.possible) return place;
     const int64_t at = timeline_.Earliest(w, fleet_device, need, 0);
-    if (at != kNeverMicros) place.expected_wall_micros = std::max(now_.ToWall(at), entry_.not_before_wall_micros);
+    const int64_t backoff_end = scheduling::BackoffEnd(entry_.not_before_wall_micros, now_.wall_micros);
+    if (at != kNeverMicros) place.expected_wall_micros = std::max(now_.ToWall(at), backoff_end);
     return place;
   }
 

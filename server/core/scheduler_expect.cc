@@ -74,7 +74,7 @@ int64_t SchedulerPass::Expect(const Entry& entry, const Group& group, int verdic
     if (fraction < 0) fraction = FractionOf(option);
     backlog_seconds_[device_class] += static_cast<double>(duration) / 1e6 * fraction;
   }
-  return std::max(now_.ToWall(start), entry.not_before_wall_micros);
+  return std::max(now_.ToWall(start), scheduling::BackoffEnd(entry.not_before_wall_micros, now_.wall_micros));
 }
 
 // The first moment that some worker has room for it, and behind it the validations of the same model, as many at once
@@ -86,7 +86,7 @@ int64_t SchedulerPass::ExpectValidation(const Entry& entry, const Group& group) 
   double& backlog_seconds = validation_backlog_seconds_[static_cast<size_t>(group.digest)];
   const int64_t start = state.validation_boot_micros + std::llround(backlog_seconds * 1e6);
   backlog_seconds += static_cast<double>(limits::kValidateSeconds) / state.validation_slots;
-  return std::max(now_.ToWall(start), entry.not_before_wall_micros);
+  return std::max(now_.ToWall(start), scheduling::BackoffEnd(entry.not_before_wall_micros, now_.wall_micros));
 }
 
 void SchedulerPass::FirstValidation(const Group& group, GroupState* state) {

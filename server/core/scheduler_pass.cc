@@ -112,10 +112,11 @@ bool SchedulerPass::Closed(const Entry& entry) {
 }
 
 void SchedulerPass::Consider(const Entry& entry) {
-  if (entry.not_before_wall_micros > now_.wall_micros) {
-    const int64_t at = now_.boot_micros + (entry.not_before_wall_micros - now_.wall_micros);
+  const int64_t backoff_end = scheduling::BackoffEnd(entry.not_before_wall_micros, now_.wall_micros);
+  if (backoff_end > now_.wall_micros) {
+    const int64_t at = now_.boot_micros + (backoff_end - now_.wall_micros);
     result_.look_again_boot_micros = std::min(result_.look_again_boot_micros, at);
-    AddWait(entry, table_.Compile(entry.group), BackoffVerdict(entry.not_before_wall_micros), -1);
+    AddWait(entry, table_.Compile(entry.group), BackoffVerdict(backoff_end), -1);
     return;
   }
   if (!telling_ && Closed(entry)) return;

@@ -311,7 +311,8 @@ void SchedulerPass::CountReady() {
   std::vector<int> by_group(table_.groups(), 0);
   for (const scheduling::Bucket& bucket : table_.buckets()) {
     for (const Entry& entry : bucket.entries) {
-      by_group[static_cast<size_t>(entry.group)] += entry.not_before_wall_micros <= now_.wall_micros;
+      const int64_t backoff_end = scheduling::BackoffEnd(entry.not_before_wall_micros, now_.wall_micros);
+      by_group[static_cast<size_t>(entry.group)] += backoff_end <= now_.wall_micros;
     }
   }
   for (size_t g = 0; g < by_group.size(); ++g) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "base/limits.h"
 #include "server/core/scheduler.h"
 #include "server/core/usage.h"
 
@@ -34,6 +35,13 @@ struct Entry {
   int project = 0;
   PriorityClass priority = PriorityClass::kNormal;
 };
+
+// When the backoff that was to end then ends: 0 where it is over by any account, because none is given that long. The
+// clock has been set back since, perhaps by years. A minute more, for a clock that is being set right.
+inline int64_t BackoffEnd(int64_t not_before_wall_micros, int64_t now_wall_micros) {
+  constexpr int64_t kLongestMicros = (limits::kMaxBackoffSeconds + 60) * 1'000'000;
+  return not_before_wall_micros - now_wall_micros > kLongestMicros ? 0 : not_before_wall_micros;
+}
 
 // The waiting jobs of a project in a class, by create_number.
 struct Bucket {

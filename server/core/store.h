@@ -60,6 +60,8 @@ class StoreTransaction {
   // Blobs of it that nothing refers to any more: their grace began at `grace_wall_micros` from now on, earlier or later
   // than it did. One that was renewed since the checkpoint was committed is kept as long as that at least.
   virtual absl::Status DeleteCheckpoint(const std::string& job_id, int64_t step, int64_t grace_wall_micros) = 0;
+  // Of a run of more than some 100,000 points the older ones may be thinned, evenly; the newest 1,000 and the first
+  // stay.
   virtual absl::Status PutMetrics(const std::string& job_id, const std::vector<MetricPoint>& points) = 0;
   virtual absl::Status ThinMetrics(const std::string& job_id, int64_t most_points) = 0;
   virtual absl::Status PutRequestKey(const RequestKey& key) = 0;
@@ -79,12 +81,10 @@ class StoreTransaction {
   virtual absl::Status Commit() = 0;
 };
 
-class Store {
+// Each sees the last commit. NOT_FOUND reason JOB_NOT_FOUND names the id.
+class StoreReads {
  public:
-  virtual ~Store() = default;
-  virtual absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() = 0;
-
-  // Reads: any thread; each sees the last commit. NOT_FOUND reason JOB_NOT_FOUND names the id.
+  virtual ~StoreReads() = default;
   virtual absl::StatusOr<Job> GetJob(const std::string& id) = 0;
   virtual absl::StatusOr<JobPage> ListJobs(const JobFilter& filter) = 0;
   virtual absl::StatusOr<std::optional<RequestKey>> GetRequestKey(const std::string& project,
@@ -112,6 +112,20 @@ class Store {
   virtual absl::StatusOr<uint64_t> MaxCreateNumber() = 0;
   // Jobs that were deleted and not forgotten: by id, those behind `after`, at most `most`.
   virtual absl::StatusOr<std::vector<std::string>> ListDeletedJobs(const std::string& after, int most) = 0;
+};
+
+// What the dispatcher has of the store: its thread only. These reads wait for nobody else's, however many clients read:
+// who calls is lost, or has no lease, while the dispatcher waits.
+class StoreWriter : public virtual StoreReads {
+ public:
+  virtual absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() = 0;
+};
+
+// The whole store. Its own reads are everybody's, from any thread: they wait for a connection while others have all.
+class Store : public virtual StoreReads {
+ public:
+  virtual StoreWriter& Writer() = 0;  // always the same
+  absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() { return Writer().Begin(); }
   struct Sizes {
     int64_t db_bytes = 0;
     int64_t wal_bytes = 0;

@@ -14,6 +14,8 @@
 namespace longhaul::server {
 namespace {
 
+constexpr double kMaxStepSeconds = 1e7;  // of an update; a longer one is told as that
+
 std::string At(const std::string& field, int index) { return field + "[" + std::to_string(index) + "]"; }
 
 absl::Status CheckCount(const std::string& field, int count, int most) {
@@ -272,7 +274,8 @@ absl::StatusOr<AttemptReport> FromProto(const v1::AttemptStatus& status, const s
     point.progress = KnownFields(progress);
     point.trained_tokens = progress.trained_tokens();
     point.wall_micros = FromTimestamp(progress.time());
-    point.step_seconds = std::isfinite(progress.step_seconds()) ? std::max(progress.step_seconds(), 0.0) : 0;
+    point.step_seconds =
+        std::isfinite(progress.step_seconds()) ? std::clamp(progress.step_seconds(), 0.0, kMaxStepSeconds) : 0;
     out.progress.push_back(std::move(point));
   }
   for (const std::string& warning : status.warnings()) {

@@ -26,6 +26,7 @@ OUTAGE_LEASES = ["--lease-ms", "3000", "--worker-lost-ms", "60000", "--sync-hold
 CANCELLED_WITHIN_S = 10
 MOST_FAILURES = 100
 AGENT_AWAY_S = 10  # from its kill until its attempts are lost, on a slow machine
+STILL_S = 7  # longer than the lost time of LEASES
 SHORT_LEASES_OUTAGE_S = 15  # longer than leases, lost times and the agent's longest wait
 DEMO_JOBS = 10
 DEMO_STEP_MS = 200
@@ -270,5 +271,23 @@ def outage_of_short_leases(cluster):
     outlive_outage(cluster, LEASES, int(os.environ.get("LONGHAUL_SOAK_OUTAGE_S", SHORT_LEASES_OUTAGE_S)))
 
 
+def scheduler_stands_still(cluster):
+    """The scheduler's process is stopped for longer than the lost time, as where its machine sleeps, and goes on before
+    it has read what its workers sent meanwhile: the same attempt runs on under the same epoch."""
+    _, job_id, watch, trainer, expected = begin(cluster, *LEASES)
+    before = cluster.job(job_id)["attempt"]
+    cluster.server.send_signal(signal.SIGSTOP)
+    end = time.monotonic() + STILL_S
+    wait_for("the end of its sleep", lambda: time.monotonic() >= end, guard_s=STILL_S + 60)
+    check(trainer.alive(), "the trainer did not outlive the scheduler's sleep")
+    cluster.server.send_signal(signal.SIGCONT)
+    check(watch.to_end() == 0, "the watch did not end with SUCCEEDED")
+    check(cluster.adapter_digest(job_id) == expected, "the adapter differs from that of an undisturbed run")
+    after = cluster.job(job_id)
+    check(after["attempt"]["number"] == before["number"], "a new attempt was made for a healthy trainer")
+    check(after["attempt"]["lease_epoch"] == before["lease_epoch"], "the lease epoch changed")
+    check(after["failed_attempts"] == 0, "the scheduler's own sleep counts as a failure")
+
+
 CASES = [stopped_past_lease, cancelled_while_running, killed_at_random, three_workers_ten_jobs, outage,
-         outage_of_short_leases]
+         outage_of_short_leases, scheduler_stands_still]

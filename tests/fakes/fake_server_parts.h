@@ -29,6 +29,10 @@ class FakeBlobs final : public BlobIndex {
     std::lock_guard lock(mutex_);
     there_.erase(blob.sha256);
   }
+  int64_t SizeOf(const std::string& sha256) {
+    std::lock_guard lock(mutex_);
+    return sizes_[sha256];
+  }
   absl::StatusOr<bool> Present(const BlobRef& blob) override {
     std::lock_guard lock(mutex_);
     return there_.contains(blob.sha256);

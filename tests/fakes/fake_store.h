@@ -16,7 +16,7 @@
 
 namespace longhaul::server {
 
-class FakeStore final : public Store {
+class FakeStore final : public Store, public StoreWriter {
  public:
   // Of one job. Shared between states until a transaction writes to it.
   struct Rows {
@@ -57,6 +57,7 @@ class FakeStore final : public Store {
   bool lied() const { return lied_; }
   int commits() const { return commits_; }
 
+  StoreWriter& Writer() override { return *this; }
   absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override;
   absl::StatusOr<Job> GetJob(const std::string& id) override;
   absl::StatusOr<JobPage> ListJobs(const JobFilter& filter) override;

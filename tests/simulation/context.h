@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,6 +41,8 @@ struct Context {
   size_t keep_notes = 60;
   std::deque<std::string> notes;
   std::vector<std::string> violations;
+  // Jobs whose deletion was taken, perhaps in the batch of what is told of them now: nothing of them need be there.
+  std::set<std::string> deletions;
 };
 
 // A message on its way: now and then lost, seldom very late, in peace neither. `deliver` runs when it arrives.

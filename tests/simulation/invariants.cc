@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "base/limits.h"
 #include "server/core/codec.h"
 #include "server/core/transitions.h"
+#include "server/dispatcher_core.h"
 
 namespace longhaul::simulation {
 
@@ -151,12 +153,25 @@ void Invariants::CheckEvents(const Job& job) {
   if (seen.state != job.state) Fail(job.id + " is " + Name(job.state) + ", its last event says " + Name(seen.state));
 }
 
+// Shorter ones are within what the lost time has to spare.
+bool Invariants::Noticed(int64_t begin_nanos, int64_t end_nanos) const {
+  return end_nanos - begin_nanos > 2 * (context_->options.worker_lost_ms * kMillis / kListensPerLostTime);
+}
+
 void Invariants::CheckLost(const Job& job, const JobEvent& event) {
   if (event.message.find("has not been heard of") == std::string::npos) return;
   for (const auto& worker : *workers_) {
     if (event.message.find("worker " + worker->id() + " has not") == std::string::npos) continue;
     const int64_t since = std::max(worker->last_heard_nanos(), writer_.start_nanos);
-    const int64_t silent_nanos = writer_.end_nanos - since;
+    int64_t silent_nanos = writer_.end_nanos - since;
+    for (const auto& [begin, end] : writer_.stills) {
+      if (end <= since || !Noticed(begin, end)) continue;
+      silent_nanos -= std::min(end, writer_.end_nanos) - std::max(begin, since);
+      if (writer_.end_nanos - end < limits::kStartGraceMs * kMillis) {
+        Fail(job.id + " was taken from " + worker->id() + ", which could not be heard until " +
+             std::to_string((writer_.end_nanos - end) / kMillis) + " ms before");
+      }
+    }
     if (silent_nanos < context_->options.worker_lost_ms * kMillis) {
       Fail(job.id + " was taken from " + worker->id() + ", heard of " + std::to_string(silent_nanos / kMillis) +
            " ms before");

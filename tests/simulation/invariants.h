@@ -5,7 +5,8 @@
 //   epochs only grow, and checkpoints within an epoch; a job has at most one live lease, an open attempt exactly while
 //   a lease is due no two trainers of a job run within their leases, by the clock that they watch themselves a worker's
 //   RAM, device memory and threads are never promised twice memory says what the store says a worker is lost only if
-//   nothing of it was heard for worker_lost_ms of the scheduler's own life blobs that anything refers to are whole
+//   nothing of it was heard for worker_lost_ms of the scheduler's own life, in which it did not stand still, and never
+//   right after it did blobs that anything refers to are whole
 #pragma once
 
 #include <map>
@@ -45,6 +46,7 @@ class Invariants {
   void CheckEvents(const server::Job& job);
   void CheckTerminal(const server::Job& job);
   void CheckLost(const server::Job& job, const server::JobEvent& event);
+  bool Noticed(int64_t begin_nanos, int64_t end_nanos) const;
   void CheckMemory(const server::Job& job);
   void CheckBlobs(const server::Job& job);
   void Fail(const std::string& what) { context_->Violation(what); }

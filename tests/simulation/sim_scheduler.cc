@@ -45,6 +45,8 @@ void SimScheduler::Crash() {
   last_life_ = life();
   loop_.reset();
   mailbox_.clear();
+  unread_.clear();
+  stills_.clear();
   answers_.clear();
   const int64_t away = context_->draws.Percent(70) ? context_->draws.Between(100, 5'000)
                                                    : context_->draws.Between(0, 2 * context_->options.worker_lost_ms);
@@ -53,8 +55,25 @@ void SimScheduler::Crash() {
 
 void SimScheduler::Post(Mail mail) {
   if (!up()) return;
+  if (StandsStill() || !unread_.empty()) return unread_.push_back(std::move(mail));
   mailbox_.push_back(std::move(mail));
   Arm();
+}
+
+void SimScheduler::StandStill(int64_t nanos) {
+  if (!up() || StandsStill()) return;
+  const int64_t now = context_->timeline.now();
+  context_->Note("the scheduler stands still for " + std::to_string(nanos / kMillis) + " ms");
+  stills_.emplace_back(now, now + nanos);
+  // Awake again, its dispatcher comes before whoever reads the sockets.
+  context_->timeline.In(nanos, [this, generation = generation_] {
+    if (up() && generation == generation_) Arm();
+  });
+  context_->timeline.In(nanos + context_->draws.Between(1, 50) * kMillis, [this, generation = generation_] {
+    if (!up() || generation != generation_ || StandsStill()) return;
+    for (Mail& mail : std::exchange(unread_, {})) mailbox_.push_back(std::move(mail));
+    Arm();
+  });
 }
 
 void SimScheduler::Answer(std::function<void()> answer) { answers_.push_back(std::move(answer)); }
@@ -70,6 +89,7 @@ void SimScheduler::Arm() {
   context_->timeline.At(next, [this, generation = generation_, next] {
     if (!up() || generation != generation_) return;
     if (armed_nanos_ == next) armed_nanos_ = 0;
+    if (StandsStill()) return;
     if (mailbox_.empty() && loop_->NextTurnBootNanos() > context_->timeline.now()) return Arm();
     Turn();
   });
@@ -102,7 +122,7 @@ void SimScheduler::OnEvent(const Job& job, const JobEvent& event) {
   }
   at->second = event.sequence;
   const absl::StatusOr<std::vector<JobEvent>> stored = backend_->store()->ListEvents(job.id, event.sequence - 1, 1);
-  if (!stored.ok() || stored->empty()) {
+  if ((!stored.ok() || stored->empty()) && !context_->deletions.contains(job.id)) {
     context_->Violation("event " + std::to_string(event.sequence) + " of " + job.id + " is published, not committed");
   }
 }

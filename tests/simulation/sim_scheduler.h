@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/dispatcher_loop.h"
@@ -24,13 +25,16 @@ class SimScheduler final : private server::EventSink {
   void Crash();  // and starts again later
   bool up() const { return loop_ != nullptr; }
   int64_t process() const { return generation_; }  // the one that is up, or was last
-  // From when to when a process of it ran.
+  // SIGSTOP, a machine that sleeps: nothing of it runs, and what is sent to it waits in its sockets.
+  void StandStill(int64_t nanos);
+  // From when to when a process of it ran, and when it stood still meanwhile.
   struct Life {
     int64_t start_nanos = 0;
     int64_t end_nanos = 0;
+    std::vector<std::pair<int64_t, int64_t>> stills;  // from when to when
   };
-  Life life() const { return {start_nanos_, context_->timeline.now()}; }  // of the one that is up
-  Life last_life() const { return last_life_; }                           // of the one before
+  Life life() const { return {start_nanos_, context_->timeline.now(), stills_}; }  // of the one that is up
+  Life last_life() const { return last_life_; }                                    // of the one before
 
   // Dropped while it is down, as a connection that is refused.
   void Post(server::Mail mail);
@@ -51,6 +55,7 @@ class SimScheduler final : private server::EventSink {
   void OnLogComplete(const std::string&, int) override {}
   void Arm();
   void Turn();
+  bool StandsStill() const { return !stills_.empty() && context_->timeline.now() < stills_.back().second; }
 
   Context* const context_;
   Backend* const backend_;
@@ -61,6 +66,8 @@ class SimScheduler final : private server::EventSink {
   Life last_life_;
   int64_t armed_nanos_ = 0;
   std::vector<server::Mail> mailbox_;
+  std::vector<server::Mail> unread_;  // in sockets, while it stands still and for a moment after
+  std::vector<std::pair<int64_t, int64_t>> stills_;
   std::vector<std::function<void()>> answers_;  // of this turn
   int64_t turns_ = 0;
   uint64_t ids_ = 0;

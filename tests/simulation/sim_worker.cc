@@ -392,6 +392,7 @@ void SimWorker::Commit(const AttemptKey& key, Trainer* trainer) {
 // What is acknowledged is durable, and under the newest epoch of its job.
 void SimWorker::CheckAccepted(const AttemptKey& key, int64_t step) {
   const absl::StatusOr<Job> job = backend_->store()->GetJob(key.job_id);
+  if (absl::IsNotFound(job.status()) && context_->deletions.contains(key.job_id)) return;
   if (!job.ok()) return context_->Violation("a write to " + key.job_id + ", which is not there, was accepted");
   if (job->lease_epoch != key.lease_epoch) {
     context_->Violation("a write of epoch " + std::to_string(key.lease_epoch) + " to " + key.job_id + ", at epoch " +

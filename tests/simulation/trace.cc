@@ -18,11 +18,11 @@ struct OpFacts {
 };
 
 constexpr std::array<OpFacts, kOps> kOpFacts = {{
-    {"create", 14, 14},    {"cancel", 5, 4},       {"pause", 5, 3},     {"resume", 5, 4},       {"delete", 3, 3},
-    {"crash", 4, 2},       {"lie_commit", 3, 0},   {"power_cut", 0, 9}, {"store_fails", 3, 2},  {"writes_fail", 2, 0},
-    {"agent_dies", 3, 2},  {"machine_dies", 2, 1}, {"disk_lost", 1, 1}, {"agent_starts", 8, 6}, {"partition", 4, 2},
-    {"stall", 4, 2},       {"trainer_dies", 5, 3}, {"drain", 3, 2},     {"collect", 4, 5},      {"blob_lost", 1, 0},
-    {"stale_write", 4, 3}, {"wall_step", 2, 1},    {"wait", 12, 10},
+    {"create", 14, 14},    {"cancel", 5, 4},      {"pause", 5, 3},        {"resume", 5, 4},    {"delete", 3, 3},
+    {"crash", 4, 2},       {"lie_commit", 3, 0},  {"stand_still", 4, 2},  {"power_cut", 0, 9}, {"store_fails", 3, 2},
+    {"writes_fail", 2, 0}, {"agent_dies", 3, 2},  {"machine_dies", 2, 1}, {"disk_lost", 1, 1}, {"agent_starts", 8, 6},
+    {"partition", 4, 2},   {"stall", 4, 2},       {"trainer_dies", 5, 3}, {"drain", 3, 2},     {"collect", 4, 5},
+    {"blob_lost", 1, 0},   {"stale_write", 4, 3}, {"wall_step", 2, 1},    {"wait", 12, 10},
 }};
 
 }  // namespace

@@ -19,6 +19,7 @@ enum class Op {
   kDelete,       //
   kCrash,        // the scheduler's process dies; a: for how long
   kLieCommit,    // it dies between a commit and all that follows
+  kStandStill,   // it stands still; b: for how long
   kPowerCut,     // its machine loses power after a more changes of the disk
   kStoreFails,   // the next a commits fail, or all for a time, by b
   kWritesFail,   // the next a writes fail

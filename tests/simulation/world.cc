@@ -100,6 +100,8 @@ void World::Do(const Step& step) {
       return scheduler_.Crash();
     case Op::kLieCommit:
       return backend_->LieAboutCommits(1);
+    case Op::kStandStill:
+      return scheduler_.StandStill(duration());
     case Op::kPowerCut:
       return backend_->CutPowerAfter(step.a % 120);
     case Op::kStoreFails:
@@ -238,6 +240,7 @@ void World::Delete(const std::string& id) {
                        // From here on it may be gone, whatever the answer says.
                        if (result->ok()) {
                          uncertain_.insert(id);
+                         context_.deletions.insert(id);
                          invariants_.DeleteAsked(id);
                        }
                      },
@@ -252,10 +255,15 @@ void World::Delete(const std::string& id) {
 
 void World::Collect() {
   if (!scheduler_.up()) return;
-  scheduler_.Post({[](DispatcherCore& core) {
-                     for (int i = 0; i < 256; ++i) core.CollectBlobs().status().IgnoreError();
-                   },
-                   [](const absl::Status&) {}, nullptr});
+  // Listed now, by another thread than the one that may delete some of them before it takes the list.
+  std::vector<BlobRef> unknown;
+  for (int folder = 0; folder < kBlobFolders; ++folder) {
+    const absl::StatusOr<std::vector<BlobRef>> found = UnknownBlobs(backend_->blobs(), backend_->store(), folder);
+    if (found.ok()) unknown.insert(unknown.end(), found->begin(), found->end());
+  }
+  scheduler_.Post(
+      {[unknown = std::move(unknown)](DispatcherCore& core) { core.CollectBlobs(unknown).status().IgnoreError(); },
+       [](const absl::Status&) {}, nullptr});
   const absl::StatusOr<std::vector<std::string>> deleted = backend_->store()->ListDeletedJobs("", 100);
   if (!deleted.ok() || deleted->empty()) return;
   scheduler_.Post({[ids = *deleted](DispatcherCore& core) { core.ForgetDeletedJobs(ids).IgnoreError(); },

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/env.h"
 #include "base/error.h"
@@ -162,6 +164,86 @@ TEST(JobStoreTest, ReadersNeverWaitForTheWriter) {
   ASSERT_TRUE((*open)->Commit().ok());
   EXPECT_TRUE((*store)->GetJob("ftjob-2").ok());
   EXPECT_GT((*store)->GetSizes().db_bytes + (*store)->GetSizes().wal_bytes, 0);
+}
+
+// However long a run: what is kept of it is bounded and even, and its newest points are whole.
+TEST(JobStoreTest, ALongRunKeepsAnEvenPartOfItsPoints) {
+  const TempDir dir;
+  auto store = OpenJobStore(dir.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  auto transaction = (*store)->Begin();
+  ASSERT_TRUE((*transaction)->PutJob(NumberedJob(1)).ok());
+  const auto run = [&](int attempt, int64_t from, int64_t to) {
+    std::vector<server::MetricPoint> points;
+    for (int64_t step = from; step <= to; ++step) {
+      points.push_back({attempt, step, "p", 0, 0});
+      if (points.size() < 700 && step < to) continue;
+      ASSERT_TRUE((*transaction)->PutMetrics("ftjob-1", points).ok());
+      points.clear();
+    }
+  };
+  const auto check = [&](int64_t last) {
+    ASSERT_TRUE((*transaction)->Commit().ok());
+    const auto kept = (*store)->ListMetrics("ftjob-1", 0, 1'000'000);
+    ASSERT_TRUE(kept.ok()) << kept.status();
+    EXPECT_LE(kept->size(), 101'000u);
+    EXPECT_GE(kept->size(), 50'000u);
+    EXPECT_EQ(kept->front().step, 1);
+    EXPECT_EQ(kept->back().step, last);
+    EXPECT_EQ((*kept)[kept->size() - 770].step, last - 769) << "the newest are all there";
+    for (size_t i = 1; i < kept->size(); ++i) {
+      const int64_t gap = (*kept)[i].step - (*kept)[i - 1].step;
+      ASSERT_GE(gap, 1) << (*kept)[i].step;
+      ASSERT_LE(gap, 8) << (*kept)[i].step;
+    }
+    transaction = (*store)->Begin();
+  };
+  int64_t begin = 1;
+  for (const int64_t last : {110'000, 170'000, 300'000}) {
+    run(1, std::exchange(begin, last + 1), last);
+    check(last);
+  }
+  // Without a checkpoint it begins again, and ends up with no more.
+  run(2, 1, 300'000);
+  check(300'000);
+  const auto again = (*store)->ListMetrics("ftjob-1", 0, 1'000'000);
+  for (const server::MetricPoint& point : *again) ASSERT_EQ(point.attempt, 2);
+  ASSERT_TRUE((*transaction)->ThinMetrics("ftjob-1", 2'000).ok());
+  ASSERT_TRUE((*transaction)->Commit().ok());
+  const auto ended = (*store)->ListMetrics("ftjob-1", 0, 1'000'000);
+  EXPECT_EQ(ended->size(), 2'000u);
+  EXPECT_EQ(ended->front().step, 1);
+  EXPECT_EQ(ended->back().step, 300'000);
+}
+
+// Nothing of the pool is needed for it, and nothing that may be wanting later: not even a connection can be opened
+// here.
+TEST(JobStoreTest, TheWriterReadsWithAConnectionOfItsOwn) {
+  const TempDir dir;
+  auto store = OpenJobStore(dir.path());
+  ASSERT_TRUE(store.ok()) << store.status();
+  server::StoreWriter& writer = (*store)->Writer();
+  const auto put = [&](int number) {
+    auto transaction = writer.Begin();
+    ASSERT_TRUE(transaction.ok()) << transaction.status();
+    ASSERT_TRUE((*transaction)->PutJob(NumberedJob(number)).ok());
+    ASSERT_TRUE((*transaction)->Commit().ok());
+  };
+  put(1);
+  const std::string path = JoinPath(dir.path(), "state.db");
+  ASSERT_TRUE(RenameFile(path, path + ".away").ok());
+  EXPECT_FALSE((*store)->GetJob("ftjob-1").ok()) << "the pool opens its connections when they are needed";
+  EXPECT_TRUE(writer.GetJob("ftjob-1").ok());
+  EXPECT_FALSE(writer.GetRequestKey("p", "r")->has_value());
+  EXPECT_EQ(writer.ListAttempts("ftjob-1")->size(), 0u);
+  EXPECT_EQ(writer.ListCheckpoints("ftjob-1")->size(), 0u);
+  ASSERT_TRUE(RenameFile(path + ".away", path).ok());
+  // It sees the last commit, as every reader does, and nothing of the transaction that its own thread has open.
+  auto open = writer.Begin();
+  ASSERT_TRUE((*open)->PutJob(NumberedJob(2)).ok());
+  EXPECT_FALSE(writer.GetJob("ftjob-2").ok());
+  ASSERT_TRUE((*open)->Commit().ok());
+  EXPECT_TRUE(writer.GetJob("ftjob-2").ok());
 }
 
 TEST(JobStoreTest, AnUnwritableFolderIsOneClearError) {

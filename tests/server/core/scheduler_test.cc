@@ -185,6 +185,18 @@ TEST_F(SchedulerTest, BackoffHoldsAndDoesNotCountAsWaiting) {
   EXPECT_EQ(PassText(), "a>w1:balanced b>w1:whole");
 }
 
+// Given by a clock that has been set back since: nobody waits a year for that.
+TEST_F(SchedulerTest, ABackoffLongerThanAnyIsOver) {
+  constexpr int64_t kLongest = (limits::kMaxBackoffSeconds + 60) * kSecond;
+  AddWorker("w1");
+  AddJob("a", 1).not_before_wall_micros = kNow.wall_micros + kLongest;
+  const PlanResult result = Pass();
+  EXPECT_EQ(Text(result, jobs_), "a?BACKOFF@1");
+  EXPECT_EQ(result.look_again_boot_micros, kNow.boot_micros + kLongest);
+  jobs_[0].not_before_wall_micros = kNow.wall_micros + kLongest + 1;
+  EXPECT_EQ(PassText(), "a>w1:whole");
+}
+
 TEST_F(SchedulerTest, ValidationsNeedNoDeviceAndNoThread) {
   Worker& worker = AddWorker("w1", 2 * kGiB, 3);
   worker.devices.clear();

@@ -1,6 +1,7 @@
 // The dispatcher's thread: many callers, parked Syncs, answers after commits. No test sleeps: a hand-moved clock and
 // Wake.
 #include <atomic>
+#include <functional>
 #include <future>
 #include <set>
 #include <thread>
@@ -16,6 +17,22 @@
 
 namespace longhaul::server {
 namespace {
+
+// All of them in one folder. Asks something of the dispatcher whenever it is listed: its own thread may not do that.
+class AskingBlobs final : public BlobIndex {
+ public:
+  AskingBlobs(FakeBlobs* blobs, std::function<void()> ask) : blobs_(blobs), ask_(std::move(ask)) {}
+  absl::StatusOr<bool> Present(const BlobRef& blob) override { return blobs_->Present(blob); }
+  absl::Status Remove(const BlobRef& blob) override { return blobs_->Remove(blob); }
+  absl::StatusOr<std::vector<BlobRef>> List(const std::string& prefix) override {
+    ask_();
+    return prefix == "00" ? blobs_->List("") : std::vector<BlobRef>();
+  }
+
+ private:
+  FakeBlobs* const blobs_;
+  const std::function<void()> ask_;
+};
 
 class DispatcherThreadTest : public ::testing::Test {
  protected:
@@ -116,6 +133,25 @@ TEST_F(DispatcherThreadTest, CreatesShareCommits) {
   EXPECT_EQ(*positions.rbegin(), 128);
 }
 
+TEST_F(DispatcherThreadTest, FilesAreListedByWhoCollects) {
+  std::set<std::string> shas;
+  for (int i = 0; i < 3 * limits::kMaxBlobsCollectedPerCommit; ++i) {
+    shas.insert(blobs_.Add("a file whose row a crash has lost, " + std::to_string(i)).sha256);
+  }
+  Dispatcher* asked = nullptr;
+  AskingBlobs blobs(&blobs_, [&] { asked->Workers(); });
+  FakeStore store;
+  Dispatcher dispatcher({60'000, 90'000, 10'000}, &store, &blobs, &clock_, &sink_, &planner_);
+  asked = &dispatcher;
+  ASSERT_TRUE(dispatcher.Start().ok());
+  const int commits = store.commits();
+  EXPECT_EQ(dispatcher.CollectBlobs().value_or(-1), 0);
+  EXPECT_EQ(store.commits() - commits, 3) << "others have their turns between";
+  for (const std::string& sha256 : shas) {
+    EXPECT_TRUE(*store.HasBlob({sha256, blobs_.SizeOf(sha256)})) << "found, and given its grace";
+  }
+}
+
 TEST_F(DispatcherThreadTest, AParkedSyncIsAnsweredByACommand) {
   const std::string session = Open("w1");
   std::future<Answer> parked = Sync(session, 1);
@@ -141,6 +177,27 @@ TEST_F(DispatcherThreadTest, AParkedSyncIsAnsweredAfterItsHold) {
   clock_.AdvanceMillis(1);
   dispatcher_.Wake();
   EXPECT_TRUE(parked.get().ok());
+}
+
+// A stopped process, a machine that slept: the thread turns before anybody has read what workers sent meanwhile.
+TEST_F(DispatcherThreadTest, AThreadThatStoodStillLosesNobody) {
+  const std::string session = Open("w1");
+  Flush();
+  clock_.AdvanceMillis(3'600'000);
+  dispatcher_.Wake();
+  Flush();
+  ASSERT_TRUE(dispatcher_.Workers().at(0).worker.online);
+  std::future<Answer> parked = Sync(session, 1);
+  Flush();
+  EXPECT_FALSE(Answered(parked)) << "its session is open";
+  // Who is silent while the thread listens is lost after his time.
+  for (int i = 0; i < 9; ++i) {
+    EXPECT_TRUE(dispatcher_.Workers().at(0).worker.online) << i;
+    clock_.AdvanceMillis(10'000);
+    dispatcher_.Wake();
+    Flush();
+  }
+  EXPECT_FALSE(dispatcher_.Workers().at(0).worker.online);
 }
 
 TEST_F(DispatcherThreadTest, ANewerSyncAnswersTheOlderOne) {

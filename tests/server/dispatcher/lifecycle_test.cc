@@ -432,7 +432,9 @@ TEST_F(LifecycleTest, UnreferencedBlobsAreCollectedAfterTheirGrace) {
   EXPECT_EQ(ErrorReason(Do(core->RecordBlobs({{std::string(64, 'b'), 1}}))), "BLOB_GONE");
   const auto collect = [&] {
     int removed = 0;
-    for (int i = 0; i < 256; ++i) removed += Do(core->CollectBlobs()).value_or(-1000);
+    for (int folder = 0; folder < kBlobFolders; ++folder) {
+      removed += Do(core->CollectBlobs(UnknownBlobs(&blobs, &store, folder).value())).value_or(-1000);
+    }
     return removed;
   };
   EXPECT_EQ(collect(), 0);

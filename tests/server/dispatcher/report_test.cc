@@ -121,6 +121,9 @@ TEST_F(ReportTest, ABlobThatIsBeingCollectedIsGoneForTheRestOfItsBatch) {
   EXPECT_EQ(ErrorReason(recorded), "BLOB_GONE");
   EXPECT_EQ(ErrorReason(created.status()), "DATASET_NOT_UPLOADED");
   EXPECT_FALSE(*blobs.Present(dataset));
+  // Nor does a list that was made before bring its row back.
+  EXPECT_EQ(Do(core->CollectBlobs({dataset})).value_or(-1), 0);
+  EXPECT_FALSE(*store.HasBlob(dataset));
   // Uploaded again, it is as any other.
   EXPECT_TRUE(Do(core->Create({TestJob(blobs.Add("dataset")), "body"})).ok());
 }

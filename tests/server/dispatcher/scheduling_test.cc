@@ -142,6 +142,21 @@ TEST_F(SchedulingTest, AfterACrashAnotherWorkerGoesFirst) {
   EXPECT_EQ(Get(id).attempt.worker_id, "w2");
 }
 
+TEST_F(SchedulingTest, AStepThatLastsForEverDoesNotEndInThePast) {
+  const std::string session = Open(OneThread("w1"));
+  std::string running;
+  AttemptKey key = RunningJob(session, &running);
+  const std::string next = Create();
+  ValidateInTurn(session, key, {next});
+  AttemptReport report = Running(key, 1, 1);
+  report.progress[0].step_seconds = 1e300;
+  ASSERT_TRUE(Sync(session, {report}).ok());
+  const std::optional<WaitInfo> wait = WaitOf(Get(next));
+  ASSERT_TRUE(wait.has_value());
+  constexpr int64_t kTenYearsMicros = int64_t{10} * 365 * 86'400 * 1'000'000;
+  EXPECT_GT(wait->expected_wall_micros - clock.WallMicros(), kTenYearsMicros);
+}
+
 TEST_F(SchedulingTest, WaitingJobsAreToldPlaceAndTimeAndNothingIsWrittenForIt) {
   const std::string session = Open(OneThread("w1"));
   std::string running;

@@ -16,7 +16,7 @@ using Message = v1::WatchFineTuneJobResponse;
 constexpr char kId[] = "ftjob-test";
 
 // One job and its events; a watch asks for nothing else.
-class OneJobStore final : public Store {
+class OneJobStore final : public Store, public StoreWriter {
  public:
   absl::StatusOr<Job> GetJob(const std::string&) override {
     std::lock_guard lock(mutex_);
@@ -60,6 +60,7 @@ class OneJobStore final : public Store {
     return job_;
   }
 
+  StoreWriter& Writer() override { return *this; }
   absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override { return Unasked(); }
   absl::StatusOr<JobPage> ListJobs(const JobFilter&) override { return Unasked(); }
   absl::StatusOr<std::optional<RequestKey>> GetRequestKey(const std::string&, const std::string&) override {

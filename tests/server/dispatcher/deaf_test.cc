@@ -1,0 +1,40 @@
+// A scheduler that could not hear: its workers' silence meanwhile is its own.
+#include "tests/server/dispatcher/core_harness.h"
+
+namespace longhaul::server {
+namespace {
+
+using DeafTest = DispatcherCoreTest;
+
+TEST_F(DeafTest, WhileTheSchedulerStoodStillNobodyWasSilent) {
+  options.lease_ms = 3'000;
+  options.worker_lost_ms = 4'000;
+  options.sync_hold_ms = 1'000;
+  Restart();
+  const std::string session = Open(TestWorker("w1"));
+  std::string id;
+  const AttemptKey key = RunningJob(session, &id);
+  const std::string quiet = Open(TestWorker("w2"));
+  Advance(500);
+  clock.AdvanceMillis(100'000);
+  core->NoteDeaf(int64_t{100'000} * 1'000'000);
+  ASSERT_TRUE(Settle().ok());
+  EXPECT_EQ(State(id), JobState::kRunning);
+  for (const WorkerView& view : core->Workers()) EXPECT_FALSE(view.suspect) << view.worker.id;
+  // As after a start: time for an agent that has just begun its longest wait.
+  Advance(limits::kStartGraceMs - 1);
+  EXPECT_EQ(State(id), JobState::kRunning);
+  EXPECT_EQ(Sync(session, {Running(key)})->leases.size(), 1u) << "the session is still open";
+  EXPECT_EQ(Get(id).lease_epoch, key.lease_epoch);
+  EXPECT_EQ(Get(id).failed_attempts, 0);
+  Advance(1);
+  EXPECT_FALSE(core->SessionOpen(quiet)) << "which did not come back in that time";
+  // Once it has been heard of, the short times are its own again.
+  Advance(3'998);
+  EXPECT_EQ(State(id), JobState::kRunning);
+  Advance(1);
+  EXPECT_EQ(State(id), JobState::kQueued);
+}
+
+}  // namespace
+}  // namespace longhaul::server
