@@ -115,17 +115,16 @@ class Dispatcher::Impl {
     constexpr size_t kMost = limits::kMaxBlobsCollectedPerCommit;
     const int folder = next_folder_++ % kBlobFolders;
     LH_ASSIGN_OR_RETURN(std::vector<BlobRef> unknown, UnknownBlobs(blobs_, store_, folder));
-    int removed = 0;
-    for (bool more = true; more && !stop.stop_requested();) {
+    for (int removed = 0;;) {
       const size_t rest = unknown.size() - std::min(unknown.size(), kMost);
       const std::vector<BlobRef> batch(unknown.begin() + static_cast<int64_t>(rest), unknown.end());
       unknown.resize(rest);
-      LH_ASSIGN_OR_RETURN(const int dropped,
+      LH_ASSIGN_OR_RETURN(const int step,
                           Call<absl::StatusOr<int>>([&](DispatcherCore& core) { return core.CollectBlobs(batch); }));
-      removed += dropped;
-      more = !unknown.empty() || dropped >= limits::kMaxBlobsCollectedPerCommit;
+      removed += step;
+      const bool more = step == limits::kMaxBlobsCollectedPerCommit || !unknown.empty();
+      if (!more || stop.stop_requested()) return removed;
     }
-    return removed;
   }
 
   // Asks about committed memory; a default value once stopped.

@@ -210,8 +210,8 @@ class Dispatcher {
   // For a call that was refused before it became a command.
   absl::Status RecordAudit(const AuditRecord& record);
   // Garbage collection: forgets unreferenced blobs past their grace time and deletes their files, and finds files
-  // without a row in some of 256 folders, the next ones each call; those are listed on the calling thread. Call it
-  // every minute. It goes on until none is left or `stop` is asked for, limits::kMaxBlobsCollectedPerCommit at a time,
+  // without a row in one of 256 folders, the next one each call, which is listed on the calling thread. Call it every
+  // minute. It goes on until none is left or `stop` is asked for, limits::kMaxBlobsCollectedPerCommit at a time,
   // others' commands between. Returns the blobs removed.
   absl::StatusOr<int> CollectBlobs(const std::stop_token& stop = {});
   // The files of these deleted jobs are gone (Store::ListDeletedJobs).

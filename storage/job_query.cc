@@ -100,11 +100,11 @@ absl::StatusOr<bool> QueryBlobInProject(Db* db, const BlobRef& blob, const std::
   return query.BindText(1, project).BindText(2, blob.sha256).Step();
 }
 
-absl::StatusOr<StoreReads::Uploads> QueryUploaded(Db* db, const std::string& project) {
+absl::StatusOr<Store::Uploads> QueryUploaded(Db* db, const std::string& project) {
   LH_ASSIGN_OR_RETURN(Statement query, db->Prepare("SELECT COUNT(*), IFNULL(SUM(size_bytes), 0) FROM blob_projects "
                                                    "JOIN blobs USING(sha256) WHERE project=?1"));
   LH_RETURN_IF_ERROR(query.BindText(1, project).Step().status());
-  return StoreReads::Uploads{query.Int(0), query.Int(1)};
+  return Store::Uploads{query.Int(0), query.Int(1)};
 }
 
 absl::StatusOr<std::vector<Job>> QueryLiveJobs(Db* db) {

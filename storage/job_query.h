@@ -24,7 +24,7 @@ absl::StatusOr<std::vector<server::MetricPoint>> QueryMetrics(Db* db, const std:
 absl::StatusOr<std::vector<server::Worker>> QueryWorkers(Db* db);
 absl::StatusOr<bool> QueryHasBlob(Db* db, const server::BlobRef& blob);
 absl::StatusOr<bool> QueryBlobInProject(Db* db, const server::BlobRef& blob, const std::string& project);
-absl::StatusOr<server::StoreReads::Uploads> QueryUploaded(Db* db, const std::string& project);
+absl::StatusOr<server::Store::Uploads> QueryUploaded(Db* db, const std::string& project);
 absl::StatusOr<std::vector<server::Job>> QueryLiveJobs(Db* db);
 absl::StatusOr<std::vector<std::string>> QueryDeletedJobs(Db* db, const std::string& after, int most);
 

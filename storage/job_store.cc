@@ -64,6 +64,11 @@ class ReaderPool {
     returned_.notify_one();
     return db.status();
   }
+  // REQUIRES: none is leased, nor will be.
+  void Close() {
+    std::lock_guard lock(mutex_);
+    idle_.clear();
+  }
 
  private:
   void Return(std::unique_ptr<Db> db) {
@@ -162,6 +167,7 @@ class JobStoreWriter final : public PooledReads<StoreWriter> {
   JobStoreWriter(const std::string& path, std::unique_ptr<Db> db) : PooledReads(path, 1), db_(std::move(db)) {}
   // The one connection that it reads with, and by a first read all its files: later there might be no descriptor.
   absl::Status OpenReader() { return MaxCreateNumber().status(); }
+  void CloseReader() { readers_.Close(); }
   absl::StatusOr<std::unique_ptr<StoreTransaction>> Begin() override { return BeginJobTransaction(db_.get()); }
 
  private:
@@ -175,6 +181,11 @@ class JobStore final : public PooledReads<Store> {
         state_dir_(std::move(state_dir)),
         lock_(std::move(lock)),
         writer_(JoinPath(state_dir_, "state.db"), std::move(writer)) {}
+  // Who writes is closed last: only then the log goes into the database.
+  ~JobStore() override {
+    readers_.Close();
+    writer_.CloseReader();
+  }
 
   absl::Status OpenReader() { return writer_.OpenReader(); }
   StoreWriter& Writer() override { return writer_; }

@@ -45,7 +45,7 @@ class FakeBlobs final : public BlobIndex {
     std::lock_guard lock(mutex_);
     std::vector<BlobRef> blobs;
     for (const std::string& sha256 : there_) {
-      if (sha256.compare(0, 2, prefix) == 0) blobs.push_back({sha256, sizes_[sha256]});
+      if (sha256.compare(0, prefix.size(), prefix) == 0) blobs.push_back({sha256, sizes_[sha256]});
     }
     return blobs;
   }
