@@ -278,6 +278,7 @@ void DispatcherCore::EndBatch() {
   effects_.clear();
   on_commit_.clear();
   batch_keys_.clear();
+  batch_deleted_.clear();
   batch_dropped_.clear();
   batch_ids_.End();
   broken_ = absl::OkStatus();

@@ -351,6 +351,7 @@ class DispatcherCore {
   std::vector<Effect> committed_effects_;
   std::vector<std::function<void()>> on_commit_;
   std::vector<RequestKey> batch_keys_;
+  std::set<std::string> batch_deleted_;  // jobs that Delete took in this batch
   std::set<std::string> batch_dropped_;  // SHA-256 of blobs that CollectBlobs dropped in this batch
   IdBurst batch_ids_;                    // what a batch creates is neighbours in the store's indexes: fewer pages
 

@@ -29,6 +29,10 @@ absl::Status CheckCreate(const CreateInput& input) {
 absl::StatusOr<Job> DispatcherCore::FindJob(const std::string& id) {
   const auto found = jobs_.find(id);
   if (found != jobs_.end()) return found->second.job;
+  // The store has it until the commit, as it was before the batch: perhaps running.
+  if (batch_deleted_.contains(id)) {
+    return MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND", "there is no job " + id);
+  }
   return store_->GetJob(id);
 }
 
@@ -269,6 +273,7 @@ absl::Status DispatcherCore::Delete(const std::string& id) {
       jobs_.erase(id);
     }
     LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.DeleteJob(id, DroppedGraceMicros()); }));
+    batch_deleted_.insert(id);
     effects_.push_back(DeletedEffect{id});
     return absl::OkStatus();
   });

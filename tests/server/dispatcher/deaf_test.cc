@@ -36,5 +36,20 @@ TEST_F(DeafTest, WhileTheSchedulerStoodStillNobodyWasSilent) {
   EXPECT_EQ(State(id), JobState::kQueued);
 }
 
+// A batch is long where the dispatcher stood still: the store still says that the job runs.
+TEST_F(DeafTest, AJobThatEndedAndWasDeletedInABatchIsGoneForTheRestOfIt) {
+  const std::string session = Open(TestWorker("w1"));
+  std::string id;
+  const AttemptKey key = RunningJob(session, &id);
+  ASSERT_TRUE(core->CommitArtifact(session, key, {{"adapter", blobs.Add("adapter")}}, "result").ok());
+  ASSERT_TRUE(core->Delete(id).ok());
+  EXPECT_EQ(ErrorReason(core->Cancel(id).status()), "JOB_NOT_FOUND");
+  EXPECT_EQ(ErrorReason(core->Delete(id)), "JOB_NOT_FOUND");
+  EXPECT_EQ(ErrorReason(core->CheckFence(session, key)), "LEASE_FENCED");
+  ASSERT_TRUE(Settle().ok());
+  EXPECT_EQ(ErrorReason(store.GetJob(id).status()), "JOB_NOT_FOUND");
+  EXPECT_EQ(core->Stats().internal_errors_total, 0u);
+}
+
 }  // namespace
 }  // namespace longhaul::server

@@ -144,6 +144,7 @@ TEST_F(DispatcherThreadTest, FilesAreListedByWhoCollects) {
   Dispatcher dispatcher({60'000, 90'000, 10'000}, &store, &blobs, &clock_, &sink_, &planner_);
   asked = &dispatcher;
   ASSERT_TRUE(dispatcher.Start().ok());
+  dispatcher.Workers();  // its first turn, which sweeps, is over
   const int commits = store.commits();
   EXPECT_EQ(dispatcher.CollectBlobs().value_or(-1), 0);
   EXPECT_EQ(store.commits() - commits, 3) << "others have their turns between";
