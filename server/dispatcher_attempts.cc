@@ -472,6 +472,11 @@ absl::Status DispatcherCore::CommitArtifact(const std::string& session_id, const
     job.artifact = std::move(files);
     job.result = std::move(result);
     job.artifact_wall_micros = clock_->WallMicros();
+    // The job refers to them from its row's writing on, at the batch's end: a collection before that must not take
+    // them.
+    for (const NamedBlob& file : job.artifact) {
+      LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutBlob(file.blob, job.artifact_wall_micros); }));
+    }
     LH_RETURN_IF_ERROR(CloseAttempt(record, AttemptOutcome::kSucceeded, Reason::kNone, ""));
     return SetState(record, JobState::kSucceeded, Reason::kNone, "its adapter is stored");
   });

@@ -127,7 +127,7 @@ void AttemptRunner::Apply(const v1::TrainerEvent& event, int64_t begin) {
     case v1::TrainerEvent::kHold:
       held_ = event.hold().held();
       // A lease that came while it ran freely may have been thought not worth writing.
-      if (held_) ExtendLease(lease_deadline_nanos_ + 1);
+      if (held_ && lease_deadline_nanos_ > lease_written_nanos_) ExtendLease(lease_deadline_nanos_ + 1);
       break;
     case v1::TrainerEvent::kExit:
       exit_ = event.exit();
@@ -232,12 +232,14 @@ v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
 
 void AttemptRunner::EnforceDeadlines() {
   const int64_t now = env_->clock->BootNanos();
-  if (stage_ != Stage::kTraining || kill_at_nanos_ == 0 || now < kill_at_nanos_ || killed_) return;
-  // A checkpoint that is half written is what the stop is for. After it the trainer has time for its end.
+  if (stage_ != Stage::kTraining || kill_at_nanos_ == 0 || killed_) return;
+  // A checkpoint that is half written is what the stop is for. After it, whenever that is, the trainer has time for its
+  // end.
   if (now < checkpoint_until_nanos_ && !exit_.has_value() && dir_.WritesCheckpoint()) {
-    kill_at_nanos_ = std::min(now + limits::kTrainerKillGraceMs * kNanosPerMs, checkpoint_until_nanos_);
-    return;
+    const int64_t after = std::min(now + limits::kTrainerKillGraceMs * kNanosPerMs, checkpoint_until_nanos_);
+    kill_at_nanos_ = std::max(kill_at_nanos_, after);
   }
+  if (now < kill_at_nanos_) return;
   env_->log(key_.job_id() + ": the trainer did not stop in time; killing it");
   Signal(SIGKILL);
 }

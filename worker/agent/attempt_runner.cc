@@ -115,11 +115,15 @@ void AttemptRunner::Recovered() {
   host_bytes_peak_ = note_.host_bytes_peak;
   device_bytes_peak_ = note_.device_bytes_peak;
   log_offset_known_ = false;
-  // Of another boot, or of nobody knows which: the next Sync writes a new one, however near its end is.
-  if (const auto lease = dir_.ReadLease(); lease.ok() && lease->boot_id() == attempt::BootId()) {
-    lease_deadline_nanos_ = lease_written_nanos_ = lease->deadline_boot_nanos();
-  }
   const auto process = dir_.ReadPid();
+  // Of another boot, or of nobody knows which: the next Sync writes a new one, however near its end is.
+  if (const auto lease = dir_.ReadLease(); lease.ok()) {
+    // A trainer of an older build cannot read a lease that names its boot; that it is alive says that it is this one.
+    lease_names_boot_ = !lease->boot_id().empty() || !process.ok() || !ProcessAlive(*process);
+    if (!lease_names_boot_ || lease->boot_id() == attempt::BootId()) {
+      lease_deadline_nanos_ = lease_written_nanos_ = lease->deadline_boot_nanos();
+    }
+  }
   if (!process.ok()) {
     env_->log(key_.job_id() + ": found before its trainer had started; starting it");
     StartFetch();
@@ -302,7 +306,7 @@ absl::Status AttemptRunner::WriteLease(int64_t deadline_boot_nanos) {
   v1::LeaseFile lease;
   lease.set_lease_epoch(key_.lease_epoch());
   lease.set_deadline_boot_nanos(deadline_boot_nanos);
-  lease.set_boot_id(attempt::BootId());
+  if (lease_names_boot_) lease.set_boot_id(attempt::BootId());
   if (const absl::Status written = dir_.WriteLease(lease); !written.ok()) {
     return Annotate(written, "the lease is not written");
   }

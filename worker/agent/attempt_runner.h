@@ -168,6 +168,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   // The lease, as the trainer's file says it.
   int64_t lease_deadline_nanos_ = 0;
   int64_t lease_written_nanos_ = 0;
+  bool lease_names_boot_ = true;
 
   // The process.
   std::optional<ProcessId> process_;

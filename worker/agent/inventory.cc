@@ -223,6 +223,8 @@ absl::StatusOr<ModelOffer> TakeSome(const InventoryOptions& options, const Model
         LH_RETURN_IF_ERROR(cache.SaveAll());  // an agent that is killed over the next one reads this one no more
         if (!described->has_value()) continue;
         model = **std::move(described);
+      } else if (cache.Find(model->local.fingerprint) == nullptr) {
+        cache.Put(model->local.fingerprint, model->proto.digest());  // what is not asked for now is not kept
       }
       const auto [at, is_new] = path_of_name.emplace(model->proto.name(), path);
       if (!is_new) {

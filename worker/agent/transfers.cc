@@ -76,7 +76,8 @@ bool IsRetryable(const absl::Status& status) {
     case absl::StatusCode::kPermissionDenied:
       return true;
     default:
-      return ErrorReason(status) == "SESSION_CLOSED";
+      // A file that was there when it was asked for may have been collected since: the next try uploads it.
+      return ErrorReason(status) == "SESSION_CLOSED" || ErrorReason(status) == "BLOB_MISSING";
   }
 }
 

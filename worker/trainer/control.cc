@@ -33,7 +33,8 @@ LeaseState Control::Lease() {
     const int64_t deadline_before = last_.deadline_boot_nanos();
     last_ = *lease;
     // Of a boot that is over: how far its deadline is from now says nothing.
-    if (!lease->boot_id().empty() && lease->boot_id() != attempt::BootId())
+    const std::string& boot = attempt::BootId();
+    if (!lease->boot_id().empty() && !boot.empty() && lease->boot_id() != boot)
       last_.set_deadline_boot_nanos(deadline_before);
   }
   return EvaluateLease(last_, lease_epoch_, clock_->BootNanos());

@@ -58,5 +58,22 @@ TEST_F(BlobCollectionTest, OvertakenCheckpointsGiveTheirRoomBackWithinMinutes) {
   EXPECT_TRUE(there().empty());
 }
 
+TEST_F(BlobCollectionTest, AnAdapterIsNotCollectedInTheBatchThatCommitsIt) {
+  const std::string session = Open(TestWorker("w1"));
+  std::string id;
+  const AttemptKey key = RunningJob(session, &id);
+  const BlobRef file = blobs.Add("adapter");
+  ASSERT_TRUE(Do(core->RecordBlobs({file})).ok());
+  for (int i = 0; i <= limits::kBlobGraceHours * 120; ++i) {
+    Advance(30'000);
+    ASSERT_TRUE(Sync(session, {Running(key)}).ok());  // holds the lease
+  }
+  ASSERT_TRUE(core->CommitArtifact(session, key, {{"adapter_model.safetensors", file}}, "result").ok());
+  EXPECT_TRUE(core->CollectBlobs().ok());
+  ASSERT_TRUE(Settle().ok());
+  EXPECT_EQ(Get(id).state, JobState::kSucceeded);
+  EXPECT_TRUE(*blobs.Present(file));
+}
+
 }  // namespace
 }  // namespace longhaul::server

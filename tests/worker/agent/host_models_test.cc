@@ -76,6 +76,9 @@ TEST_F(HostModelsTest, WhatIsKnownIsOfferedAtOnceAndEveryLookReadsOneMore) {
   EXPECT_EQ(Look(), (std::vector<std::string>{"a", "b", "known"}));
   EXPECT_EQ(Look(), std::vector<std::string>{"nothing new"});
   EXPECT_EQ(readings_, 2);
+  Restart();
+  EXPECT_EQ(AtStart(), (std::vector<std::string>{"a", "b", "known"})) << "each look keeps what it did not have to read";
+  EXPECT_EQ(readings_, 0);
 }
 
 TEST_F(HostModelsTest, AnAgentThatIsKilledOverTheSecondKnowsTheFirst) {
