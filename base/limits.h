@@ -24,6 +24,10 @@ inline constexpr int kMaxActiveJobsPerProject = 100'000;
 inline constexpr int kMaxWatchStreams = 10'000;
 inline constexpr int64_t kRequestIdTtlDays = 30;
 inline constexpr int64_t kBlobGraceHours = 24;
+// A blob that has lost its last checkpoint stays so long: for who reads it just then, and for who was told just before
+// that it is there and is about to refer to it. At two checkpoints kept, what a job writes within it is what it holds
+// of the disk beyond them.
+inline constexpr int64_t kDroppedBlobGraceMs = 300'000;
 // Trailing metadata of an error stays under the 8 KiB that gRPC clients accept: the message percent-encoded, and the
 // details, which repeat it, in base64.
 inline constexpr int64_t kMaxErrorMessageBytes = 1800;
@@ -74,7 +78,17 @@ inline constexpr int kMaxSharersTransfers = 192;
 inline constexpr int kMaxCallersTracked = 20'000;  // workers among them
 // A transfer, or a log's reader, that moves no byte so long is ended.
 inline constexpr int64_t kTransferStallMs = 60'000;
+// Of one name on all of its hosts.
+inline constexpr int kMaxStreamsPerName = kMaxWatchStreams / 2;
+inline constexpr int kMaxTransfersPerName = kMaxTransfers / 2;
+// Workers that share a name are a fleet.
+inline constexpr int kMaxWorkerTransfersPerName = kMaxTransfers * 3 / 4;
+// Of all callers that are no workers, together: the rest is there for what jobs that run have to store and to fetch.
+inline constexpr int kMaxClientTransfers = kMaxTransfers * 3 / 4;
+// What a project has uploaded: how many blobs there are is asked with each upload, and takes the longer.
 inline constexpr int64_t kMaxProjectUploadBytes = int64_t{4} << 40;
+inline constexpr int64_t kMaxProjectBlobs = 100'000;
+inline constexpr int64_t kMaxUnfinishedUploads = 1'000;
 inline constexpr int64_t kAuditKeepDays = 400;
 inline constexpr int kMaxAuditFieldBytes = 256;
 // Rows of one caller's refused calls, which change nothing: at once, and one every so often in the long run.
@@ -180,6 +194,7 @@ inline constexpr int kMaxBlobsCollectedPerCommit = 256;
 inline constexpr int kMaxKeysSweptPerCommit = 1'000;
 inline constexpr int64_t kKeySweepAgainMs = 100;     // after a sweep that left some
 inline constexpr int kMaxDeletedJobsPerSweep = 256;  // the next sweep goes on behind them
+inline constexpr int kMaxLogsPerSweep = 1'000;       // jobs whose logs are looked at, whether there is such a job
 
 // Scheduling (server/core/scheduler.h)
 inline constexpr int kMaxReservations = 8;                    // waiting jobs whose start nothing behind them may delay

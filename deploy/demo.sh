@@ -161,11 +161,11 @@ has_model() {
   "$bin/longhaul" workers -o json >"$run/workers.json" 2>"$run/workers.log" || return 1
   grep --quiet --fixed-strings "\"name\": \"$model_name\"" "$run/workers.json" && return 0
   grep --quiet WORKER_ONLINE "$run/workers.json" || return 1
-  if ! grep --quiet --fixed-strings "is left out" "$run/longhaul-worker.log" &&
+  if ! grep --quiet --fixed-strings "model $model is left out" "$run/longhaul-worker.log" &&
     grep --quiet --fixed-strings "is offered once it has been read" "$run/longhaul-worker.log"; then
     return 1
   fi
-  grep --fixed-strings "is left out" "$run/longhaul-worker.log" >&2 || tail -n 20 "$run/longhaul-worker.log" >&2
+  grep --fixed-strings "model $model is left out" "$run/longhaul-worker.log" >&2 || tail -n 20 "$run/longhaul-worker.log" >&2
   fail "the worker does not offer $model_name; its log says why"
 }
 

@@ -22,14 +22,6 @@
 
 namespace longhaul::server {
 
-// Of one name on all of its hosts: half of limits::kMaxWatchStreams and of limits::kMaxTransfers.
-inline constexpr int kMaxStreamsPerName = limits::kMaxWatchStreams / 2;
-inline constexpr int kMaxTransfersPerName = limits::kMaxTransfers / 2;
-// Of all callers that are no workers, together: the rest is there for what jobs that run have to store and to fetch.
-inline constexpr int kMaxClientTransfers = limits::kMaxTransfers * 3 / 4;
-// Workers that share a name are a fleet.
-inline constexpr int kMaxWorkerTransfersPerName = limits::kMaxTransfers * 3 / 4;
-
 class CallLimits {
  public:
   struct Options {
@@ -41,10 +33,10 @@ class CallLimits {
     int log_streams_of_all = limits::kMaxLogStreams;
     int log_streams_of_name = limits::kMaxLogStreamsPerName;
     int transfers_of_sharers = limits::kMaxSharersTransfers;
-    int streams_of_name = kMaxStreamsPerName;
-    int transfers_of_name = kMaxTransfersPerName;
-    int transfers_of_clients = kMaxClientTransfers;
-    int worker_transfers_of_name = kMaxWorkerTransfersPerName;
+    int streams_of_name = limits::kMaxStreamsPerName;
+    int transfers_of_name = limits::kMaxTransfersPerName;
+    int transfers_of_clients = limits::kMaxClientTransfers;
+    int worker_transfers_of_name = limits::kMaxWorkerTransfersPerName;
   };
 
   CallLimits(Options options, const Clock* clock)

@@ -72,11 +72,6 @@ struct Hold {
 // Measured peak over planned bytes, minus 1; none where nothing was measured, or nothing planned.
 std::optional<double> ErrorRatio(int64_t bytes_peak, int64_t bytes_planned);
 
-// A blob that has lost its last checkpoint stays so long: for who reads it just then, and for who was told just before
-// that it is there and is about to refer to it. At two checkpoints kept, what a job writes within it is what it holds
-// of the disk beyond them.
-inline constexpr int64_t kDroppedBlobGraceMs = 300'000;
-
 // How often a device was at fault of late.
 struct DeviceFaults {
   // When, and whose attempt it was; within limits::kDeviceFaultWindowMs, at most limits::kDeviceFaultsOfAJob of a job.

@@ -89,7 +89,7 @@ absl::Status DispatcherCore::AddAudit(const AuditRecord& record) {
 }
 
 int64_t DispatcherCore::DroppedGraceMicros() const {
-  return clock_->WallMicros() - limits::kBlobGraceHours * kHourMicros + kDroppedBlobGraceMs * 1'000;
+  return clock_->WallMicros() - limits::kBlobGraceHours * kHourMicros + limits::kDroppedBlobGraceMs * 1'000;
 }
 
 absl::StatusOr<std::vector<BlobRef>> UnknownBlobs(BlobIndex* blobs, Store* store, int folder) {

@@ -47,7 +47,7 @@ void LogSweeper::SweepDeleted() {
 
 // A job is there before its first log, and its id is nobody else's afterwards.
 absl::Status LogSweeper::SweepLogs() {
-  LH_ASSIGN_OR_RETURN(const std::vector<std::string> ids, steps_.next_logs(kMaxLogsPerSweep));
+  LH_ASSIGN_OR_RETURN(const std::vector<std::string> ids, steps_.next_logs(limits::kMaxLogsPerSweep));
   for (const std::string& id : ids) {
     LH_ASSIGN_OR_RETURN(const bool exists, steps_.exists(id));
     if (!exists) Remove(id);

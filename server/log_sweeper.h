@@ -26,11 +26,8 @@ class LogSweeper {
 
   explicit LogSweeper(Steps steps) : steps_(std::move(steps)) {}
 
-  // The logs of so many jobs are looked at in a sweep, whether their jobs are there.
-  static constexpr int kMaxLogsPerSweep = 1'000;
-
   // The next limits::kMaxDeletedJobsPerSweep, behind those of the last sweep; after the last of all the first again.
-  // And the next kMaxLogsPerSweep. Errors go to the log, a job's once.
+  // And the next limits::kMaxLogsPerSweep. Errors go to the log, a job's once.
   void Sweep();
 
  private:

@@ -20,11 +20,6 @@ namespace {
 
 using storage::BlobStore;
 
-// A project's blobs that it has uploaded: how many there are is asked with each upload, and takes the longer.
-constexpr int64_t kMaxProjectBlobs = 100'000;
-// And of its uploads that are not finished.
-constexpr int64_t kMaxUnfinishedUploads = 1'000;
-
 absl::StatusOr<BlobRef> RefOf(const v1::BlobName& name, const std::string& field) {
   if (!IsSha256Hex(name.sha256())) return InvalidField(field + ".sha256", "must be 64 lower-case hex digits");
   if (name.size_bytes() < 0 || name.size_bytes() > limits::kMaxBlobBytes) {
@@ -140,7 +135,7 @@ class BlobService final : public v1::BlobService::Service {
   absl::StatusOr<storage::PartialBounds> CheckQuota(const Caller& caller, const BlobRef& blob) {
     storage::PartialBounds bounds;
     if (ServesAll(caller)) return bounds;
-    bounds.files = kMaxUnfinishedUploads;
+    bounds.files = limits::kMaxUnfinishedUploads;
     if (caller.all_projects) return bounds;
     LH_ASSIGN_OR_RETURN(const Store::Uploads uploaded, context_.store->Uploaded(caller.project));
     const auto too_many = [&](const std::string& what, int64_t there, int64_t most) {
@@ -149,7 +144,7 @@ class BlobService final : public v1::BlobService::Service {
                            " of uploads; with this one it would pass its " + std::to_string(most) +
                            ": delete jobs, then try again in a day");
     };
-    if (uploaded.blobs >= kMaxProjectBlobs) return too_many("blobs", uploaded.blobs, kMaxProjectBlobs);
+    if (uploaded.blobs >= limits::kMaxProjectBlobs) return too_many("blobs", uploaded.blobs, limits::kMaxProjectBlobs);
     bounds.bytes = limits::kMaxProjectUploadBytes - uploaded.bytes;
     if (bounds.bytes >= blob.size_bytes) return bounds;
     return too_many("bytes", uploaded.bytes, limits::kMaxProjectUploadBytes);

@@ -89,6 +89,7 @@ struct NewModels {
   }
 
   int64_t bytes_left = 0;
+  bool later = false;         // than the start: nobody is there to be told that one is to be renamed
   bool first_anyway = false;  // the next one is read however large it is
   UnreadModels left;
 };
@@ -228,9 +229,11 @@ absl::StatusOr<ModelOffer> TakeSome(const InventoryOptions& options, const Model
       }
       const auto [at, is_new] = path_of_name.emplace(model->proto.name(), path);
       if (!is_new) {
-        return MakeError(
-            absl::StatusCode::kInvalidArgument, "MODEL_TWICE",
-            "two models are called " + model->proto.name() + ": " + at->second + " and " + path + "; rename one");
+        const std::string problem =
+            "two models are called " + model->proto.name() + ": " + at->second + " and " + path + "; rename one";
+        if (!fresh->later) return MakeError(absl::StatusCode::kInvalidArgument, "MODEL_TWICE", problem);
+        log("model " + path + " is left out: " + problem);
+        continue;
       }
       offer.push_back(*std::move(model));
     }
@@ -248,7 +251,9 @@ absl::StatusOr<ModelOffer> TakeSome(const InventoryOptions& options, const Model
 absl::StatusOr<ModelOffer> TakeModels(const InventoryOptions& options, const ModelOffer& before,
                                       const std::set<std::string>& changing, const Log& log, const Cancelled& cancelled,
                                       UnreadModels* unread) {
-  NewModels fresh{unread == nullptr ? std::numeric_limits<int64_t>::max() : options.new_model_bytes, true, {}};
+  NewModels fresh;
+  fresh.bytes_left = unread == nullptr ? std::numeric_limits<int64_t>::max() : options.new_model_bytes;
+  fresh.later = fresh.first_anyway = true;
   auto offer = TakeSome(options, before, changing, &fresh, log, cancelled);
   if (unread != nullptr) *unread = std::move(fresh.left);
   return offer;
@@ -261,7 +266,8 @@ absl::StatusOr<Inventory> TakeInventory(const InventoryOptions& options, const L
   for (const std::string& dir : options.model_dirs) LH_RETURN_IF_ERROR(FindModels(dir).status());
   LH_RETURN_IF_ERROR(AddCpu(options, log, &inventory));
   LH_RETURN_IF_ERROR(AddGpus(options, log, cancelled, &inventory.proto));
-  NewModels fresh{options.new_model_bytes, false, {}};
+  NewModels fresh;
+  fresh.bytes_left = options.new_model_bytes;
   LH_ASSIGN_OR_RETURN(inventory.models, TakeSome(options, {}, {}, &fresh, log, cancelled));
   inventory.unread = std::move(fresh.left);
   for (const OfferedModel& model : inventory.models) *inventory.proto.add_models() = model.proto;

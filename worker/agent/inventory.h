@@ -41,7 +41,7 @@ struct Inventory {
 
 // Models: every .gguf file and every folder with a config.json or a .gguf directly under a model folder, or the model
 // folder itself where it is one. The name is the file's without .gguf, or the folder's; a name that comes twice is an
-// error. One that cannot be used is told to `log` and left out.
+// error at the start, later the second is left out. One that cannot be used is told to `log` and left out.
 // A digest is kept in the state folder as soon as it is known.
 // INVALID_ARGUMENT where an option cannot be met, NOT_FOUND where a model folder is absent, CANCELLED soon after
 // `cancelled` says so: a large model's digest takes minutes.

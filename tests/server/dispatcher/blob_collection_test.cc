@@ -52,7 +52,7 @@ TEST_F(BlobCollectionTest, OvertakenCheckpointsGiveTheirRoomBackWithinMinutes) {
   ASSERT_TRUE(Do(core->RecordBlobs({files[1'980]})).ok());
   ASSERT_TRUE(Do(core->Delete(id)).ok());
   EXPECT_EQ(there().size(), 3u);
-  Advance(kDroppedBlobGraceMs + 1);
+  Advance(limits::kDroppedBlobGraceMs + 1);
   EXPECT_EQ(there(), (std::vector<int64_t>{1'980}));
   Advance(limits::kBlobGraceHours * 3'600'000);
   EXPECT_TRUE(there().empty());

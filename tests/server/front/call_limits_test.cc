@@ -163,8 +163,8 @@ TEST_F(CallLimitsTest, ClientsLeaveTransfersToTheWorkers) {
     auto slot = limits.TakeTransfer(Named("token:" + std::to_string(i), "10.0.0." + std::to_string(i)));
     if (slot.ok()) slots.push_back(*std::move(slot));
   }
-  EXPECT_EQ(static_cast<int>(slots.size()), kMaxClientTransfers);
-  EXPECT_LT(kMaxClientTransfers, limits::kMaxTransfers);
+  EXPECT_EQ(static_cast<int>(slots.size()), limits::kMaxClientTransfers);
+  EXPECT_LT(limits::kMaxClientTransfers, limits::kMaxTransfers);
   Caller worker = Named("fleet", "10.1.0.1");
   worker.scopes = static_cast<unsigned>(Scope::kWorker);
   EXPECT_TRUE(limits.TakeTransfer(worker).ok());
@@ -176,7 +176,7 @@ TEST_F(CallLimitsTest, ClientsLeaveTransfersToTheWorkers) {
     slots.push_back(*std::move(slot));
     ++taken;
   }
-  EXPECT_EQ(taken, kMaxWorkerTransfersPerName);
+  EXPECT_EQ(taken, limits::kMaxWorkerTransfersPerName);
 }
 
 TEST_F(CallLimitsTest, RefusedCallsHaveSoManyRowsAtOnceAndOneAMinute) {

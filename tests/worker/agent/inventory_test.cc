@@ -170,6 +170,23 @@ TEST_F(InventoryTest, AModelFolderItselfIsAModel) {
   EXPECT_EQ(Take()->proto.models(0).name(), "alone");
 }
 
+TEST_F(InventoryTest, OfTwoModelsOfOneNameTheSecondIsLeftOutOnceTheWorkerRuns) {
+  WriteTinyModel(temp_.At("models/tiny"));
+  const auto first = Take();
+  ASSERT_TRUE(first.ok());
+  CreateDirs(temp_.At("more")).IgnoreError();
+  WriteTinyModel(temp_.At("more/other"), /*seed=*/2);
+  WriteTinyModel(temp_.At("more/tiny"), /*seed=*/3);
+  options_.model_dirs.push_back(temp_.At("more"));
+  std::string lines;
+  const auto offer = TakeModels(options_, first->models, {}, [&](const std::string& line) { lines += line + "\n"; });
+  ASSERT_TRUE(offer.ok()) << offer.status();
+  ASSERT_EQ(offer->size(), 2u) << "what else is new is offered";
+  EXPECT_EQ((*offer)[0].proto.digest(), first->proto.models(0).digest());
+  EXPECT_EQ((*offer)[1].proto.name(), "other");
+  EXPECT_NE(lines.find("more/tiny is left out: two models are called tiny: "), std::string::npos) << lines;
+}
+
 TEST_F(InventoryTest, RefusesWhatCannotBe) {
   options_.model_dirs = {temp_.At("absent")};
   EXPECT_EQ(Take().status().code(), absl::StatusCode::kNotFound);
