@@ -45,7 +45,7 @@ void DispatcherCore::EraseHold(const Hold& hold, const std::string& worker_id) {
   const std::pair<std::string, int> key{hold.key.job_id, hold.key.attempt};
   WorkerRecord& worker = TouchWorker(worker_id);
   worker.holds.erase(key);
-  worker.gone.insert(key);
+  worker.gone[key] = worker.sync_number;
   if (jobs_.contains(key.first)) TouchJob(key.first);  // so that the commit looks whether the record can go
   schedule_wanted_ = true;
 }
@@ -302,18 +302,16 @@ absl::Status DispatcherCore::FinishRecovery(JobRecord& record) {
 absl::Status DispatcherCore::VerifyCheckpoint(JobRecord& record) {
   Job& job = record.job;
   if (!job.last_checkpoint.has_value()) return absl::OkStatus();
-  LH_ASSIGN_OR_RETURN(std::vector<Checkpoint> checkpoints, store_->ListCheckpoints(job.id));
+  // The store does not list yet what this batch has committed: the last one may be of it.
+  LH_ASSIGN_OR_RETURN(const bool last_is_whole, FilesStay(job.last_checkpoint->files));
+  if (last_is_whole) return absl::OkStatus();
+  LH_ASSIGN_OR_RETURN(const std::vector<Checkpoint> checkpoints, store_->ListCheckpoints(job.id));
   std::optional<Checkpoint> whole;
   for (auto it = checkpoints.rbegin(); it != checkpoints.rend() && !whole.has_value(); ++it) {
-    if (it->step > job.last_checkpoint->step) continue;
-    bool present = true;
-    for (const NamedBlob& file : it->files) {
-      LH_ASSIGN_OR_RETURN(const bool there, BlobStays(file.blob));
-      present = present && there;
-    }
-    if (present) whole = *it;
+    if (it->step >= job.last_checkpoint->step) continue;
+    LH_ASSIGN_OR_RETURN(const bool stay, FilesStay(it->files));
+    if (stay) whole = *it;
   }
-  if (whole.has_value() && whole->step == job.last_checkpoint->step) return absl::OkStatus();
   LH_RETURN_IF_ERROR(AddEvent(
       record, EventType::kWarning, job.state, Reason::kInternal,
       "checkpoint of step " + std::to_string(job.last_checkpoint->step) + " is not whole in the blob store any more",

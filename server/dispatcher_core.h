@@ -95,8 +95,8 @@ struct WorkerRecord {
   std::map<std::pair<std::string, int>, Hold> holds;  // by job, attempt
   std::map<std::string, DeviceFaults> faults;         // by device id
   std::vector<AttemptKey> acknowledged;               // for the next answer
-  // Let go of since the first Sync of the highest number: an older copy of that Sync may still name them.
-  std::set<std::pair<std::string, int>> gone;
+  // Let go of lately, and the highest number then: Syncs that were long on their way may still name them.
+  std::map<std::pair<std::string, int>, int64_t> gone;
 };
 
 struct JobRecord {
@@ -269,6 +269,7 @@ class DispatcherCore {
   absl::Status CheckManifest(const std::vector<NamedBlob>& files, const char* field);
   // Whether the blob is there and stays: one that this batch collects goes with its commit.
   absl::StatusOr<bool> BlobStays(const BlobRef& blob) const;
+  absl::StatusOr<bool> FilesStay(const std::vector<NamedBlob>& files) const;  // all of them
   absl::Status KeepCheckpoints(JobRecord& record);
   // The begin of the grace of blobs that lose their last checkpoint now.
   int64_t DroppedGraceMicros() const;

@@ -17,6 +17,9 @@ namespace {
 constexpr int64_t kSyncsUntilUnheard = 3;
 // An attempt that the worker has named before: no Sync in flight is as old as that.
 constexpr int kSyncsUntilGone = 3;
+// And of one that was let go of: a number may be sent while an earlier one, which failed, is sent again with what has
+// become of the attempt meanwhile.
+constexpr int64_t kSyncsUntilForgotten = 8;
 
 bool Lists(const std::vector<AttemptReport>& reports, const Hold& hold) {
   return std::any_of(reports.begin(), reports.end(), [&](const AttemptReport& report) {
@@ -24,14 +27,17 @@ bool Lists(const std::vector<AttemptReport>& reports, const Hold& hold) {
   });
 }
 
-// Of a Sync that a newer one, or a newer copy of itself, has overtaken: the attempt that it names has ended since, was
-// acknowledged and has given its memory back. An end that is told once more is acknowledged once more.
+// Of a Sync that a newer one, or a newer copy of itself or of an earlier number, has overtaken: the attempt that it
+// names has ended since, was acknowledged and has given its memory back. An end that is told once more is acknowledged
+// once more.
 bool Outdated(const WorkerRecord& record, int64_t sync_number, const AttemptReport& report) {
   const std::pair<std::string, int> key{report.key.job_id, report.key.attempt};
   if (record.holds.contains(key) || report.phase == AttemptPhase::kEnded || report.exit != ExitReason::kNone) {
     return false;
   }
-  return sync_number < record.sync_number || (sync_number == record.sync_number && record.gone.contains(key));
+  if (sync_number < record.sync_number) return true;
+  const auto gone = record.gone.find(key);
+  return gone != record.gone.end() && sync_number <= gone->second + kSyncsUntilForgotten;
 }
 
 absl::Status TooMany(const char* what, size_t count, int most) {
@@ -187,9 +193,11 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
       if (hold.start_sent_in == input.sync_number) hold.start_sent_in = 0;
       if (hold.stop_sent_in == input.sync_number) hold.stop_sent_in = 0;
     }
-    // What a later copy of a Sync leaves out, the next number leaves out, too; what an older one does, it may yet name.
     const bool newest = input.sync_number > record.sync_number;
-    if (newest) record.gone.clear();
+    if (newest) {
+      std::erase_if(record.gone,
+                    [&](const auto& entry) { return entry.second + kSyncsUntilForgotten < input.sync_number; });
+    }
     for (const AttemptReport& report : input.attempts) {
       if (!Outdated(record, input.sync_number, report)) LH_RETURN_IF_ERROR(ApplyReport(id, report));
     }

@@ -84,6 +84,14 @@ absl::StatusOr<bool> DispatcherCore::BlobStays(const BlobRef& blob) const {
   return blobs_->Present(blob);
 }
 
+absl::StatusOr<bool> DispatcherCore::FilesStay(const std::vector<NamedBlob>& files) const {
+  for (const NamedBlob& file : files) {
+    LH_ASSIGN_OR_RETURN(const bool stays, BlobStays(file.blob));
+    if (!stays) return false;
+  }
+  return true;
+}
+
 absl::Status DispatcherCore::AddAudit(const AuditRecord& record) {
   return Command([&] { return Write([&](StoreTransaction& tx) { return tx.AddAudit(record); }); });
 }

@@ -60,6 +60,7 @@ void SimWorker::AgentDies() {
   last_opening_.clear();
   in_flight_.clear();
   to_repeat_.clear();
+  put_away_.clear();
   for (auto& [key, trainer] : trainers_) trainer.in_flight = false;
 }
 
@@ -166,7 +167,7 @@ void SimWorker::Opened(const absl::StatusOr<SessionReply>& reply) {
   in_flight_.clear();
   to_repeat_.clear();
   for (const AttemptKey& key : reply->fenced) {
-    if (Find(key) != nullptr) trainers_.erase({key.job_id, key.attempt});
+    if (Find(key) != nullptr) PutAway(key);
   }
   Poll();
 }
@@ -227,10 +228,11 @@ void SimWorker::Synced(int64_t number, int64_t sent_nanos, const absl::StatusOr<
 void SimWorker::Obey(const SyncReply& reply, int64_t lease_until_nanos) {
   for (const AttemptKey& key : reply.acknowledged) {
     Trainer* trainer = Find(key);
-    if (trainer != nullptr && trainer->ended) trainers_.erase({key.job_id, key.attempt});
+    if (trainer != nullptr && trainer->ended) PutAway(key);
   }
   for (const StartCommand& start : reply.starts) {
-    if (!trainers_.contains({start.key.job_id, start.key.attempt})) Launch(start, lease_until_nanos);
+    const std::pair<std::string, int> key(start.key.job_id, start.key.attempt);
+    if (!trainers_.contains(key) && !put_away_.contains(key)) Launch(start, lease_until_nanos);
   }
   for (const AttemptKey& key : reply.leases) {
     Trainer* trainer = Find(key);
@@ -240,7 +242,7 @@ void SimWorker::Obey(const SyncReply& reply, int64_t lease_until_nanos) {
     Trainer* trainer = Find(stop.key);
     if (trainer == nullptr) continue;
     if (stop.mode == StopMode::kFenced) {
-      trainers_.erase({stop.key.job_id, stop.key.attempt});
+      PutAway(stop.key);
       news_ = true;
     } else if (!trainer->ended && stop.mode == StopMode::kCancel) {
       End(trainer, ExitReason::kCancelled);
@@ -292,6 +294,11 @@ Trainer* SimWorker::Find(const AttemptKey& key) {
   const auto found = trainers_.find({key.job_id, key.attempt});
   if (found == trainers_.end() || found->second.start.key.lease_epoch != key.lease_epoch) return nullptr;
   return &found->second;
+}
+
+void SimWorker::PutAway(const AttemptKey& key) {
+  trainers_.erase({key.job_id, key.attempt});
+  put_away_.emplace(key.job_id, key.attempt);
 }
 
 // ---- Trainers ----
@@ -368,7 +375,7 @@ void SimWorker::Commit(const AttemptKey& key, Trainer* trainer) {
     scheduler_->Post({[blob](DispatcherCore& core) { core.RecordBlobs({*blob}).IgnoreError(); },
                       [](const absl::Status&) {}, nullptr});
     auto result = std::make_shared<absl::Status>();
-    scheduler_->Post({[=](DispatcherCore& core) {
+    scheduler_->Post({[=, this](DispatcherCore& core) {
                         if (artifact) {
                           *result = core.CommitArtifact(session, key, {{"adapter", *blob}}, "result");
                         } else {
@@ -379,6 +386,7 @@ void SimWorker::Commit(const AttemptKey& key, Trainer* trainer) {
                           checkpoint.files = {{"adapter.bin", *blob}};
                           *result = core.CommitCheckpoint(session, key, checkpoint);
                         }
+                        if (result->ok()) CheckFenced(core, key);
                       },
                       [=, this](const absl::Status& commit) {
                         const absl::Status status = commit.ok() ? *result : commit;
@@ -389,15 +397,21 @@ void SimWorker::Commit(const AttemptKey& key, Trainer* trainer) {
   });
 }
 
-// What is acknowledged is durable, and under the newest epoch of its job.
+// What is accepted is of the newest epoch of its job. Later commands of the same batch may begin another.
+void SimWorker::CheckFenced(const DispatcherCore& core, const AttemptKey& key) {
+  const auto found = core.jobs().find(key.job_id);
+  if (found == core.jobs().end()) return;  // terminal, with this very write
+  const int64_t epoch = found->second.job.lease_epoch;
+  if (epoch == key.lease_epoch) return;
+  context_->Violation("a write of epoch " + std::to_string(key.lease_epoch) + " to " + key.job_id + ", at epoch " +
+                      std::to_string(epoch) + ", was accepted");
+}
+
+// What is acknowledged is durable.
 void SimWorker::CheckAccepted(const AttemptKey& key, int64_t step) {
   const absl::StatusOr<Job> job = backend_->store()->GetJob(key.job_id);
   if (absl::IsNotFound(job.status()) && context_->deletions.contains(key.job_id)) return;
   if (!job.ok()) return context_->Violation("a write to " + key.job_id + ", which is not there, was accepted");
-  if (job->lease_epoch != key.lease_epoch) {
-    context_->Violation("a write of epoch " + std::to_string(key.lease_epoch) + " to " + key.job_id + ", at epoch " +
-                        std::to_string(job->lease_epoch) + ", was accepted");
-  }
   if (step == 0) {
     if (job->state != JobState::kSucceeded) context_->Violation("the artifact of " + key.job_id + " is not committed");
     return;
@@ -414,7 +428,7 @@ void SimWorker::Committed(const AttemptKey& key, uint64_t incarnation, int64_t s
   trainer->in_flight = false;
   if (ErrorReason(status) == "LEASE_FENCED") {
     context_->Note(id() + ": " + key.job_id + " is fenced");
-    trainers_.erase({key.job_id, key.attempt});
+    PutAway(key);
     return News();
   }
   if (!status.ok()) return;  // tried again when the trainer acts next

@@ -80,9 +80,11 @@ class SimWorker {
   void Act(const server::AttemptKey& key, Trainer* trainer);
   void End(Trainer* trainer, server::ExitReason exit, server::Reason failure = server::Reason::kNone);
   void Commit(const server::AttemptKey& key, Trainer* trainer);
+  void CheckFenced(const server::DispatcherCore& core, const server::AttemptKey& key);
   void CheckAccepted(const server::AttemptKey& key, int64_t step);
   void Committed(const server::AttemptKey& key, uint64_t incarnation, int64_t step, const absl::Status& status);
   Trainer* Find(const server::AttemptKey& key);
+  void PutAway(const server::AttemptKey& key);
 
   Context* const context_;
   SimScheduler* const scheduler_;
@@ -105,6 +107,7 @@ class SimWorker {
   std::map<int64_t, int64_t> in_flight_;  // number -> sent
   std::set<int64_t> to_repeat_;
   Trainers trainers_;
+  std::set<std::pair<std::string, int>> put_away_;  // of this agent: a late answer does not start them again
 };
 
 }  // namespace longhaul::simulation

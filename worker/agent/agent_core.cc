@@ -258,7 +258,8 @@ void AgentCore::OnSynced(int64_t sync_number, const v1::SyncResponse& response, 
 void AgentCore::StartAttempt(const v1::StartAttempt& start, int64_t lease_deadline_nanos) {
   const v1::AttemptKey& key = start.key();
   const std::string name = FolderName(key);
-  if (attempts_.count(name) > 0) return;  // a repeated answer
+  // A repeated answer, or one that another has overtaken on its way: what ended here does not begin again.
+  if (attempts_.count(name) > 0 || put_away_.count(name) > 0) return;
   if (const absl::Status valid = attempt::ValidateFileName(name); !valid.ok()) {
     env_.log("not starting an attempt: " + std::string(valid.message()));
     return;
@@ -282,7 +283,16 @@ std::string AgentCore::DirOf(const v1::AttemptKey& key) const {
 
 void AgentCore::DropGone() {
   for (auto it = attempts_.begin(); it != attempts_.end();) {
-    it = it->second->gone() ? attempts_.erase(it) : std::next(it);
+    if (!it->second->gone()) {
+      ++it;
+      continue;
+    }
+    put_away_.insert(it->first);
+    put_away_order_.push_back(it->first);
+    it = attempts_.erase(it);
+  }
+  for (; put_away_order_.size() > size_t{limits::kMaxReportsPerSync}; put_away_order_.pop_front()) {
+    put_away_.erase(put_away_order_.front());
   }
 }
 

@@ -4,10 +4,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -106,6 +108,9 @@ class AgentCore final : private SessionDelegate {
   int64_t leaving_sync_number_ = 0;  // the first Sync of the session that says so; 0 = none yet
   bool leaving_told_ = false;        // and it was answered
   std::map<std::string, std::shared_ptr<AttemptRunner>> attempts_;  // by folder name
+  // The last of those that were among them, as many as a Sync may name: see StartAttempt.
+  std::set<std::string> put_away_;
+  std::deque<std::string> put_away_order_;
   // What each Sync told, until it is answered.
   std::map<int64_t, std::map<std::string, ReportMark>> marks_;
 };

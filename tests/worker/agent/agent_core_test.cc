@@ -272,6 +272,16 @@ TEST_F(AgentTest, TheEndIsReportedUntilItIsAcknowledged) {
   EXPECT_EQ(scheduler_.seen().artifacts.size(), 1u);
 }
 
+TEST_F(AgentTest, AnAnswerThatWasLongOnItsWayStartsNothingThatHasEnded) {
+  const v1::AttemptKey key = Start("job", "started\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilForgotten());
+  const size_t syncs = scheduler_.seen().sync_numbers.size();
+  Start("job", "started\nartifact\nexit 1\n");  // the same key
+  ASSERT_TRUE(Until([&] { return scheduler_.seen().sync_numbers.size() > syncs + 1; }));
+  EXPECT_FALSE(FileExists(Dir(key).path()));
+  EXPECT_EQ(scheduler_.seen().artifacts.size(), 1u);
+}
+
 TEST_F(AgentTest, DrainingHandsBackAndRefusesMore) {
   const v1::AttemptKey key = Start("job", "started\nprogress 1\nuntil_signal\n");
   ASSERT_TRUE(UntilStep("job", 1));
