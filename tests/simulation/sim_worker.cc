@@ -400,8 +400,14 @@ void SimWorker::Commit(const AttemptKey& key, Trainer* trainer) {
 // What is accepted is of the newest epoch of its job. Later commands of the same batch may begin another.
 void SimWorker::CheckFenced(const DispatcherCore& core, const AttemptKey& key) {
   const auto found = core.jobs().find(key.job_id);
-  if (found == core.jobs().end()) return;  // terminal, with this very write
-  const int64_t epoch = found->second.job.lease_epoch;
+  int64_t epoch = 0;
+  if (found != core.jobs().end()) {
+    epoch = found->second.job.lease_epoch;
+  } else {  // terminal, and so in the store alone
+    const absl::StatusOr<Job> job = backend_->store()->GetJob(key.job_id);
+    if (!job.ok()) return;  // CheckAccepted says so
+    epoch = job->lease_epoch;
+  }
   if (epoch == key.lease_epoch) return;
   context_->Violation("a write of epoch " + std::to_string(key.lease_epoch) + " to " + key.job_id + ", at epoch " +
                       std::to_string(epoch) + ", was accepted");
