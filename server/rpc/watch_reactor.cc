@@ -99,6 +99,8 @@ class WatchReactor final : public StreamReactor<Response>, public JobListener {
     }
     if (!begun_) return false;
     if (!pending_.empty()) {
+      // The last point of a job that ends would wait for a turn that does not come.
+      if (EndsTheJob(pending_.front()) && TakeProgress(response)) return true;
       Failpoint("watch_before_event").IgnoreError();  // armed to crash or to sleep
       TakeEvent(response);
       return true;
@@ -111,11 +113,7 @@ class WatchReactor final : public StreamReactor<Response>, public JobListener {
       if (!std::exchange(reading_, true)) PostRead(&WatchReactor::ReadMissed);
       return false;  // progress waits for the events before it
     }
-    if (progress_.has_value()) {
-      *response->mutable_progress() = ToProto(*progress_);
-      progress_.reset();
-      return true;
-    }
+    if (TakeProgress(response)) return true;
     if (std::exchange(heartbeat_due_, false)) {
       *response->mutable_heartbeat()->mutable_time() = ToTimestamp(context_->gate->clock()->WallMicros());
       return true;
@@ -123,10 +121,19 @@ class WatchReactor final : public StreamReactor<Response>, public JobListener {
     return false;
   }
 
+  static bool EndsTheJob(const JobEvent& event) { return event.type == EventType::kState && IsTerminal(event.state); }
+
+  bool TakeProgress(Response* response) {
+    if (!progress_.has_value()) return false;
+    *response->mutable_progress() = ToProto(*progress_);
+    progress_.reset();
+    return true;
+  }
+
   void TakeEvent(Response* response) {
     const JobEvent& event = pending_.front();
     cursor_ = event.sequence;
-    if (event.type == EventType::kState && IsTerminal(event.state)) terminal_sequence_ = event.sequence;
+    if (EndsTheJob(event)) terminal_sequence_ = event.sequence;
     if (event.sequence > snapshot_sequence_) {
       const int64_t lag_micros = context_->gate->clock()->WallMicros() - event.wall_micros;
       context_->gate->stats()->AddWatchLag(static_cast<double>(lag_micros) * 1e-6);

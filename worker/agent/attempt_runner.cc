@@ -257,7 +257,7 @@ int64_t AttemptRunner::NextWakeNanos() const {
   if (stage_ == Stage::kFetching && !fetching_) next = fetch_at_nanos_;
   if (stage_ == Stage::kTraining) next = next_look_nanos_;
   if (stage_ == Stage::kSettling && !env_->session_id().empty()) {
-    if (!uploading_ && (!checkpoints_.empty() || artifact_.has_value())) next = std::min(next, upload_at_nanos_);
+    if (!uploading_ && (!checkpoints_.empty() || ArtifactMayGo())) next = std::min(next, upload_at_nanos_);
     if (!shipping_log_ && !log_complete_) next = std::min(next, log_at_nanos_);
   }
   return next;
@@ -371,6 +371,7 @@ void AttemptRunner::Acknowledge(const ReportMark& mark) {
   ReadPointsAgain();
   if (has_folder_ && FirstUntold() - note_.events_bytes >= kNoteEventsBytes) WriteNote();
   if (!mark.whole || !progress_.empty() || !warnings_.empty()) env_->on_news();  // more than one Sync may carry
+  StartUploads();                                                                // the adapter waits for this
 }
 
 void AttemptRunner::AcknowledgeEnd() {

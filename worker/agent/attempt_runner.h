@@ -6,7 +6,8 @@
 //
 // Everything that must outlive the agent is in the attempt directory, so that Recover finds any of these stages again.
 // An end is reported only once what the trainer left is in the store: a SUCCEEDED attempt has its artifact committed, a
-// CHECKPOINTED one its checkpoint.
+// CHECKPOINTED one its checkpoint. And the artifact, whose commit ends the job, goes only once all progress and
+// warnings before it are with the scheduler.
 //
 // All on the core thread. Transfers run on task threads and come back through the mailbox; nothing here waits.
 #pragma once
@@ -139,6 +140,7 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   // attempt_uploads.cc
   void StartUploads();
   void StartCheckpointUpload();
+  bool ArtifactMayGo() const;
   void StartArtifactUpload();
   void OnCheckpointUploaded(const v1::CheckpointWritten& written, const absl::Status& status);
   void OnArtifactUploaded(const absl::Status& status);

@@ -75,9 +75,18 @@ void AttemptRunner::StartUploads() {
   if (stage_ != Stage::kTraining && stage_ != Stage::kSettling) return;
   if (!checkpoints_.empty()) {
     StartCheckpointUpload();
-  } else if (artifact_.has_value() && !note_.artifact_committed) {
+  } else if (ArtifactMayGo()) {
     StartArtifactUpload();
+  } else if (artifact_.has_value() && !note_.artifact_committed) {
+    env_->on_news();  // the next Sync has the last one answered, which may have told the rest
   }
+}
+
+// The adapter's commit ends the job, and nobody hears what is told of a job that has ended: points and warnings go
+// first.
+bool AttemptRunner::ArtifactMayGo() const {
+  return artifact_.has_value() && !note_.artifact_committed && checkpoints_.empty() && progress_.empty() &&
+         points_from_ < 0 && warnings_.empty();
 }
 
 void AttemptRunner::StartCheckpointUpload() {

@@ -220,6 +220,20 @@ TEST_F(SlowWatchTest, ASlowReaderGetsTheLatestProgressAndEveryEvent) {
   reader_->Finish();
 }
 
+TEST_F(SlowWatchTest, TheLastPointOfAJobComesBeforeItsEnd) {
+  Watch();
+  const std::string large(256 << 10, 'x');
+  for (int i = 1; i <= 40; ++i) Publish(store_.Commit(JobState::kRunning, large));
+  MetricPoint point;
+  point.attempt = 1;
+  for (point.step = 1; point.step <= 100; ++point.step) hub_.OnProgress(kId, point);
+  Publish(store_.Commit(JobState::kSucceeded, "done"));
+  EXPECT_EQ(SequencesToTheEnd(), Range(2, 42));
+  ASSERT_FALSE(steps_.empty());
+  EXPECT_EQ(steps_.back(), 100);
+  EXPECT_TRUE(status_.ok()) << status_.error_message();
+}
+
 TEST_F(SlowWatchTest, DeletionEndsTheStream) {
   Watch();
   store_.Delete();

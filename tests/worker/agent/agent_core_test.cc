@@ -258,6 +258,18 @@ TEST_F(AgentTest, AnOutageOfTheSchedulerLosesNothing) {
   }
 }
 
+TEST_F(AgentTest, AllProgressIsToldBeforeTheAdapterThatEndsTheJob) {
+  std::string script = "started\n";
+  const int points = 2 * static_cast<int>(limits::kMaxProgressPerSync) + 7;  // more than two Syncs carry
+  for (int step = 1; step <= points; ++step) script += "progress " + std::to_string(step) + "\n";
+  Start("job", script + "artifact\nexit 1\n");
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
+  const auto seen = scheduler_.seen();
+  ASSERT_EQ(seen.steps_before_artifact.size(), 1u);
+  EXPECT_EQ(seen.steps_before_artifact[0].size(), static_cast<size_t>(points));
+}
+
 TEST_F(AgentTest, TheEndIsReportedUntilItIsAcknowledged) {
   scheduler_.set_acknowledge(false);
   const v1::AttemptKey key = Start("job", "started\nartifact\nexit 1\n");

@@ -100,7 +100,8 @@ class FakeScheduler final : public SchedulerClient {
     std::map<std::string, std::vector<std::string>> warnings;
     std::vector<v1::CommitCheckpointRequest> checkpoints;
     std::vector<v1::CommitArtifactRequest> artifacts;
-    std::map<std::string, std::string> logs;  // by job id
+    std::vector<std::set<int64_t>> steps_before_artifact;  // of its job, that had come when it was committed
+    std::map<std::string, std::string> logs;               // by job id
     std::set<std::string> complete_logs;
     std::vector<int64_t> sync_numbers;
     bool leaving = false;  // as the last Sync said
@@ -189,6 +190,8 @@ class FakeScheduler final : public SchedulerClient {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (const absl::Status status = CheckFence(request.session_id(), request.key()); !status.ok()) return status;
     seen_.artifacts.push_back(request);
+    const std::vector<int64_t>& steps = seen_.steps[request.key().job_id()];  // told again where unanswered
+    seen_.steps_before_artifact.emplace_back(steps.begin(), steps.end());
     return absl::OkStatus();
   }
 
