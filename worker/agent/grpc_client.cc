@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <iterator>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "base/env.h"
 #include "base/error.h"
@@ -85,13 +88,19 @@ struct GrpcSchedulerClient::Impl {
   explicit Impl(const channel::ChannelOptions& o) : options(o) {}
 
   // On the connection of now. Files that cannot be used (half of a renewal is there) leave the one before; a call in
-  // flight goes on with its own.
+  // flight goes on with its own. Not within a callback, for it ends what is not used any more.
   std::shared_ptr<Stubs> Now() {
     const std::string digest = channel::TlsFilesDigest(options);
+    std::vector<std::shared_ptr<Stubs>> unused;  // ended without the lock, which a callback may be waiting for
     const std::lock_guard<std::mutex> lock(mutex);
+    const auto first = std::partition(retired.begin(), retired.end(), [](const auto& s) { return s.use_count() > 1; });
+    unused.assign(std::make_move_iterator(first), std::make_move_iterator(retired.end()));
+    retired.erase(first, retired.end());
     if (digest.empty() || digest == tls_digest) return stubs;
     tls_digest = digest;
-    if (absl::StatusOr<std::shared_ptr<Stubs>> fresh = Connect(options); fresh.ok()) stubs = *std::move(fresh);
+    if (absl::StatusOr<std::shared_ptr<Stubs>> fresh = Connect(options); fresh.ok()) {
+      retired.push_back(std::exchange(stubs, *std::move(fresh)));
+    }
     return stubs;
   }
 
@@ -102,37 +111,51 @@ struct GrpcSchedulerClient::Impl {
     session_id = printable ? session : "";
   }
 
-  // A call that Shutdown can reach for as long as it runs.
+  // A call on the connection of now, that Shutdown can reach for as long as it runs. It lets go of the connection
+  // before it says that it is over: so a callback never has the last reference to one. The end of a connection ends
+  // gRPC's callback threads where no other uses them, and within such a thread that is a use after free.
   class Live {
    public:
-    explicit Live(Impl* impl, int64_t deadline_ms) : impl_(impl) {
-      SetDeadline(&context_, deadline_ms);
+    explicit Live(Impl* impl, int64_t deadline_ms) : impl_(impl), stubs_(impl->Now()), context_(std::in_place) {
+      SetDeadline(context(), deadline_ms);
       const std::lock_guard<std::mutex> lock(impl->mutex);
-      if (!impl->session_id.empty()) context_.AddMetadata(kSessionMetadata, impl->session_id);
-      impl->contexts.insert(&context_);
-      if (impl->shut_down) context_.TryCancel();
+      if (!impl->session_id.empty()) context()->AddMetadata(kSessionMetadata, impl->session_id);
+      ++impl->calls;
+      impl->contexts.insert(context());
+      if (impl->shut_down) context()->TryCancel();
     }
     ~Live() {
+      {
+        const std::lock_guard<std::mutex> lock(impl_->mutex);
+        impl_->contexts.erase(context());
+      }
+      context_.reset();  // has a reference, too
+      stubs_.reset();
       const std::lock_guard<std::mutex> lock(impl_->mutex);
-      impl_->contexts.erase(&context_);
+      --impl_->calls;
       impl_->idle.notify_all();
     }
     Live(const Live&) = delete;
     Live& operator=(const Live&) = delete;
-    grpc::ClientContext* context() { return &context_; }
+    grpc::ClientContext* context() { return &*context_; }
+    v1::WorkerService::Stub* worker() { return stubs_->worker.get(); }
+    v1::BlobService::Stub* blobs() { return stubs_->blobs.get(); }
 
    private:
     Impl* impl_;
-    grpc::ClientContext context_;
+    std::shared_ptr<Stubs> stubs_;
+    std::optional<grpc::ClientContext> context_;
   };
 
   const channel::ChannelOptions options;
   std::mutex mutex;  // guards all below
   std::condition_variable idle;
   std::shared_ptr<Stubs> stubs;
-  std::string tls_digest;  // of the files that `stubs` was made from, or that were no good
-  std::string session_id;  // "" = none yet
-  std::set<grpc::ClientContext*> contexts;
+  std::vector<std::shared_ptr<Stubs>> retired;  // earlier connections that calls are still on
+  std::string tls_digest;                       // of the files that `stubs` was made from, or that were no good
+  std::string session_id;                       // "" = none yet
+  int calls = 0;                                // that run
+  std::set<grpc::ClientContext*> contexts;      // theirs
   bool shut_down = false;
 };
 
@@ -151,7 +174,7 @@ void GrpcSchedulerClient::Shutdown() {
   std::unique_lock<std::mutex> lock(impl_->mutex);
   impl_->shut_down = true;
   for (grpc::ClientContext* context : impl_->contexts) context->TryCancel();
-  impl_->idle.wait(lock, [this] { return impl_->contexts.empty(); });
+  impl_->idle.wait(lock, [this] { return impl_->calls == 0; });
 }
 
 namespace {
@@ -161,7 +184,7 @@ template <typename Live, typename Request, typename Response>
 struct AsyncCall {
   template <typename Impl>
   AsyncCall(Impl* impl, int64_t deadline_ms, const Request& r, std::function<void(absl::StatusOr<Response>)> d)
-      : stubs(impl->Now()), live(impl, deadline_ms), request(r), done(std::move(d)) {}
+      : live(impl, deadline_ms), request(r), done(std::move(d)) {}
   void Finish(const grpc::Status& status) {
     if (status.ok()) {
       done(std::move(response));
@@ -170,8 +193,7 @@ struct AsyncCall {
     }
     delete this;
   }
-  const std::shared_ptr<Stubs> stubs;
-  Live live;
+  Live live;  // first, so that it goes last: the client may be gone once it is
   Request request;
   Response response;
   std::function<void(absl::StatusOr<Response>)> done;
@@ -188,7 +210,7 @@ void GrpcSchedulerClient::OpenSession(const v1::OpenSessionRequest& request,
   };
   auto* call = new AsyncCall<Impl::Live, v1::OpenSessionRequest, v1::OpenSessionResponse>(impl_.get(), kUnaryDeadlineMs,
                                                                                           request, std::move(show));
-  call->stubs->worker->async()->OpenSession(call->live.context(), &call->request, &call->response,
+  call->live.worker()->async()->OpenSession(call->live.context(), &call->request, &call->response,
                                             [call](grpc::Status status) { call->Finish(status); });
 }
 
@@ -196,26 +218,26 @@ void GrpcSchedulerClient::Sync(const v1::SyncRequest& request, int64_t deadline_
                                std::function<void(absl::StatusOr<v1::SyncResponse>)> done) {
   auto* call =
       new AsyncCall<Impl::Live, v1::SyncRequest, v1::SyncResponse>(impl_.get(), deadline_ms, request, std::move(done));
-  call->stubs->worker->async()->Sync(call->live.context(), &call->request, &call->response,
+  call->live.worker()->async()->Sync(call->live.context(), &call->request, &call->response,
                                      [call](grpc::Status status) { call->Finish(status); });
 }
 
 absl::Status GrpcSchedulerClient::CommitCheckpoint(const v1::CommitCheckpointRequest& request) {
   Impl::Live live(impl_.get(), kUnaryDeadlineMs);
   v1::CommitResponse response;
-  return FromGrpc(impl_->Now()->worker->CommitCheckpoint(live.context(), request, &response));
+  return FromGrpc(live.worker()->CommitCheckpoint(live.context(), request, &response));
 }
 
 absl::Status GrpcSchedulerClient::CommitArtifact(const v1::CommitArtifactRequest& request) {
   Impl::Live live(impl_.get(), kUnaryDeadlineMs);
   v1::CommitResponse response;
-  return FromGrpc(impl_->Now()->worker->CommitArtifact(live.context(), request, &response));
+  return FromGrpc(live.worker()->CommitArtifact(live.context(), request, &response));
 }
 
 absl::StatusOr<int64_t> GrpcSchedulerClient::AppendLog(const v1::AppendLogRequest& request) {
   Impl::Live live(impl_.get(), kUnaryDeadlineMs);
   v1::AppendLogResponse response;
-  LH_RETURN_IF_ERROR(FromGrpc(impl_->Now()->worker->AppendLog(live.context(), request, &response)));
+  LH_RETURN_IF_ERROR(FromGrpc(live.worker()->AppendLog(live.context(), request, &response)));
   return response.committed_bytes();
 }
 
@@ -224,7 +246,7 @@ absl::StatusOr<std::vector<v1::BlobName>> GrpcSchedulerClient::FindMissing(const
   v1::FindMissingRequest request;
   for (const v1::BlobName& blob : blobs) *request.add_blobs() = blob;
   v1::FindMissingResponse response;
-  LH_RETURN_IF_ERROR(FromGrpc(impl_->Now()->blobs->FindMissing(live.context(), request, &response)));
+  LH_RETURN_IF_ERROR(FromGrpc(live.blobs()->FindMissing(live.context(), request, &response)));
   return std::vector<v1::BlobName>(response.missing().begin(), response.missing().end());
 }
 
@@ -236,7 +258,7 @@ absl::Status GrpcSchedulerClient::WriteBlob(const v1::BlobName& blob, const std:
       Impl::Live live(impl_.get(), kUnaryDeadlineMs);
       v1::QueryWriteStatusRequest request;
       *request.mutable_blob() = blob;
-      LH_RETURN_IF_ERROR(FromGrpc(impl_->Now()->blobs->QueryWriteStatus(live.context(), request, &there)));
+      LH_RETURN_IF_ERROR(FromGrpc(live.blobs()->QueryWriteStatus(live.context(), request, &there)));
     }
     if (there.complete()) return absl::OkStatus();
     const absl::Status sent = SendBlob(blob, path, there.committed_bytes(), cancelled);
@@ -250,8 +272,7 @@ absl::Status GrpcSchedulerClient::SendBlob(const v1::BlobName& blob, const std::
                                            const CancelFlag& cancelled) {
   Impl::Live live(impl_.get(), kStreamDeadlineMs);
   v1::WriteBlobResponse response;
-  const std::shared_ptr<Stubs> stubs = impl_->Now();
-  const auto writer = stubs->blobs->Write(live.context(), &response);
+  const auto writer = live.blobs()->Write(live.context(), &response);
   v1::WriteBlobRequest message;
   *message.mutable_blob() = blob;
   absl::Status local;
@@ -292,8 +313,7 @@ absl::Status GrpcSchedulerClient::ReadBlob(const v1::BlobName& blob, int64_t off
   v1::ReadBlobRequest request;
   *request.mutable_blob() = blob;
   request.set_offset(offset);
-  const std::shared_ptr<Stubs> stubs = impl_->Now();
-  const auto reader = stubs->blobs->Read(live.context(), request);
+  const auto reader = live.blobs()->Read(live.context(), request);
   v1::ReadBlobResponse response;
   absl::Status local;
   while (local.ok() && reader->Read(&response)) local = cancelled->load() ? Cancelled() : sink(response.data());

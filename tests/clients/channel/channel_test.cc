@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <mutex>
 
@@ -20,7 +21,7 @@
 namespace longhaul::channel {
 namespace {
 
-// Answers OpenSession and AppendLog, and keeps the last authorization header.
+// Answers OpenSession and AppendLog, and keeps the last authorization header. A Sync waits until it may end.
 class Worker final : public v1::WorkerService::Service {
  public:
   grpc::Status OpenSession(grpc::ServerContext* context, const v1::OpenSessionRequest*,
@@ -30,6 +31,12 @@ class Worker final : public v1::WorkerService::Service {
   grpc::Status AppendLog(grpc::ServerContext* context, const v1::AppendLogRequest*, v1::AppendLogResponse*) override {
     return Note(*context);
   }
+  grpc::Status Sync(grpc::ServerContext*, const v1::SyncRequest*, v1::SyncResponse*) override {
+    parked.set_value();
+    may_end.get_future().wait();
+    return grpc::Status::OK;
+  }
+  std::promise<void> parked, may_end;
   std::string header() {
     std::lock_guard lock(mutex_);
     return header_;
@@ -203,6 +210,37 @@ TEST_F(ChannelTest, AWorkerGoesOnWithARenewedCertificate) {
   for (int i = 0; i < kMostTries && absl::IsUnavailable(status); ++i) status = append();
   EXPECT_TRUE(status.ok()) << status;
   (*client)->Shutdown();
+}
+
+// Its answer comes on a thread of gRPC's that ends with the connection: the connection must not end there.
+TEST_F(ChannelTest, AParkedCallOutlivesARenewalOfItsConnection) {
+  const TestAuthority authority(dir_, "authority");
+  ServeTls(authority.IssueServer("server"), authority.ca_file());
+  options_.ca_file = authority.ca_file();
+  options_.certificate_file = JoinPath(dir_, "use.pem");
+  options_.key_file = JoinPath(dir_, "use.key");
+  const auto use = [&](const CertificateFiles& files) {
+    Copy(files.certificate, options_.certificate_file);
+    Copy(files.key, options_.key_file);
+  };
+  const CertificateFiles files[] = {authority.IssueClient("one", "gpu-1"), authority.IssueClient("two", "gpu-1")};
+  for (int round = 0; round < 16; ++round) {
+    worker_.parked = {};
+    worker_.may_end = {};
+    use(files[0]);
+    const auto client = agent::GrpcSchedulerClient::Open(options_);
+    ASSERT_TRUE(client.ok()) << client.status();
+    std::promise<absl::Status> answered;
+    (*client)->Sync(v1::SyncRequest(), 600'000, [&](const auto& answer) { answered.set_value(answer.status()); });
+    worker_.parked.get_future().wait();
+    use(files[1]);
+    ASSERT_TRUE((*client)->AppendLog(v1::AppendLogRequest()).ok());  // on a connection of its own
+    worker_.may_end.set_value();
+    const absl::Status answer = answered.get_future().get();
+    EXPECT_TRUE(answer.ok()) << answer;
+    EXPECT_TRUE((*client)->AppendLog(v1::AppendLogRequest()).ok());
+    (*client)->Shutdown();
+  }
 }
 
 TEST_F(ChannelTest, TheEnvironmentSaysTheRest) {
