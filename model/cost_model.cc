@@ -16,7 +16,29 @@ constexpr double kReferenceAttentionEfficiency = 1.35 / 710;
 // A step of 8B with FP8 linears against one in bf16 (tests/bench/results/cuda_engine.md): products alone are 1.7 times
 // as fast, their operands are to be made.
 constexpr double kFp8Speedup = 1.4;
-constexpr double kOptimizerBytesPerSecond = 8e9;
+// AdamW reads gradient, master and two moments in f32 and writes the last three.
+constexpr double kOptimizerBytesPerParam = 28, kMomentBytesPerParam = 16;
+constexpr double kCpuOptimizerBytesPerSecond = 8e9;
+// Of a GPU that has not been measured: between those of compute capability 8.6 and 9.0.
+constexpr double kGpuMemoryBytesPerSecond = 1e12;
+// NF4 with nested scales: half a byte and 1/64 read, two written. Of the memory's rate a step gets half, launches of
+// small linears and the products' own reads beside it (25 ms of Qwen3-8B's step in 8 GiB on an H200:
+// tests/bench/results/cuda_engine.md).
+constexpr double kDequantiseBytesPerWeight = 0.5 + 1.0 / 64 + 2, kDequantiseEfficiency = 0.5;
+
+double GpuMemoryRate(const DeviceFacts& facts) {
+  return facts.memory_bytes_per_second > 0 ? facts.memory_bytes_per_second : kGpuMemoryBytesPerSecond;
+}
+
+double OptimizerSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
+  const double params = static_cast<double>(AdapterParams(plan.shape, plan.train));
+  if (plan.device == DeviceKind::kCpu) return params * kOptimizerBytesPerParam / kCpuOptimizerBytesPerSecond;
+  const double memory = GpuMemoryRate(facts);
+  if (!plan.choices.host_optimizer || facts.copy_bytes_per_second <= 0)
+    return params * kOptimizerBytesPerParam / memory;
+  return params * ((kOptimizerBytesPerParam - kMomentBytesPerParam) / memory +
+                   kMomentBytesPerParam / facts.copy_bytes_per_second);
+}
 
 }  // namespace
 
@@ -59,6 +81,14 @@ double PricedRecompute(const MemoryPlan& plan) {
          flops.attention_recompute * kLinearEfficiency / kReferenceAttentionEfficiency;
 }
 
+double DequantiseBytes(const MemoryPlan& plan) {
+  if (plan.device == DeviceKind::kCpu || plan.train.base != BaseWeights::kNf4) return 0;
+  const PlanChoices& c = plan.choices;
+  const int64_t layers = plan.shape.layers;
+  const int64_t uses = 2 * (layers - c.cached_layers) + (layers - std::max(c.cached_layers, c.keep_all_layers));
+  return static_cast<double>(uses) * static_cast<double>(plan.shape.LinearParamsPerLayer()) * kDequantiseBytesPerWeight;
+}
+
 double ReferenceAttentionSlowdown() { return kAttentionEfficiency / kReferenceAttentionEfficiency; }
 
 double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
@@ -76,9 +106,9 @@ double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
       rate * (ByReferenceKernels(plan) ? kReferenceAttentionEfficiency : kAttentionEfficiency);
   const double seconds = (flops.linear + PricedRecompute(plan)) / linear_rate +
                          flops.head / (rate * kLinearEfficiency) + flops.lora / (rate * kLoraEfficiency) +
-                         flops.attention / attention_rate;
-  const double optimizer = static_cast<double>(AdapterParams(plan.shape, plan.train)) * 28.0 / kOptimizerBytesPerSecond;
-  return seconds * static_cast<double>(plan.train.accumulation_steps) + optimizer;
+                         flops.attention / attention_rate +
+                         DequantiseBytes(plan) / (GpuMemoryRate(facts) * kDequantiseEfficiency);
+  return seconds * static_cast<double>(plan.train.accumulation_steps) + OptimizerSeconds(plan, facts);
 }
 
 }  // namespace longhaul

@@ -1,4 +1,5 @@
-// Predicted time of one update, from floating-point operations and the device's measured GEMM rate.
+// Predicted time of one update, from floating-point operations, what weights and moments move in memory, and the
+// device's measured rates.
 #pragma once
 
 #include "model/memory_plan.h"
@@ -23,6 +24,10 @@ double ReferenceAttentionSlowdown();
 
 // Work done again as operations of a linear; attention by our own kernels counts for the time that it takes.
 double PricedRecompute(const MemoryPlan& plan);
+
+// Bytes of one micro-batch that a GPU reads and writes to dequantise the layers that it does not keep in bf16: once a
+// pass, and once more where a layer's forward is done again. 0 on a CPU, whose products dequantise as they go.
+double DequantiseBytes(const MemoryPlan& plan);
 
 // Seconds of one update (all micro-batches of a window and the optimizer); 0 where facts.gemm_flops is 0.
 double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts);

@@ -26,6 +26,9 @@ absl::Status ValidateDeviceFacts(const DeviceFacts& facts) {
   if (!(facts.gemm_flops >= 0) || !std::isfinite(facts.gemm_flops)) {
     return InvalidField("device.gemm_flops", "must be a finite number, 0 or more");
   }
+  if (!(facts.memory_bytes_per_second >= 0) || !std::isfinite(facts.memory_bytes_per_second)) {
+    return InvalidField("device.memory_bytes_per_second", "must be a finite number, 0 or more");
+  }
   return absl::OkStatus();
 }
 

@@ -19,9 +19,10 @@ struct DeviceFacts {
   int cpu_threads = 1;
   std::string isa = "avx2";  // "avx2", "avx512", "avx512_bf16"
   bool has_bf16 = false;
-  int64_t context_bytes = 0;  // device memory outside the arenas
-  double gemm_flops = 0;      // measured, per second; 0 = not measured
-  double copy_bytes_per_second = 0;
+  int64_t context_bytes = 0;           // device memory outside the arenas
+  double gemm_flops = 0;               // measured, per second; 0 = not measured
+  double copy_bytes_per_second = 0;    // from pinned host memory to the device
+  double memory_bytes_per_second = 0;  // of device memory: read and written by a copy within it; 0 = not measured
   std::string compute_capability;
   int64_t runtime_host_bytes = 0;  // host memory outside the arenas but for the tokenizer; 0 = kDefaultRuntimeHostBytes
   // Of a GPU, as its libraries say.

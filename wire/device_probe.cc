@@ -33,6 +33,7 @@ nlohmann::json ToJson(const ProbedGpu& gpu) {
           {"has_fp8", gpu.has_fp8},
           {"gemm_flops", gpu.gemm_flops},
           {"copy_bytes_per_second", gpu.copy_bytes_per_second},
+          {"memory_bytes_per_second", gpu.memory_bytes_per_second},
           {"problem", gpu.problem}};
 }
 
@@ -52,6 +53,7 @@ absl::StatusOr<ProbedGpu> GpuFromJson(const nlohmann::json& json) {
   fields.Bool("has_fp8", &gpu.has_fp8);
   fields.Double("gemm_flops", 0, kMaxRate, &gpu.gemm_flops);
   fields.Double("copy_bytes_per_second", 0, kMaxRate, &gpu.copy_bytes_per_second);
+  fields.Double("memory_bytes_per_second", 0, kMaxRate, &gpu.memory_bytes_per_second);
   fields.String("problem", kMaxTextBytes, &gpu.problem);
   if (!fields.status().ok()) return fields.status();
   return gpu;
@@ -118,6 +120,7 @@ DeviceFacts FactsOfGpu(const ProbedGpu& gpu, int64_t device_bytes, const GpuHost
   facts.runtime_host_bytes = kGpuRuntimeHostBytes;
   facts.gemm_flops = gpu.gemm_flops;
   facts.copy_bytes_per_second = gpu.copy_bytes_per_second;
+  facts.memory_bytes_per_second = gpu.memory_bytes_per_second;
   return facts;
 }
 

@@ -25,6 +25,7 @@ struct ProbedGpu {
   bool has_fp8 = false;   // cuBLASLt multiplies E4M3 operands with a scale a row
   double gemm_flops = 0;  // 0 = not measured
   double copy_bytes_per_second = 0;
+  double memory_bytes_per_second = 0;
   std::string problem;  // why nothing can train on it, and what to do; "" = it can
 };
 

@@ -61,6 +61,7 @@ v1::DeviceFacts ToProto(const DeviceFacts& facts) {
   out.set_runtime_host_bytes(facts.runtime_host_bytes);
   out.set_cudnn_version(facts.cudnn_version);
   out.set_has_fp8(facts.has_fp8);
+  out.set_memory_bytes_per_second(facts.memory_bytes_per_second);
   return out;
 }
 
@@ -135,6 +136,7 @@ absl::StatusOr<DeviceFacts> FromProto(const v1::DeviceFacts& facts) {
   out.runtime_host_bytes = facts.runtime_host_bytes();
   out.cudnn_version = facts.cudnn_version();
   out.has_fp8 = facts.has_fp8();
+  out.memory_bytes_per_second = facts.memory_bytes_per_second();
   LH_RETURN_IF_ERROR(ValidateDeviceFacts(out));
   return out;
 }

@@ -1,5 +1,6 @@
 #include "kernels/cuda/device_rates.h"
 
+#include <cuda_runtime.h>
 #include <cudnn.h>
 
 #include <cstdint>
@@ -20,6 +21,8 @@ namespace {
 constexpr int64_t kGemmSize = 4096;
 constexpr int64_t kGemmWorkspaceBytes = int64_t{32} << 20;
 constexpr int64_t kCopyBytes = int64_t{64} << 20;
+// Each of the two buffers; together several times the largest L2, so that none of it stays there.
+constexpr int64_t kMemoryBytes = int64_t{96} << 20;
 constexpr uint64_t kDataSeed = 1;
 // The clock of an idle device takes some tenths of a second to rise, and what a warm one keeps up is what counts.
 constexpr double kWarmMs = 300;
@@ -84,6 +87,16 @@ absl::StatusOr<double> CopyBytesPerSecond(const Exec& exec) {
          RunsPerSecond(exec.cuda().compute, [&] { exec.Upload(target.as<void>(), pinned->Get("copy"), kCopyBytes); });
 }
 
+double MemoryBytesPerSecond(const Exec& exec) {
+  const DeviceBuffer from(kMemoryBytes), to(kMemoryBytes);
+  const CudaStream& stream = exec.cuda().compute;
+  return 2.0 * static_cast<double>(kMemoryBytes) * RunsPerSecond(stream, [&] {
+           CheckCuda(cudaMemcpyAsync(to.as<void>(), from.as<void>(), static_cast<size_t>(kMemoryBytes),
+                                     cudaMemcpyDeviceToDevice, stream.get()),
+                     "MeasureCudaRates", "cudaMemcpyAsync");
+         });
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> CudaLibraries() {
@@ -111,6 +124,7 @@ absl::StatusOr<CudaRates> MeasureCudaRates(const Exec& exec) {
   CudaRates rates;
   LH_ASSIGN_OR_RETURN(rates.gemm_flops, GemmFlops(exec));
   LH_ASSIGN_OR_RETURN(rates.copy_bytes_per_second, CopyBytesPerSecond(exec));
+  rates.memory_bytes_per_second = MemoryBytesPerSecond(exec);
   return rates;
 }
 

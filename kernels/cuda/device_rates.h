@@ -20,11 +20,12 @@ absl::StatusOr<int> CudnnVersion();
 absl::StatusOr<bool> HasFp8Products(const Exec& exec);
 
 struct CudaRates {
-  double gemm_flops = 0;             // of a large bf16 product, per second
-  double copy_bytes_per_second = 0;  // from pinned host memory to the device
+  double gemm_flops = 0;               // of a large bf16 product, per second
+  double copy_bytes_per_second = 0;    // from pinned host memory to the device
+  double memory_bytes_per_second = 0;  // of the device's memory, what a copy within it reads and writes together
 };
 
-// About a second of work on random data, and 200 MiB of the device. Errors: CudaLibraries', LtGemm::Create's,
+// About two seconds of work on random data, and 200 MiB of the device. Errors: CudaLibraries', LtGemm::Create's,
 // DEVICE_OOM and HOST_OOM; throws CudaError where a call fails.
 absl::StatusOr<CudaRates> MeasureCudaRates(const Exec& exec);
 

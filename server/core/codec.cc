@@ -126,6 +126,7 @@ void Fields(A& a, DeviceFacts& v) {
   a(13, v.runtime_host_bytes);
   a(14, v.cudnn_version);
   a(15, v.has_fp8);
+  a(16, v.memory_bytes_per_second);
 }
 
 template <class A>

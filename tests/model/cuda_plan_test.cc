@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 #include "base/error.h"
@@ -365,6 +366,42 @@ TEST(CudaPlan, ReferenceAttentionIsPriced) {
   EXPECT_LT(new_library->step_seconds, 3);
   // Nothing is worth more than not to do it twice.
   EXPECT_EQ(old_library->choices.keep_all_layers + old_library->choices.keep_attention_layers, 32);
+}
+
+// What moves in memory is priced by the measured rate: weights that are dequantised, and the moments.
+TEST(CudaPlan, MemoryTrafficIsPriced) {
+  DeviceFacts facts = Gpu(79 * kGiB);
+  facts.gemm_flops = 7e14;
+  facts.copy_bytes_per_second = 5e10;
+  facts.memory_bytes_per_second = 4e12;
+  DeviceFacts slow = facts;
+  slow.memory_bytes_per_second = 1e12;
+  PlanBudget tight;
+  tight.device_bytes = 8 * kGiB;
+  const TrainShape train = Bf16(2, 2048);
+  const auto seconds = [&](const DeviceFacts& of, const PlanBudget& budget) {
+    const auto plan = MakePlan(Llama8bShape(), train, of, budget);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return plan.ok() ? plan->step_seconds : 0;
+  };
+  const auto small = MakePlan(Llama8bShape(), train, facts, tight), large = MakePlan(Llama8bShape(), train, facts, {});
+  ASSERT_TRUE(small.ok() && large.ok());
+  ASSERT_EQ(large->choices.cached_layers, 32);
+  EXPECT_EQ(DequantiseBytes(*large), 0);
+  // 218 M weights a layer: 2.5 bytes each, twice, and once more where the forward is done again.
+  const double layer = 218103808 * (2.5 + 1.0 / 64);
+  const double uses = 2.0 * static_cast<double>(32 - small->choices.cached_layers) +
+                      static_cast<double>(32 - std::max(small->choices.cached_layers, small->choices.keep_all_layers));
+  EXPECT_GT(uses, 64);
+  EXPECT_DOUBLE_EQ(DequantiseBytes(*small), uses * layer);
+  const double params = static_cast<double>(AdapterParams(Llama8bShape(), train));
+  EXPECT_NEAR(seconds(slow, {}) - seconds(facts, {}), params * 28 * 0.75e-12, 1e-9);
+  // Moments in host memory move at the copies' rate.
+  const double moments = small->choices.host_optimizer ? 16 : 0;
+  EXPECT_NEAR(seconds(slow, tight) - seconds(facts, tight), (uses * layer * 2 + params * (28 - moments)) * 0.75e-12,
+              1e-9);
+  facts.memory_bytes_per_second = 0;
+  EXPECT_DOUBLE_EQ(seconds(facts, tight), seconds(slow, tight)) << "not measured";
 }
 
 TEST(CudaPlan, ADamagedPlanIsRefused) {

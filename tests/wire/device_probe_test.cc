@@ -23,6 +23,7 @@ ProbedGpu H100() {
   gpu.has_fp8 = true;
   gpu.gemm_flops = 7e14;
   gpu.copy_bytes_per_second = 5e10;
+  gpu.memory_bytes_per_second = 4e12;
   return gpu;
 }
 
@@ -45,6 +46,7 @@ TEST(DeviceProbeTest, SurvivesItsText) {
   EXPECT_EQ(read->gpus[0].used_bytes, H100().used_bytes);
   EXPECT_DOUBLE_EQ(read->gpus[0].gemm_flops, 7e14);
   EXPECT_DOUBLE_EQ(read->gpus[0].copy_bytes_per_second, 5e10);
+  EXPECT_DOUBLE_EQ(read->gpus[0].memory_bytes_per_second, 4e12);
   EXPECT_EQ(GpuSpeedKey(read->gpus[0]), GpuSpeedKey(H100()));
   EXPECT_EQ(read->gpus[1].problem.rfind("has compute capability 7.5; \"bf16\"", 0), 0u);
 }
@@ -71,6 +73,8 @@ TEST(DeviceProbeTest, FactsAreThePlansAndSound) {
   EXPECT_EQ(facts.cpu_threads, 8);
   EXPECT_TRUE(facts.has_bf16);
   EXPECT_DOUBLE_EQ(facts.gemm_flops, 7e14);
+  EXPECT_DOUBLE_EQ(facts.copy_bytes_per_second, 5e10);
+  EXPECT_DOUBLE_EQ(facts.memory_bytes_per_second, 4e12);
   EXPECT_TRUE(ValidateDeviceFacts(facts).ok());
   EXPECT_EQ(facts.device_class.rfind("NVIDIA-H100-80GB-HBM3-79g-8t-125g-", 0), 0u) << facts.device_class;
 }
@@ -82,6 +86,7 @@ TEST(DeviceProbeTest, TheClassIsWhatPlansAndBitsDependOn) {
   other.id = "GPU-another";
   other.used_bytes = 0;
   other.gemm_flops = 6e14;
+  other.memory_bytes_per_second = 3e12;
   EXPECT_EQ(ClassOf(other), mine);
   other.driver_version = 13010;
   EXPECT_NE(ClassOf(other), mine);

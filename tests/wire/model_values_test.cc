@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
+
 #include "base/error.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "wire/job_spec.h"
@@ -71,18 +74,25 @@ TEST(ModelValuesTest, DeviceFactsRoundTrip) {
   facts.runtime_host_bytes = 1 << 27;
   facts.cudnn_version = 91801;
   facts.has_fp8 = true;
+  facts.memory_bytes_per_second = 4e12;
   const v1::DeviceFacts proto = ToProto(facts);
   const auto back = FromProto(proto);
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_TRUE(MessageDifferencer::Equals(ToProto(*back), proto));
   EXPECT_EQ(back->cudnn_version, 91801);
   EXPECT_TRUE(back->has_fp8);
+  EXPECT_DOUBLE_EQ(back->memory_bytes_per_second, 4e12);
   v1::DeviceFacts bad = proto;
   bad.set_kind(v1::DEVICE_KIND_UNSPECIFIED);
   EXPECT_FALSE(FromProto(bad).ok());
   bad = proto;
   bad.set_host_bytes(-1);
   EXPECT_FALSE(FromProto(bad).ok());
+  for (const double rate : {-1.0, std::numeric_limits<double>::infinity(), std::nan("")}) {
+    bad = proto;
+    bad.set_memory_bytes_per_second(rate);
+    EXPECT_FALSE(FromProto(bad).ok()) << rate;
+  }
 }
 
 TEST(TrainShapeOfSpecTest, TakesTheSpecTheReportAndTheDevice) {

@@ -1,6 +1,7 @@
 #include "worker/agent/gpu_inventory.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <csignal>
 #include <set>
@@ -86,16 +87,18 @@ class GpuCache {
 
   bool FillSpeed(wire::ProbedGpu* gpu) {
     const auto* known = cache_.Find(wire::GpuSpeedKey(*gpu));
-    if (known == nullptr || !known->is_array() || known->size() != 2 || !known->at(0).is_number() ||
-        !known->at(1).is_number()) {
-      return false;
+    if (known == nullptr || !known->is_array()) return false;
+    const std::array<double*, 3> rates = {&gpu->gemm_flops, &gpu->copy_bytes_per_second, &gpu->memory_bytes_per_second};
+    if (known->size() != rates.size()) return false;
+    for (size_t i = 0; i < rates.size(); ++i) {
+      if (!known->at(i).is_number()) return false;
+      *rates[i] = known->at(i).get<double>();
+      if (!(*rates[i] > 0)) return false;
     }
-    gpu->gemm_flops = known->at(0).get<double>();
-    gpu->copy_bytes_per_second = known->at(1).get<double>();
-    return gpu->gemm_flops > 0 && gpu->copy_bytes_per_second > 0;
+    return true;
   }
   void PutSpeed(const wire::ProbedGpu& gpu) {
-    cache_.Put(wire::GpuSpeedKey(gpu), {gpu.gemm_flops, gpu.copy_bytes_per_second});
+    cache_.Put(wire::GpuSpeedKey(gpu), {gpu.gemm_flops, gpu.copy_bytes_per_second, gpu.memory_bytes_per_second});
   }
   // 0 = not known.
   int64_t BytesOffered(const std::string& id) {
@@ -155,7 +158,8 @@ absl::StatusOr<std::vector<wire::ProbedGpu>> FindGpus(const InventoryOptions& op
   for (wire::ProbedGpu& gpu : gpus) {
     cache->PutSpeed(gpu);
     log("GPU " + NameOf(gpu) + ": measured " + std::to_string(static_cast<int64_t>(gpu.gemm_flops / 1e12)) +
-        " TFLOP/s, " + FormatBytes(static_cast<int64_t>(gpu.copy_bytes_per_second)) + "/s from the host");
+        " TFLOP/s, " + FormatBytes(static_cast<int64_t>(gpu.copy_bytes_per_second)) + "/s from the host, " +
+        FormatBytes(static_cast<int64_t>(gpu.memory_bytes_per_second)) + "/s of its memory");
   }
   return gpus;
 }

@@ -36,6 +36,7 @@ absl::Status Try(int device, bool measure, wire::ProbedGpu* gpu) {
   LH_ASSIGN_OR_RETURN(const kernels::CudaRates rates, kernels::MeasureCudaRates(*exec));
   gpu->gemm_flops = rates.gemm_flops;
   gpu->copy_bytes_per_second = rates.copy_bytes_per_second;
+  gpu->memory_bytes_per_second = rates.memory_bytes_per_second;
   return absl::OkStatus();
 }
 

@@ -13,6 +13,7 @@
 #include "base/process.h"
 #include "base/units.h"
 #include "model/cuda_plan.h"
+#include "nlohmann/json.hpp"
 #include "tests/worker/attempt/temp_dir.h"
 #include "wire/device_probe.h"
 #include "wire/model_values.h"
@@ -44,6 +45,7 @@ class GpuInventoryTest : public ::testing::Test {
     for (wire::ProbedGpu& gpu : probe.gpus) {
       gpu.gemm_flops = 7e14;
       gpu.copy_bytes_per_second = 5e10;
+      gpu.memory_bytes_per_second = 4e12;
     }
     Write("measure.json", wire::DeviceProbeToJson(probe));
     Program("echo \"$2\" >> " + temp_.At("asked") + "\ncat " + temp_.path() + "/$2.json\n");
@@ -109,6 +111,7 @@ TEST_F(GpuInventoryTest, OffersWhatTheProbeSaysAndMeasuresOnce) {
   ASSERT_EQ(second.size(), 1u);
   EXPECT_EQ(second[0].device_class, first[0].device_class);
   EXPECT_DOUBLE_EQ(second[0].gemm_flops, 7e14);
+  EXPECT_DOUBLE_EQ(second[0].memory_bytes_per_second, 4e12);
   EXPECT_EQ(Asked(), "list\n");
   EXPECT_EQ(lines_, "");
 
@@ -116,6 +119,15 @@ TEST_F(GpuInventoryTest, OffersWhatTheProbeSaysAndMeasuresOnce) {
   Script({gpu_});
   EXPECT_NE(Take().at(0).device_class, first[0].device_class);
   EXPECT_EQ(Asked(), "list\nmeasure\n") << "another driver may be faster";
+}
+
+TEST_F(GpuInventoryTest, RatesOfAnEarlierVersionAreMeasuredAgain) {
+  Script({gpu_});
+  Write("state/gpus.json", nlohmann::json({{wire::GpuSpeedKey(gpu_), {7e14, 5e10}}}).dump());
+  EXPECT_DOUBLE_EQ(Take().at(0).memory_bytes_per_second, 4e12);
+  EXPECT_EQ(Asked(), "list\nmeasure\n");
+  EXPECT_DOUBLE_EQ(Take().at(0).memory_bytes_per_second, 4e12);
+  EXPECT_EQ(Asked(), "list\n");
 }
 
 TEST_F(GpuInventoryTest, SeveralGpusShareTheThreads) {
