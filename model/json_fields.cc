@@ -71,6 +71,20 @@ void JsonFields::Double(const char* key, double min, double max, double* out) {
   *out = number;
 }
 
+void JsonFields::Doubles(const char* key, size_t max_elements, double min, double max, std::vector<double>* out) {
+  const nlohmann::json* array = RequiredArray(key, max_elements);
+  if (array == nullptr) return;
+  out->clear();
+  for (const nlohmann::json& value : *array) {
+    const double number = value.is_number() ? value.get<double>() : std::nan("");
+    if (!(number >= min && number <= max)) {
+      return Fail(std::string("\"") + key + "\"[" + std::to_string(out->size()) + "] is " + value.dump() +
+                  "; must be a number from " + std::to_string(min) + " to " + std::to_string(max));
+    }
+    out->push_back(number);
+  }
+}
+
 void JsonFields::Bool(const char* key, bool* out) {
   const nlohmann::json* value = Need(key);
   if (value == nullptr) return;

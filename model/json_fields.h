@@ -20,6 +20,8 @@ class JsonFields {
   void Int(const char* key, int64_t min, int64_t max, int64_t* out);
   void Int(const char* key, int64_t min, int64_t max, int* out);
   void Double(const char* key, double min, double max, double* out);
+  // An array of at most so many of them.
+  void Doubles(const char* key, size_t max_elements, double min, double max, std::vector<double>* out);
   void Bool(const char* key, bool* out);
   void String(const char* key, size_t max_bytes, std::string* out);
   // One of `names`; *out is its index.

@@ -70,8 +70,40 @@ absl::Status ReadYarn(const json& scaling, ModelShape* shape) {
   } else {
     rope.attention_factor = YarnAttentionFactor(rope.factor);
   }
-  shape->max_position_embeddings = std::max(shape->max_position_embeddings, YarnPositions(rope));
+  shape->max_position_embeddings = std::max(shape->max_position_embeddings, ExtendedPositions(rope));
   return fields.status();
+}
+
+// max_position_embeddings is what the model was made for, and what lengths are compared with.
+absl::Status ReadDynamic(const json& scaling, ModelShape* shape) {
+  JsonFields fields(scaling, "config.json: rope_scaling");
+  RopeFacts& rope = shape->rope;
+  rope.scaling = RopeScaling::kDynamic;
+  rope.original_max_position_embeddings = shape->max_position_embeddings;
+  fields.Double("factor", 1, kMaxRopeFactor, &rope.factor);
+  shape->max_position_embeddings = std::max(shape->max_position_embeddings, ExtendedPositions(rope));
+  return fields.status();
+}
+
+// The original context stands beside the scaling (Phi-3), which goes first, or within it.
+absl::Status ReadLongRope(const json& config, const json& scaling, ModelShape* shape) {
+  JsonFields outer(config, "config.json"), fields(scaling, "config.json: rope_scaling");
+  RopeFacts& rope = shape->rope;
+  rope.scaling = RopeScaling::kLongRope;
+  rope.original_max_position_embeddings = shape->max_position_embeddings;
+  for (JsonFields* where : {&fields, &outer}) {
+    where->OptionalInt("original_max_position_embeddings", 1, limits::kMaxSequenceLength,
+                       &rope.original_max_position_embeddings);
+  }
+  rope.factor =
+      static_cast<double>(shape->max_position_embeddings) / static_cast<double>(rope.original_max_position_embeddings);
+  fields.OptionalDouble("factor", 1e-6, kMaxRopeFactor, &rope.factor);
+  rope.attention_factor = LongRopeAttentionFactor(rope.factor, rope.original_max_position_embeddings);
+  fields.OptionalDouble("attention_factor", 1e-6, kMaxRopeFactor, &rope.attention_factor);
+  const size_t most = static_cast<size_t>(shape->head_dim / 2);
+  fields.Doubles("short_factor", most, 1e-6, kMaxRopeFactor, &rope.short_factor);
+  fields.Doubles("long_factor", most, 1e-6, kMaxRopeFactor, &rope.long_factor);
+  return outer.status().ok() ? fields.status() : outer.status();
 }
 
 absl::Status ReadRope(const json& config, const FamilyFacts& family, ModelShape* shape) {
@@ -99,8 +131,11 @@ absl::Status ReadRope(const json& config, const FamilyFacts& family, ModelShape*
   }
   if (type == "default") return nested.status();
   if (type == "yarn") return ReadYarn(*scaling, shape);
+  if (type == "dynamic") return ReadDynamic(*scaling, shape);
+  if (type == "longrope") return ReadLongRope(config, *scaling, shape);
   if (type != "linear" && type != "llama3") {
-    return Unsupported("rope_type \"" + type + "\" is not supported; supported: default, linear, llama3, yarn");
+    return Unsupported("rope_type \"" + type +
+                       "\" is not supported; supported: default, linear, llama3, yarn, dynamic, longrope");
   }
   nested.Double("factor", 1e-6, kMaxRopeFactor, &rope.factor);
   if (type == "linear") {
@@ -238,6 +273,17 @@ json ConfigJsonOfModelShape(const ModelShape& shape) {
                               {"beta_slow", shape.rope.beta_slow},
                               {"attention_factor", shape.rope.attention_factor},
                               {"truncate", shape.rope.truncate}};
+  } else if (shape.rope.scaling == RopeScaling::kDynamic) {
+    config["max_position_embeddings"] = shape.rope.original_max_position_embeddings;
+    config["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", shape.rope.factor}};
+  } else if (shape.rope.scaling == RopeScaling::kLongRope) {
+    config["original_max_position_embeddings"] = shape.rope.original_max_position_embeddings;
+    config["rope_scaling"] = {{"rope_type", "longrope"},
+                              {"factor", shape.rope.factor},
+                              {"original_max_position_embeddings", shape.rope.original_max_position_embeddings},
+                              {"attention_factor", shape.rope.attention_factor},
+                              {"short_factor", shape.rope.short_factor},
+                              {"long_factor", shape.rope.long_factor}};
   }
   return config;
 }

@@ -34,6 +34,10 @@ nlohmann::json RopeToJson(const RopeFacts& rope) {
     out["beta_slow"] = rope.beta_slow;
     out["attention_factor"] = rope.attention_factor;
     out["truncate"] = rope.truncate;
+  } else if (rope.scaling == RopeScaling::kLongRope) {
+    out["attention_factor"] = rope.attention_factor;
+    out["short_factor"] = rope.short_factor;
+    out["long_factor"] = rope.long_factor;
   }
   return out;
 }
@@ -55,6 +59,10 @@ absl::StatusOr<RopeFacts> RopeFromJson(const nlohmann::json& json) {
     fields.Double("beta_slow", 0, kAnyFactor, &rope.beta_slow);
     fields.Double("attention_factor", 0, kAnyFactor, &rope.attention_factor);
     fields.Bool("truncate", &rope.truncate);
+  } else if (rope.scaling == RopeScaling::kLongRope) {
+    fields.Double("attention_factor", 0, kAnyFactor, &rope.attention_factor);
+    fields.Doubles("short_factor", kMaxHeadDim / 2, 0, kAnyFactor, &rope.short_factor);
+    fields.Doubles("long_factor", kMaxHeadDim / 2, 0, kAnyFactor, &rope.long_factor);
   }
   if (!fields.status().ok()) return fields.status();
   return rope;
@@ -103,7 +111,7 @@ absl::Status ValidateModelShape(const ModelShape& shape) {
   if (!(shape.rms_norm_eps > 0 && shape.rms_norm_eps < 1)) {
     return InvalidField("model.rms_norm_eps", "must be above 0 and below 1");
   }
-  return ValidateRope(shape.rope);
+  return ValidateRope(shape.rope, shape.head_dim);
 }
 
 nlohmann::json ModelShapeToJson(const ModelShape& shape) {

@@ -22,6 +22,10 @@ v1::RopeFacts ToProto(const RopeFacts& rope) {
     out.set_beta_slow(rope.beta_slow);
     out.set_attention_factor(rope.attention_factor);
     out.set_truncate(rope.truncate);
+  } else if (rope.scaling == RopeScaling::kLongRope) {
+    out.set_attention_factor(rope.attention_factor);
+    out.mutable_short_factor()->Add(rope.short_factor.begin(), rope.short_factor.end());
+    out.mutable_long_factor()->Add(rope.long_factor.begin(), rope.long_factor.end());
   }
   return out;
 }
@@ -87,6 +91,13 @@ absl::StatusOr<RopeFacts> FromProto(const v1::RopeFacts& rope) {
     out.beta_slow = rope.beta_slow();
     out.attention_factor = rope.attention_factor();
     out.truncate = rope.truncate();
+  } else if (out.scaling == RopeScaling::kDynamic) {
+    out.original_max_position_embeddings = rope.original_max_position_embeddings();
+  } else if (out.scaling == RopeScaling::kLongRope) {
+    out.original_max_position_embeddings = rope.original_max_position_embeddings();
+    out.attention_factor = rope.attention_factor();
+    out.short_factor.assign(rope.short_factor().begin(), rope.short_factor().end());
+    out.long_factor.assign(rope.long_factor().begin(), rope.long_factor().end());
   }
   return out;
 }

@@ -70,8 +70,10 @@ void Fields(A& a, RopeFacts& v) {
   a(8, v.beta_slow);
   a(9, v.attention_factor);
   a(10, v.truncate);
+  a(11, v.short_factor);
+  a(12, v.long_factor);
 }
-static_assert(sizeof(RopeFacts) == 80);
+static_assert(sizeof(RopeFacts) == 80 + 2 * sizeof(std::vector<double>));
 
 template <class A>
 void Fields(A& a, ModelShape& v) {

@@ -96,6 +96,15 @@ class RecordReader {
     value.reset();
     if (fields_.contains(number)) (*this)(number, value.emplace());
   }
+  void operator()(int number, std::vector<double>& values) {
+    values.clear();
+    const auto found = fields_.find(number);
+    if (found == fields_.end()) return;
+    for (const Field& field : found->second) {
+      ok_ = ok_ && field.type == 1;
+      values.push_back(std::bit_cast<double>(field.number));
+    }
+  }
   template <class T>
   void operator()(int number, std::vector<T>& values) {
     values.clear();

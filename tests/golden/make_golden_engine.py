@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/engine_{llama_tied,llama_untied,qwen3,llama_nf4}/: tiny models of real structure, a PEFT adapter with
+"""Makes tests/golden/engine_{llama_tied,llama_untied,qwen3,qwen3_yarn,llama_dynamic,llama_longrope,llama_nf4}/: tiny models of real structure, a PEFT adapter with
 random B, and what Transformers and PEFT compute for them: logits, loss, the gradient of every A and B.
 
 engine_llama_nf4 is engine_llama_tied quantised by bitsandbytes and saved by Transformers; its expectations are those of
@@ -8,7 +8,8 @@ kernels here, which agree with its CUDA kernels. Its native CPU kernels do not: 
 two codes either way, and with AVX-512 they take a wrong absmax where in_features is no multiple of the block.
 
 Needs: torch transformers peft bitsandbytes safetensors numpy (CONTRIBUTING.md). Deterministic: a second run gives the
-same bytes. Made with torch 2.11.0, transformers 5.24.0, peft 0.21.2, bitsandbytes 0.50.2.
+same bytes. Made with torch 2.11.0 (dynamic and longrope with 2.15.0), transformers 5.24.0, peft 0.21.2,
+bitsandbytes 0.50.2.
 
 Transformers works partly in f32 whatever the model's type (RMSNorm, rotary tables), so the f64 run replaces those two
 forward functions by their formulas in f64. The script asserts that the plain f32 run agrees.
@@ -58,6 +59,12 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq
 # Of head_dim 20's ten frequencies two stay, one lies within the ramp and the others are divided by the factor.
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64,
         "beta_fast": 4.0, "beta_slow": 1.0}
+# Of head_dim 12; a context of 16 is exceeded.
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 16,
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5], "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0]}
+# What the engine takes for a sequence's length, in Transformers the longest one so far: the rows of the tests' plan.
+LENGTH = 48
 PATCHED = ((modeling_llama.LlamaRMSNorm, modeling_llama.LlamaRotaryEmbedding),
            (modeling_qwen3.Qwen3RMSNorm, modeling_qwen3.Qwen3RotaryEmbedding))
 
@@ -84,9 +91,34 @@ def rotary_forward(self, x, position_ids):
         inverse, scale = yarn(rope, inverse, dim)
         theirs, their_scale = ROPE_INIT_FUNCTIONS["yarn"](self.config)
         assert torch.allclose(inverse.float(), theirs, rtol=1e-6, atol=0) and abs(scale - their_scale) < 1e-12
+    if rope["rope_type"] == "dynamic":
+        times = LENGTH / self.config.max_position_embeddings
+        theta = rope["rope_theta"] * (rope["factor"] * times - (rope["factor"] - 1)) ** (dim / (dim - 2))
+        inverse = theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        check_rope(self.config, inverse, scale)
+    if rope["rope_type"] == "longrope":
+        inverse = inverse / torch.tensor(rope["long_factor"], dtype=torch.float64)
+        original = rope["original_max_position_embeddings"]
+        scale = math.sqrt(1 + math.log(self.config.max_position_embeddings / original) / math.log(original))
+        check_rope(self.config, inverse, scale)
     angles = position_ids[..., None].double() * inverse
     both = torch.cat([angles, angles], -1)
     return (scale * both.cos()).to(x.dtype), (scale * both.sin()).to(x.dtype)
+
+
+def check_rope(config, inverse, scale):
+    theirs, their_scale = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, seq_len=LENGTH)
+    assert torch.allclose(inverse.float(), theirs, rtol=1e-6, atol=0) and abs(scale - their_scale) < 1e-12
+
+
+def fix_length(model):
+    """Transformers' own frequencies of a sequence of LENGTH, whatever comes: else they would follow each document."""
+    rotary = model.get_base_model().model.rotary_emb
+    kind = rotary.config.rope_parameters["rope_type"]
+    if kind in ("dynamic", "longrope"):
+        inverse, rotary.attention_scaling = ROPE_INIT_FUNCTIONS[kind](rotary.config, seq_len=LENGTH)
+        rotary.register_buffer("inv_freq", inverse, persistent=False)
+        rotary.rope_type = "default"
 
 
 def yarn(rope, inverse, dim):
@@ -186,6 +218,7 @@ def make(name, config, cls):
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS, task_type="CAUSAL_LM"))
     model.peft_config["default"].base_model_name_or_path = f"tiny-{name}"
     randomise(model)
+    fix_length(model)
     save_adapter(model, folder / "adapter")
     weights = {n: p.detach().to(torch.bfloat16).contiguous() for n, p in base_weights(model).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -236,6 +269,9 @@ def main():
                               rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}), Qwen3ForCausalLM)
     make("qwen3_yarn", Qwen3Config(**COMMON, head_dim=20, tie_word_embeddings=True, rope_parameters=YARN),
          Qwen3ForCausalLM)
+    for name, rope, positions in (("dynamic", DYNAMIC, 16), ("longrope", LONGROPE, 64)):
+        facts = dict(COMMON, max_position_embeddings=positions)
+        make(f"llama_{name}", LlamaConfig(**facts, rope_parameters=rope, tie_word_embeddings=True), LlamaForCausalLM)
 
 
 if __name__ == "__main__":

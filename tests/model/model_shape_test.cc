@@ -43,7 +43,8 @@ TEST(ModelConfig, ReadsSmolLm2) {
 
 TEST(ModelConfig, WrittenConfigsReadBackAsTheSameShape) {
   for (const char* family : {"llama", "mistral", "qwen3"}) {
-    for (RopeScaling scaling : {RopeScaling::kNone, RopeScaling::kLinear, RopeScaling::kLlama3, RopeScaling::kYarn}) {
+    for (RopeScaling scaling : {RopeScaling::kNone, RopeScaling::kLinear, RopeScaling::kLlama3, RopeScaling::kYarn,
+                                RopeScaling::kDynamic, RopeScaling::kLongRope}) {
       ModelShape shape = SmolLm2Shape();
       shape.family = family;
       shape.qk_norm = FindFamily(family)->qk_norm;
@@ -61,12 +62,58 @@ TEST(ModelConfig, WrittenConfigsReadBackAsTheSameShape) {
         shape.rope.beta_slow = 2;
         shape.rope.attention_factor = 1.25;
         shape.rope.truncate = false;
+      } else if (scaling == RopeScaling::kDynamic) {
+        shape.rope.original_max_position_embeddings = 2048;
+      } else if (scaling == RopeScaling::kLongRope) {
+        shape.rope.original_max_position_embeddings = 2048;
+        shape.rope.attention_factor = 1.25;
+        for (int i = 0; i < 20; ++i) {
+          shape.rope.short_factor.push_back(1 + 0.01 * i);
+          shape.rope.long_factor.push_back(1 + i);
+        }
       }
       const auto back = ModelShapeFromConfigJson(ConfigJsonOfModelShape(shape).dump());
       ASSERT_TRUE(back.ok()) << family << back.status();
       EXPECT_EQ(ModelShapeToJson(*back), ModelShapeToJson(shape));
     }
   }
+}
+
+TEST(ModelConfig, ReadsDynamicAndLongRopeAsTransformersDoes) {
+  json config = LlamaConfig();
+  config["max_position_embeddings"] = 4096;
+  config["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
+  auto shape = ModelShapeFromConfigJson(config.dump());
+  ASSERT_TRUE(shape.ok()) << shape.status();
+  EXPECT_EQ(shape->rope.scaling, RopeScaling::kDynamic);
+  EXPECT_EQ(shape->rope.original_max_position_embeddings, 4096);
+  EXPECT_EQ(shape->max_position_embeddings, 8192);
+  config["rope_scaling"]["factor"] = 0.5;
+  EXPECT_THAT(Message(config), HasSubstr("\"factor\" is 0.5"));
+
+  // As Phi-3 has it: the original context beside the scaling.
+  config["max_position_embeddings"] = 131072;
+  config["original_max_position_embeddings"] = 4096;
+  const std::vector<double> ones(32, 1.0), longs(32, 8.0);
+  config["rope_scaling"] = {{"type", "longrope"}, {"short_factor", ones}, {"long_factor", longs}};
+  shape = ModelShapeFromConfigJson(config.dump());
+  ASSERT_TRUE(shape.ok()) << shape.status();
+  EXPECT_EQ(shape->rope.scaling, RopeScaling::kLongRope);
+  EXPECT_EQ(shape->rope.original_max_position_embeddings, 4096);
+  EXPECT_EQ(shape->max_position_embeddings, 131072);
+  EXPECT_EQ(shape->rope.factor, 32);
+  EXPECT_DOUBLE_EQ(shape->rope.attention_factor, std::sqrt(1 + std::log(32.0) / std::log(4096.0)));
+  EXPECT_EQ(shape->rope.long_factor, longs);
+  config["rope_scaling"]["attention_factor"] = 1.5;
+  EXPECT_EQ(ModelShapeFromConfigJson(config.dump())->rope.attention_factor, 1.5);
+
+  config["rope_scaling"]["short_factor"].erase(0);
+  EXPECT_THAT(Message(config), HasSubstr("model.rope.short_factor has 31 values; must have head_dim / 2, 32"));
+  config["rope_scaling"]["short_factor"] = ones;
+  config["rope_scaling"]["long_factor"][3] = 0;
+  EXPECT_THAT(Message(config), HasSubstr("\"long_factor\"[3] is 0"));
+  config["rope_scaling"].erase("long_factor");
+  EXPECT_THAT(Message(config), HasSubstr("\"long_factor\" is missing"));
 }
 
 TEST(ModelConfig, KvHeadsNullMeansHeadsAndHeadDimIsItsOwn) {
@@ -138,8 +185,7 @@ TEST(ModelConfig, RefusesWhatTheEngineLacksByName) {
       {"attention_bias", true},
       {"mlp_bias", true},
       {"hidden_act", "gelu"},
-      {"rope_scaling", {{"rope_type", "longrope"}, {"factor", 4.0}}},
-      {"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 4.0}}},
+      {"rope_scaling", {{"rope_type", "proportional"}, {"factor", 4.0}}},
       {"model_type", "qwen2"},
       {"model_type", "mamba"},
   };
@@ -205,19 +251,19 @@ TEST(Rope, PlainLinearAndLlama3FollowTheirFormulas) {
   RopeFacts rope;
   rope.theta = 10000;
   std::vector<double> plain(32), linear(32), llama3(32);
-  RopeInverseFrequencies(rope, 64, plain.data());
+  RopeInverseFrequencies(rope, 64, 1 << 20, plain.data());
   EXPECT_EQ(plain[0], 1.0);
   EXPECT_NEAR(plain[16], 0.01, 1e-15);
   rope.scaling = RopeScaling::kLinear;
   rope.factor = 4;
-  RopeInverseFrequencies(rope, 64, linear.data());
+  RopeInverseFrequencies(rope, 64, 1 << 20, linear.data());
   for (int i = 0; i < 32; ++i) EXPECT_EQ(linear[i], plain[i] / 4);
 
   rope = {500000.0, RopeScaling::kLlama3, 8.0, 1.0, 4.0, 8192};
   RopeFacts unscaled = rope;
   unscaled.scaling = RopeScaling::kNone;
-  RopeInverseFrequencies(rope, 64, llama3.data());
-  RopeInverseFrequencies(unscaled, 64, plain.data());
+  RopeInverseFrequencies(rope, 64, 1 << 20, llama3.data());
+  RopeInverseFrequencies(unscaled, 64, 1 << 20, plain.data());
   int kept = 0, divided = 0, between = 0;
   for (int i = 0; i < 32; ++i) {
     const double wavelength = 2 * std::numbers::pi / plain[i];
@@ -236,6 +282,51 @@ TEST(Rope, PlainLinearAndLlama3FollowTheirFormulas) {
   EXPECT_GT(kept, 0);
   EXPECT_GT(divided, 0);
   EXPECT_GT(between, 0);
+}
+
+TEST(Rope, DynamicStretchesWithTheLongestDocument) {
+  RopeFacts plain;
+  plain.theta = 10000;
+  RopeFacts rope = plain;
+  rope.scaling = RopeScaling::kDynamic;
+  rope.factor = 4;
+  rope.original_max_position_embeddings = 1024;
+  std::vector<double> before(32), after(32);
+  RopeInverseFrequencies(plain, 64, 1024, before.data());
+  for (const int64_t length : {1, 1024}) {
+    RopeInverseFrequencies(rope, 64, length, after.data());
+    EXPECT_EQ(after, before) << length;
+  }
+  // Twice the context: theta x (4 x 2 - 3)^(64/62), so the slowest of 32 frequencies is a fifth.
+  RopeInverseFrequencies(rope, 64, 2048, after.data());
+  EXPECT_EQ(after[0], 1.0);
+  EXPECT_NEAR(after[31] * 5, before[31], 1e-12 * before[31]);
+  EXPECT_EQ(RopeAttentionFactor(rope), 1.0);
+  EXPECT_TRUE(ValidateRope(rope, 64).ok());
+  EXPECT_THAT(std::string(ValidateRope(rope, 2).message()), HasSubstr("model.head_dim is 2; must be above 2"));
+}
+
+TEST(Rope, LongRopeTakesItsSecondListBeyondTheOriginalContext) {
+  RopeFacts plain;
+  plain.theta = 10000;
+  RopeFacts rope = plain;
+  rope.scaling = RopeScaling::kLongRope;
+  rope.original_max_position_embeddings = 1024;
+  rope.attention_factor = 1.25;
+  for (int i = 0; i < 32; ++i) {
+    rope.short_factor.push_back(1 + 0.5 * i);
+    rope.long_factor.push_back(2 + i);
+  }
+  ASSERT_TRUE(ValidateRope(rope, 64).ok()) << ValidateRope(rope, 64);
+  std::vector<double> before(32), after(32);
+  RopeInverseFrequencies(plain, 64, 1, before.data());
+  for (const auto& [length, factors] : {std::pair{1024, &rope.short_factor}, std::pair{1025, &rope.long_factor}}) {
+    RopeInverseFrequencies(rope, 64, length, after.data());
+    for (size_t i = 0; i < 32; ++i) EXPECT_DOUBLE_EQ(after[i], before[i] / (*factors)[i]) << length;
+  }
+  EXPECT_EQ(RopeAttentionFactor(rope), 1.25);
+  rope.long_factor[5] = -1;
+  EXPECT_THAT(std::string(ValidateRope(rope, 64).message()), HasSubstr("model.rope.long_factor[5] is -1.0"));
 }
 
 }  // namespace

@@ -33,8 +33,8 @@ ModelShape Shape() {
 }
 
 TEST(ModelValuesTest, ShapesRoundTrip) {
-  for (const RopeScaling scaling :
-       {RopeScaling::kNone, RopeScaling::kLinear, RopeScaling::kLlama3, RopeScaling::kYarn}) {
+  for (const RopeScaling scaling : {RopeScaling::kNone, RopeScaling::kLinear, RopeScaling::kLlama3, RopeScaling::kYarn,
+                                    RopeScaling::kDynamic, RopeScaling::kLongRope}) {
     ModelShape shape = Shape();
     shape.rope.scaling = scaling;
     if (scaling != RopeScaling::kNone) shape.rope.factor = 8;
@@ -43,6 +43,13 @@ TEST(ModelValuesTest, ShapesRoundTrip) {
       shape.rope.beta_slow = 2;
       shape.rope.attention_factor = 1.25;
       shape.rope.truncate = false;
+    } else if (scaling == RopeScaling::kDynamic) {
+      shape.rope.original_max_position_embeddings = 2048;
+    } else if (scaling == RopeScaling::kLongRope) {
+      shape.rope.original_max_position_embeddings = 2048;
+      shape.rope.attention_factor = 1.25;
+      shape.rope.short_factor.assign(32, 1.5);
+      shape.rope.long_factor.assign(32, 4.5);
     }
     const v1::ModelShape proto = ToProto(shape);
     const auto back = FromProto(proto);
@@ -54,7 +61,7 @@ TEST(ModelValuesTest, ShapesRoundTrip) {
 
 TEST(ModelValuesTest, AHostileShapeIsRefused) {
   v1::ModelShape proto = ToProto(Shape());
-  proto.mutable_rope()->set_scaling("longrope");
+  proto.mutable_rope()->set_scaling("su");
   EXPECT_EQ(ErrorViolations(FromProto(proto).status()).at(0).field, "model_shape.rope.scaling");
   proto = ToProto(Shape());
   proto.set_layers(int64_t{1} << 40);

@@ -87,8 +87,8 @@ absl::Status RecogniseDivisors(const GgufFile& file, const GgufTensor& tensor, M
   }
   std::vector<double> before(divisors.size());
   std::vector<double> after(divisors.size());
-  RopeInverseFrequencies(plain, shape->head_dim, before.data());
-  RopeInverseFrequencies(scaled, shape->head_dim, after.data());
+  RopeInverseFrequencies(plain, shape->head_dim, shape->max_position_embeddings, before.data());
+  RopeInverseFrequencies(scaled, shape->head_dim, shape->max_position_embeddings, after.data());
   for (size_t i = 0; i < divisors.size(); ++i) {
     // The file's divisors are made in f32 from f32 wavelengths: a few ulp, 2^-20 leaves room.
     constexpr double kTolerance = 0x1p-20;
@@ -118,7 +118,7 @@ absl::Status ReadYarn(const GgufFile& file, const std::string& prefix, ModelShap
   LH_ASSIGN_OR_RETURN(const double attention, file.Float(key + "attn_factor", 1.0));
   rope.attention_factor = attention * YarnAttentionFactor(rope.factor);
   if (rope.factor > 0 && rope.original_max_position_embeddings > 0) {  // what is not is refused with the whole shape
-    shape->max_position_embeddings = std::max(shape->max_position_embeddings, YarnPositions(rope));
+    shape->max_position_embeddings = std::max(shape->max_position_embeddings, ExtendedPositions(rope));
   }
   for (const auto& [name, usual] :
        {std::pair{"yarn_ext_factor", 1.0}, std::pair{"yarn_attn_factor", 1.0}, std::pair{"yarn_log_multiplier", 0.0}}) {

@@ -110,8 +110,8 @@ class Loader {
 template <typename T>
 void FillRope(const ModelShape& shape, const Tensor& cos, const Tensor& sin) {
   std::vector<double> frequencies(static_cast<size_t>(shape.head_dim / 2));
-  RopeInverseFrequencies(shape.rope, shape.head_dim, frequencies.data());
-  const double scale = shape.rope.scaling == RopeScaling::kYarn ? shape.rope.attention_factor : 1.0;
+  RopeInverseFrequencies(shape.rope, shape.head_dim, cos.rows, frequencies.data());
+  const double scale = RopeAttentionFactor(shape.rope);
   for (int64_t position = 0; position < cos.rows; ++position) {
     for (int64_t i = 0; i < cos.cols; ++i) {
       const double angle = static_cast<double>(position) * frequencies[static_cast<size_t>(i)];

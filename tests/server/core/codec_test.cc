@@ -37,6 +37,8 @@ Job FullJob() {
   job.train_shape.compute = ComputeType::kBF16;
   job.train_shape.lora_targets = 5;
   job.train_shape.lora_dropout = true;
+  job.model_shape.rope.short_factor = {1.5, 2.25};
+  job.model_shape.rope.long_factor = {4, 0.125, 8};
   job.train_shape.deterministic = true;
   job.train_shape.longest_document = 77;
   job.train_shape.cpu_threads = 3;
@@ -77,6 +79,8 @@ TEST(CodecTest, AJobComesBackWhole) {
   EXPECT_EQ(back->retry_limit, 0);  // 0 is a value, not an absence
   EXPECT_EQ(back->deadline_wall_micros, -1);
   EXPECT_EQ(back->model_shape.rope.scaling, RopeScaling::kLlama3);
+  EXPECT_EQ(back->model_shape.rope.short_factor, std::vector<double>({1.5, 2.25}));
+  EXPECT_EQ(back->model_shape.rope.long_factor, std::vector<double>({4, 0.125, 8}));
   EXPECT_EQ(back->train_shape.compute, ComputeType::kBF16);
   EXPECT_EQ(back->train_shape.cpu_threads, 3);
   EXPECT_TRUE(back->train_shape.deterministic);

@@ -32,7 +32,8 @@ std::vector<float> WeightsOf(const ModelSource& source, const formats::StoredTen
 bool IsNorm(const std::string& name) { return name.ends_with("norm.weight"); }
 
 TEST(ExportBase, FoldersOpenWithTheSameShapeAndWeights) {
-  for (const char* model : {"llama_tied", "llama_untied", "qwen3", "qwen3_yarn", "llama_nf4"}) {
+  for (const char* model :
+       {"llama_tied", "llama_untied", "qwen3", "qwen3_yarn", "llama_dynamic", "llama_longrope", "llama_nf4"}) {
     SCOPED_TRACE(model);
     const ModelSource source = OpenGolden(model);
     const formats::TempDir dir;

@@ -101,14 +101,17 @@ TEST_P(EngineGolden, Bf16FollowsTransformers) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, EngineGolden,
-    testing::Values(GoldenCase{"LlamaTied", "llama_tied", "llama_tied", "llama_tied", BaseWeights::kAsStored},
-                    GoldenCase{"LlamaUntied", "llama_untied", "llama_untied", "llama_untied", BaseWeights::kAsStored},
-                    GoldenCase{"Qwen3", "qwen3", "qwen3", "qwen3", BaseWeights::kAsStored},
-                    GoldenCase{"Qwen3Yarn", "qwen3_yarn", "qwen3_yarn", "qwen3_yarn", BaseWeights::kAsStored},
-                    // The checkpoint that bitsandbytes wrote, and the same weights quantised by the engine itself.
-                    GoldenCase{"Nf4Checkpoint", "llama_nf4", "llama_nf4", "llama_tied", BaseWeights::kAsStored},
-                    GoldenCase{"Nf4CheckpointKeptAsItIs", "llama_nf4", "llama_nf4", "llama_tied", BaseWeights::kNf4},
-                    GoldenCase{"Nf4QuantisedByTheEngine", "llama_nf4", "llama_tied", "llama_tied", BaseWeights::kNf4}),
+    testing::Values(
+        GoldenCase{"LlamaTied", "llama_tied", "llama_tied", "llama_tied", BaseWeights::kAsStored},
+        GoldenCase{"LlamaUntied", "llama_untied", "llama_untied", "llama_untied", BaseWeights::kAsStored},
+        GoldenCase{"Qwen3", "qwen3", "qwen3", "qwen3", BaseWeights::kAsStored},
+        GoldenCase{"Qwen3Yarn", "qwen3_yarn", "qwen3_yarn", "qwen3_yarn", BaseWeights::kAsStored},
+        GoldenCase{"LlamaDynamic", "llama_dynamic", "llama_dynamic", "llama_dynamic", BaseWeights::kAsStored},
+        GoldenCase{"LlamaLongRope", "llama_longrope", "llama_longrope", "llama_longrope", BaseWeights::kAsStored},
+        // The checkpoint that bitsandbytes wrote, and the same weights quantised by the engine itself.
+        GoldenCase{"Nf4Checkpoint", "llama_nf4", "llama_nf4", "llama_tied", BaseWeights::kAsStored},
+        GoldenCase{"Nf4CheckpointKeptAsItIs", "llama_nf4", "llama_nf4", "llama_tied", BaseWeights::kNf4},
+        GoldenCase{"Nf4QuantisedByTheEngine", "llama_nf4", "llama_tied", "llama_tied", BaseWeights::kNf4}),
     [](const auto& param) { return std::string(param.param.name); });
 
 // Without this the two kinds of base could be one.

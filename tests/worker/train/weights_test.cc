@@ -113,7 +113,7 @@ TEST(LoadWeights, RopeTablesAreInDoubleThenRounded) {
   const ModelShape s = TinyShape();
   const Loaded loaded(TinyPlan(s, TinyTrain(ComputeType::kF32)), SyntheticWeightSource(s, 3));
   std::vector<double> frequencies(static_cast<size_t>(s.head_dim / 2));
-  RopeInverseFrequencies(s.rope, s.head_dim, frequencies.data());
+  RopeInverseFrequencies(s.rope, s.head_dim, 1, frequencies.data());
   const kernels::Tensor& cos = loaded.weights.rope_cos;
   for (int64_t p = 0; p < cos.rows; ++p) {
     for (int64_t i = 0; i < cos.cols; ++i) {
