@@ -10,6 +10,9 @@ namespace {
 constexpr double kLinearEfficiency = 0.85;
 constexpr double kLoraEfficiency = 0.35;
 constexpr double kAttentionEfficiency = 0.45;
+// cuDNN's, of a long document: 50% of a GEMM's rate at 2,048 tokens, 71% at 16,384, 74% at 65,536 (steps of Llama 3.1
+// 8B and Qwen3-8B on an H200: tests/bench/results/cuda_engine.md).
+constexpr double kCudnnEfficiency = 0.75, kCudnnHalfEfficientTokens = 1024;
 // Our own attention kernels of a GPU: 2.1 TFLOP/s forward and 1.2 backward, 1.35 together, where a GEMM reaches 710
 // (an H200, 8B's heads, a document of 2,048: tests/bench/results/cuda_kernels.md).
 constexpr double kReferenceAttentionEfficiency = 1.35 / 710;
@@ -72,6 +75,16 @@ bool ByReferenceKernels(const MemoryPlan& plan) {
   return plan.device == DeviceKind::kCuda && plan.choices.packed_attention == PackedAttention::kReference;
 }
 
+double CudnnEfficiency(int64_t document_tokens) {
+  const auto tokens = static_cast<double>(document_tokens);
+  return kCudnnEfficiency * tokens / (tokens + kCudnnHalfEfficientTokens);
+}
+
+double AttentionEfficiency(const MemoryPlan& plan) {
+  if (plan.device == DeviceKind::kCpu) return kAttentionEfficiency;
+  return ByReferenceKernels(plan) ? kReferenceAttentionEfficiency : CudnnEfficiency(plan.train.longest());
+}
+
 }  // namespace
 
 double PricedRecompute(const MemoryPlan& plan) {
@@ -89,7 +102,9 @@ double DequantiseBytes(const MemoryPlan& plan) {
   return static_cast<double>(uses) * static_cast<double>(plan.shape.LinearParamsPerLayer()) * kDequantiseBytesPerWeight;
 }
 
-double ReferenceAttentionSlowdown() { return kAttentionEfficiency / kReferenceAttentionEfficiency; }
+double ReferenceAttentionSlowdown(const MemoryPlan& plan) {
+  return CudnnEfficiency(plan.train.longest()) / kReferenceAttentionEfficiency;
+}
 
 double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
   if (facts.gemm_flops <= 0) return 0;
@@ -102,8 +117,7 @@ double PredictStepSeconds(const MemoryPlan& plan, const DeviceFacts& facts) {
   // The probe measures the faster type; f32 on a bf16 device runs at about half of it (BUILD.md).
   if (facts.has_bf16 && plan.train.compute == ComputeType::kF32) rate /= 2;
   const double linear_rate = rate * kLinearEfficiency * (plan.train.compute == ComputeType::kFP8 ? kFp8Speedup : 1.0);
-  const double attention_rate =
-      rate * (ByReferenceKernels(plan) ? kReferenceAttentionEfficiency : kAttentionEfficiency);
+  const double attention_rate = rate * AttentionEfficiency(plan);
   const double seconds = (flops.linear + PricedRecompute(plan)) / linear_rate +
                          flops.head / (rate * kLinearEfficiency) + flops.lora / (rate * kLoraEfficiency) +
                          flops.attention / attention_rate +

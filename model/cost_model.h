@@ -19,8 +19,8 @@ struct StepFlops {
 };
 StepFlops CountFlops(const MemoryPlan& plan, double trained_fraction = 1.0);
 
-// How many times as long our own attention kernels take as cuDNN's.
-double ReferenceAttentionSlowdown();
+// How many times as long our own attention kernels take as cuDNN's for the plan's longest document.
+double ReferenceAttentionSlowdown(const MemoryPlan& plan);
 
 // Work done again as operations of a linear; attention by our own kernels counts for the time that it takes.
 double PricedRecompute(const MemoryPlan& plan);
