@@ -217,13 +217,22 @@ nlohmann::json GpuReport(const MemoryPlan& plan, const train::Trainer& trainer, 
 }
 
 // What the step's work would take at the rate of this device's bf16 products, as the plan does it (floor) and without
-// what it does again; measured now that the trainer's memory is free. FP8 products may pass it.
+// what it does again, and what the plan predicts by all rates that a worker's probe measures; measured now that the
+// trainer's memory is free. FP8 products may pass the floor.
 absl::Status AddFloor(const MemoryPlan& plan, double trained, nlohmann::json* report) {
   LH_ASSIGN_OR_RETURN(const std::unique_ptr<kernels::Exec> exec, kernels::Exec::CreateCuda(0));
   LH_ASSIGN_OR_RETURN(const kernels::CudaRates rates, kernels::MeasureCudaRates(*exec));
   const StepFlops flops = CountFlops(plan, trained);
   const double floor = flops.total() / rates.gemm_flops, step = (*report)["step_seconds"].get<double>();
+  DeviceFacts facts;
+  facts.kind = DeviceKind::kCuda;
+  facts.gemm_flops = rates.gemm_flops;
+  facts.copy_bytes_per_second = rates.copy_bytes_per_second;
+  facts.memory_bytes_per_second = rates.memory_bytes_per_second;
+  (*report)["predicted_step_seconds"] = PredictStepSeconds(plan, facts);
   (*report)["gemm_flops_per_s"] = rates.gemm_flops;
+  (*report)["copy_bytes_per_s"] = rates.copy_bytes_per_second;
+  (*report)["memory_bytes_per_s"] = rates.memory_bytes_per_second;
   (*report)["floor_seconds"] = floor;
   (*report)["floor_without_recompute_seconds"] = (flops.total() - flops.recompute) / rates.gemm_flops;
   (*report)["percent_of_floor"] = 100 * floor / step;
