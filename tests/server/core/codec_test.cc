@@ -145,6 +145,7 @@ TEST(CodecTest, WorkersKeepInventoryAndForgetSessions) {
   worker.devices[0].facts.isa = "";
   worker.devices[0].facts.cudnn_version = 91400;
   worker.devices[0].facts.has_fp8 = true;
+  worker.devices[0].facts.memory_bytes_per_second = 4e12;
   worker.models = {{"n", "d", ModelShape(), "t", 5, "gguf:Q4_1", true}};
   const absl::StatusOr<Worker> back = DecodeWorker(EncodeWorker(worker));
   ASSERT_TRUE(back.ok());
@@ -154,6 +155,7 @@ TEST(CodecTest, WorkersKeepInventoryAndForgetSessions) {
   EXPECT_EQ(back->devices.at(0).facts.isa, "");
   EXPECT_EQ(back->devices.at(0).facts.cudnn_version, 91400);
   EXPECT_TRUE(back->devices.at(0).facts.has_fp8);
+  EXPECT_DOUBLE_EQ(back->devices.at(0).facts.memory_bytes_per_second, 4e12);
   EXPECT_TRUE(back->models.at(0).has_chat_template);
 }
 
