@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kGemmSize = 4096;
 constexpr int64_t kGemmWorkspaceBytes = int64_t{32} << 20;
 constexpr int64_t kCopyBytes = int64_t{64} << 20;
-// Each of the two buffers; together several times the largest L2, so that none of it stays there.
+// Each of the two buffers; together twice the largest L2, four times a Hopper's, so that next to nothing stays there.
 constexpr int64_t kMemoryBytes = int64_t{96} << 20;
 constexpr uint64_t kDataSeed = 1;
 // The clock of an idle device takes some tenths of a second to rise, and what a warm one keeps up is what counts.

@@ -25,7 +25,7 @@ struct CudaRates {
   double memory_bytes_per_second = 0;  // of the device's memory, what a copy within it reads and writes together
 };
 
-// About two seconds of work on random data, and 200 MiB of the device. Errors: CudaLibraries', LtGemm::Create's,
+// Some two seconds of work (products on random data), and 200 MiB of the device. Errors: CudaLibraries', LtGemm::Create's,
 // DEVICE_OOM and HOST_OOM; throws CudaError where a call fails.
 absl::StatusOr<CudaRates> MeasureCudaRates(const Exec& exec);
 
