@@ -24,10 +24,9 @@ constexpr double kOptimizerBytesPerParam = 28, kMomentBytesPerParam = 16;
 constexpr double kCpuOptimizerBytesPerSecond = 8e9;
 // Of a GPU that has not been measured: between those of compute capability 8.6 and 9.0.
 constexpr double kGpuMemoryBytesPerSecond = 1e12;
-// NF4 with nested scales: half a byte and 1/64 read, two written. Of the memory's rate a step gets half, launches of
-// small linears and the products' own reads beside it (25 ms of Qwen3-8B's step in 8 GiB on an H200:
-// tests/bench/results/cuda_engine.md).
-constexpr double kDequantiseBytesPerWeight = 0.5 + 1.0 / 64 + 2, kDequantiseEfficiency = 0.5;
+// NF4 with nested scales: half a byte and 1/64 read, two written. A step gets so much of the memory's rate
+// (25 ms of Qwen3-8B's step in 8 GiB on an H200: tests/bench/results/cuda_engine.md).
+constexpr double kDequantiseBytesPerWeight = 0.5 + 1.0 / 64 + 2, kDequantiseEfficiency = 0.47;
 
 double GpuMemoryRate(const DeviceFacts& facts) {
   return facts.memory_bytes_per_second > 0 ? facts.memory_bytes_per_second : kGpuMemoryBytesPerSecond;
@@ -98,8 +97,11 @@ double DequantiseBytes(const MemoryPlan& plan) {
   if (plan.device == DeviceKind::kCpu || plan.train.base != BaseWeights::kNf4) return 0;
   const PlanChoices& c = plan.choices;
   const int64_t layers = plan.shape.layers;
-  const int64_t uses = 2 * (layers - c.cached_layers) + (layers - std::max(c.cached_layers, c.keep_all_layers));
-  return static_cast<double>(uses) * static_cast<double>(plan.shape.LinearParamsPerLayer()) * kDequantiseBytesPerWeight;
+  const int64_t linears = plan.shape.LinearParamsPerLayer(), down = plan.shape.hidden * plan.shape.intermediate;
+  const int64_t weights = 2 * (layers - c.cached_layers) * linears +
+                          (layers - std::max(c.cached_layers, c.keep_all_layers)) * (linears - down);
+  const int64_t tiles = (plan.train.tokens() + c.token_tile_rows - 1) / std::max<int64_t>(1, c.token_tile_rows);
+  return static_cast<double>(tiles) * static_cast<double>(weights) * kDequantiseBytesPerWeight;
 }
 
 double ReferenceAttentionSlowdown(const MemoryPlan& plan) {

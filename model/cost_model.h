@@ -25,8 +25,9 @@ double ReferenceAttentionSlowdown(const MemoryPlan& plan);
 // Work done again as operations of a linear; attention by our own kernels counts for the time that it takes.
 double PricedRecompute(const MemoryPlan& plan);
 
-// Bytes of one micro-batch that a GPU reads and writes to dequantise the layers that it does not keep in bf16: once a
-// pass, and once more where a layer's forward is done again. 0 on a CPU, whose products dequantise as they go.
+// Bytes of one micro-batch that a GPU reads and writes to dequantise the layers that it does not keep in bf16: for each
+// token tile of each pass, and once more, but for down, where a layer's forward is done again. 0 on a CPU, whose
+// products dequantise as they go.
 double DequantiseBytes(const MemoryPlan& plan);
 
 // Seconds of one update (all micro-batches of a window and the optimizer); 0 where facts.gemm_flops is 0.

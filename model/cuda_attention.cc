@@ -90,7 +90,7 @@ kernels::cuda::SdpaDevice PlanSdpaDevice(const MemoryPlan& plan) {
 
 std::string ReferenceAttentionWarning(const MemoryPlan& plan) {
   if (plan.device != DeviceKind::kCuda || plan.choices.packed_attention != PackedAttention::kReference) return "";
-  const int times = static_cast<int>(ReferenceAttentionSlowdown(plan));
+  const int times = std::max(1, static_cast<int>(ReferenceAttentionSlowdown(plan)));
   std::string text =
       "attention of packed documents, and of documents of different lengths, runs on Longhaul's own "
       "reference kernels, up to " +

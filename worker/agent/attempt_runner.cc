@@ -371,7 +371,6 @@ void AttemptRunner::Acknowledge(const ReportMark& mark) {
   ReadPointsAgain();
   if (has_folder_ && FirstUntold() - note_.events_bytes >= kNoteEventsBytes) WriteNote();
   if (!mark.whole || !progress_.empty() || !warnings_.empty()) env_->on_news();  // more than one Sync may carry
-  StartUploads();                                                                // the adapter waits for this
 }
 
 void AttemptRunner::AcknowledgeEnd() {

@@ -85,12 +85,13 @@ class GpuCache {
  public:
   explicit GpuCache(const std::string& state_dir) : cache_(JoinPath(state_dir, "gpus.json")) {}
 
-  bool FillSpeed(wire::ProbedGpu* gpu) {
+  // `or_earlier`: what an earlier version measured, without the memory's rate, will do.
+  bool FillSpeed(wire::ProbedGpu* gpu, bool or_earlier) {
     const auto* known = cache_.Find(wire::GpuSpeedKey(*gpu));
     if (known == nullptr || !known->is_array()) return false;
     const std::array<double*, 3> rates = {&gpu->gemm_flops, &gpu->copy_bytes_per_second, &gpu->memory_bytes_per_second};
-    if (known->size() != rates.size()) return false;
-    for (size_t i = 0; i < rates.size(); ++i) {
+    if (known->size() != rates.size() && !(or_earlier && known->size() == 2)) return false;
+    for (size_t i = 0; i < known->size(); ++i) {
       if (!known->at(i).is_number()) return false;
       *rates[i] = known->at(i).get<double>();
       if (!(*rates[i] > 0)) return false;
@@ -145,17 +146,22 @@ std::vector<wire::ProbedGpu> Usable(const wire::DeviceProbe& probe, const Log& l
   return usable;
 }
 
-// The usable GPUs with their speed, measured where it is not known.
-absl::StatusOr<std::vector<wire::ProbedGpu>> FindGpus(const InventoryOptions& options, const Log& log,
-                                                      const Cancelled& cancelled, GpuCache* cache) {
+// The usable GPUs with their speed, measured where it is not known. A GPU that a trainer of ours is on (`own`) is
+// slower than it will be: what was known of it stays, and what is measured of it is not kept.
+absl::StatusOr<std::vector<wire::ProbedGpu>> FindGpus(const InventoryOptions& options, const std::set<std::string>& own,
+                                                      const Log& log, const Cancelled& cancelled, GpuCache* cache) {
   LH_ASSIGN_OR_RETURN(const wire::DeviceProbe listed, RunProbe(options, "list", cancelled));
   std::vector<wire::ProbedGpu> gpus = Usable(listed, log);
   bool all_known = true;
-  for (wire::ProbedGpu& gpu : gpus) all_known = cache->FillSpeed(&gpu) && all_known;
+  for (wire::ProbedGpu& gpu : gpus) all_known = cache->FillSpeed(&gpu, own.contains(gpu.id)) && all_known;
   if (all_known) return gpus;
   LH_ASSIGN_OR_RETURN(const wire::DeviceProbe measured, RunProbe(options, "measure", cancelled));
   gpus = Usable(measured, log);
   for (wire::ProbedGpu& gpu : gpus) {
+    if (own.contains(gpu.id)) {
+      cache->FillSpeed(&gpu, true);
+      continue;
+    }
     cache->PutSpeed(gpu);
     log("GPU " + NameOf(gpu) + ": measured " + std::to_string(static_cast<int64_t>(gpu.gemm_flops / 1e12)) +
         " TFLOP/s, " + FormatBytes(static_cast<int64_t>(gpu.copy_bytes_per_second)) + "/s from the host, " +
@@ -170,13 +176,13 @@ absl::Status AddGpus(const InventoryOptions& options, const Log& log, const Canc
                      v1::WorkerInventory* inventory) {
   if (options.trainer_path.empty()) return absl::OkStatus();
   GpuCache cache(options.state_dir);
-  const auto gpus = FindGpus(options, log, cancelled, &cache);
+  const std::set<std::string> own = GpusOfOwnTrainers(options.state_dir);
+  const auto gpus = FindGpus(options, own, log, cancelled, &cache);
   if (absl::IsCancelled(gpus.status())) return gpus.status();
   if (!gpus.ok()) {
     log("no GPU: `" + options.trainer_path + " --devices` " + std::string(gpus.status().message()));
     return absl::OkStatus();
   }
-  const std::set<std::string> own = GpusOfOwnTrainers(options.state_dir);
   // Each GPU's attempt and one on the CPU can run beside each other where there are threads enough.
   const int shares = static_cast<int>(gpus->size()) + 1;
   const wire::GpuHost host{inventory->devices(0).facts().host_bytes(), inventory->disk_bytes_total(),

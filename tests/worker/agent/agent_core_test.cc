@@ -270,6 +270,14 @@ TEST_F(AgentTest, AllProgressIsToldBeforeTheAdapterThatEndsTheJob) {
   EXPECT_EQ(seen.steps_before_artifact[0].size(), static_cast<size_t>(points));
 }
 
+TEST_F(AgentTest, ACancelInTheAnswerToTheLastPointComesBeforeTheAdapter) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  scheduler_.Stop(key, v1::STOP_MODE_CANCEL);  // with the answer that says the point has come
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_TRUE(scheduler_.seen().artifacts.empty());
+}
+
 TEST_F(AgentTest, TheEndIsReportedUntilItIsAcknowledged) {
   scheduler_.set_acknowledge(false);
   const v1::AttemptKey key = Start("job", "started\nartifact\nexit 1\n");
