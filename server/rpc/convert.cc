@@ -220,11 +220,16 @@ absl::StatusOr<Checkpoint> FromProto(const v1::Checkpoint& checkpoint) {
   out.step = checkpoint.step();
   out.final = checkpoint.final();
   if (checkpoint.has_eval_loss()) out.eval_loss = checkpoint.eval_loss();
-  out.plan_signature = checkpoint.plan_signature();
-  if (static_cast<int64_t>(checkpoint.made_with().size()) > limits::kMaxMadeWithBytes) {
-    return InvalidField("checkpoint.made_with", "has " + std::to_string(checkpoint.made_with().size()) +
-                                                    " bytes; at most " + std::to_string(limits::kMaxMadeWithBytes));
+  // Both go with every start that continues from it.
+  for (const auto& [name, text] :
+       {std::pair{"plan_signature", &checkpoint.plan_signature()}, std::pair{"made_with", &checkpoint.made_with()}}) {
+    if (static_cast<int64_t>(text->size()) > limits::kMaxMadeWithBytes) {
+      return InvalidField(
+          std::string("checkpoint.") + name,
+          "has " + std::to_string(text->size()) + " bytes; at most " + std::to_string(limits::kMaxMadeWithBytes));
+    }
   }
+  out.plan_signature = checkpoint.plan_signature();
   out.made_with = checkpoint.made_with();
   LH_ASSIGN_OR_RETURN(out.files, FromProto(checkpoint.files(), "checkpoint.files"));
   return out;

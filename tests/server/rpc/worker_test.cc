@@ -33,6 +33,15 @@ TEST_F(WorkerTest, AJobSucceedsByHand) {
   checkpoint.mutable_checkpoint()->set_made_with("2 threads, avx2");
   *checkpoint.mutable_checkpoint()->add_files() = Put("state.json", "{}");
   v1::CommitResponse committed;
+  // What is told with every start that continues from it.
+  for (const char* field : {"plan_signature", "made_with"}) {
+    v1::CommitCheckpointRequest large = checkpoint;
+    std::string* const text = std::string(field) == "made_with" ? large.mutable_checkpoint()->mutable_made_with()
+                                                                : large.mutable_checkpoint()->mutable_plan_signature();
+    text->assign(limits::kMaxMadeWithBytes + 1, 's');
+    const grpc::Status refused = Call(*stubs_->workers, &v1::WorkerService::Stub::CommitCheckpoint, large, &committed);
+    EXPECT_EQ(DetailsOf(refused).Of(std::string("checkpoint.") + field), "has 1025 bytes; at most 1024");
+  }
   grpc::Status status = Call(*stubs_->workers, &v1::WorkerService::Stub::CommitCheckpoint, checkpoint, &committed);
   ASSERT_TRUE(status.ok()) << status.error_message();
 
