@@ -76,10 +76,12 @@ void JsonFields::Doubles(const char* key, size_t max_elements, double min, doubl
   if (array == nullptr) return;
   out->clear();
   for (const nlohmann::json& value : *array) {
-    const double number = value.is_number() ? value.get<double>() : std::nan("");
+    const std::string element = std::string("\"") + key + "\"[" + std::to_string(out->size()) + "]";
+    if (!value.is_number()) return Fail(element + " must be a number");  // not repeated: it may be of any size
+    const double number = value.get<double>();
     if (!(number >= min && number <= max)) {
-      return Fail(std::string("\"") + key + "\"[" + std::to_string(out->size()) + "] is " + value.dump() +
-                  "; must be a number from " + std::to_string(min) + " to " + std::to_string(max));
+      return Fail(element + " is " + std::to_string(number) + "; must be from " + std::to_string(min) + " to " +
+                  std::to_string(max));
     }
     out->push_back(number);
   }
@@ -141,8 +143,13 @@ const nlohmann::json* JsonFields::RequiredObject(const char* key) {
 const nlohmann::json* JsonFields::RequiredArray(const char* key, size_t max_elements) {
   const nlohmann::json* value = Need(key);
   if (value == nullptr) return nullptr;
-  if (!value->is_array() || value->size() > max_elements) {
-    Fail(std::string("\"") + key + "\" must be an array of at most " + std::to_string(max_elements) + " elements");
+  const std::string range = "must be an array of at most " + std::to_string(max_elements) + " elements";
+  if (!value->is_array()) {
+    Fail(std::string("\"") + key + "\" " + range);
+    return nullptr;
+  }
+  if (value->size() > max_elements) {
+    Fail(std::string("\"") + key + "\" has " + std::to_string(value->size()) + " elements; " + range);
     return nullptr;
   }
   return value;

@@ -112,8 +112,25 @@ TEST(ModelConfig, ReadsDynamicAndLongRopeAsTransformersDoes) {
   config["rope_scaling"]["short_factor"] = ones;
   config["rope_scaling"]["long_factor"][3] = 0;
   EXPECT_THAT(Message(config), HasSubstr("\"long_factor\"[3] is 0"));
+  config["rope_scaling"]["long_factor"][3] = 2e6;
+  EXPECT_THAT(Message(config), HasSubstr("\"long_factor\"[3] is 2000000.000000; must be from 0.000001 to 1000000.0"));
+  config["rope_scaling"]["long_factor"][3] = std::string(100000, 'x');
+  EXPECT_THAT(Message(config), HasSubstr("\"long_factor\"[3] must be a number"));
+  EXPECT_LT(Message(config).size(), 200);  // what the file has is not repeated
+  config["rope_scaling"]["long_factor"] = std::vector<double>(33, 8.0);
+  EXPECT_THAT(Message(config), HasSubstr("\"long_factor\" has 33 elements; must be an array of at most 32 elements"));
+  config["rope_scaling"]["long_factor"] = 8.0;
+  EXPECT_THAT(Message(config), HasSubstr("\"long_factor\" must be an array of at most 32 elements"));
   config["rope_scaling"].erase("long_factor");
   EXPECT_THAT(Message(config), HasSubstr("\"long_factor\" is missing"));
+  config["rope_scaling"]["long_factor"] = longs;
+  config["rope_scaling"]["attention_factor"] = 2e6;
+  EXPECT_THAT(Message(config), HasSubstr("\"attention_factor\" is 2000000.0"));
+  config["rope_scaling"].erase("attention_factor");
+  config["original_max_position_embeddings"] = 0;
+  EXPECT_THAT(Message(config), HasSubstr("\"original_max_position_embeddings\" is 0; must be a whole number from 1"));
+  config["original_max_position_embeddings"] = 131072;  // nothing is extended
+  EXPECT_EQ(ModelShapeFromConfigJson(config.dump())->rope.attention_factor, 1.0);
 }
 
 TEST(ModelConfig, KvHeadsNullMeansHeadsAndHeadDimIsItsOwn) {
@@ -304,6 +321,12 @@ TEST(Rope, DynamicStretchesWithTheLongestDocument) {
   EXPECT_EQ(RopeAttentionFactor(rope), 1.0);
   EXPECT_TRUE(ValidateRope(rope, 64).ok());
   EXPECT_THAT(std::string(ValidateRope(rope, 2).message()), HasSubstr("model.head_dim is 2; must be above 2"));
+  rope.original_max_position_embeddings = 0;
+  EXPECT_THAT(std::string(ValidateRope(rope, 64).message()),
+              HasSubstr("model.rope.original_max_position_embeddings is 0; must be 1 to"));
+  rope.factor = 0.5;
+  EXPECT_THAT(std::string(ValidateRope(rope, 64).message()),
+              HasSubstr("model.rope.factor is 0.500000; must be at least 1"));
 }
 
 TEST(Rope, LongRopeTakesItsSecondListBeyondTheOriginalContext) {
@@ -325,8 +348,22 @@ TEST(Rope, LongRopeTakesItsSecondListBeyondTheOriginalContext) {
     for (size_t i = 0; i < 32; ++i) EXPECT_DOUBLE_EQ(after[i], before[i] / (*factors)[i]) << length;
   }
   EXPECT_EQ(RopeAttentionFactor(rope), 1.25);
-  rope.long_factor[5] = -1;
-  EXPECT_THAT(std::string(ValidateRope(rope, 64).message()), HasSubstr("model.rope.long_factor[5] is -1.0"));
+  const auto message = [](const RopeFacts& facts) { return std::string(ValidateRope(facts, 64).message()); };
+  RopeFacts bad = rope;
+  bad.long_factor[5] = -1;
+  EXPECT_THAT(message(bad), HasSubstr("model.rope.long_factor[5] is -1.000000; must be above 0 and at most 1e6"));
+  bad = rope;
+  bad.short_factor[0] = std::nan("");
+  EXPECT_THAT(message(bad), HasSubstr("model.rope.short_factor[0] is nan"));
+  bad = rope;
+  bad.long_factor.push_back(1);
+  EXPECT_THAT(message(bad), HasSubstr("model.rope.long_factor has 33 values; must have head_dim / 2, 32"));
+  bad = rope;
+  bad.attention_factor = 0;
+  EXPECT_THAT(message(bad), HasSubstr("model.rope.attention_factor is 0.000000; must be above 0"));
+  bad = rope;
+  bad.original_max_position_embeddings = int64_t{1} << 40;
+  EXPECT_THAT(message(bad), HasSubstr("model.rope.original_max_position_embeddings is 1099511627776; must be 1 to"));
 }
 
 }  // namespace

@@ -63,6 +63,9 @@ TEST(ModelValuesTest, AHostileShapeIsRefused) {
   v1::ModelShape proto = ToProto(Shape());
   proto.mutable_rope()->set_scaling("su");
   EXPECT_EQ(ErrorViolations(FromProto(proto).status()).at(0).field, "model_shape.rope.scaling");
+  proto.mutable_rope()->set_scaling("longrope");  // without its lists, which the engine would read beyond their ends
+  proto.mutable_rope()->set_factor(8);
+  EXPECT_EQ(ErrorViolations(FromProto(proto).status()).at(0).field, "model.rope.short_factor");
   proto = ToProto(Shape());
   proto.set_layers(int64_t{1} << 40);
   EXPECT_FALSE(FromProto(proto).ok());
