@@ -106,6 +106,13 @@ absl::Status ReadLongRope(const json& config, const json& scaling, ModelShape* s
   return outer.status().ok() ? fields.status() : outer.status();
 }
 
+absl::Status RefusePartialRotary(JsonFields* fields) {
+  double partial = 1.0;
+  fields->OptionalDouble("partial_rotary_factor", 0, 1, &partial);
+  if (partial != 1.0) return Unsupported("partial_rotary_factor " + std::to_string(partial) + " is not supported");
+  return fields->status();
+}
+
 absl::Status ReadRope(const json& config, const FamilyFacts& family, ModelShape* shape) {
   JsonFields fields(config, "config.json");
   RopeFacts& rope = shape->rope;
@@ -125,11 +132,9 @@ absl::Status ReadRope(const json& config, const FamilyFacts& family, ModelShape*
     nested.String("type", 64, &type);
   }
   if (!nested.status().ok()) return nested.status();
-  if (double partial = 1.0; nested.Find("partial_rotary_factor") != nullptr) {
-    nested.Double("partial_rotary_factor", 0, 1, &partial);
-    if (partial != 1.0) return Unsupported("partial_rotary_factor " + std::to_string(partial) + " is not supported");
-  }
+  LH_RETURN_IF_ERROR(RefusePartialRotary(&nested));
   if (type == "default") return nested.status();
+  LH_RETURN_IF_ERROR(RefusePartialRotary(&fields));  // Transformers' scalings heed it there too, its plain RoPE not
   if (type == "yarn") return ReadYarn(*scaling, shape);
   if (type == "dynamic") return ReadDynamic(*scaling, shape);
   if (type == "longrope") return ReadLongRope(config, *scaling, shape);

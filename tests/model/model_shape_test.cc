@@ -133,6 +133,19 @@ TEST(ModelConfig, ReadsDynamicAndLongRopeAsTransformersDoes) {
   EXPECT_EQ(ModelShapeFromConfigJson(config.dump())->rope.attention_factor, 1.0);
 }
 
+// Transformers reads it beside a scaling as well as in it; its plain RoPE has no use for the one beside.
+TEST(ModelConfig, RefusesPartialRotaryWhereItCounts) {
+  json config = LlamaConfig();
+  config["partial_rotary_factor"] = 0.5;
+  EXPECT_EQ(Message(config), "");
+  config["rope_scaling"] = {{"rope_type", "dynamic"}, {"factor", 2.0}};
+  EXPECT_THAT(Message(config), HasSubstr("partial_rotary_factor 0.5"));
+  config["partial_rotary_factor"] = 1.0;
+  EXPECT_EQ(Message(config), "");
+  config["rope_scaling"]["partial_rotary_factor"] = 0.5;
+  EXPECT_THAT(Message(config), HasSubstr("partial_rotary_factor 0.5"));
+}
+
 TEST(ModelConfig, KvHeadsNullMeansHeadsAndHeadDimIsItsOwn) {
   json config = LlamaConfig();
   config["num_key_value_heads"] = nullptr;
