@@ -74,8 +74,8 @@ absl::Status ValidateLongRope(const RopeFacts& rope, int64_t head_dim) {
   return CheckOriginalPositions(rope.original_max_position_embeddings);
 }
 
-// NTK-aware: theta grows so that the slowest frequency is divided by about the factor once the length is that many
-// times the original context.
+// NTK-aware: theta grows so that the slowest frequency is divided by factor x times - (factor - 1), the faster ones by
+// less and the fastest not at all. 1 at the original context, where it is as without scaling.
 double DynamicTheta(const RopeFacts& rope, int64_t head_dim, int64_t length) {
   const auto original = static_cast<double>(rope.original_max_position_embeddings), dim = static_cast<double>(head_dim);
   const double times = std::max(1.0, static_cast<double>(length) / original);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/engine_{llama_tied,llama_untied,qwen3,qwen3_yarn,llama_dynamic,llama_longrope,llama_nf4}/: tiny models of real structure, a PEFT adapter with
-random B, and what Transformers and PEFT compute for them: logits, loss, the gradient of every A and B.
+"""Makes tests/golden/engine_{llama_tied,llama_untied,qwen3,qwen3_yarn,llama_dynamic,llama_longrope,llama_nf4}/: tiny
+models of real structure, a PEFT adapter with random B, and what Transformers and PEFT compute for them: logits, loss,
+the gradient of every A and B.
 
 engine_llama_nf4 is engine_llama_tied quantised by bitsandbytes and saved by Transformers; its expectations are those of
 the weights that bitsandbytes dequantises, with engine_llama_tied's adapter and documents. bitsandbytes runs its torch
