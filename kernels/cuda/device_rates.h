@@ -25,8 +25,8 @@ struct CudaRates {
   double memory_bytes_per_second = 0;  // of the device's memory, what a copy within it reads and writes together
 };
 
-// Some two seconds of work (products on random data), and 200 MiB of the device. Errors: CudaLibraries', LtGemm::Create's,
-// DEVICE_OOM and HOST_OOM; throws CudaError where a call fails.
+// Some two seconds of work (products on random data), and 200 MiB of the device. Errors: CudaLibraries',
+// LtGemm::Create's, DEVICE_OOM and HOST_OOM; throws CudaError where a call fails.
 absl::StatusOr<CudaRates> MeasureCudaRates(const Exec& exec);
 
 }  // namespace longhaul::kernels
