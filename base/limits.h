@@ -155,6 +155,8 @@ inline constexpr int kMaxWorkers = 10'000;
 inline constexpr int64_t kForgetWorkerDays = 30;  // not heard of for so long, with nothing of it left
 inline constexpr int64_t kOrphanEndMs = 600'000;  // from the end of that hour until such a trainer is surely gone
 inline constexpr int kMaxWorkersForgottenPerSweep = 100;
+// Where there is no room for a new worker, one that is away makes it: of the same caller any, of others so long away.
+inline constexpr int64_t kForgetWorkerForRoomMs = int64_t{24} * 3600 * 1000;
 // Names of projects, device classes and models that the scheduler's table may keep of what is gone: beyond as many as
 // it began with and these it is filled afresh.
 inline constexpr int kMaxSpareTableNames = 1'000;
@@ -173,15 +175,18 @@ inline constexpr int kDefaultRetryLimit = 3;
 inline constexpr int kMetricsChunkPoints = 256;
 inline constexpr int64_t kMetricsFlushMs = 2'000;
 inline constexpr int kMaxMetricsFlushedPerCommit = 256;  // jobs
+inline constexpr int kMaxPendingMetrics = 4'096;         // of a job, while the store fails; then they are thinned
 inline constexpr int64_t kMaxMetricsPointsTerminal = 2'000;
-inline constexpr int kMaxManifestFiles = 64;    // of a checkpoint or an artifact
-inline constexpr int kMaxMadeWithBytes = 1024;  // what a checkpoint was made with, for people
+inline constexpr int kMaxManifestFiles = 64;          // of a checkpoint or an artifact
+inline constexpr int kMaxCheckpointTextBytes = 1024;  // what made a checkpoint, for people; the signature of its plan
 inline constexpr int kMaxWarningsPerAttempt = 100;
 inline constexpr int kMaxWarningBytes = 4'096;
 inline constexpr int kMaxReportTextBytes = 256;  // what a worker calls its host, its build, its devices' classes
 inline constexpr int kMaxLengthBuckets = 256;    // of a data report
 // A worker names those it has and those that have ended and are being put away, whose place is given to others already.
 inline constexpr int kMaxReportsPerSync = 4 * kMaxAttemptsPerWorker;
+inline constexpr int kMaxHoldsPerWorker = 2 * kMaxReportsPerSync;  // with what it names and was never given
+inline constexpr int64_t kMaxStartBytesPerAnswer = 2 << 20;        // of one Sync; the next carries the rest
 inline constexpr int64_t kMaxReportedCount = int64_t{1} << 53;  // bytes, tokens, examples: what a double still counts
 inline constexpr int64_t kMaxBackoffSeconds = 3600;
 inline constexpr int64_t kStoreRetryMs = 1'000;  // after a failed commit

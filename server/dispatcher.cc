@@ -263,9 +263,8 @@ absl::StatusOr<Job> Dispatcher::Resume(const std::string& id, Audit* audit) {
 absl::Status Dispatcher::Delete(const std::string& id, Audit* audit) {
   return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.Delete(id); }, audit);
 }
-absl::StatusOr<Worker> Dispatcher::SetDraining(const std::string& worker_id, bool draining, Audit* audit) {
-  return impl_->Call<absl::StatusOr<Worker>>(
-      [&](DispatcherCore& core) { return core.SetDraining(worker_id, draining); }, audit);
+absl::Status Dispatcher::SetDraining(const std::string& worker_id, bool draining, Audit* audit) {
+  return impl_->Call<absl::Status>([&](DispatcherCore& core) { return core.SetDraining(worker_id, draining); }, audit);
 }
 absl::StatusOr<SessionReply> Dispatcher::OpenSession(SessionInput input, Audit* audit) {
   return impl_->Call<absl::StatusOr<SessionReply>>(
@@ -304,18 +303,23 @@ absl::Status Dispatcher::CheckFence(const std::string& session_id, const Attempt
 void Dispatcher::Sync(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done) {
   impl_->Sync(std::move(input), std::move(done));
 }
-std::vector<WorkerView> Dispatcher::Workers() const {
-  return impl_->Ask<std::vector<WorkerView>>([](const DispatcherCore& core) { return core.Workers(); });
+std::vector<WorkerView> Dispatcher::Workers(const std::string& only) const {
+  return impl_->Ask<std::vector<WorkerView>>([&](const DispatcherCore& core) { return core.Workers(only); });
 }
 std::shared_ptr<const FleetView> Dispatcher::Fleet() const {
   std::shared_ptr<const FleetView> fleet = impl_->fleet();
   return fleet == nullptr ? std::make_shared<const FleetView>() : fleet;
 }
-std::optional<WaitInfo> Dispatcher::WaitOf(const Job& job) const {
-  if (!Waits(job)) return std::nullopt;
+std::vector<std::optional<WaitInfo>> Dispatcher::WaitsOf(const std::vector<Job>& jobs) const {
+  std::vector<std::optional<WaitInfo>> answers(jobs.size());
+  if (std::none_of(jobs.begin(), jobs.end(), [](const Job& job) { return Waits(job); })) return answers;
   const auto waits = impl_->Waits();
-  return waits == nullptr ? std::nullopt : waits->Find(job.create_number);
+  for (size_t i = 0; i < jobs.size() && waits != nullptr; ++i) {
+    if (Waits(jobs[i])) answers[i] = waits->Find(jobs[i].create_number);
+  }
+  return answers;
 }
+std::optional<WaitInfo> Dispatcher::WaitOf(const Job& job) const { return WaitsOf({job}).front(); }
 absl::StatusOr<std::optional<Explanation>> Dispatcher::Explain(const std::string& id) { return impl_->Explain(id); }
 absl::StatusOr<StartForecast> Dispatcher::Forecast(Job job, const std::function<bool()>& cancelled) {
   return impl_->Forecast(std::move(job), cancelled);

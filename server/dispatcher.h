@@ -131,7 +131,9 @@ class EventSink {
 };
 
 struct WorkerView {
-  Worker worker;
+  std::shared_ptr<const Worker> worker;  // as registered: the inventory is large, and not copied
+  bool online = false;
+  int64_t last_sync_wall_micros = 0;  // 0 = not since the scheduler began
   struct Running {
     AttemptKey key;
     std::string project;  // of the job; "" = it is gone already
@@ -195,7 +197,7 @@ class Dispatcher {
   absl::StatusOr<Job> Pause(const std::string& id, Audit* audit = nullptr);
   absl::StatusOr<Job> Resume(const std::string& id, Audit* audit = nullptr);
   absl::Status Delete(const std::string& id, Audit* audit = nullptr);
-  absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining, Audit* audit = nullptr);
+  absl::Status SetDraining(const std::string& worker_id, bool draining, Audit* audit = nullptr);
   // PERMISSION_DENIED WORKER_OWNED where another caller has registered the worker. ABORTED OPENED_SINCE, with the last
   // one's name as metadata `opening`, where the worker was opened since the opening that the input names.
   absl::StatusOr<SessionReply> OpenSession(SessionInput input, Audit* audit = nullptr);
@@ -228,7 +230,8 @@ class Dispatcher {
   void Wake();
 
   // Copies of committed memory. Any thread but the dispatcher's own (an EventSink's methods must not call them).
-  std::vector<WorkerView> Workers() const;
+  // By id; of `only` alone where it is not "".
+  std::vector<WorkerView> Workers(const std::string& only = "") const;
   std::shared_ptr<const FleetView> Fleet() const;  // never null
   DispatcherStats Stats() const;
 
@@ -236,6 +239,7 @@ class Dispatcher {
   // came (limits::kTellingRest). Any thread but the dispatcher's own, which it asks where there was a pass since it was
   // last asked, and waits for at most limits::kMaxTellingWaitMs.
   std::optional<WaitInfo> WaitOf(const Job& job) const;
+  std::vector<std::optional<WaitInfo>> WaitsOf(const std::vector<Job>& jobs) const;  // one asking for all
   // The same in full, on the dispatcher's thread, by the same telling. Of a job that came since it waits for the next
   // one. Empty where the job does not wait, and where there is no next one within limits::kMaxForecastWaitMs.
   absl::StatusOr<std::optional<Explanation>> Explain(const std::string& id);

@@ -1,5 +1,5 @@
 // Undo, batches, loading. The other parts of DispatcherCore are in
-// dispatcher_{jobs,attempts,session,report,schedule,view}.
+// dispatcher_{jobs,attempts,commits,session,report,schedule,table,view}.
 #include "server/dispatcher_core.h"
 
 #include <algorithm>
@@ -42,6 +42,7 @@ std::string DispatcherCore::MakeId() { return options_.make_id ? options_.make_i
 absl::Status DispatcherCore::Load() {
   const int64_t now = clock_->BootNanos();
   grace_boot_nanos_ = now + limits::kStartGraceMs * kNanosPerMs;
+  away_until_boot_nanos_ = now;
   LH_ASSIGN_OR_RETURN(const uint64_t max_number, store_->MaxCreateNumber());
   next_create_number_ = max_number + 1;
   LH_ASSIGN_OR_RETURN(std::vector<Worker> workers, store_->ListWorkers());
@@ -81,7 +82,7 @@ absl::Status DispatcherCore::Load() {
       hold.last_step = std::max(attempt.last_step, attempt.resumed_from_step);
       hold.checkpoint_step = job.last_checkpoint.has_value() ? job.last_checkpoint->step : 0;
       hold.checkpoint_boot_nanos = now;
-      LH_ASSIGN_OR_RETURN(hold.warnings, WarningsOf(job));
+      hold.warnings.reset();
       if (job.state == JobState::kCancelling) hold.stop = StopMode::kCancel;
       if (job.state == JobState::kPausing) hold.stop = StopMode::kCheckpoint;
       WorkerRecord& worker = workers_[attempt.worker_id];
@@ -245,6 +246,7 @@ absl::Status DispatcherCore::CommitBatch() {
   }
   if (!status.ok()) {
     ++stats_.failed_commits_total;
+    away_until_boot_nanos_ = clock_->BootNanos();  // who called got no lease
     batch_undo_.effects = 0;
     batch_undo_.on_commit = 0;
     batch_undo_.keys = 0;

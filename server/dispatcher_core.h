@@ -66,7 +66,9 @@ struct Hold {
   double step_seconds = 0;            // the last one measured; 0 = none
   int64_t checkpoint_step = 0;
   int64_t checkpoint_boot_nanos = 0;
-  std::set<std::string> warnings;  // told already: reports repeat them
+  int64_t start_boot_nanos = -1;  // when it was given; -1 = before this process, or never
+  // Told already: reports repeat them. None = of before this process, and not read yet.
+  std::optional<std::set<std::string>> warnings = std::set<std::string>();
 };
 
 // Measured peak over planned bytes, minus 1; none where nothing was measured, or nothing planned.
@@ -147,7 +149,7 @@ class DispatcherCore {
   absl::StatusOr<Job> Pause(const std::string& id);
   absl::StatusOr<Job> Resume(const std::string& id);
   absl::Status Delete(const std::string& id);
-  absl::StatusOr<Worker> SetDraining(const std::string& worker_id, bool draining);
+  absl::Status SetDraining(const std::string& worker_id, bool draining);
   absl::StatusOr<SessionReply> OpenSession(SessionInput input);
   absl::StatusOr<std::string> Sync(
       const SyncInput& input);  // the worker's id; ask Urgent and MakeReply after the commit
@@ -190,7 +192,7 @@ class DispatcherCore {
   // When Tick has something to do next, by the boot clock; the maximum where never.
   int64_t NextTimerBootNanos() const;
 
-  std::vector<WorkerView> Workers() const;
+  std::vector<WorkerView> Workers(const std::string& only = "") const;
   FleetView Fleet() const;
   DispatcherStats Stats() const;
   // Why and until when jobs wait, by a pass that starts nothing: Tick's own passes do not work that out. Outside of a
@@ -259,12 +261,17 @@ class DispatcherCore {
   absl::Status StoppedAttempt(JobRecord& record, const std::string& message);
   absl::Status FailAttempt(JobRecord& record, AttemptOutcome outcome, Failure failure);
   absl::Status LoseAttempt(JobRecord& record, const std::string& message, bool counts);
+  absl::Status LeaseLost(JobRecord& record, const AttemptReport& report);
+  absl::Status LostUncounted(JobRecord& record, const std::string& message);
   void NoteDeviceFault(const Job& job);
   absl::Status FinishRecovery(JobRecord& record);
-  // Goes back to an earlier checkpoint where the bytes of the last one are gone.
-  absl::Status VerifyCheckpoint(JobRecord& record);
   absl::Status EndedAttempt(JobRecord& record, const AttemptReport& report);
   absl::Status EndedValidation(JobRecord& record, const AttemptReport& report);
+
+  // ---- What attempts commit (dispatcher_commits.cc) ----
+  // Goes back to an earlier checkpoint where the bytes of the last one are gone.
+  absl::Status VerifyCheckpoint(JobRecord& record);
+  absl::Status PinAsCheckpoint(Job* job);
   absl::StatusOr<std::string> CheckedFence(const std::string& session_id, const AttemptKey& key, bool open_only);
   absl::Status CheckManifest(const std::vector<NamedBlob>& files, const char* field);
   // Whether the blob is there and stays: one that this batch collects goes with its commit.
@@ -277,6 +284,7 @@ class DispatcherCore {
   // ---- Workers (dispatcher_session.cc, dispatcher_report.cc) ----
   absl::Status ApplyReport(const std::string& worker_id, const AttemptReport& report);
   absl::Status ApplyLiveReport(JobRecord& record, Hold& hold, const AttemptReport& report);
+  static void ThinPending(JobRecord* record);
   absl::Status ApplyProgress(JobRecord& record, Hold& hold, const AttemptReport& report);
   absl::Status ApplyPhase(JobRecord& record, const AttemptReport& report);
   absl::Status ApplyStrangeReport(const std::string& worker_id, const AttemptReport& report);
@@ -285,6 +293,7 @@ class DispatcherCore {
   absl::Status GoneFromWorker(const std::string& worker_id, const Hold& hold);
   absl::Status CheckWorker(const SessionInput& input) const;
   absl::StatusOr<std::set<std::string>> WarningsOf(const Job& job) const;
+  std::string AwayWorker(const std::string& caller) const;
   absl::StatusOr<std::string> OwnerAfter(const SessionInput& input) const;
   absl::Status CheckOpening(const SessionInput& input) const;
 
@@ -298,6 +307,7 @@ class DispatcherCore {
   void TickKeys();
   void ForgetOrphans();
   void ForgetWorkers();
+  absl::Status ForgetWorker(const std::string& id);
   absl::Status NoteSeen(WorkerRecord* record);
   void Schedule();
   PlanTime Now() const;
@@ -370,6 +380,7 @@ class DispatcherCore {
   int64_t rest_over_boot_nanos_ = std::numeric_limits<int64_t>::max();  // the first rest of a device
   int64_t next_key_sweep_boot_nanos_ = 0;
   int64_t deaf_until_boot_nanos_ = 0;  // see NoteDeaf; 0 = never
+  int64_t away_until_boot_nanos_ = 0;  // the same, or when this process began, or a commit failed
   int64_t grace_boot_nanos_ = 0;       // until then nobody is lost who was not heard of since we began, or were deaf
   int64_t next_lost_boot_nanos_ = 0;   // no worker is lost before then
   std::set<std::string> stirred_workers_;                                 // see TakeStirred

@@ -230,8 +230,10 @@ absl::StatusOr<Job> DispatcherCore::Pause(const std::string& id) {
     JobRecord& record = TouchJob(id);
     record.job.pause_cause = PauseCause::kUser;
     if (rule.kind == RequestRule::Kind::kSetCause) {
-      LH_RETURN_IF_ERROR(AddEvent(record, EventType::kState, record.job.state, Reason::kPausedByUser,
-                                  "paused by the user while it was being moved", 0));
+      record.job.reason = Reason::kPausedByUser;
+      record.job.reason_detail = "paused by the user while it was being moved";
+      LH_RETURN_IF_ERROR(
+          AddEvent(record, EventType::kState, record.job.state, Reason::kPausedByUser, record.job.reason_detail, 0));
       return record.job;
     }
     LH_RETURN_IF_ERROR(SetState(record, rule.to, Reason::kPausedByUser, "paused by the user"));
@@ -249,8 +251,10 @@ absl::StatusOr<Job> DispatcherCore::Resume(const std::string& id) {
     JobRecord& record = TouchJob(id);
     if (rule.kind == RequestRule::Kind::kSetCause) {
       record.job.pause_cause = PauseCause::kPreempt;  // the checkpoint is under way: queued again right after it
-      LH_RETURN_IF_ERROR(AddEvent(record, EventType::kState, record.job.state, Reason::kNone,
-                                  "resumed by the user while it was pausing", 0));
+      record.job.reason = Reason::kNone;
+      record.job.reason_detail = "resumed by the user while it was pausing";
+      LH_RETURN_IF_ERROR(
+          AddEvent(record, EventType::kState, record.job.state, Reason::kNone, record.job.reason_detail, 0));
       return record.job;
     }
     LH_RETURN_IF_ERROR(VerifyCheckpoint(record));

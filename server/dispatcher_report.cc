@@ -110,6 +110,11 @@ absl::Status DispatcherCore::ApplyStrangeReport(const std::string& worker_id, co
     if (held->second.fenced) held->second.key = report.key;
     return absl::OkStatus();
   }
+  // Of a worker that makes them up: what it holds is given to it, and named, by the thousand at most.
+  if (worker.holds.size() >= static_cast<size_t>(limits::kMaxHoldsPerWorker)) {
+    ++stats_.fenced_writes_total;
+    return absl::OkStatus();
+  }
   Hold hold;
   hold.key = report.key;
   hold.confirmed = true;
@@ -147,9 +152,12 @@ absl::Status DispatcherCore::ApplyStrangeReport(const std::string& worker_id, co
 }
 
 absl::Status DispatcherCore::ApplyLiveReport(JobRecord& record, Hold& hold, const AttemptReport& report) {
+  if (!report.warnings.empty() && !hold.warnings.has_value()) {
+    LH_ASSIGN_OR_RETURN(hold.warnings, WarningsOf(record.job));
+  }
   for (const std::string& warning : report.warnings) {
-    if (static_cast<int>(hold.warnings.size()) >= limits::kMaxWarningsPerAttempt) break;
-    if (!hold.warnings.insert(warning).second) continue;
+    if (static_cast<int>(hold.warnings->size()) >= limits::kMaxWarningsPerAttempt) break;
+    if (!hold.warnings->insert(warning).second) continue;
     LH_RETURN_IF_ERROR(AddEvent(record, EventType::kWarning, record.job.state, Reason::kNone, warning, hold.last_step));
   }
   if (!report.data_report.empty() && report.data_report != record.job.data_report) {
@@ -173,6 +181,16 @@ absl::Status DispatcherCore::ApplyPhase(JobRecord& record, const AttemptReport& 
     LH_RETURN_IF_ERROR(SetState(record, JobState::kFinalizing, Reason::kNone, "stores its adapter"));
   }
   return absl::OkStatus();
+}
+
+// Of a store that takes nothing, for a job that goes on training: every second point goes, the first and the last stay.
+void DispatcherCore::ThinPending(JobRecord* record) {
+  std::vector<MetricPoint>& points = record->pending_metrics;
+  size_t kept = 0;
+  for (size_t i = 0; i < points.size(); ++i) {
+    if (i % 2 == 0 || i + 1 == points.size()) std::swap(points[kept++], points[i]);
+  }
+  points.resize(kept);
 }
 
 absl::Status DispatcherCore::ApplyProgress(JobRecord& record, Hold& hold, const AttemptReport& report) {
@@ -204,6 +222,7 @@ absl::Status DispatcherCore::ApplyProgress(JobRecord& record, Hold& hold, const 
           std::min(metrics_due_boot_nanos_, record.pending_since_boot_nanos + limits::kMetricsFlushMs * 1'000'000);
     }
     record.pending_metrics.push_back(std::move(point));
+    if (record.pending_metrics.size() > static_cast<size_t>(limits::kMaxPendingMetrics)) ThinPending(&record);
     metric_jobs_.insert(record.job.id);
   }
   return absl::OkStatus();
@@ -215,10 +234,18 @@ absl::Status DispatcherCore::EndedAttempt(JobRecord& record, const AttemptReport
   if (asked || record.job.state == JobState::kCancelling) {
     return StoppedAttempt(record, report.exit == ExitReason::kCheckpointed ? "stopped at a checkpoint" : "stopped");
   }
-  const AttemptOutcome outcome =
-      report.exit == ExitReason::kLeaseLost ? AttemptOutcome::kLost : AttemptOutcome::kFailed;
-  if (report.device_at_fault && outcome == AttemptOutcome::kFailed) NoteDeviceFault(record.job);
-  return FailAttempt(record, outcome, FailureOf(report));
+  if (report.exit == ExitReason::kLeaseLost) return LeaseLost(record, report);
+  if (report.device_at_fault) NoteDeviceFault(record.job);
+  return FailAttempt(record, AttemptOutcome::kFailed, FailureOf(report));
+}
+
+// Its epoch was never fenced. Where we have been away since it began, that was the reason: nothing is counted.
+absl::Status DispatcherCore::LeaseLost(JobRecord& record, const AttemptReport& report) {
+  const Hold* hold = FindHold(record.job);
+  if (hold != nullptr && hold->start_boot_nanos < away_until_boot_nanos_) {
+    return LostUncounted(record, "its lease ran out while the scheduler was away");
+  }
+  return FailAttempt(record, AttemptOutcome::kLost, FailureOf(report));
 }
 
 absl::Status DispatcherCore::EndedValidation(JobRecord& record, const AttemptReport& report) {
@@ -226,10 +253,9 @@ absl::Status DispatcherCore::EndedValidation(JobRecord& record, const AttemptRep
   if (report.exit == ExitReason::kCheckpointed || report.exit == ExitReason::kCancelled) {
     return StoppedAttempt(record, "its worker stops and hands it back");
   }
+  if (report.exit == ExitReason::kLeaseLost) return LeaseLost(record, report);
   if (report.exit != ExitReason::kSucceeded) {
-    const AttemptOutcome outcome =
-        report.exit == ExitReason::kLeaseLost ? AttemptOutcome::kLost : AttemptOutcome::kFailed;
-    return FailAttempt(record, outcome, FailureOf(report));
+    return FailAttempt(record, AttemptOutcome::kFailed, FailureOf(report));
   }
   if (report.report_error_count > 0 || report.report_examples <= 0) {
     Failure failure;

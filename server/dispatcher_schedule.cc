@@ -44,6 +44,7 @@ void DispatcherCore::NoteDeaf(int64_t nanos) {
     record.last_sync_boot_nanos = std::min(now, record.last_sync_boot_nanos + nanos);
   }
   deaf_until_boot_nanos_ = now;
+  away_until_boot_nanos_ = now;
   grace_boot_nanos_ = now + limits::kStartGraceMs * kNanosPerMs;
   schedule_wanted_ = true;  // nobody is suspect for it, either
 }
@@ -238,14 +239,20 @@ void DispatcherCore::ForgetWorkers() {
         TouchWorker(id).last_sync_wall_micros = clock_->WallMicros();
         return NoteSeen(&TouchWorker(id));
       }
-      LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.DeleteWorker(id); }));
-      workers_.erase(id);
-      schedule_wanted_ = true;
-      RefreshFleet();
-      ++next_registration_;  // what is published of the fleet changes
-      return absl::OkStatus();
+      return ForgetWorker(id);
     });
   }
+}
+
+// REQUIRES: offline, without holds.
+absl::Status DispatcherCore::ForgetWorker(const std::string& id) {
+  TouchWorker(id);
+  LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.DeleteWorker(id); }));
+  workers_.erase(id);
+  schedule_wanted_ = true;
+  RefreshFleet();
+  ++next_registration_;  // what is published of the fleet changes
+  return absl::OkStatus();
 }
 
 int64_t DispatcherCore::NextTimerBootNanos() const {

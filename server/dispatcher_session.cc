@@ -1,5 +1,6 @@
 // Workers' sessions: opened, synced, told what to do.
 #include <algorithm>
+#include <tuple>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -40,9 +41,29 @@ bool Outdated(const WorkerRecord& record, int64_t sync_number, const AttemptRepo
   return gone != record.gone.end() && sync_number <= gone->second + kSyncsUntilForgotten;
 }
 
+// Of its StartCommand: what may be large of it.
+int64_t StartBytes(const Job& job, const Hold& hold) {
+  size_t bytes = job.resolved_spec.size() + job.data_report.size();
+  if (hold.memory_plan_json != nullptr) bytes += hold.memory_plan_json->size();
+  if (job.last_checkpoint.has_value()) bytes += job.last_checkpoint->files.size() * limits::kMaxArtifactNameBytes;
+  return static_cast<int64_t>(bytes);
+}
+
 absl::Status TooMany(const char* what, size_t count, int most) {
   return MakeError(absl::StatusCode::kInvalidArgument, "LIMIT_EXCEEDED",
                    std::to_string(count) + " " + what + "; at most " + std::to_string(most));
+}
+
+absl::Status CheckReports(const std::vector<AttemptReport>& reports) {
+  if (reports.size() > static_cast<size_t>(limits::kMaxReportsPerSync)) {
+    return TooMany("attempts", reports.size(), limits::kMaxReportsPerSync);
+  }
+  for (const AttemptReport& report : reports) {
+    if (report.key.job_id.size() <= static_cast<size_t>(limits::kMaxJobIdBytes)) continue;
+    return InvalidField("attempts.key.job_id", "has " + std::to_string(report.key.job_id.size()) + " bytes; at most " +
+                                                   std::to_string(limits::kMaxJobIdBytes));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -68,15 +89,14 @@ absl::Status DispatcherCore::CheckWorker(const SessionInput& input) const {
                          "; this scheduler knows up to " + std::to_string(kWorkerProtocolVersion) +
                          ": upgrade the scheduler first");
   }
-  if (!workers_.contains(worker.id) && workers_.size() >= static_cast<size_t>(limits::kMaxWorkers)) {
+  const bool full = !workers_.contains(worker.id) && workers_.size() >= static_cast<size_t>(limits::kMaxWorkers);
+  if (full && AwayWorker(input.caller).empty()) {
     return TooMany("workers", workers_.size() + 1, limits::kMaxWorkers);
   }
   if (worker.models.size() > static_cast<size_t>(limits::kMaxModelsPerWorker)) {
     return TooMany("models", worker.models.size(), limits::kMaxModelsPerWorker);
   }
-  if (input.attempts.size() > static_cast<size_t>(limits::kMaxReportsPerSync)) {
-    return TooMany("attempts", input.attempts.size(), limits::kMaxReportsPerSync);
-  }
+  LH_RETURN_IF_ERROR(CheckReports(input.attempts));
   std::set<std::string> devices;
   for (const DeviceEntry& device : worker.devices) {
     if (device.id.empty() || !devices.insert(device.id).second) {
@@ -89,6 +109,24 @@ absl::Status DispatcherCore::CheckWorker(const SessionInput& input) const {
     return InvalidField("inventory", "has a negative size");
   }
   return absl::OkStatus();
+}
+
+// Who may be forgotten so that a new one has room: the longest away of the caller's own, so that nobody who makes up
+// names takes those of others; else the longest away of all, after a day. "" = nobody. One that an operator drains
+// stays: it would come back undrained.
+std::string DispatcherCore::AwayWorker(const std::string& caller) const {
+  const int64_t oldest = clock_->WallMicros() - limits::kForgetWorkerForRoomMs * 1000;
+  std::tuple<bool, int64_t> best{true, oldest};  // of others; when it was seen
+  std::string away;
+  for (const auto& [id, record] : workers_) {
+    if (record.online || !record.holds.empty() || record.worker->draining) continue;
+    const std::tuple<bool, int64_t> here{record.worker->owner != caller,
+                                         std::max(record.last_sync_wall_micros, record.worker->seen_wall_micros)};
+    if (here >= best) continue;
+    best = here;
+    away = id;
+  }
+  return away;
 }
 
 // A worker's id is its first caller's: another one would end its session and get its attempts.
@@ -125,6 +163,9 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     const std::string id = input.worker.id;
     LH_ASSIGN_OR_RETURN(std::string owner, OwnerAfter(input));
     LH_RETURN_IF_ERROR(CheckOpening(input));
+    if (!workers_.contains(id) && workers_.size() >= static_cast<size_t>(limits::kMaxWorkers)) {
+      LH_RETURN_IF_ERROR(ForgetWorker(AwayWorker(input.caller)));
+    }
     WorkerRecord& record = TouchWorker(id);
     if (!record.session_id.empty()) SetSession(record.session_id, std::nullopt);
     auto worker = std::make_shared<Worker>(std::move(input.worker));
@@ -174,9 +215,7 @@ absl::StatusOr<std::string> DispatcherCore::Sync(const SyncInput& input) {
       return MakeError(absl::StatusCode::kFailedPrecondition, "SESSION_CLOSED",
                        "the session is not open any more: open a new one");
     }
-    if (input.attempts.size() > static_cast<size_t>(limits::kMaxReportsPerSync)) {
-      return TooMany("attempts", input.attempts.size(), limits::kMaxReportsPerSync);
-    }
+    LH_RETURN_IF_ERROR(CheckReports(input.attempts));
     const std::string id = session->second;
     WorkerRecord& record = TouchWorker(id);
     const bool was_suspect = Suspect(record);
@@ -328,6 +367,7 @@ SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_n
   if (found == workers_.end()) return reply;
   reply.acknowledged = std::exchange(found->second.acknowledged, {});
   found->second.leaving_answered = found->second.leaving;
+  int64_t start_bytes = 0;
   for (auto& [key, hold] : found->second.holds) {
     if (hold.fenced) {
       reply.stops.push_back({hold.key, StopMode::kFenced});
@@ -340,6 +380,10 @@ SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_n
       reply.stops.push_back({hold.key, *hold.stop});
       hold.stop_sent_in = sync_number;
     } else if (!hold.confirmed) {
+      const int64_t bytes = StartBytes(job->second.job, hold);
+      // Not marked as sent: the next Sync is answered at once.
+      if (!reply.starts.empty() && start_bytes + bytes > limits::kMaxStartBytesPerAnswer) continue;
+      start_bytes += bytes;
       StartCommand start;
       start.key = hold.key;
       start.job = job->second.job;

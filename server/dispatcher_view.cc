@@ -23,19 +23,10 @@ struct Measured {
   }
 };
 
-Worker ViewOf(const WorkerRecord& record) {
-  Worker worker = *record.worker;
-  worker.online = record.online;
-  worker.session_id = record.session_id;
-  worker.last_sync_boot_nanos = record.last_sync_boot_nanos;
-  worker.last_sync_wall_micros = record.last_sync_wall_micros;
-  return worker;
-}
-
 }  // namespace
 
-absl::StatusOr<Worker> DispatcherCore::SetDraining(const std::string& worker_id, bool draining) {
-  return Command([&]() -> absl::StatusOr<Worker> {
+absl::Status DispatcherCore::SetDraining(const std::string& worker_id, bool draining) {
+  return Command([&]() -> absl::Status {
     if (!workers_.contains(worker_id)) {
       return MakeError(absl::StatusCode::kNotFound, "WORKER_NOT_FOUND", "there is no worker " + worker_id);
     }
@@ -57,7 +48,7 @@ absl::StatusOr<Worker> DispatcherCore::SetDraining(const std::string& worker_id,
       LH_RETURN_IF_ERROR(SetState(job, JobState::kPausing, Reason::kNone, "worker " + worker_id + " is draining"));
       LH_RETURN_IF_ERROR(RequestStop(job, StopMode::kCheckpoint));
     }
-    return ViewOf(record);
+    return absl::OkStatus();
   });
 }
 
@@ -147,11 +138,14 @@ absl::Status DispatcherCore::ForgetDeletedJobs(const std::vector<std::string>& i
   });
 }
 
-std::vector<WorkerView> DispatcherCore::Workers() const {
+std::vector<WorkerView> DispatcherCore::Workers(const std::string& only) const {
   std::vector<WorkerView> views;
   for (const auto& [id, record] : workers_) {
+    if (!only.empty() && id != only) continue;
     WorkerView view;
-    view.worker = ViewOf(record);
+    view.worker = record.worker;
+    view.online = record.online;
+    view.last_sync_wall_micros = record.last_sync_wall_micros;
     view.suspect = record.online && Suspect(record);
     view.leaving = record.leaving;
     for (const auto& [device_id, faults] : record.faults) {

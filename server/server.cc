@@ -202,10 +202,12 @@ struct Server::Impl {
     absl::StatusOr<JobPage> jobs = store->ListJobs(filter);
     if (!jobs.ok()) return {503, "text/plain; charset=utf-8", std::string(jobs.status().message()) + "\n"};
     PageInput input;
-    for (Job& job : jobs->jobs) {
-      if (std::optional<WaitInfo> wait = dispatcher->WaitOf(job); wait.has_value()) {
-        job.reason = wait->reason;
-        job.reason_detail = std::move(wait->detail);
+    const std::vector<std::optional<WaitInfo>> waits = dispatcher->WaitsOf(jobs->jobs);
+    for (size_t i = 0; i < jobs->jobs.size(); ++i) {
+      Job& job = jobs->jobs[i];
+      if (waits[i].has_value()) {
+        job.reason = waits[i]->reason;
+        job.reason_detail = waits[i]->detail;
       }
       std::string progress = ProgressText(job);
       input.jobs.push_back({std::move(job), std::move(progress)});

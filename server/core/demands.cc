@@ -7,19 +7,6 @@
 namespace longhaul::server {
 namespace {
 
-PlanBudget BudgetOf(const PlanRequest& request, const DeviceFacts& facts, PlanPoint point) {
-  PlanBudget budget;
-  budget.share = point == PlanPoint::kMinimum    ? PlanShare::kMinimum
-                 : point == PlanPoint::kBalanced ? PlanShare::kBalanced
-                                                 : PlanShare::kWhole;
-  if (request.share == DeviceShare::kBytes) {
-    int64_t& bytes = facts.kind == DeviceKind::kCpu ? budget.host_bytes : budget.device_bytes;
-    const int64_t there = facts.kind == DeviceKind::kCpu ? facts.host_bytes : facts.device_bytes;
-    bytes = std::min(request.share_bytes, there);
-  }
-  return budget;
-}
-
 bool Allows(DeviceShare share, PlanPoint point) {
   switch (share) {
     case DeviceShare::kWhole:
@@ -66,6 +53,19 @@ class MemoryPlannerImpl final : public Planner {
 };
 
 }  // namespace
+
+PlanBudget BudgetOf(const PlanRequest& request, const DeviceFacts& facts, PlanPoint point) {
+  PlanBudget budget;
+  budget.share = point == PlanPoint::kMinimum    ? PlanShare::kMinimum
+                 : point == PlanPoint::kBalanced ? PlanShare::kBalanced
+                                                 : PlanShare::kWhole;
+  if (request.share == DeviceShare::kBytes) {
+    int64_t& bytes = facts.kind == DeviceKind::kCpu ? budget.host_bytes : budget.device_bytes;
+    const int64_t there = facts.kind == DeviceKind::kCpu ? facts.host_bytes : facts.device_bytes;
+    bytes = std::min(request.share_bytes, there);
+  }
+  return budget;
+}
 
 PlanRequest PlanRequestOf(const Job& job) {
   return {job.model_shape,        job.train_shape, job.device_share,

@@ -16,6 +16,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "model/memory_plan.h"
 #include "server/core/job.h"
 
 namespace longhaul::server {
@@ -46,6 +47,9 @@ class Planner {
                                                PlanPoint point) const = 0;
 };
 const Planner& MemoryPlanner();
+
+// What the plan at `point` may take of a device: a share in bytes is never more than there is.
+PlanBudget BudgetOf(const PlanRequest& request, const DeviceFacts& facts, PlanPoint point);
 
 // Of one class, by PlanPoint - 1. Points that device_share leaves out do not fit, with an empty `why`.
 using ClassDemands = std::array<Demand, 3>;

@@ -261,11 +261,6 @@ struct Worker {
   bool draining = false;
   std::string owner;             // the caller that registers it (Caller::name); "" = none yet
   int64_t seen_wall_micros = 0;  // when it was heard of, as far as that was written: sessions opened, leases lost
-  // Not persisted.
-  bool online = false;
-  std::string session_id;
-  int64_t last_sync_boot_nanos = 0;
-  int64_t last_sync_wall_micros = 0;
 };
 
 }  // namespace longhaul::server

@@ -102,6 +102,12 @@ bool SchedulerPass::MayReserve(const GroupState& state) const {
   return state.reservable && static_cast<int>(result_.reservations.size()) < limits::kMaxReservations;
 }
 
+// What a project holds only grows during a pass, and so does what is reserved: where its quota left an option out and
+// the others had no place, none of its jobs of the group finds one.
+bool SchedulerPass::MayReserve(const Entry& entry) {
+  return MayReserve(StateOf(entry.group)) && !unreservable_.contains({entry.project, entry.group});
+}
+
 // Whether nothing that could be decided of the entry is left: true of most of a long queue.
 bool SchedulerPass::Closed(const Entry& entry) {
   uint8_t& closed = closed_[static_cast<size_t>(entry.group)];
@@ -130,7 +136,7 @@ void SchedulerPass::Consider(const Entry& entry) {
     state.refused = AddVerdict(group.hopeless);
     state.reservable = false;
   }
-  if (state.refused >= 0 && !MayReserve(state)) {
+  if (state.refused >= 0 && !MayReserve(entry)) {
     AddWait(entry, group, state.refused, -1);
   } else if (static_cast<int>(result_.starts.size()) >= limits::kMaxStartsPerPass) {
     if (behind_starts_verdict_ < 0) {
@@ -160,10 +166,11 @@ void SchedulerPass::ConsiderTrain(const Entry& entry, const Group& group) {
   if (verdict < 0) verdict = TryStart(entry, group);
   if (verdict < 0) return;
   int reservation = -1;
-  if (static_cast<int>(result_.reservations.size()) < limits::kMaxReservations) {
-    reservation = Reserve(entry, group);
-    const bool quota = projects_[static_cast<size_t>(entry.project)].quota != Quota();
-    if (reservation < 0 && !quota) state.reservable = false;
+  if (MayReserve(entry)) {
+    bool left_out = false;
+    reservation = Reserve(entry, group, &left_out);
+    if (reservation < 0 && left_out) unreservable_.insert({entry.project, entry.group});
+    if (reservation < 0 && !left_out) state.reservable = false;
   }
   AddWait(entry, group, verdict, reservation);
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -50,6 +51,7 @@ class SchedulerPass {
   std::vector<const scheduling::Bucket*> OrderedBuckets() const;
   void RunTier(const std::vector<const scheduling::Bucket*>& tier);
   bool MayReserve(const GroupState& state) const;
+  bool MayReserve(const scheduling::Entry& entry);
   bool Closed(const scheduling::Entry& entry);
   void Consider(const scheduling::Entry& entry);
   void ConsiderTrain(const scheduling::Entry& entry, const scheduling::Group& group);
@@ -90,9 +92,10 @@ class SchedulerPass {
   void Take(Spot spot, const Need& need, int64_t end);
 
   // ---- Reservations and preemption (scheduler_reserve.cc) ----
-  int Reserve(const scheduling::Entry& entry, const scheduling::Group& group);
+  // -1 = no place; *left_out: an option was not looked at, for the project's quota.
+  int Reserve(const scheduling::Entry& entry, const scheduling::Group& group, bool* left_out);
   bool FindReservation(const scheduling::Entry& entry, const scheduling::Group& group, Spot* spot, int64_t* start,
-                       const scheduling::Option** chosen);
+                       const scheduling::Option** chosen, bool* left_out);
   bool Preempt(const scheduling::Entry& entry, const scheduling::Group& group, Spot* spot,
                const scheduling::Option** chosen);
   bool FindVictims(int worker, int device, const Need& need, PriorityClass below, int highest);
@@ -112,6 +115,7 @@ class SchedulerPass {
   std::vector<std::vector<int>> reserved_of_;       // by project: indices of its reservations
   std::vector<int> kept_quota_;                     // by project: the verdict; -1 = not needed yet
   std::map<std::pair<int, int>, int> over_quota_;   // verdict by project and group
+  std::set<std::pair<int, int>> unreservable_;      // project and group; see MayReserve
   std::vector<int> ready_;                          // train jobs that might start now, by class; see CountReady
   std::vector<std::vector<int>> stopped_;           // by worker: running attempts that this pass preempts
   std::vector<double> backlog_seconds_;             // by class: how long it is busy with what comes before

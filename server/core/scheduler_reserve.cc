@@ -12,11 +12,11 @@ using scheduling::Group;
 using scheduling::Option;
 using scheduling::WorkerState;
 
-int SchedulerPass::Reserve(const Entry& entry, const Group& group) {
+int SchedulerPass::Reserve(const Entry& entry, const Group& group, bool* left_out) {
   Spot spot;
   int64_t start_micros = kNeverMicros;
   const Option* option = nullptr;
-  if (!FindReservation(entry, group, &spot, &start_micros, &option)) return -1;
+  if (!FindReservation(entry, group, &spot, &start_micros, &option, left_out)) return -1;
   const bool far = start_micros - now_.boot_micros > limits::kPreemptMinGainSeconds * 1'000'000;
   if (far && entry.priority > PriorityClass::kLow && Preempt(entry, group, &spot, &option)) {
     start_micros = timeline_.Earliest(spot.worker, spot.device, NeedOf(option->Smallest()),
@@ -42,11 +42,14 @@ int SchedulerPass::Reserve(const Entry& entry, const Group& group) {
 
 // The earliest start on any device that the group may use; of equal ones the first in the order of the search.
 bool SchedulerPass::FindReservation(const Entry& entry, const Group& group, Spot* spot, int64_t* start,
-                                    const Option** chosen) {
+                                    const Option** chosen, bool* left_out) {
   *start = kNeverMicros;
   for (const Option& option : group.options) {
     const Need need = NeedOf(option.Smallest());
-    if (OverQuota(entry.project, need, kNeverMicros)) continue;
+    if (OverQuota(entry.project, need, kNeverMicros)) {
+      *left_out = true;
+      continue;
+    }
     const int64_t duration = DurationMicros(entry, option, option.smallest);
     for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
       ++looks_;
@@ -71,6 +74,7 @@ bool SchedulerPass::Preempt(const Entry& entry, const Group& group, Spot* spot, 
   std::vector<int> victims;
   for (const Option& option : group.options) {
     const Need need = NeedOf(option.Smallest());
+    if (OverQuota(entry.project, need, kNeverMicros)) continue;
     for (const int device : fleet_.pools[static_cast<size_t>(option.pool)].devices) {
       if (best == kLeast || ++looks_ >= limits::kMaxDeviceLooksPerPass) break;
       const int w = fleet_.device_worker[static_cast<size_t>(device)];

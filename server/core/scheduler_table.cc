@@ -17,11 +17,13 @@ using scheduling::WorkerState;
 
 namespace {
 
-// The worker of an attempt that a failure ended: not the same one again while there is another.
+// The worker of an attempt that a failure ended: not the same one again while there is another. One that was lost for
+// no reason is not its worker's failure.
 const std::string& AvoidedWorker(const Job& job) {
   static const std::string kNone;
   const Attempt& attempt = job.attempt;
-  const bool failed = attempt.outcome == AttemptOutcome::kFailed || attempt.outcome == AttemptOutcome::kLost;
+  const bool failed = attempt.outcome == AttemptOutcome::kFailed ||
+                      (attempt.outcome == AttemptOutcome::kLost && attempt.reason != Reason::kNone);
   return failed ? attempt.worker_id : kNone;
 }
 

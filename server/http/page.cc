@@ -48,24 +48,23 @@ std::string JobRow(const PageJob& shown, int64_t now_wall_micros) {
 }
 
 std::string WorkerRow(const WorkerView& view, int64_t now_wall_micros) {
-  const Worker& worker = view.worker;
+  const Worker& worker = *view.worker;
   std::string devices;
   for (const DeviceEntry& device : worker.devices) {
     devices += (devices.empty() ? "" : ", ") + device.id + " (" + device.facts.device_class + ")";
   }
   std::string models;
   for (const ModelEntry& model : worker.models) models += (models.empty() ? "" : ", ") + model.name;
-  const bool up = worker.online && !view.suspect;
+  const bool up = view.online && !view.suspect;
   std::string row = "<tr><td><code>" + EscapeHtml(worker.id) + "</code></td>" + Cell(worker.host_name);
   row += std::string("<td class=\"") + (up ? "up" : "down") + "\">" +
          (view.suspect      ? "suspect"
-          : !worker.online  ? "offline"
+          : !view.online    ? "offline"
           : view.leaving    ? "shutting down"
           : worker.draining ? "draining"
                             : "online") +
          "</td>";
-  row +=
-      Cell(worker.last_sync_wall_micros == 0 ? "never" : Age(worker.last_sync_wall_micros, now_wall_micros) + " ago");
+  row += Cell(view.last_sync_wall_micros == 0 ? "never" : Age(view.last_sync_wall_micros, now_wall_micros) + " ago");
   row += Cell(devices) + Cell(models) + Cell(std::to_string(view.attempts.size()));
   row += Cell(FormatBytes(view.host_bytes_reserved) + " of " + FormatBytes(worker.host_bytes_total));
   row += Cell(std::to_string(view.cpu_threads_reserved) + " of " + std::to_string(worker.cpu_threads_total));

@@ -68,15 +68,6 @@ int64_t SequenceLimit(const v1::JobSpec& resolved, const ModelShape& shape) {
   return past ? limits::kMaxSequenceLength : std::min(shape.max_position_embeddings, limits::kMaxSequenceLength);
 }
 
-PlanBudget AdmissionBudget(const PlanRequest& request, const DeviceFacts& facts) {
-  PlanBudget budget;
-  budget.share = PlanShare::kMinimum;
-  if (request.share == DeviceShare::kBytes) {
-    (facts.kind == DeviceKind::kCpu ? budget.host_bytes : budget.device_bytes) = request.share_bytes;
-  }
-  return budget;
-}
-
 PlanRequest RequestOf(const v1::JobSpec& resolved, const ModelShape& shape, const TrainShape& train,
                       int64_t total_steps) {
   PlanRequest request;
@@ -112,8 +103,9 @@ absl::Status EstimateOn(const Planner& planner, const PlanRequest& request, cons
   const Demand demand = AdmissionDemand(planner, request, facts);
   answer->set_fits(demand.fits);
   answer->set_why(demand.why);
+  const PlanBudget budget = BudgetOf(request, facts, PlanPoint::kMinimum);
   answer->set_longest_sequence_length(
-      LongestFittingSequence(request.model, request.train, facts, AdmissionBudget(request, facts), sequence_limit));
+      LongestFittingSequence(request.model, request.train, facts, budget, sequence_limit));
   if (demand.fits) {
     LH_RETURN_IF_ERROR(FillFitting(planner, request, facts, answer));
   } else if (absl::StatusOr<MemoryPlan> least = MinimumPlan(request.model, request.train, facts); least.ok()) {

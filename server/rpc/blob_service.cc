@@ -58,17 +58,18 @@ class BlobService final : public v1::BlobService::Service {
         return InvalidField("blobs", "has " + std::to_string(request->blobs_size()) + " elements; at most " +
                                          std::to_string(limits::kMaxBlobsPerFindMissing));
       }
-      std::vector<BlobRef> present;
+      std::vector<BlobRef> stale;
       for (int i = 0; i < request->blobs_size(); ++i) {
         LH_ASSIGN_OR_RETURN(BlobRef blob, RefOf(request->blobs(i), "blobs[" + std::to_string(i) + "]"));
         LH_ASSIGN_OR_RETURN(const bool there, Visible(caller, blob));
         if (there) {
-          present.push_back(std::move(blob));
+          LH_ASSIGN_OR_RETURN(const bool fresh, Fresh(blob));
+          if (!fresh) stale.push_back(std::move(blob));
         } else {
           *response->add_missing() = request->blobs(i);
         }
       }
-      return present.empty() ? absl::OkStatus() : context_.dispatcher->RecordBlobs(std::move(present));
+      return stale.empty() ? absl::OkStatus() : context_.dispatcher->RecordBlobs(std::move(stale));
     });
   }
 
@@ -109,6 +110,12 @@ class BlobService final : public v1::BlobService::Service {
   }
 
  private:
+  // Its grace was renewed a moment ago: asking again and again costs the dispatcher nothing.
+  absl::StatusOr<bool> Fresh(const BlobRef& blob) {
+    constexpr int64_t kRenewMicros = limits::kBlobGraceHours * 3'600'000'000 / 24;
+    LH_ASSIGN_OR_RETURN(const std::optional<int64_t> grace, context_.store->BlobGraceMicros(blob));
+    return grace.has_value() && *grace > context_.gate.clock()->WallMicros() - kRenewMicros;
+  }
   absl::StatusOr<bool> Visible(const Caller& caller, const BlobRef& blob) {
     LH_ASSIGN_OR_RETURN(const bool present, context_.blobs->Present(blob));
     if (!present) return false;

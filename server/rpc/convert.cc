@@ -223,10 +223,10 @@ absl::StatusOr<Checkpoint> FromProto(const v1::Checkpoint& checkpoint) {
   // Both go with every start that continues from it.
   for (const auto& [name, text] :
        {std::pair{"plan_signature", &checkpoint.plan_signature()}, std::pair{"made_with", &checkpoint.made_with()}}) {
-    if (static_cast<int64_t>(text->size()) > limits::kMaxMadeWithBytes) {
+    if (static_cast<int64_t>(text->size()) > limits::kMaxCheckpointTextBytes) {
       return InvalidField(
           std::string("checkpoint.") + name,
-          "has " + std::to_string(text->size()) + " bytes; at most " + std::to_string(limits::kMaxMadeWithBytes));
+          "has " + std::to_string(text->size()) + " bytes; at most " + std::to_string(limits::kMaxCheckpointTextBytes));
     }
   }
   out.plan_signature = checkpoint.plan_signature();

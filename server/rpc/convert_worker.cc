@@ -360,11 +360,11 @@ absl::StatusOr<v1::SyncResponse> ToProto(const SyncReply& reply) {
 
 v1::Worker ToProto(const WorkerView& view) {
   v1::Worker out;
-  out.set_id(view.worker.id);
-  out.set_state(view.suspect ? v1::WORKER_SUSPECT : view.worker.online ? v1::WORKER_ONLINE : v1::WORKER_OFFLINE);
-  *out.mutable_inventory() = InventoryToProto(view.worker);
-  if (view.worker.last_sync_wall_micros != 0) {
-    *out.mutable_last_sync_time() = ToTimestamp(view.worker.last_sync_wall_micros);
+  out.set_id(view.worker->id);
+  out.set_state(view.suspect ? v1::WORKER_SUSPECT : view.online ? v1::WORKER_ONLINE : v1::WORKER_OFFLINE);
+  *out.mutable_inventory() = InventoryToProto(*view.worker);
+  if (view.last_sync_wall_micros != 0) {
+    *out.mutable_last_sync_time() = ToTimestamp(view.last_sync_wall_micros);
   }
   for (const WorkerView::Running& running : view.attempts) {
     v1::WorkerAttempt* proto = out.add_attempts();
@@ -374,7 +374,7 @@ v1::Worker ToProto(const WorkerView& view) {
     proto->set_device_bytes(running.device_bytes);
     proto->set_cpu_threads(running.cpu_threads);
   }
-  out.set_draining(view.worker.draining);
+  out.set_draining(view.worker->draining);
   out.set_leaving(view.leaving);
   for (const WorkerView::Rest& rest : view.rests) {
     v1::DeviceRest* proto = out.add_device_rests();
@@ -382,8 +382,8 @@ v1::Worker ToProto(const WorkerView& view) {
     proto->set_faults(rest.faults);
     *proto->mutable_until_time() = ToTimestamp(rest.until_wall_micros);
   }
-  out.set_build(view.worker.build);
-  out.set_plan_version(view.worker.plan_version);
+  out.set_build(view.worker->build);
+  out.set_plan_version(view.worker->plan_version);
   out.set_host_bytes_reserved(view.host_bytes_reserved);
   out.set_device_bytes_reserved(view.device_bytes_reserved);
   out.set_cpu_threads_reserved(view.cpu_threads_reserved);

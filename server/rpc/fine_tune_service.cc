@@ -90,8 +90,10 @@ class FineTuneService final : public Base {
       if (!page.ok()) return page.status();
       int64_t bytes = 0;
       uint64_t last_number = 0;
-      for (const Job& job : page->jobs) {
-        v1::Job shown = ToProto(job, context_.dispatcher->WaitOf(job));
+      const std::vector<std::optional<WaitInfo>> waits = context_.dispatcher->WaitsOf(page->jobs);
+      for (size_t i = 0; i < page->jobs.size(); ++i) {
+        const Job& job = page->jobs[i];
+        v1::Job shown = ToProto(job, waits[i]);
         if (shown.has_data_report()) shown.mutable_data_report()->clear_errors();  // Get tells them
         bytes += static_cast<int64_t>(shown.ByteSizeLong());
         if (bytes > limits::kMaxListBytes && response->jobs_size() > 0) {

@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/limits.h"
@@ -24,7 +25,7 @@ class WorkerAdminService final : public v1::WorkerAdminService::Service {
       LH_ASSIGN_OR_RETURN(const int page_size, PageSize(request->page_size(), limits::kMaxPageSize));
       PageRoom room(page_size);
       for (const WorkerView& view : context_.dispatcher->Workers()) {  // by id
-        if (view.worker.id <= request->page_token()) continue;
+        if (view.worker->id <= request->page_token()) continue;
         v1::Worker shown = Show(view, caller);
         if (!room.Takes(shown)) {
           response->set_next_page_token(response->workers().rbegin()->id());
@@ -57,7 +58,7 @@ class WorkerAdminService final : public v1::WorkerAdminService::Service {
                            v1::Worker* response) {
     return context_.gate.Mutation(call, method, [&](const Caller& caller, Audit* audit) {
       audit->record.target = id;
-      LH_RETURN_IF_ERROR(context_.dispatcher->SetDraining(id, draining, audit).status());
+      LH_RETURN_IF_ERROR(context_.dispatcher->SetDraining(id, draining, audit));
       return Put(id, caller, response);
     });
   }
@@ -71,12 +72,13 @@ class WorkerAdminService final : public v1::WorkerAdminService::Service {
   }
 
   absl::Status Put(const std::string& id, const Caller& caller, v1::Worker* response) {
-    for (const WorkerView& view : context_.dispatcher->Workers()) {
-      if (view.worker.id != id) continue;
-      *response = Show(view, caller);
-      return absl::OkStatus();
+    std::vector<WorkerView> views;
+    if (!id.empty()) views = context_.dispatcher->Workers(id);
+    if (views.empty()) {
+      return MakeError(absl::StatusCode::kNotFound, "WORKER_NOT_FOUND", "there is no worker " + id);
     }
-    return MakeError(absl::StatusCode::kNotFound, "WORKER_NOT_FOUND", "there is no worker " + id);
+    *response = Show(std::move(views.front()), caller);
+    return absl::OkStatus();
   }
 
   const RpcContext& context_;

@@ -377,10 +377,13 @@ absl::StatusOr<std::vector<Worker>> FakeStore::ListWorkers() {
   return workers;
 }
 
-absl::StatusOr<bool> FakeStore::HasBlob(const BlobRef& blob) {
+absl::StatusOr<bool> FakeStore::HasBlob(const BlobRef& blob) { return BlobGraceMicros(blob)->has_value(); }
+
+absl::StatusOr<std::optional<int64_t>> FakeStore::BlobGraceMicros(const BlobRef& blob) {
   const auto now = state();
   const auto found = now->blobs.find(blob.sha256);
-  return found != now->blobs.end() && found->second.first.size_bytes == blob.size_bytes;
+  if (found == now->blobs.end() || found->second.first.size_bytes != blob.size_bytes) return std::nullopt;
+  return std::optional<int64_t>(found->second.second);
 }
 
 absl::StatusOr<bool> FakeStore::BlobInProject(const BlobRef& blob, const std::string& project) {

@@ -228,7 +228,7 @@ class Conversation {
       case 3:
         return Check(core_.Delete(id));
       default:
-        return Check(core_.SetDraining(id, mutator_.Chance(50)).status());
+        return Check(core_.SetDraining(id, mutator_.Chance(50)));
     }
   }
 

@@ -128,7 +128,7 @@ void World::Do(const Step& step) {
       return WorkerOf(step.a).TrainerDies(step.b);
     case Op::kDrain:
       return scheduler_.Post({[id = WorkerOf(step.a).id(), on = step.b % 2 == 0](DispatcherCore& core) {
-                                core.SetDraining(id, on).status().IgnoreError();
+                                core.SetDraining(id, on).IgnoreError();
                               },
                               [](const absl::Status&) {}, nullptr});
     case Op::kCollect:
@@ -340,9 +340,8 @@ void World::Peace() {
   while (context_.violations.empty() && !Done()) {
     if (context_.timeline.now() > deadline + least) break;
     for (const auto& worker : workers_) {
-      scheduler_.Post(
-          {[id = worker->id()](DispatcherCore& core) { core.SetDraining(id, false).status().IgnoreError(); },
-           [](const absl::Status&) {}, nullptr});
+      scheduler_.Post({[id = worker->id()](DispatcherCore& core) { core.SetDraining(id, false).IgnoreError(); },
+                       [](const absl::Status&) {}, nullptr});
     }
     for (const std::string& id : ids_) {
       if (!scheduler_.up()) break;

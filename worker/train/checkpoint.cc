@@ -80,7 +80,7 @@ absl::StatusOr<LoadedCheckpoint> StateFromJson(const std::string& text, const st
   if (fields.Find("eval_pending") != nullptr) fields.Bool("eval_pending", &s.eval_pending);  // later than version 1
   fields.Double("train_seconds", 0, 1e12, &s.train_seconds);
   fields.String("plan_signature", 256, &loaded.identity.plan_signature);
-  fields.String("made_with", limits::kMaxMadeWithBytes, &loaded.identity.made_with);
+  fields.String("made_with", limits::kMaxCheckpointTextBytes, &loaded.identity.made_with);
   fields.String("run_signature", 256, &loaded.identity.run_signature);
   if (!fields.status().ok()) {
     return MakeError(absl::StatusCode::kInvalidArgument, "INVALID_CHECKPOINT", std::string(fields.status().message()));

@@ -145,7 +145,7 @@ absl::Status RunWatch::OnCheckpoint(const train::CheckpointInfo& info) {
   for (const std::string& file : info.files) out->add_files(file);
   if (info.eval_loss.has_value()) out->set_eval_loss(*info.eval_loss);
   out->set_plan_signature(info.plan_signature);
-  out->set_made_with(attempt::CutUtf8(info.made_with, limits::kMaxMadeWithBytes));
+  out->set_made_with(attempt::CutUtf8(info.made_with, limits::kMaxCheckpointTextBytes));
   context_.events->AddDurable(event);
   if (!context_.events->status().ok()) return context_.events->status();
   context_.log("checkpoint of step " + std::to_string(info.step) + " written");

@@ -159,6 +159,24 @@ TEST_F(PreemptionTest, AHigherClassTakesTheDevice) {
   ASSERT_EQ(result.reservations.size(), 1u) << "and nobody takes it away meanwhile";
 }
 
+// Jobs that find no place even in time are looked at once, of a project with a quota, too: others come behind them.
+TEST_F(BackfillTest, ACrowdWithAQuotaAndWithoutAPlaceStarvesNobody) {
+  constexpr int kWorkers = 63;
+  constexpr int kGpus = limits::kMaxDevicesPerWorker;
+  for (int w = 0; w < kWorkers; ++w) {
+    const std::string id = "gpus" + std::to_string(w);
+    AddGpuWorker(id, 16 * kGiB, kGpus);
+    for (int gpu = 0; gpu < kGpus; ++gpu) Run(id, "", 16, 0, 0, gpu).end_boot_micros = kNeverMicros;
+  }
+  AddWorker("cpus", 4 * kGiB);
+  quotas_["crowd"].jobs = 1'000;
+  for (int i = 0; i < 600; ++i) AddFitJob("crowd" + std::to_string(i), 16).project = "crowd";
+  AddFitJob("small", 2);
+  const PlanResult result = Pass();
+  ASSERT_EQ(result.starts.size(), 1u) << DetailOf(result, result.waits.size() - 1);
+  EXPECT_EQ(result.starts[0].job_id, "small");
+}
+
 TEST_F(PreemptionTest, OnlyLowerClassesOnlyAfterTenMinutesOnlyWhereItHelps) {
   AddWorker("w1", 4 * kGiB);
   RunningAttempt& victim = RunFor("w1", "victim", 4, PriorityClass::kNormal);
@@ -234,6 +252,17 @@ TEST_F(PreemptionTest, WhoIsOverItsQuotaPreemptsNobody) {
   quotas_["default"].jobs = 1;
   AddFitJob("urgent", 4, 1, 100).priority = PriorityClass::kHigh;
   EXPECT_EQ(PassText(), "urgent?WAITING_FOR_QUOTA@1");
+}
+
+TEST_F(PreemptionTest, NobodyIsStoppedForADeviceThatTheQuotaLeavesOut) {
+  AddGpuWorker("gpus", 4 * kGiB);
+  AddWorker("cpus", 4 * kGiB);
+  RunFor("gpus", "low", 4, PriorityClass::kLow).project = "others";
+  RunFor("cpus", "high", 4, PriorityClass::kHigh).project = "others";
+  AddFitJob("urgent", 4, 1, 100).priority = PriorityClass::kHigh;
+  EXPECT_EQ(Pass().preemptions.size(), 1u);
+  quotas_["default"].device_bytes = kGiB;
+  EXPECT_TRUE(Pass().preemptions.empty()) << "it may only have the CPUs, which nobody leaves";
 }
 
 TEST_F(PreemptionTest, WhatIsStoppingAlreadyIsWaitedFor) {

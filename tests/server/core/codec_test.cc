@@ -134,12 +134,10 @@ TEST(CodecTest, TornAndRandomBytesAreErrorsNotCrashes) {
   }
 }
 
-TEST(CodecTest, WorkersKeepInventoryAndForgetSessions) {
+TEST(CodecTest, WorkersKeepTheirInventory) {
   Worker worker;
   worker.id = "w";
   worker.draining = true;
-  worker.online = true;
-  worker.session_id = "s";
   worker.devices = {{"cpu-0", DeviceFacts()}};
   worker.devices[0].facts.device_class = "c";
   worker.devices[0].facts.isa = "";
@@ -150,8 +148,6 @@ TEST(CodecTest, WorkersKeepInventoryAndForgetSessions) {
   const absl::StatusOr<Worker> back = DecodeWorker(EncodeWorker(worker));
   ASSERT_TRUE(back.ok());
   EXPECT_TRUE(back->draining);
-  EXPECT_FALSE(back->online);
-  EXPECT_EQ(back->session_id, "");
   EXPECT_EQ(back->devices.at(0).facts.isa, "");
   EXPECT_EQ(back->devices.at(0).facts.cudnn_version, 91400);
   EXPECT_TRUE(back->devices.at(0).facts.has_fp8);

@@ -198,5 +198,19 @@ TEST(DemandsTest, AGpusSpeedIsItsOwn) {
   EXPECT_DOUBLE_EQ(AdmissionDemand(MemoryPlanner(), request, Gpu(80 * kGiB)).step_seconds, eight);
 }
 
+TEST(DemandsTest, AShareInBytesIsNeverMoreThanThereIs) {
+  PlanRequest request;
+  request.share = DeviceShare::kBytes;
+  request.share_bytes = int64_t{64} << 30;
+  DeviceFacts facts;
+  facts.host_bytes = int64_t{8} << 30;
+  EXPECT_EQ(BudgetOf(request, facts, PlanPoint::kMinimum).host_bytes, facts.host_bytes);
+  facts.kind = DeviceKind::kCuda;
+  facts.device_bytes = int64_t{24} << 30;
+  EXPECT_EQ(BudgetOf(request, facts, PlanPoint::kMinimum).device_bytes, facts.device_bytes);
+  request.share_bytes = kGiB;
+  EXPECT_EQ(BudgetOf(request, facts, PlanPoint::kWhole).device_bytes, kGiB);
+}
+
 }  // namespace
 }  // namespace longhaul::server

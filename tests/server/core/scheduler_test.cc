@@ -315,6 +315,8 @@ TEST_F(SchedulerTest, AWorkerWhereItFailedIsAvoidedWhileThereIsAnother) {
   job.attempt.outcome = AttemptOutcome::kFailed;
   EXPECT_EQ(PassText(), "a>w2:minimum");
   job.attempt.outcome = AttemptOutcome::kLost;
+  EXPECT_EQ(PassText(), "a>w1:minimum") << "by no fault of its worker";
+  job.attempt.reason = Reason::kWorkerLost;
   EXPECT_EQ(PassText(), "a>w2:minimum");
   // Busy is no reason to go back; it waits for the other one.
   Run("w2", "r", 8, 1, 600);

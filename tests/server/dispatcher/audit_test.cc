@@ -89,7 +89,7 @@ TEST_F(AuditTest, WhereTheRecordCannotBeWrittenNothingIsDone) {
   const auto job = dispatcher_.Create(Input(), &created);
   ASSERT_TRUE(job.ok());
   // The command of a worker that is drained already writes one row, its record the second.
-  const auto drain = [&](Audit* audit) { return dispatcher_.SetDraining("w1", true, audit).status(); };
+  const auto drain = [&](Audit* audit) { return dispatcher_.SetDraining("w1", true, audit); };
   ASSERT_TRUE(OpenAs("", "w1").ok());
   for (int failing = 0; failing < 2; ++failing) {
     Settle();

@@ -20,7 +20,7 @@ TEST_F(DeafTest, WhileTheSchedulerStoodStillNobodyWasSilent) {
   core->NoteDeaf(int64_t{100'000} * 1'000'000);
   ASSERT_TRUE(Settle().ok());
   EXPECT_EQ(State(id), JobState::kRunning);
-  for (const WorkerView& view : core->Workers()) EXPECT_FALSE(view.suspect) << view.worker.id;
+  for (const WorkerView& view : core->Workers()) EXPECT_FALSE(view.suspect) << view.worker->id;
   // As after a start: time for an agent that has just begun its longest wait.
   Advance(limits::kStartGraceMs - 1);
   EXPECT_EQ(State(id), JobState::kRunning);
@@ -34,6 +34,44 @@ TEST_F(DeafTest, WhileTheSchedulerStoodStillNobodyWasSilent) {
   EXPECT_EQ(State(id), JobState::kRunning);
   Advance(1);
   EXPECT_EQ(State(id), JobState::kQueued);
+}
+
+// An hour without a lease ends a trainer. Where we were away for it, that is neither the job's failure nor its
+// worker's.
+TEST_F(DeafTest, ALeaseThatRanOutWhileTheSchedulerWasAwayIsNotCounted) {
+  std::string session = Open(TestWorker("w1"));
+  std::string id;
+  AttemptKey key = RunningJob(session, &id);
+  ASSERT_TRUE(CommitCheckpoint(session, key, 20).ok());
+  const auto lost = [](const AttemptKey& of) {
+    return std::vector{Report(of, AttemptPhase::kEnded, ExitReason::kLeaseLost)};
+  };
+  clock.AdvanceMillis(2 * limits::kOrphanMs);
+  Restart();
+  Open(TestWorker("w2"));
+  session = Open(TestWorker("w1"), lost(key));
+  EXPECT_EQ(Get(id).failed_attempts, 0);
+  const auto reply = Sync(session);
+  ASSERT_TRUE(StartOf(*reply, id).has_value()) << "at once, and its worker is not avoided";
+  key = *StartOf(*reply, id);
+  EXPECT_EQ(Get(id).attempt.resumed_from_step, 20);
+  EXPECT_EQ(Get(id).state, JobState::kStarting);
+  // A store that takes nothing gives no leases, either.
+  ASSERT_TRUE(Sync(session, {Running(key)}).ok());
+  Advance(1'000);
+  store.FailCommits(1);
+  core->Create({TestJob(blobs.Add("dataset")), "body"}).status().IgnoreError();
+  EXPECT_FALSE(core->CommitBatch().ok());
+  clock.AdvanceMillis(limits::kStoreRetryMs);
+  ASSERT_TRUE(Sync(session, lost(key)).ok());
+  EXPECT_EQ(Get(id).failed_attempts, 0);
+  // While we were there all the time, it counts.
+  ASSERT_TRUE(StartOf(*Sync(session), id).has_value());
+  key = {id, Get(id).attempt.number, Get(id).lease_epoch};
+  ASSERT_TRUE(Sync(session, {Running(key)}).ok());
+  Advance(1'000);
+  ASSERT_TRUE(Sync(session, lost(key)).ok());
+  EXPECT_EQ(Get(id).failed_attempts, 1);
 }
 
 // A batch is long where the dispatcher stood still: the store still says that the job runs.

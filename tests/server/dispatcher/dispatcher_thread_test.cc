@@ -187,18 +187,18 @@ TEST_F(DispatcherThreadTest, AThreadThatStoodStillLosesNobody) {
   clock_.AdvanceMillis(3'600'000);
   dispatcher_.Wake();
   Flush();
-  ASSERT_TRUE(dispatcher_.Workers().at(0).worker.online);
+  ASSERT_TRUE(dispatcher_.Workers().at(0).online);
   std::future<Answer> parked = Sync(session, 1);
   Flush();
   EXPECT_FALSE(Answered(parked)) << "its session is open";
   // Who is silent while the thread listens is lost after his time.
   for (int i = 0; i < 9; ++i) {
-    EXPECT_TRUE(dispatcher_.Workers().at(0).worker.online) << i;
+    EXPECT_TRUE(dispatcher_.Workers().at(0).online) << i;
     clock_.AdvanceMillis(10'000);
     dispatcher_.Wake();
     Flush();
   }
-  EXPECT_FALSE(dispatcher_.Workers().at(0).worker.online);
+  EXPECT_FALSE(dispatcher_.Workers().at(0).online);
 }
 
 TEST_F(DispatcherThreadTest, ANewerSyncAnswersTheOlderOne) {

@@ -296,6 +296,16 @@ TEST_F(LeaseTest, ACheckpointWhoseBytesAreGoneGivesWayToTheEarlierOne) {
   blobs.Lose(Get(id).last_checkpoint->files[0].blob);
   ASSERT_TRUE(Sync(session, {Report(key, AttemptPhase::kEnded, ExitReason::kCrashed)}).ok());
   EXPECT_EQ(Get(id).last_checkpoint->step, 10);
+  EXPECT_EQ(CheckpointSteps(id), std::vector<int64_t>{10}) << "of the other nothing is kept";
+  EXPECT_NE(Get(id).pinned_device_class, "");
+  // Without any the job begins again, wherever it likes.
+  blobs.Lose(Get(id).last_checkpoint->files[0].blob);
+  Advance(11'000);
+  const AttemptKey next{id, Get(id).attempt.number, Get(id).lease_epoch};
+  ASSERT_TRUE(Sync(session, {Report(next, AttemptPhase::kEnded, ExitReason::kCrashed)}).ok());
+  EXPECT_FALSE(Get(id).last_checkpoint.has_value());
+  EXPECT_TRUE(CheckpointSteps(id).empty());
+  EXPECT_EQ(Get(id).pinned_device_class, "");
 }
 
 // A repetition of an earlier commit comes late, over another connection: what was committed since stays the last.

@@ -324,7 +324,9 @@ TEST_F(LifecycleTest, ResumeWhilePausingQueuesAgain) {
   std::string id;
   const AttemptKey key = RunningJob(session, &id);
   ASSERT_TRUE(Do(core->Pause(id)).ok());
+  EXPECT_EQ(Get(id).reason, Reason::kPausedByUser);
   EXPECT_EQ(Do(core->Resume(id))->pause_cause, PauseCause::kPreempt);
+  EXPECT_EQ(Get(id).reason, Reason::kNone);
   const auto reply = Sync(session, {Report(key, AttemptPhase::kEnded, ExitReason::kCheckpointed)});
   EXPECT_TRUE(StartOf(*reply, id).has_value()) << "placed again at once: " << Get(id).reason_detail;
 }
@@ -360,7 +362,7 @@ TEST_F(LifecycleTest, DrainMovesJobsAndTakesNoNewOnes) {
   const std::string session = Open(TestWorker("w1"));
   std::string id;
   const AttemptKey key = RunningJob(session, &id);
-  EXPECT_EQ(ErrorReason(Do(core->SetDraining("none", true)).status()), "WORKER_NOT_FOUND");
+  EXPECT_EQ(ErrorReason(Do(core->SetDraining("none", true))), "WORKER_NOT_FOUND");
   ASSERT_TRUE(Do(core->SetDraining("w1", true)).ok());
   EXPECT_EQ(State(id), JobState::kPausing);
   auto reply = Sync(session, {Running(key)});

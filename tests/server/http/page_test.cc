@@ -20,12 +20,14 @@ TEST(PageTest, EscapesEverythingFromOutside) {
   input.jobs.push_back(shown);
   shown.job.state = JobState::kQueued;
   input.jobs.push_back(shown);
+  Worker worker;
+  worker.id = worker.host_name = kScript;
+  worker.devices.push_back({kScript, {}});
+  worker.devices.back().facts.device_class = kScript;
+  worker.models.push_back({});
+  worker.models.back().name = kScript;
   WorkerView view;
-  view.worker.id = view.worker.host_name = kScript;
-  view.worker.devices.push_back({kScript, {}});
-  view.worker.devices.back().facts.device_class = kScript;
-  view.worker.models.push_back({});
-  view.worker.models.back().name = kScript;
+  view.worker = std::make_shared<const Worker>(worker);
   input.workers.push_back(view);
   input.version = kScript;
   const std::string page = RenderPage(input);
@@ -43,11 +45,13 @@ TEST(PageTest, ShowsJobsAndWorkers) {
   running.job.state = JobState::kRunning;
   running.progress = "step 3 of 60, loss 2.5000, 240 tokens/s";
   input.jobs.push_back(running);
+  Worker worker;
+  worker.id = "worker-1";
+  worker.host_bytes_total = int64_t{4} << 30;
   WorkerView view;
-  view.worker.id = "worker-1";
-  view.worker.online = true;
+  view.worker = std::make_shared<const Worker>(worker);
+  view.online = true;
   view.host_bytes_reserved = int64_t{1} << 30;
-  view.worker.host_bytes_total = int64_t{4} << 30;
   input.workers.push_back(view);
   const std::string page = RenderPage(input);
   for (const char* text : {"ftjob-abc", "RUNNING", "step 3 of 60", "worker-1", "online", "1.00 GiB of 4.00 GiB"}) {

@@ -1,4 +1,5 @@
 #include "base/limits.h"
+#include "storage/sqlite_db.h"
 #include "tests/server/rpc/rpc_test_support.h"
 
 namespace longhaul::server {
@@ -49,6 +50,29 @@ class BlobTest : public RpcTest {
     return name;
   }
 };
+
+// Each renewal is a write of the one dispatcher: who asks all day long costs it one an hour.
+TEST_F(BlobTest, AskingForABlobRenewsItsGraceNoOftenerThanEveryHour) {
+  const std::string bytes = "dataset";
+  ASSERT_TRUE(Upload(bytes).ok());
+  const auto db = storage::Db::Open(dir_.File("state.db"), storage::Db::Mode::kReadWrite);
+  ASSERT_TRUE(db.ok()) << db.status();
+  const auto grace = [&] { return (*db)->QueryInt("SELECT grace_wall_micros FROM blobs").value_or(0); };
+  const auto ask = [&] {
+    v1::FindMissingRequest find;
+    *find.add_blobs() = NameOf(bytes);
+    v1::FindMissingResponse missing;
+    EXPECT_TRUE(Call(*stubs_->blobs, &v1::BlobService::Stub::FindMissing, find, &missing).ok());
+    EXPECT_EQ(missing.missing_size(), 0);
+  };
+  const int64_t uploaded = grace();
+  ASSERT_GT(uploaded, 0);
+  ask();
+  EXPECT_EQ(grace(), uploaded);
+  ASSERT_TRUE((*db)->Exec("UPDATE blobs SET grace_wall_micros=grace_wall_micros-7200000000").ok());
+  ask();
+  EXPECT_GE(grace(), uploaded);
+}
 
 TEST_F(BlobTest, WhatGoesInComesOut) {
   const std::string bytes = Bytes(3 * limits::kBlobChunkBytes + 17);

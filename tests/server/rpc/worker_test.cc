@@ -38,7 +38,7 @@ TEST_F(WorkerTest, AJobSucceedsByHand) {
     v1::CommitCheckpointRequest large = checkpoint;
     std::string* const text = std::string(field) == "made_with" ? large.mutable_checkpoint()->mutable_made_with()
                                                                 : large.mutable_checkpoint()->mutable_plan_signature();
-    text->assign(limits::kMaxMadeWithBytes + 1, 's');
+    text->assign(limits::kMaxCheckpointTextBytes + 1, 's');
     const grpc::Status refused = Call(*stubs_->workers, &v1::WorkerService::Stub::CommitCheckpoint, large, &committed);
     EXPECT_EQ(DetailsOf(refused).Of(std::string("checkpoint.") + field), "has 1025 bytes; at most 1024");
   }
