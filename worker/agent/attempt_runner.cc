@@ -382,7 +382,7 @@ void AttemptRunner::BeGone() {
   cancelled_->store(true);
   env_->on_news();  // that it is no longer listed: its memory is free
   if (!has_folder_) return;
-  if (const absl::Status removed = RemoveTree(dir_.path()); !removed.ok()) {
+  if (const absl::Status removed = dir_.Remove(); !removed.ok()) {
     env_->log(key_.job_id() + ": its folder stays: " + std::string(removed.message()));
   }
 }
