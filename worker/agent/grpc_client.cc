@@ -280,7 +280,6 @@ absl::Status GrpcSchedulerClient::SendBlob(const v1::BlobName& blob, const std::
   v1::WriteBlobRequest message;
   *message.mutable_blob() = blob;
   absl::Status local;
-  bool writable = true;  // nothing is written any more to a call that was cancelled or that the peer has ended
   while (true) {
     auto bytes = ReadFileRange(path, offset, std::min(limits::kBlobChunkBytes, blob.size_bytes() - offset));
     if (absl::Status armed = Failpoint("agent_before_chunk"); !armed.ok()) bytes = armed;
@@ -291,18 +290,16 @@ absl::Status GrpcSchedulerClient::SendBlob(const v1::BlobName& blob, const std::
     if (!bytes.ok()) {
       local = bytes.status();
       live.context()->TryCancel();
-      writable = false;
       break;
     }
     message.set_offset(offset);
     offset += static_cast<int64_t>(bytes->size());
     message.set_data(*std::move(bytes));
     message.set_finish(offset >= blob.size_bytes());
-    writable = writer->Write(message);
-    if (!writable || message.finish()) break;
+    if (!writer->Write(message) || message.finish()) break;
     message.clear_blob();
   }
-  if (writable) writer->WritesDone();
+  writer->WritesDone();
   const grpc::Status status = writer->Finish();
   if (!local.ok()) return local;
   LH_RETURN_IF_ERROR(FromGrpc(status));
