@@ -21,6 +21,7 @@
 //   agent_before_checkpoint, agent_after_checkpoint, agent_before_artifact, agent_after_artifact
 //   agent_before_log, agent_after_log    the scheduler has the bytes, the agent does not know
 //   agent_trainer_spawned         the trainer runs, its pid is not written down
+//   agent_spec_removed            an attempt's end is acknowledged, its folder is about to go
 //   train_step_N                  after that step's event; N is a number
 //   cuda_wrong_token              a micro-batch on a GPU gets a token that the model does not have: the device faults
 //   cuda_copy_out, cuda_copy_in   on the stream, before a copy beside the ops begins: to the host, to the device

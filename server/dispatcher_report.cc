@@ -135,13 +135,15 @@ absl::Status DispatcherCore::ApplyStrangeReport(const std::string& worker_id, co
     hold.cpu_threads = attempt.cpu_threads_planned;
   }
   // A job that ended just before the scheduler restarted: its attempt is in order and is told to stop, or, after a
-  // success, left to ship its log.
+  // success, left to ship its log. One that has its adapter to make yet runs a second time, from what an agent found
+  // again.
   const absl::StatusOr<Job> job = FindJob(report.key.job_id);
   if (job.ok() && IsTerminal(job->state) && !jobs_.contains(job->id) && job->attempt.number == report.key.attempt &&
       job->attempt.lease_epoch == report.key.lease_epoch && job->lease_epoch == report.key.lease_epoch &&
       job->attempt.worker_id == worker_id) {
     hold.fenced = false;
-    if (job->state != JobState::kSucceeded) hold.stop = StopMode::kCancel;
+    const bool after_its_success = job->state == JobState::kSucceeded && report.phase == AttemptPhase::kFinalizing;
+    if (!after_its_success) hold.stop = StopMode::kCancel;
     TouchJob(job->id).job = *job;
   } else {
     ++stats_.fenced_writes_total;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -26,6 +27,18 @@ using grpc::experimental::ClientRpcInfo;
 using grpc::experimental::InterceptionHookPoints;
 using grpc::experimental::Interceptor;
 using grpc::experimental::InterceptorBatchMethods;
+
+// Of one try to connect, which gRPC calls the least backoff: a loaded machine may need seconds to answer, and over TLS
+// it answers several times.
+constexpr int64_t kConnectTryMs = 10'000;
+
+void SetUnlessSaid(const char* name, int64_t value, grpc::ChannelArguments* arguments) {
+  const grpc_channel_args said = arguments->c_channel_args();
+  for (size_t i = 0; i < said.num_args; ++i) {
+    if (std::string_view(said.args[i].key) == name) return;
+  }
+  arguments->SetInt(name, static_cast<int>(value));
+}
 
 bool IsLocal(const std::string& address) { return address.rfind("unix:", 0) == 0 || IsLoopbackTarget(address); }
 
@@ -128,8 +141,9 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const ChannelOptions&
                      "authority signs the scheduler's certificate)");
   }
   // gRPC's own second would be waited out by every stream that a restarted scheduler has dropped.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, static_cast<int>(limits::kMinBackoffMs));
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, static_cast<int>(limits::kMaxBackoffMs));
+  SetUnlessSaid(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, limits::kMinBackoffMs, &arguments);
+  SetUnlessSaid(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kConnectTryMs, &arguments);
+  SetUnlessSaid(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, limits::kMaxBackoffMs, &arguments);
   // gRPC would ask the http_proxy of the environment for this very machine, too.
   if (IsLocal(options.address)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();

@@ -28,7 +28,8 @@ struct ChannelOptions {
 // LONGHAUL_TLS_CA, LONGHAUL_TLS_CERT, LONGHAUL_TLS_KEY, LONGHAUL_TOKEN, LONGHAUL_TOKEN_FILE.
 void ReadEnvironment(const std::function<const char*(const char*)>& getenv, ChannelOptions* options);
 
-// Connects lazily. Every call carries the token. INVALID_ARGUMENT names the option; FAILED_PRECONDITION TOKEN_NEEDS_TLS
+// Connects lazily, and again after a tenth of a second, later ten, where `arguments` say no other times of
+// reconnecting. Every call carries the token. INVALID_ARGUMENT names the option; FAILED_PRECONDITION TOKEN_NEEDS_TLS
 // where a token would go to another machine in plaintext; errors of files as base/env.h.
 absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const ChannelOptions& options,
                                                            grpc::ChannelArguments arguments);

@@ -26,10 +26,7 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenCliChannel(const channel::Cha
   LH_RETURN_IF_ERROR(CheckTarget("--server (or LONGHAUL_SERVER)", options.address));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
-  // A restarted scheduler is found again within a second, not after gRPC's two minutes.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  // Despite its name the time that one connection attempt gets: a loaded machine may need seconds to answer.
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 10'000);
+  // A restarted scheduler is found again within a second.
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // A watch over a dead link must end: five minutes is what a gRPC server allows by default.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 310'000);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -28,6 +29,9 @@ struct Context {
   Client& client() { return *client_; }
   bool structured() const { return output == OutputFormat::kJson || output == OutputFormat::kYaml; }
 };
+
+// "90", "90s", "1.5h" as milliseconds; INVALID_ARGUMENT names `flag`.
+absl::StatusOr<int64_t> ParseDurationMs(const std::string& flag, const std::string& text);
 
 // A command that takes a job's id alone: `name` JOB calls `run`.
 void AddIdCommand(CLI::App& app, Context& context, const std::string& name, const std::string& help,

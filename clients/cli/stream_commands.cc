@@ -16,8 +16,9 @@ namespace {
 constexpr int64_t kLogRetryMs = 500;
 constexpr int kLogTries = 120;
 
-// "90", "90s", "1.5h".
-absl::StatusOr<int64_t> ParseDurationMs(const std::string& text) {
+}  // namespace
+
+absl::StatusOr<int64_t> ParseDurationMs(const std::string& flag, const std::string& text) {
   size_t used = 0;
   double value = -1;
   try {
@@ -32,10 +33,12 @@ absl::StatusOr<int64_t> ParseDurationMs(const std::string& text) {
   if (unit == "m") seconds = 60;
   if (unit == "h") seconds = 3600;
   if (used == 0 || seconds < 0 || !std::isfinite(value) || value < 0 || value * seconds > 1e9) {
-    return InvalidField("--timeout", "is '" + text + "'; must be seconds, or a number with ms, s, m or h");
+    return InvalidField(flag, "is '" + text + "'; must be seconds, or a number with ms, s, m or h");
   }
   return static_cast<int64_t>(value * seconds * 1000);
 }
+
+namespace {
 
 absl::StatusOr<ExitCode> Watch(Context& context, const std::string& text, int64_t after_sequence, bool has_cursor) {
   LH_ASSIGN_OR_RETURN(const v1::Job found, context.client().FindJob(text));
@@ -60,7 +63,7 @@ absl::StatusOr<ExitCode> Watch(Context& context, const std::string& text, int64_
 absl::StatusOr<ExitCode> WaitFor(Context& context, const std::string& text, const std::string& timeout) {
   WatchOptions watch;
   if (!timeout.empty()) {
-    LH_ASSIGN_OR_RETURN(watch.timeout_ms, ParseDurationMs(timeout));
+    LH_ASSIGN_OR_RETURN(watch.timeout_ms, ParseDurationMs("--timeout", timeout));
   }
   LH_ASSIGN_OR_RETURN(const v1::Job found, context.client().FindJob(text));
   watch.id = found.id();

@@ -1,11 +1,14 @@
+#include <algorithm>
 #include <memory>
 #include <ostream>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/format.h"
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 #include "clients/cli/blob_transfer.h"
 #include "clients/cli/commands.h"
 #include "clients/cli/follow_view.h"
@@ -17,13 +20,18 @@
 namespace longhaul::cli {
 namespace {
 
-constexpr int kCreateTries = 5;
-constexpr int64_t kCreateBackoffMs = 200;
+// A scheduler that is restarted, or whose machine is, is back by then.
+constexpr char kCreateRetry[] = "30s";
+// A question changes nothing: who asks it may ask again.
+constexpr int64_t kQuestionRetryMs = 3'000;
+constexpr int64_t kFirstBackoffMs = 200;
+constexpr int64_t kMaxBackoffMs = 3'000;
 
 struct SubmitOptions {
   std::string file;
   JobFlags flags;
   std::string request_id;
+  std::string retry_for = kCreateRetry;
   bool wait = false;
   bool follow = false;
   bool dry_run = false;
@@ -78,15 +86,34 @@ absl::StatusOr<std::vector<LocalDataset>> PrepareDatasets(v1::JobSpec* spec) {
 }
 
 // The request id makes a repeat harmless, so a scheduler that restarts between upload and Create costs nothing.
-absl::StatusOr<v1::Job> Create(Context& context, const v1::CreateFineTuneJobRequest& request) {
+absl::StatusOr<v1::Job> Create(Context& context, const v1::CreateFineTuneJobRequest& request, int64_t retry_ms) {
   Client& client = context.client();
-  int64_t backoff_ms = kCreateBackoffMs;
-  for (int tries = 1;; ++tries) {
+  int64_t backoff_ms = kFirstBackoffMs;
+  const int64_t until_ms = context.env.clock->BootNanos() / kNanosPerMs + retry_ms;
+  for (bool told = false;; told = true) {
     auto job = client.Call(client.jobs(), &v1::FineTuneService::Stub::CreateFineTuneJob, request);
-    if (job.ok() || !IsConnectionError(job.status()) || tries == kCreateTries) return job;
-    if (context.env.stop->WaitForMillis(backoff_ms)) return client.Error(grpc::Status::CANCELLED);
-    backoff_ms *= 2;
+    if (job.ok() || !IsConnectionError(job.status())) return job;
+    const int64_t left_ms = until_ms - context.env.clock->BootNanos() / kNanosPerMs;
+    if (left_ms <= 0) return job;
+    if (!told && !request.validate_only()) {
+      *context.env.err << job.status().message() << "; asking again for "
+                       << FormatDuration(static_cast<double>(left_ms) / 1000) << "\n";
+    }
+    if (context.env.stop->WaitForMillis(std::min(backoff_ms, left_ms))) return client.Error(grpc::Status::CANCELLED);
+    backoff_ms = std::min(2 * backoff_ms, kMaxBackoffMs);
   }
+}
+
+// Its answer may have been lost alone: who types the command again, with an id that was made up for it, has two jobs.
+absl::StatusOr<v1::Job> CreateOrTellHowToRepeat(Context& context, const v1::CreateFineTuneJobRequest& request,
+                                                int64_t retry_ms) {
+  auto job = Create(context, request, retry_ms);
+  const absl::Status& status = job.status();
+  if (IsConnectionError(status) || absl::IsDeadlineExceeded(status) || ErrorReason(status) == "INTERRUPTED") {
+    *context.env.err << "whether there is a job now is not known; the same command with --request-id "
+                     << request.request_id() << " makes it or finds it, and never a second one\n";
+  }
+  return job;
 }
 
 // What the scheduler would refuse anyway, an unknown model or a job that fits nowhere, is said before a byte is sent.
@@ -100,7 +127,7 @@ absl::Status UploadDatasets(Context& context, const v1::CreateFineTuneJobRequest
       v1::CreateFineTuneJobRequest check = request;
       check.clear_request_id();
       check.set_validate_only(true);
-      const absl::Status checked_so_far = Create(context, check).status();
+      const absl::Status checked_so_far = Create(context, check, kQuestionRetryMs).status();
       // (An older scheduler wants the data for this question, too.)
       if (!checked_so_far.ok() && ErrorReason(checked_so_far) != "DATASET_NOT_UPLOADED") return checked_so_far;
     }
@@ -176,7 +203,7 @@ absl::Status CheckUploaded(Context& context, const char* field, const v1::Datase
 
 absl::StatusOr<ExitCode> DryRun(Context& context, const v1::CreateFineTuneJobRequest& request,
                                 const std::vector<LocalDataset>& local) {
-  LH_ASSIGN_OR_RETURN(const v1::Job job, Create(context, request));
+  LH_ASSIGN_OR_RETURN(const v1::Job job, Create(context, request, kQuestionRetryMs));
   const v1::JobSpec& spec = request.spec();
   LH_RETURN_IF_ERROR(CheckUploaded(context, "spec.dataset", spec.dataset(), local));
   if (spec.has_eval_dataset()) {
@@ -194,6 +221,7 @@ absl::StatusOr<ExitCode> DryRun(Context& context, const v1::CreateFineTuneJobReq
 }
 
 absl::StatusOr<ExitCode> Submit(Context& context, const SubmitOptions& options) {
+  LH_ASSIGN_OR_RETURN(const int64_t retry_ms, ParseDurationMs("--retry-for", options.retry_for));
   LH_ASSIGN_OR_RETURN(v1::CreateFineTuneJobRequest request, BuildRequest(options));
   LH_ASSIGN_OR_RETURN(const std::vector<LocalDataset> local, PrepareDatasets(request.mutable_spec()));
   if (!options.request_id.empty()) request.set_request_id(options.request_id);
@@ -201,7 +229,7 @@ absl::StatusOr<ExitCode> Submit(Context& context, const SubmitOptions& options) 
   if (request.validate_only()) return DryRun(context, request, local);
   if (request.request_id().empty()) request.set_request_id("cli-" + RandomId());
   LH_RETURN_IF_ERROR(UploadDatasets(context, request, local));
-  LH_ASSIGN_OR_RETURN(const v1::Job job, Create(context, request));
+  LH_ASSIGN_OR_RETURN(const v1::Job job, CreateOrTellHowToRepeat(context, request, retry_ms));
   PrintCreated(context, job, options.wait, options.follow);
   if (options.follow) return FollowJob(context, job.id());
   if (options.wait) return Wait(context, job.id());
@@ -217,6 +245,8 @@ void AddSubmitCommand(CLI::App& app, Context& context) {
   options->flags.Register(*command);
   command->add_option("--request-id", options->request_id,
                       "makes a repeat harmless: the same id with the same job is one job (default a random one)");
+  command->add_option("--retry-for", options->retry_for,
+                      "where the scheduler goes away, ask it so long for the job: 90, 30m, 2h; 0 = once (default 30s)");
   command->add_flag("--dry-run", options->dry_run, "make every check and the estimate, and no job");
   CLI::Option* wait = command->add_flag("--wait", options->wait, "return when the job has ended, with its exit code");
   command->add_flag("--follow", options->follow, "as --wait, with live progress; Ctrl-C detaches")->excludes(wait);

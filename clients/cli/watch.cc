@@ -51,6 +51,10 @@ class Watcher {
   static absl::Status Ended() { return absl::UnavailableError("the watch ended before the job did"); }
 
   absl::Status TimedOut() const {
+    if (state_ == v1::JOB_STATE_UNSPECIFIED) {
+      return MakeError(absl::StatusCode::kDeadlineExceeded, "WAIT_TIMEOUT",
+                       "the timeout was over before the scheduler told the state of " + options_.id + "; it goes on");
+    }
     return MakeError(absl::StatusCode::kDeadlineExceeded, "WAIT_TIMEOUT",
                      options_.id + " is still " + v1::JobState_Name(state_) + " after the timeout; it goes on");
   }

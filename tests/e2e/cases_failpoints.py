@@ -6,7 +6,7 @@ import re
 import signal
 import time
 
-from harness import MODEL, check, wait_for, write_chat
+from harness import MODEL, check, check_in, wait_for, write_chat
 from cases_faults import FLAGS
 from cases_rounds import LEASES, MOST_FAILURES, Killings
 
@@ -126,7 +126,7 @@ def killed_over_creates(cluster):
     cluster.start_server()
     data = write_chat(cluster.path("train.jsonl"))
     cluster.kill(cluster.start_worker())  # it has told what models there are
-    create = ["submit", "--model", MODEL, "--data", data, "--request-id"]
+    create = ["submit", "--model", MODEL, "--data", data, "--retry-for", "1", "--request-id"]
     jobs = {"first": cluster.cli(*create, "first", code=0).stdout.strip()}
     cut_off = 0
     for failpoint, hit in [(failpoint, hit) for failpoint in COMMIT for hit in COMMIT_HITS]:
@@ -137,6 +137,7 @@ def killed_over_creates(cluster):
             result = cluster.cli(*create, request_id)
             if result.returncode != 0:
                 cut_off += 1
+                check_in("--request-id %s " % request_id, result.stderr, "how to repeat what was cut off")
                 break
             jobs[request_id] = result.stdout.strip()
         wait_for("the end at %s@%d" % (failpoint, hit), lambda: server.poll() is not None)

@@ -94,7 +94,7 @@ def failing_disk(cluster):
     check(cluster.jobs() == [], "a job was stored without its dataset")
     # The upload comes through, the Create does not: its commit fails, and with it everything that it said.
     restarted("dispatcher_before_commit=error")
-    error = cluster.cli(*submit, code=3).stderr
+    error = cluster.cli(*submit, "--retry-for", "1", code=3).stderr
     check_in("STORE_UNAVAILABLE", error, "the error")
     check("start the scheduler" not in error, "a scheduler that answers is not to be started:\n" + error)
     check(cluster.jobs() == [], "a job is there that was not acknowledged")

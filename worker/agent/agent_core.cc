@@ -129,9 +129,10 @@ absl::Status AgentCore::Recover() {
   for (const std::string& name : names) {
     const std::string dir = JoinPath(root, name);
     auto runner = AttemptRunner::Recover(&env_, dir);
-    // No trainer was ever started without a spec, so nothing runs in a folder that lacks it.
+    // No trainer was ever started without a spec, and where one has ended, the spec went first: nothing runs in a
+    // folder that lacks it.
     if (absl::IsNotFound(runner.status())) {
-      env_.log("removing " + dir + ", in which no attempt has begun");
+      env_.log("removing " + dir + ", in which no attempt has begun, or one has ended");
       LH_RETURN_IF_ERROR(RemoveTree(dir));
       continue;
     }

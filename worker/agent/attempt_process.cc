@@ -13,6 +13,7 @@
 #include "worker/agent/attempt_runner.h"
 #include "worker/agent/oom_watch.h"
 #include "worker/attempt/exit_codes.h"
+#include "worker/attempt/utf8.h"
 
 namespace longhaul::agent {
 namespace {
@@ -21,6 +22,9 @@ namespace {
 constexpr int64_t kLookMs = 100;
 // Who holds the folder's lock writes its pid right after it has it: this is plenty, also on a loaded machine.
 constexpr int64_t kHolderPidMs = 5'000;
+// A disk that fails, or a file system that is away, may come back: so long is waited for events that cannot be read and
+// that nothing else tells, before the attempt ends without them.
+constexpr int64_t kEventsWaitMs = 30'000;
 // Of limits::kMaxEventsPerRead events each: some milliseconds.
 constexpr int kReadsPerTurn = 8;
 // Ten Syncs' worth, some megabytes.
@@ -28,18 +32,18 @@ constexpr size_t kMostPointsWaiting = size_t{10} * limits::kMaxProgressPerSync;
 
 }  // namespace
 
-// True where all that is there has been read. A long log takes several turns: other attempts and the session, by which
-// all of them live, do not wait for it.
+// True where all that is there has been read, or nothing can be. A long log takes several turns: other attempts and the
+// session, by which all of them live, do not wait for it.
 bool AttemptRunner::ReadEvents() {
   for (int read = 0; read < kReadsPerTurn; ++read) {
     int64_t begin = events_.offset();
     std::vector<int64_t> ends;
     const auto events = events_.ReadNew(&ends);
-    if (!events.ok()) {
+    if (!events.ok() && events_error_.ok()) {
       env_->log(key_.job_id() + ": its events cannot be read: " + std::string(events.status().message()));
-      return true;
     }
-    if (events->empty()) return true;
+    events_error_ = events.status();
+    if (!events.ok() || events->empty()) return true;
     for (size_t i = 0; i < events->size(); ++i) {
       Apply((*events)[i], begin);
       begin = ends[i];
@@ -66,11 +70,8 @@ void AttemptRunner::ReadPointsAgain() {
   while (points_from_ >= 0 && progress_.size() < kMostPointsWaiting) {
     std::vector<int64_t> ends;
     auto events = again.ReadNew(&ends);
-    if (!events.ok() || events->empty()) {
-      env_->log(key_.job_id() + ": a part of its progress cannot be read again");
-      points_from_ = -1;
-      return;
-    }
+    if (!events.ok() || events->empty()) return OnPointsUnreadable(events.status());
+    points_wait_until_nanos_ = 0;
     for (size_t i = 0; i < events->size() && points_from_ < events_.offset(); ++i) {
       v1::TrainerEvent& event = (*events)[i];
       if (event.has_progress()) {
@@ -81,6 +82,17 @@ void AttemptRunner::ReadPointsAgain() {
     }
     if (points_from_ >= events_.offset()) points_from_ = -1;
   }
+}
+
+// They are there: each has been read once. Every Poll tries them again, for a while.
+void AttemptRunner::OnPointsUnreadable(const absl::Status& why) {
+  const int64_t now = env_->clock->BootNanos();
+  if (points_wait_until_nanos_ == 0) points_wait_until_nanos_ = now + kEventsWaitMs * kNanosPerMs;
+  if (now < points_wait_until_nanos_) return;
+  env_->log(key_.job_id() + ": a part of its progress cannot be read again and is not told: " +
+            (why.ok() ? dir_.EventsPath() + " ends before it" : std::string(why.message())));
+  points_from_ = -1;
+  points_wait_until_nanos_ = 0;
 }
 
 // Where the first event begins that a restarted agent has to read again.
@@ -130,7 +142,7 @@ void AttemptRunner::Apply(const v1::TrainerEvent& event, int64_t begin) {
       if (held_ && lease_deadline_nanos_ > lease_written_nanos_) ExtendLease(lease_deadline_nanos_ + 1);
       break;
     case v1::TrainerEvent::kExit:
-      exit_ = event.exit();
+      if (!adapter_refused_) exit_ = event.exit();  // else its success is none, and why is known
       // Its process should be gone in a moment; one that hangs on its way out is helped.
       if (kill_at_nanos_ == 0) kill_at_nanos_ = env_->clock->BootNanos() + limits::kTrainerKillGraceMs * kNanosPerMs;
       break;
@@ -144,6 +156,7 @@ void AttemptRunner::WatchProcess() {
   const bool due = now >= next_look_nanos_;
   if (!due && !exit_.has_value()) return;
   next_look_nanos_ = now + kLookMs * kNanosPerMs;
+  if (gone_.has_value()) return OnProcessGone(ExitState(*gone_));
   if (seek_holder_until_nanos_ != 0) return SeekLockHolder();
   const int64_t peak = ProcessRssBytes(process_->pid, true);
   const ExitState state = ReapProcess(*process_);
@@ -177,6 +190,7 @@ void AttemptRunner::SeekLockHolder() {
 void AttemptRunner::OnProcessGone(const ExitState& state) {
   while (!ReadEvents()) continue;  // what it wrote last
   if (stop_ == v1::STOP_MODE_FENCED) return BeGone();
+  if (!exit_.has_value() && AwaitsEvents(state)) return;
   if (!exit_.has_value()) exit_ = ExitWithoutEvent(state);
   // It was through before the cancel reached it, but nothing of it has left this machine.
   if (stop_ == v1::STOP_MODE_CANCEL && exit_->reason() == v1::TRAINER_EXIT_SUCCEEDED && !note_.artifact_committed) {
@@ -195,6 +209,18 @@ void AttemptRunner::OnProcessGone(const ExitState& state) {
   stage_ = Stage::kSettling;
   log_at_nanos_ = 0;
   env_->on_news();
+}
+
+// While the events cannot be read, which say how the trainer has ended, it may as well have succeeded.
+bool AttemptRunner::AwaitsEvents(const ExitState& state) {
+  if (events_error_.ok()) return false;
+  const int64_t now = env_->clock->BootNanos();
+  if (!gone_.has_value()) {
+    gone_ = state;
+    events_wait_until_nanos_ = now + kEventsWaitMs * kNanosPerMs;
+    env_->log(key_.job_id() + ": the trainer is gone; waiting for what it wrote last");
+  }
+  return now < events_wait_until_nanos_;
 }
 
 v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
@@ -217,6 +243,14 @@ v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
     exit.set_message("the kernel killed the trainer for lack of memory: it used more than its plan, which is a bug");
     return exit;
   }
+  // This machine's fault, not the trainer's: another attempt goes on from the last checkpoint.
+  if (!events_error_.ok() && state.signal == 0) {
+    exit.set_reason(v1::TRAINER_EXIT_FAILED);
+    exit.set_failure(v1::INTERNAL);
+    exit.set_message(
+        attempt::ToUtf8("the trainer has ended, and how cannot be read: " + std::string(events_error_.message())));
+    return exit;
+  }
   exit.set_failure(v1::TRAINER_CRASHED);
   if (state.signal != 0) {
     exit.set_message("the trainer was ended by signal " + std::to_string(state.signal) + " (" +
@@ -232,7 +266,7 @@ v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
 
 void AttemptRunner::EnforceDeadlines() {
   const int64_t now = env_->clock->BootNanos();
-  if (stage_ != Stage::kTraining || kill_at_nanos_ == 0 || killed_) return;
+  if (stage_ != Stage::kTraining || kill_at_nanos_ == 0 || killed_ || gone_.has_value()) return;
   // A checkpoint that is half written is what the stop is for. After it, whenever that is, the trainer has time for its
   // end.
   if (now < checkpoint_until_nanos_ && !exit_.has_value() && dir_.WritesCheckpoint()) {

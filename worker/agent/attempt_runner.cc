@@ -224,6 +224,10 @@ void AttemptRunner::Fail(v1::Reason reason, const std::string& message, bool use
 }
 
 void AttemptRunner::Poll() {
+  if (points_wait_until_nanos_ != 0) {
+    ReadPointsAgain();
+    if (points_wait_until_nanos_ == 0) env_->on_news();
+  }
   switch (stage_) {
     case Stage::kFetching:
       if (!fetching_ && env_->clock->BootNanos() >= fetch_at_nanos_) StartFetch();
@@ -370,7 +374,8 @@ void AttemptRunner::Acknowledge(const ReportMark& mark) {
   warnings_begin_ += lines;
   ReadPointsAgain();
   if (has_folder_ && FirstUntold() - note_.events_bytes >= kNoteEventsBytes) WriteNote();
-  if (!mark.whole || !progress_.empty() || !warnings_.empty()) env_->on_news();  // more than one Sync may carry
+  const bool more = !mark.whole || !progress_.empty() || !warnings_.empty();  // than one Sync may carry
+  if (more && points_wait_until_nanos_ == 0) env_->on_news();
 }
 
 void AttemptRunner::AcknowledgeEnd() {
@@ -382,7 +387,7 @@ void AttemptRunner::BeGone() {
   cancelled_->store(true);
   env_->on_news();  // that it is no longer listed: its memory is free
   if (!has_folder_) return;
-  if (const absl::Status removed = RemoveTree(dir_.path()); !removed.ok()) {
+  if (const absl::Status removed = dir_.Remove(); !removed.ok()) {
     env_->log(key_.job_id() + ": its folder stays: " + std::string(removed.message()));
   }
 }

@@ -129,10 +129,12 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   void Apply(const v1::TrainerEvent& event, int64_t begin);
   void ApplyProgress(v1::TrainingProgress point, int64_t begin);
   void ReadPointsAgain();
+  void OnPointsUnreadable(const absl::Status& why);
   int64_t FirstUntold() const;
   void WatchProcess();
   void SeekLockHolder();
   void OnProcessGone(const ExitState& state);
+  bool AwaitsEvents(const ExitState& state);
   v1::TrainerExit ExitWithoutEvent(const ExitState& state) const;
   void EnforceDeadlines();
   void Signal(int signal);
@@ -186,6 +188,9 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
 
   // What its events said.
   attempt::EventLogReader events_;
+  absl::Status events_error_;            // of the last look; OK = they can be read
+  std::optional<ExitState> gone_;        // the process is, and its last events cannot be read
+  int64_t events_wait_until_nanos_ = 0;  // for them
   bool started_ = false;
   bool held_ = false;
   bool finalizing_ = false;
@@ -193,12 +198,14 @@ class AttemptRunner : public std::enable_shared_from_this<AttemptRunner> {
   std::optional<v1::TrainerExit> exit_;
   std::optional<v1::DataReport> data_report_;
   std::optional<v1::ArtifactWritten> artifact_;
+  bool adapter_refused_ = false;  // for good; exit_ says why
 
   // Not yet acknowledged; the counters are of the first of each.
   std::deque<Logged<v1::TrainingProgress>> progress_;
   int64_t progress_begin_ = 0;
   int64_t points_from_ = -1;  // not -1: from there on no point is in memory; they are read again once there is room
-  int64_t whole_from_ = -1;   // where the first event is that is told in every Sync, until the end; -1: none yet
+  int64_t points_wait_until_nanos_ = 0;  // not 0: they could not be read again, and are given up then
+  int64_t whole_from_ = -1;  // where the first event is that is told in every Sync, until the end; -1: none yet
   std::vector<Logged<std::string>> warnings_;
   int64_t warnings_begin_ = 0;
 

@@ -77,7 +77,7 @@ void AttemptRunner::StartUploads() {
     StartCheckpointUpload();
   } else if (ArtifactMayGo()) {
     StartArtifactUpload();
-  } else if (artifact_.has_value() && !note_.artifact_committed) {
+  } else if (artifact_.has_value() && !note_.artifact_committed && points_wait_until_nanos_ == 0) {
     env_->on_news();  // the next Sync has the last one answered, which may have told the rest
   }
 }
@@ -168,10 +168,12 @@ void AttemptRunner::OnArtifactUploaded(const absl::Status& status) {
     WriteNote();
   } else {
     artifact_.reset();
+    adapter_refused_ = true;
     exit_.emplace();
     exit_->set_reason(v1::TRAINER_EXIT_FAILED);
     exit_->set_failure(v1::INTERNAL);
     exit_->set_message(attempt::ToUtf8("the adapter is not stored: " + std::string(status.message())));
+    env_->log(key_.job_id() + ": " + exit_->message());
   }
   env_->on_news();
   SettleIfDone();

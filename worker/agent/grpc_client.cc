@@ -26,10 +26,12 @@ namespace longhaul::agent {
 namespace {
 
 constexpr int64_t kUnaryDeadlineMs = 30'000;
-// No whole-stream deadline suits every size, so a stream may take an hour; between chunks it looks at its cancel flag.
+// No whole-stream deadline suits every size, so a stream may take an hour; between chunks it looks at its cancel flag,
+// and it ends with a connection that is dead.
 constexpr int64_t kStreamDeadlineMs = 3'600'000;
-constexpr int kMinReconnectMs = 100;
+// A scheduler that comes back should be found at once; our own backoff spreads the fleet.
 constexpr int kMaxReconnectMs = 2'000;
+static_assert(PingTimes().silent_ms >= limits::kMinClientPingMs, "the scheduler would end the connection for it");
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
@@ -63,13 +65,13 @@ struct Stubs {
   std::unique_ptr<v1::BlobService::Stub> blobs;
 };
 
-absl::StatusOr<std::shared_ptr<Stubs>> Connect(const channel::ChannelOptions& options) {
+absl::StatusOr<std::shared_ptr<Stubs>> Connect(const channel::ChannelOptions& options, const PingTimes& pings) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(static_cast<int>(limits::kMaxGrpcMessageBytes));
-  // A scheduler that comes back should be found at once; our own backoff spreads the fleet.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kMinReconnectMs);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kMinReconnectMs);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(pings.silent_ms));
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, static_cast<int>(pings.answer_ms));
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // otherwise the third is never sent
   LH_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, channel::OpenChannel(options, arguments));
   return std::make_shared<Stubs>(channel);
 }
@@ -85,7 +87,7 @@ absl::Status Cancelled() {
 }  // namespace
 
 struct GrpcSchedulerClient::Impl {
-  explicit Impl(const channel::ChannelOptions& o) : options(o) {}
+  Impl(const channel::ChannelOptions& o, const PingTimes& p) : options(o), pings(p) {}
 
   // On the connection of now. Files that cannot be used (half of a renewal is there) leave the one before; a call in
   // flight goes on with its own. Not within a callback, for it ends what is not used any more.
@@ -98,7 +100,7 @@ struct GrpcSchedulerClient::Impl {
     retired.erase(first, retired.end());
     if (digest.empty() || digest == tls_digest) return stubs;
     tls_digest = digest;
-    if (absl::StatusOr<std::shared_ptr<Stubs>> fresh = Connect(options); fresh.ok()) {
+    if (absl::StatusOr<std::shared_ptr<Stubs>> fresh = Connect(options, pings); fresh.ok()) {
       retired.push_back(std::exchange(stubs, *std::move(fresh)));
     }
     return stubs;
@@ -148,6 +150,7 @@ struct GrpcSchedulerClient::Impl {
   };
 
   const channel::ChannelOptions options;
+  const PingTimes pings;
   std::mutex mutex;  // guards all below
   std::condition_variable idle;
   std::shared_ptr<Stubs> stubs;
@@ -159,10 +162,11 @@ struct GrpcSchedulerClient::Impl {
   bool shut_down = false;
 };
 
-absl::StatusOr<std::unique_ptr<GrpcSchedulerClient>> GrpcSchedulerClient::Open(const channel::ChannelOptions& options) {
-  auto impl = std::make_unique<Impl>(options);
+absl::StatusOr<std::unique_ptr<GrpcSchedulerClient>> GrpcSchedulerClient::Open(const channel::ChannelOptions& options,
+                                                                               const PingTimes& pings) {
+  auto impl = std::make_unique<Impl>(options, pings);
   impl->tls_digest = channel::TlsFilesDigest(options);
-  LH_ASSIGN_OR_RETURN(impl->stubs, Connect(options));
+  LH_ASSIGN_OR_RETURN(impl->stubs, Connect(options, pings));
   return std::unique_ptr<GrpcSchedulerClient>(new GrpcSchedulerClient(std::move(impl)));
 }
 
@@ -276,7 +280,6 @@ absl::Status GrpcSchedulerClient::SendBlob(const v1::BlobName& blob, const std::
   v1::WriteBlobRequest message;
   *message.mutable_blob() = blob;
   absl::Status local;
-  bool writable = true;  // nothing is written any more to a call that was cancelled or that the peer has ended
   while (true) {
     auto bytes = ReadFileRange(path, offset, std::min(limits::kBlobChunkBytes, blob.size_bytes() - offset));
     if (absl::Status armed = Failpoint("agent_before_chunk"); !armed.ok()) bytes = armed;
@@ -287,18 +290,16 @@ absl::Status GrpcSchedulerClient::SendBlob(const v1::BlobName& blob, const std::
     if (!bytes.ok()) {
       local = bytes.status();
       live.context()->TryCancel();
-      writable = false;
       break;
     }
     message.set_offset(offset);
     offset += static_cast<int64_t>(bytes->size());
     message.set_data(*std::move(bytes));
     message.set_finish(offset >= blob.size_bytes());
-    writable = writer->Write(message);
-    if (!writable || message.finish()) break;
+    if (!writer->Write(message) || message.finish()) break;
     message.clear_blob();
   }
-  if (writable) writer->WritesDone();
+  writer->WritesDone();
   const grpc::Status status = writer->Finish();
   if (!local.ok()) return local;
   LH_RETURN_IF_ERROR(FromGrpc(status));

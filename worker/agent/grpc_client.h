@@ -1,8 +1,12 @@
 // The scheduler over gRPC. The one file of the agent that knows it.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "clients/channel/channel.h"
@@ -10,12 +14,22 @@
 
 namespace longhaul::agent {
 
+// A connection on which calls wait and nothing comes is asked after `silent_ms` whether it lives, and ends, and its
+// calls with it as UNAVAILABLE, where there is no answer for `answer_ms`: the other host may have lost its power, or a
+// firewall between them its memory. Twice that is less than a lease, and no scheduler takes it for too often
+// (limits::kMinClientPingMs).
+struct PingTimes {
+  int64_t silent_ms = 15'000;
+  int64_t answer_ms = 10'000;
+};
+
 // Thread-safe. Calls that wait for nobody to answer end after thirty seconds with DEADLINE_EXCEEDED.
 class GrpcSchedulerClient final : public SchedulerClient {
  public:
   // Connects lazily; an absent scheduler is UNAVAILABLE at each call. Changed TLS files make a new connection; a
   // changed token file needs none. Errors of channel::OpenChannel.
-  static absl::StatusOr<std::unique_ptr<GrpcSchedulerClient>> Open(const channel::ChannelOptions& options);
+  static absl::StatusOr<std::unique_ptr<GrpcSchedulerClient>> Open(const channel::ChannelOptions& options,
+                                                                   const PingTimes& pings = {});
   // Shutdown first.
   ~GrpcSchedulerClient() override;
 

@@ -19,16 +19,11 @@ absl::Status Corrupt(const v1::BlobName& blob, const std::string& path, const st
   return MakeError(absl::StatusCode::kDataLoss, "BLOB_CORRUPT", path + " is not blob " + blob.sha256() + ": " + why);
 }
 
-absl::Status FetchBlob(SchedulerClient* client, const v1::BlobName& blob, const std::string& path,
-                       const CancelFlag& cancelled) {
-  if (!IsSha256Hex(blob.sha256())) return Corrupt(blob, path, "the name is no SHA-256");
-  if (FileExists(path)) {
-    LH_ASSIGN_OR_RETURN(const std::string digest, Sha256HexOfFile(path));
-    if (digest == blob.sha256()) return absl::OkStatus();
-    LH_RETURN_IF_ERROR(RemoveFile(path));
-  }
-  const std::string partial = path + ".part";
+// Behind what an earlier try has left in `partial`; `had`: how many bytes that were.
+absl::Status FetchPart(SchedulerClient* client, const v1::BlobName& blob, const std::string& partial,
+                       const CancelFlag& cancelled, int64_t* had) {
   LH_ASSIGN_OR_RETURN(AppendFile file, AppendFile::Open(partial));
+  *had = file.size();
   const auto sink = [&](std::string_view bytes) -> absl::Status {
     LH_RETURN_IF_ERROR(IfCancelled(cancelled));
     if (blob.size_bytes() > 0 && file.size() + static_cast<int64_t>(bytes.size()) > blob.size_bytes()) {
@@ -52,8 +47,26 @@ absl::Status FetchBlob(SchedulerClient* client, const v1::BlobName& blob, const 
     (void)RemoveFile(partial);
     return Corrupt(blob, partial, "its SHA-256 is " + digest);
   }
-  LH_RETURN_IF_ERROR(file.Sync());
-  return RenameFile(partial, path);
+  return file.Sync();
+}
+
+absl::Status FetchBlob(SchedulerClient* client, const v1::BlobName& blob, const std::string& path,
+                       const CancelFlag& cancelled) {
+  if (!IsSha256Hex(blob.sha256())) return Corrupt(blob, path, "the name is no SHA-256");
+  if (FileExists(path)) {
+    LH_ASSIGN_OR_RETURN(const std::string digest, Sha256HexOfFile(path));
+    if (digest == blob.sha256()) return absl::OkStatus();
+    LH_RETURN_IF_ERROR(RemoveFile(path));
+  }
+  const std::string partial = path + ".part";
+  for (bool again = false;; again = true) {
+    int64_t had = 0;
+    const absl::Status fetched = FetchPart(client, blob, partial, cancelled, &had);
+    if (fetched.ok()) return RenameFile(partial, path);
+    // Its beginning is not synced, and a host that crashed may have torn it. Once from the start, then what comes is
+    // not what its name says.
+    if (FileExists(partial) || had == 0 || again) return fetched;
+  }
 }
 
 v1::BlobName NameOf(const v1::Dataset& dataset) {

@@ -11,6 +11,7 @@
 #include "base/env.h"
 #include "base/errno_status.h"
 #include "base/error.h"
+#include "base/failpoints.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
 #include "base/unique_fd.h"
@@ -105,6 +106,14 @@ absl::Status AttemptDir::Create() const {
   for (const std::string& dir : {path_, InputsDir(), CheckpointsDir(), ArtifactDir()})
     LH_RETURN_IF_ERROR(CreateDirs(dir));
   return absl::OkStatus();
+}
+
+absl::Status AttemptDir::Remove() const {
+  if (!FileExists(path_)) return absl::OkStatus();
+  LH_RETURN_IF_ERROR(RemoveFile(SpecPath()));
+  LH_RETURN_IF_ERROR(SyncDir(path_));
+  LH_RETURN_IF_ERROR(Failpoint("agent_spec_removed"));
+  return RemoveTree(path_);
 }
 
 bool AttemptDir::WritesCheckpoint() const {

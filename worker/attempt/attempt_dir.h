@@ -67,6 +67,9 @@ class AttemptDir {
 
   // The folder with inputs/, checkpoints/ and artifact/. Existing is OK.
   absl::Status Create() const;
+  // The folder of an attempt that has ended, and of which all that counts is told. Absent is OK. The spec goes first,
+  // durably: whatever is left after a crash is the folder of no attempt, and nobody runs it again.
+  absl::Status Remove() const;
 
   // NOT_FOUND where the file is absent; DATA_LOSS, reason ATTEMPT_DIR, where it cannot be parsed.
   absl::Status WriteSpec(const v1::AttemptSpec& spec) const;

@@ -69,10 +69,13 @@ absl::Status EventLogWriter::Append(const v1::TrainerEvent& event) {
 
 absl::StatusOr<std::vector<v1::TrainerEvent>> EventLogReader::ReadNew(std::vector<int64_t>* ends) {
   std::vector<v1::TrainerEvent> events;
-  if (!FileExists(path_)) return events;
+  if (offset_ == 0 && !FileExists(path_)) return events;
   while (static_cast<int>(events.size()) < limits::kMaxEventsPerRead) {
-    LH_ASSIGN_OR_RETURN(const std::string bytes, ReadFileRange(path_, offset_, kReadBytes));
-    std::string_view rest = bytes;
+    const absl::StatusOr<std::string> bytes = ReadFileRange(path_, offset_, kReadBytes);
+    // What has been read is told before what went wrong, which the next call finds again.
+    if (!bytes.ok() && events.empty()) return bytes.status();
+    if (!bytes.ok()) return events;
+    std::string_view rest = *bytes;
     while (static_cast<int>(events.size()) < limits::kMaxEventsPerRead) {
       const int64_t frame = WholeFrameBytes(rest);
       if (frame == 0) break;
@@ -86,7 +89,7 @@ absl::StatusOr<std::vector<v1::TrainerEvent>> EventLogReader::ReadNew(std::vecto
       if (ends != nullptr) ends->push_back(offset_);
       rest.remove_prefix(static_cast<size_t>(frame));
     }
-    if (rest.size() == bytes.size() || static_cast<int64_t>(bytes.size()) < kReadBytes) break;
+    if (rest.size() == bytes->size() || static_cast<int64_t>(bytes->size()) < kReadBytes) break;
   }
   return events;
 }

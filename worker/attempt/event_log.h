@@ -42,7 +42,8 @@ class EventLogReader {
   explicit EventLogReader(std::string path, int64_t offset = 0) : path_(std::move(path)), offset_(offset) {}
 
   // The events behind offset() that are whole by now, in order; at most limits::kMaxEventsPerRead of them, so ask until
-  // it returns none. An absent file has none.
+  // it returns none. A file that is not there yet has none; one that cannot be read is an error that names it, and
+  // nothing is skipped.
   // `ends`: where each of them ends, and a reader with that offset goes on.
   absl::StatusOr<std::vector<v1::TrainerEvent>> ReadNew(std::vector<int64_t>* ends = nullptr);
 

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <future>
@@ -241,6 +242,28 @@ TEST_F(ChannelTest, AParkedCallOutlivesARenewalOfItsConnection) {
     EXPECT_TRUE((*client)->AppendLog(v1::AppendLogRequest()).ok());
     (*client)->Shutdown();
   }
+}
+
+// What the caller says of reconnecting stands: here that a try which failed is not repeated for an hour.
+TEST_F(ChannelTest, ReconnectsWhenItsCallerSays) {
+  options_.address = "unix:" + JoinPath(dir_, "socket");
+  grpc::ChannelArguments arguments;
+  for (const char* name : {GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, GRPC_ARG_MAX_RECONNECT_BACKOFF_MS}) {
+    arguments.SetInt(name, 3'600'000);
+  }
+  const auto patient = OpenChannel(options_, arguments);
+  const auto channel = OpenChannel(options_, grpc::ChannelArguments());
+  ASSERT_TRUE(patient.ok() && channel.ok());
+  for (const auto& one : {*patient, *channel}) {
+    EXPECT_EQ(CallOn(one).error_code(), grpc::StatusCode::UNAVAILABLE) << "nothing listens";
+  }
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(options_.address, grpc::InsecureServerCredentials());
+  builder.RegisterService(&worker_);
+  server_ = builder.BuildAndStart();
+  const auto in = [](int seconds) { return std::chrono::system_clock::now() + std::chrono::seconds(seconds); };
+  EXPECT_TRUE((*channel)->WaitForConnected(in(60))) << "who says nothing comes back after a tenth of a second";
+  EXPECT_FALSE((*patient)->WaitForConnected(in(1)));
 }
 
 TEST_F(ChannelTest, TheEnvironmentSaysTheRest) {

@@ -30,6 +30,7 @@ grpc::Status DetailedError(grpc::StatusCode code, const std::string& reason, con
 grpc::Status FakeJobs::CreateFineTuneJob(grpc::ServerContext*, const v1::CreateFineTuneJobRequest* request,
                                          v1::Job* job) {
   (request->validate_only() ? validated : created).push_back(*request);
+  if (!request->validate_only() && lost_creates > 0) return --lost_creates, grpc::Status(lost, "Socket closed");
   if (!create_status.ok()) return create_status;
   if (!request->validate_only()) job->set_id("ftjob-" + std::string(19, 'n') + std::to_string(created.size()));
   job->set_suffix(request->suffix());

@@ -31,6 +31,8 @@ class FakeJobs final : public v1::FineTuneService::Service {
   std::vector<v1::CreateFineTuneJobRequest> created;
   std::vector<v1::CreateFineTuneJobRequest> validated;
   grpc::Status create_status;
+  int lost_creates = 0;  // that many Creates lose their connection, as gRPC tells it
+  grpc::StatusCode lost = grpc::StatusCode::UNAVAILABLE;
   v1::EstimateFineTuneJobResponse estimate;
   v1::EstimateFineTuneJobRequest estimated;  // the last one
   v1::ExplainFineTuneJobResponse explanation;

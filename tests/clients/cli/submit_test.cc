@@ -1,4 +1,4 @@
-// longhaul submit --dry-run.
+// longhaul submit: --dry-run, and a Create whose answer is lost.
 #include <gmock/gmock.h>
 
 #include "base/hash.h"
@@ -8,6 +8,7 @@ namespace longhaul::cli {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 using SubmitTest = CliTest;
 
@@ -40,6 +41,37 @@ TEST_F(SubmitTest, DryRunMissesDataThatNobodyHasSent) {
   EXPECT_EQ(Run({"submit", "--dry-run", "-f", both}), kRefused);
   EXPECT_THAT(err_.str(), HasSubstr(eval));
   EXPECT_TRUE(scheduler_.jobs.created.empty());
+}
+
+TEST_F(SubmitTest, ALostAnswerIsAskedForAgainWithTheSameId) {
+  scheduler_.jobs.lost_creates = 2;
+  ASSERT_EQ(Run({"submit", "--model", "m", "--data", Write("d.jsonl", "{}")}), kOk) << err_.str();
+  ASSERT_EQ(scheduler_.jobs.created.size(), 3u);
+  EXPECT_EQ(scheduler_.jobs.created[0].request_id(), scheduler_.jobs.created[2].request_id());
+  EXPECT_THAT(err_.str(), HasSubstr("; asking again for 30"));
+  EXPECT_THAT(err_.str(), Not(HasSubstr("--request-id")));
+}
+
+TEST_F(SubmitTest, WhoseAnswerIsLostForGoodIsToldHowToRepeatIt) {
+  const std::string data = Write("d.jsonl", "{}");
+  for (const grpc::StatusCode lost : {grpc::StatusCode::UNAVAILABLE, grpc::StatusCode::DEADLINE_EXCEEDED}) {
+    scheduler_.jobs.created.clear();
+    scheduler_.jobs.lost = lost;
+    scheduler_.jobs.lost_creates = 1;
+    EXPECT_NE(Run({"submit", "--model", "m", "--data", data, "--retry-for", "0"}), kOk);
+    ASSERT_EQ(scheduler_.jobs.created.size(), 1u);
+    EXPECT_THAT(err_.str(),
+                HasSubstr("--request-id " + scheduler_.jobs.created[0].request_id() + " makes it or finds"));
+  }
+  scheduler_.jobs.lost_creates = 1;
+  Run({"submit", "--model", "m", "--data", data, "--retry-for", "0", "--request-id", "mine"});
+  EXPECT_THAT(err_.str(), HasSubstr("--request-id mine "));
+  EXPECT_EQ(Run({"submit", "--model", "m", "--data", data, "--retry-for", "long"}), kInvalid);
+  EXPECT_THAT(err_.str(), HasSubstr("--retry-for"));
+  // A refusal is an answer.
+  scheduler_.jobs.create_status = DetailedError(grpc::StatusCode::INVALID_ARGUMENT, "INVALID_FIELD", "no");
+  Run({"submit", "--model", "m", "--data", data});
+  EXPECT_THAT(err_.str(), Not(HasSubstr("--request-id")));
 }
 
 }  // namespace

@@ -205,6 +205,15 @@ TEST_F(WatchTest, WaitTimesOut) {
   EXPECT_EQ(Run({"wait", "w", "--timeout", "soon"}), kInvalid);
 }
 
+TEST_F(WatchTest, AWaitThatHearsNothingClaimsNoState) {
+  scheduler_.jobs.watches.push_back([](grpc::ServerContext* context, const Request&, Writer*) {
+    while (!context->IsCancelled()) std::this_thread::yield();
+    return grpc::Status::OK;
+  });
+  EXPECT_EQ(Run({"wait", "w", "--timeout", "50ms"}), kTimeout);
+  EXPECT_THAT(err_.str(), HasSubstr("before the scheduler told the state of ftjob-w"));
+}
+
 TEST_F(WatchTest, DeletedMeanwhileIsNotFound) {
   Serve({Snapshot(v1::QUEUED, 1)}, DetailedError(grpc::StatusCode::NOT_FOUND, "JOB_NOT_FOUND", "the job was deleted"));
   EXPECT_EQ(Run({"wait", "w"}), kNotFound);

@@ -186,6 +186,23 @@ TEST_F(DurabilityTest, RestartAnywhere) {
   EXPECT_TRUE(core->jobs().empty());
 }
 
+// An agent was killed as it put the attempt's folder away, and found enough of it to begin again.
+TEST_F(DurabilityTest, WhatHasSucceededIsNotRunAgain) {
+  const std::string session = Open(TestWorker("w1"));
+  std::string id;
+  const AttemptKey key = RunningJob(session, &id);
+  ASSERT_TRUE(CommitArtifact(session, key).ok());
+  ASSERT_EQ(Sync(session, {Report(key, AttemptPhase::kEnded, ExitReason::kSucceeded)})->acknowledged.size(), 1u);
+  ASSERT_TRUE(core->jobs().empty());
+  for (const AttemptPhase phase : {AttemptPhase::kStarting, AttemptPhase::kRunning, AttemptPhase::kHeld}) {
+    const std::string back = Open(TestWorker("w1"), {Report(key, phase)});
+    EXPECT_EQ(StopOf(*Sync(back, {Report(key, phase)}), key), StopMode::kCancel);
+    EXPECT_EQ(Sync(back, {Report(key, AttemptPhase::kEnded, ExitReason::kCancelled)})->acknowledged.size(), 1u);
+    EXPECT_EQ(State(id), JobState::kSucceeded);
+    EXPECT_TRUE(core->jobs().empty());
+  }
+}
+
 TEST_F(DurabilityTest, RestartWhileCancelling) {
   const std::string session = Open(TestWorker("w1"));
   std::string id;

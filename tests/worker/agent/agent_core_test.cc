@@ -270,6 +270,35 @@ TEST_F(AgentTest, AllProgressIsToldBeforeTheAdapterThatEndsTheJob) {
   EXPECT_EQ(seen.steps_before_artifact[0].size(), static_cast<size_t>(points));
 }
 
+TEST_F(AgentTest, ASuccessWhoseEndCannotBeReadAtOnceIsStillOne) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\nwait go\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  Trainer(key);
+  // Its trainer has the file open and goes on writing to it.
+  ASSERT_TRUE(RenameFile(Dir(key).EventsPath(), temp_.At("away")).ok());
+  ASSERT_TRUE(CreateDirs(Dir(key).EventsPath()).ok());
+  Release(key, "go");
+  ASSERT_TRUE(Until([&] { return log_.find("waiting for what it wrote last") != std::string::npos; }));
+  ASSERT_TRUE(RemoveTree(Dir(key).EventsPath()).ok());
+  ASSERT_TRUE(RenameFile(temp_.At("away"), Dir(key).EventsPath()).ok());
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
+  EXPECT_EQ(scheduler_.seen().artifacts.size(), 1u);
+}
+
+TEST_F(AgentTest, WhyAnAdapterIsNotStoredIsNotOverwritten) {
+  const v1::AttemptKey key = Start("job", "started\nprogress 1\nwait made\nartifact\nwait go\nexit 1\n");
+  ASSERT_TRUE(UntilStep("job", 1));
+  Trainer(key);
+  scheduler_.ResetNext(1, absl::DataLossError("the store is damaged"));
+  Release(key, "made");
+  ASSERT_TRUE(Until([&] { return log_.find("the adapter is not stored: the store is damaged") != std::string::npos; }));
+  Release(key, "go");  // the trainer knows nothing of it and says that it has succeeded
+  ASSERT_TRUE(UntilForgotten());
+  EXPECT_EQ(Last("job").exit().reason(), v1::TRAINER_EXIT_FAILED);
+  EXPECT_EQ(Last("job").exit().message(), "the adapter is not stored: the store is damaged");
+}
+
 TEST_F(AgentTest, ACancelInTheAnswerToTheLastPointComesBeforeTheAdapter) {
   const v1::AttemptKey key = Start("job", "started\nprogress 1\nartifact\nexit 1\n");
   ASSERT_TRUE(UntilStep("job", 1));

@@ -5,6 +5,7 @@
 #include <csignal>
 
 #include "base/env.h"
+#include "base/failpoints.h"
 #include "model/memory_plan.h"
 #include "tests/model/shapes.h"
 #include "tests/worker/agent/agent_fixture.h"
@@ -128,6 +129,19 @@ TEST_F(AgentTest, WhatALongOutageGatheredComesInSyncsThatTheSchedulerTakes) {
     EXPECT_EQ(seen.warnings.at(key.job_id()).back().substr(0, 3), "99 ") << "before its end is told";
     EXPECT_EQ(seen.last.at(key.job_id()).exit().reason(), v1::TRAINER_EXIT_SUCCEEDED);
   }
+}
+
+// Its pid may be gone and its inputs be there: what had succeeded would run again.
+TEST_F(AgentTest, AnAgentThatDiesOverAFolderOfWhatHasEndedRunsNothingAgain) {
+  ArmFailpoint("agent_spec_removed", "error");  // as where it dies: the rest of the folder stays
+  const v1::AttemptKey key = Start("job", "started\nartifact\nexit 1\n");
+  ASSERT_TRUE(UntilForgotten());
+  DisarmFailpoints();
+  EXPECT_FALSE(FileExists(Dir(key).SpecPath()));
+  ASSERT_TRUE(FileExists(Dir(key).DatasetPath()));
+  StartAgent();
+  EXPECT_EQ(core_->attempts(), 0u);
+  EXPECT_FALSE(FileExists(Dir(key).path()));
 }
 
 TEST_F(AgentTest, ARestartDuringTheFetchBeginsItAgain) {

@@ -3,20 +3,24 @@
 #include "worker/agent/grpc_client.h"
 
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
-#include <condition_variable>
+#include <chrono>
 #include <future>
-#include <mutex>
+#include <thread>
 
 #include "base/env.h"
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/limits.h"
+#include "base/unique_fd.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/grpcpp.h"
 #include "longhaul/v1/blob_service.grpc.pb.h"
 #include "longhaul/v1/worker_service.grpc.pb.h"
+#include "tests/fakes/tcp_proxy.h"
 #include "tests/worker/attempt/temp_dir.h"
 #include "wire/metadata.h"
 
@@ -118,18 +122,20 @@ class Blobs final : public v1::BlobService::Service {
     response->set_committed_bytes(static_cast<int64_t>(bytes.size()));
     return grpc::Status::OK;
   }
-  grpc::Status Read(grpc::ServerContext*, const v1::ReadBlobRequest* request,
+  grpc::Status Read(grpc::ServerContext* context, const v1::ReadBlobRequest* request,
                     grpc::ServerWriter<v1::ReadBlobResponse>* writer) override {
     for (size_t at = static_cast<size_t>(request->offset()); at < bytes.size(); at += 1000) {
       v1::ReadBlobResponse response;
       response.set_data(bytes.substr(at, 1000));
       if (!writer->Write(response)) break;
     }
+    while (stays_open && !context->IsCancelled()) std::this_thread::yield();
     return grpc::Status::OK;
   }
   std::string bytes;
   bool complete = false;
   bool broken_once = false;
+  bool stays_open = false;  // a read does, once all bytes are out
   int refused = 0;
   std::string session;
 };
@@ -137,18 +143,19 @@ class Blobs final : public v1::BlobService::Service {
 class GrpcClientTest : public ::testing::Test {
  protected:
   GrpcClientTest() {
-    int port = 0;
     grpc::ServerBuilder builder;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(&worker_);
     builder.RegisterService(&blobs_);
     server_ = builder.BuildAndStart();
-    client_ = *GrpcSchedulerClient::Open({.address = "127.0.0.1:" + std::to_string(port)});
+    client_ = *GrpcSchedulerClient::Open({.address = Address(port_)});
   }
   ~GrpcClientTest() override {
     client_->Shutdown();
-    server_->Shutdown();
+    server_->Shutdown(std::chrono::system_clock::now());  // what is parked on a dead connection is over, too
   }
+  static std::string Address(int port) { return "127.0.0.1:" + std::to_string(port); }
+  int port_ = 0;
   TempDir temp_;
   Worker worker_;
   Blobs blobs_;
@@ -289,6 +296,66 @@ TEST(GrpcClientAloneTest, NoProxyStandsBetweenLoopbackAddresses) {
   ASSERT_TRUE(client.ok()) << client.status();
   EXPECT_EQ(ErrorReason((*client)->CommitCheckpoint(v1::CommitCheckpointRequest())), "LEASE_FENCED");
   for (const char* name : {"grpc_proxy", "https_proxy", "http_proxy"}) ::unsetenv(name);
+}
+
+// An answer takes less, also on a machine that does much else.
+constexpr PingTimes kSoon = {.silent_ms = 300, .answer_ms = 2'000};
+// So long does a call wait that does not find its connection dead; then the test fails.
+constexpr int64_t kTooLongMs = 60'000;
+
+// Through a proxy that takes what is sent, and nothing comes of it.
+class DeadConnectionTest : public GrpcClientTest {
+ protected:
+  DeadConnectionTest() { through_ = *GrpcSchedulerClient::Open({.address = Address(proxy_.port())}, kSoon); }
+  ~DeadConnectionTest() override { through_->Shutdown(); }
+  TcpProxy proxy_{port_};
+  std::unique_ptr<GrpcSchedulerClient> through_;
+};
+
+TEST_F(DeadConnectionTest, AParkedSyncEndsWithItsConnectionAndTheNextCallHasANewOne) {
+  std::promise<absl::Status> ended;
+  through_->Sync(v1::SyncRequest(), kTooLongMs, [&](const auto& answer) { ended.set_value(answer.status()); });
+  worker_.parked.get_future().wait();
+  proxy_.Deaden();
+  const absl::Status status = ended.get_future().get();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_TRUE(IsRetryable(status));
+  EXPECT_TRUE(through_->AppendLog(v1::AppendLogRequest()).ok());
+}
+
+// Its own deadline is an hour away, and no chunk comes at which it would look at its cancel flag.
+TEST_F(DeadConnectionTest, ADownloadThatStandsStillEndsWithItsConnection) {
+  blobs_.bytes = std::string(2500, 'a');
+  blobs_.stays_open = true;
+  int64_t got = 0;
+  const auto sink = [&](std::string_view bytes) {
+    got += static_cast<int64_t>(bytes.size());
+    if (got == static_cast<int64_t>(blobs_.bytes.size())) proxy_.Deaden();
+    return absl::OkStatus();
+  };
+  const absl::Status status = through_->ReadBlob(v1::BlobName(), 0, sink, cancelled_);
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(got, 2500);
+}
+
+// A scheduler on a loaded machine, that takes a second and more to greet who connects.
+TEST(GrpcClientAloneTest, AConnectionHasSecondsToComeAbout) {
+  const UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(listener.get(), SOMAXCONN), 0);
+  ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const auto client = GrpcSchedulerClient::Open({.address = "127.0.0.1:" + std::to_string(ntohs(address.sin_port))});
+  ASSERT_TRUE(client.ok()) << client.status();
+  std::promise<absl::Status> ended;
+  (*client)->Sync(v1::SyncRequest(), 1'500, [&](const auto& answer) { ended.set_value(answer.status()); });
+  EXPECT_EQ(ended.get_future().get().code(), absl::StatusCode::kDeadlineExceeded);
+  int tries = 0;
+  while (UniqueFd(::accept(listener.get(), nullptr, nullptr)).get() >= 0) ++tries;
+  EXPECT_EQ(tries, 1) << "it gave up what was on its way";
 }
 
 TEST(GrpcClientAloneTest, AnAbsentSchedulerIsUnavailable) {

@@ -18,6 +18,8 @@ namespace {
 constexpr int64_t kSteps = 60'000;
 constexpr int64_t kPeakStep = 100;
 constexpr int64_t kWarningStep = 200;
+constexpr int64_t kShorterThanItWaitsMs = 5'000;
+constexpr int64_t kLongerThanItWaitsMs = 60'000;
 constexpr int64_t kPeakBytes = int64_t{7} << 30;
 // Ten Syncs' worth, and one read.
 constexpr size_t kMostInMemory = size_t{10} * limits::kMaxProgressPerSync + limits::kMaxEventsPerRead;
@@ -89,6 +91,16 @@ class LongLogTest : public ::testing::Test {
     return !mark.whole;
   }
 
+  // A folder in the place of events.log: to read it fails, for whoever tries.
+  void TakeLogAway() {
+    EXPECT_TRUE(RenameFile(dir_.EventsPath(), temp_.At("away")).ok());
+    EXPECT_TRUE(CreateDirs(dir_.EventsPath()).ok());
+  }
+  void GiveLogBack() {
+    EXPECT_TRUE(RemoveTree(dir_.EventsPath()).ok());
+    EXPECT_TRUE(RenameFile(temp_.At("away"), dir_.EventsPath()).ok());
+  }
+
   FakeClock clock_;
   TempDir temp_;
   FakeScheduler scheduler_;
@@ -139,6 +151,53 @@ TEST_F(LongLogTest, ARestartedAgentGoesOnWhereTheSchedulerHasIt) {
   EXPECT_EQ(steps_, StepsFrom(steps_.front()));
   EXPECT_EQ(last_.host_bytes_peak(), kPeakBytes) << "which was before";
   EXPECT_TRUE(warnings_.empty());
+}
+
+// A disk that fails for a moment: what it would not give is told later, in its place.
+TEST_F(LongLogTest, PointsThatCannotBeReadAgainForAWhileAreToldAfterIt) {
+  Recover();
+  Turns();
+  TakeLogAway();
+  for (size_t waiting = runner_->points_waiting() + 1; waiting != runner_->points_waiting();) {
+    waiting = runner_->points_waiting();
+    EXPECT_TRUE(Tell()) << "its end is not told before what comes before it";
+    runner_->Poll();
+  }
+  EXPECT_EQ(runner_->points_waiting(), 0u);
+  EXPECT_LT(steps_.size(), size_t{kSteps});
+  GiveLogBack();
+  runner_->Poll();
+  while (Tell()) {
+    ASSERT_LT(steps_.size(), size_t{2} * kSteps);
+  }
+  EXPECT_EQ(steps_, StepsFrom(1));
+}
+
+TEST_F(LongLogTest, PointsThatCannotBeReadAgainAtAllAreGivenUpAndItIsSaid) {
+  Recover();
+  Turns();
+  TakeLogAway();
+  while (runner_->points_waiting() > 0) Tell();
+  EXPECT_TRUE(Tell());
+  clock_.AdvanceMillis(kLongerThanItWaitsMs);
+  runner_->Poll();
+  EXPECT_FALSE(Tell());
+  EXPECT_NE(log_.find("a part of its progress cannot be read again and is not told: "), std::string::npos) << log_;
+  EXPECT_NE(log_.find(dir_.EventsPath()), std::string::npos) << log_;
+}
+
+TEST_F(LongLogTest, AnEndThatCannotBeReadIsNoCrash) {
+  Recover();
+  TakeLogAway();
+  runner_->Poll();
+  clock_.AdvanceMillis(kShorterThanItWaitsMs);
+  runner_->Poll();
+  EXPECT_EQ(log_.find("the trainer has ended"), std::string::npos) << log_;
+  clock_.AdvanceMillis(kLongerThanItWaitsMs);
+  runner_->Poll();
+  const size_t ended = log_.find("the trainer has ended, and how cannot be read: ");
+  ASSERT_NE(ended, std::string::npos) << log_;
+  EXPECT_NE(log_.find(dir_.EventsPath(), ended), std::string::npos) << log_;
 }
 
 // The host crashed, and the log's end was with the kernel alone.
