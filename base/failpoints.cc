@@ -6,10 +6,10 @@
 #include <atomic>
 #include <charconv>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <map>
 #include <mutex>
-#include <thread>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -23,6 +23,7 @@ struct Action {
   int64_t first = 1;  // of the hits that act
   int64_t last = INT64_MAX;
   int64_t hits = 0;
+  int64_t arming = 0;  // which one it is of
 };
 
 enum State { kUnread, kDisarmed, kArmed };  // kUnread: the environment has not been looked at yet
@@ -30,6 +31,9 @@ enum State { kUnread, kDisarmed, kArmed };  // kUnread: the environment has not 
 std::atomic<State> state{kUnread};
 std::mutex table_mutex;                            // guards `table` and the changes of `state`
 std::map<std::string, Action, std::less<>> table;  // by failpoint name
+int64_t armings = 0;                               // guarded by table_mutex
+// Signalled with each change of `table`. Never destroyed: a thread that sleeps keeps no process from its end.
+std::condition_variable& table_changed = *new std::condition_variable;
 
 // -1 where it is not a number, whole and without sign.
 int64_t ParseNumber(std::string_view text) {
@@ -81,6 +85,15 @@ void ReadEnvironmentOnce() {
   state.store(table.empty() ? kDisarmed : kArmed, std::memory_order_release);
 }
 
+// Until the time is over, or it is armed anew or disarmed: so a test need not guess how long is long enough.
+void Sleep(std::string_view name, const Action& action) {
+  std::unique_lock<std::mutex> lock(table_mutex);
+  table_changed.wait_for(lock, std::chrono::milliseconds(action.sleep_ms), [&] {
+    const auto it = table.find(name);
+    return it == table.end() || it->second.arming != action.arming;
+  });
+}
+
 }  // namespace
 
 absl::Status Failpoint(std::string_view name) {
@@ -102,18 +115,20 @@ absl::Status Failpoint(std::string_view name) {
     case Action::Kind::kError:
       return MakeError(absl::StatusCode::kUnavailable, "FAILPOINT", "failpoint " + std::string(name));
     case Action::Kind::kSleep:
-      std::this_thread::sleep_for(std::chrono::milliseconds(action.sleep_ms));
+      Sleep(name, action);
       return absl::OkStatus();
   }
   return absl::OkStatus();
 }
 
 void ArmFailpoint(const std::string& name, const std::string& action) {
-  const Action parsed = ParseAction(name, action);
+  Action parsed = ParseAction(name, action);
   const std::lock_guard<std::mutex> lock(table_mutex);
   ReadEnvironmentOnce();
+  parsed.arming = ++armings;
   table[name] = parsed;
   state.store(kArmed, std::memory_order_release);
+  table_changed.notify_all();
 }
 
 bool FailpointIsArmed(std::string_view name) {
@@ -133,6 +148,7 @@ void DisarmFailpoints() {
   const std::lock_guard<std::mutex> lock(table_mutex);
   table.clear();
   state.store(kDisarmed, std::memory_order_release);
+  table_changed.notify_all();
 }
 
 }  // namespace longhaul

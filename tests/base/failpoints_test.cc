@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <thread>
+
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/process.h"
@@ -45,6 +47,23 @@ TEST_F(FailpointsTest, SleepTakesAtLeastItsTime) {
   const int64_t before = clock.BootNanos();
   EXPECT_TRUE(Failpoint("slow").ok());
   EXPECT_GE(clock.BootNanos() - before, 5'000'000);
+}
+
+TEST_F(FailpointsTest, ASleepEndsWhereItIsArmedAnewOrDisarmed) {
+  const RealClock clock;
+  for (const bool anew : {true, false}) {
+    ArmFailpoint("long", "sleep:600000");
+    const int64_t before = clock.BootNanos();
+    std::thread sleeper([] { EXPECT_TRUE(Failpoint("long").ok()); });
+    while (FailpointHits("long") == 0) std::this_thread::yield();
+    if (anew) {
+      ArmFailpoint("long", "sleep:0");
+    } else {
+      DisarmFailpoints();
+    }
+    sleeper.join();
+    EXPECT_LT(clock.BootNanos() - before, int64_t{300} * 1'000'000'000);
+  }
 }
 
 TEST_F(FailpointsTest, CrashKillsTheProcess) {

@@ -4,13 +4,12 @@ bytes of an undisturbed run; and whoever waits is told why, where and when."""
 import json
 import signal
 
-from harness import Watch, check, check_in, wait_for, write_chat
-from cases_faults import SLOW, STEPS, KILL_AT_STEP, begin, finish
+from harness import GUARD_S, Watch, check, check_in, wait_for, write_chat
+from cases_faults import LEASES, SLOW, STEPS, KILL_AT_STEP, begin, finish, go_on_once_asked
 from cases_jobs import ENDLESS_STEPS
 
 # Longer than a trainer has that is asked to stop and writes nothing: half a minute, and three steps.
 SLOW_CHECKPOINT_MS = 35000
-LEASES = ["--lease-ms", "1500", "--worker-lost-ms", "2500", "--sync-hold-ms", "500"]
 
 
 def worker_of(cluster, name):
@@ -39,6 +38,7 @@ def pause_resume(cluster):
     _, job_id, watch, trainer, expected = begin(cluster)
     check(json.loads(cluster.cli("pause", job_id, "-o", "json", code=0).stdout)["pause_cause"] == "PAUSE_CAUSE_USER",
           "the cause is not the user")
+    go_on_once_asked(trainer)
     watch.until_state("PAUSED")
     wait_for("the trainer's end", lambda: not trainer.alive())
     wait_for("the device", lambda: not worker_of(cluster, "worker")["attempts"])
@@ -73,8 +73,9 @@ def pause_in_a_slow_checkpoint(cluster):
 
 def resume_elsewhere(cluster):
     """The worker that it was paused on is gone for good: the checkpoint is in the scheduler's store."""
-    worker, job_id, watch, _, expected = begin(cluster)
+    worker, job_id, watch, trainer, expected = begin(cluster)
     cluster.cli("pause", job_id, code=0)
+    go_on_once_asked(trainer)
     watch.until_state("PAUSED")
     check(cluster.kill(worker, signal.SIGTERM) == 0, "the agent ended with %s" % worker.returncode)
     cluster.start_worker(name="second")
@@ -86,10 +87,11 @@ def resume_elsewhere(cluster):
 def drain(cluster):
     """Running attempts checkpoint and move, nothing new comes; undrained it takes work again."""
     _, job_id, watch, trainer, expected = begin(cluster)
-    cluster.start_worker(name="second", env=SLOW)
+    cluster.start_worker(name="second")
     check_in("draining", cluster.cli("drain", "worker", code=0).stdout, "the answer")
     event = watch.until_state("PAUSING")
     check_in("draining", event.get("event", {}).get("message", ""), "the event")
+    go_on_once_asked(trainer)
     finish(cluster, job_id, watch, expected)
     check_moved(cluster, job_id, "second")
     check(not trainer.alive(), "the trainer goes on on a drained worker")
@@ -97,7 +99,7 @@ def drain(cluster):
     check(drained["draining"] and not drained["attempts"], "the drained worker: %s" % drained)
     cluster.cli("drain", "second", code=0)
     waiting = cluster.submit(cluster.path("train.jsonl"))
-    check_in("draining", wait_for("the reason", lambda: cluster.job(waiting).get("reason_detail")), "the reason")
+    wait_for("the reason", lambda: "draining" in cluster.job(waiting).get("reason_detail", ""))
     cluster.cli("undrain", "worker", code=0)
     cluster.wait(waiting, 0)
     check(cluster.job(waiting)["attempt"]["worker_id"] == "worker", "the undrained worker was not used")
@@ -107,10 +109,11 @@ def worker_sigterm(cluster):
     """SIGTERM drains: the agent hands its job back once, gets nothing new meanwhile, and ends with 0."""
     worker, job_id, watch, trainer, expected = begin(cluster)
     worker.send_signal(signal.SIGTERM)
+    go_on_once_asked(trainer)
     watch.until_state("QUEUED")
-    check(worker.wait(60) == 0, "the agent ended with %s" % worker.returncode)
+    check(worker.wait(GUARD_S) == 0, "the agent ended with %s" % worker.returncode)
     check(not trainer.alive(), "the trainer outlived a drained agent")
-    cluster.start_worker(name="second", env=SLOW)
+    cluster.start_worker(name="second")
     finish(cluster, job_id, watch, expected)
     check_moved(cluster, job_id, "second")
 
@@ -162,7 +165,8 @@ def explained(cluster):
     for part in ("position:  2 of 2", "starts:    about", "unblocks:", "CPU threads"):
         check_in(part, text, "the explanation")
     flags = ["--model", "tiny", "--data", data, "--steps", "8", "--max-seq-len", "128", "--rank", "4"]
-    check_in("be number 3", cluster.cli("estimate", *flags, code=0).stdout, "the estimate")
+    # A scheduler that stood still for a while has no time to work this out at once.
+    wait_for("the estimate's place", lambda: "be number 3" in cluster.cli("estimate", *flags, code=0).stdout)
     queue = json.loads(cluster.cli("estimate", *flags, "-o", "json", code=0).stdout)["queue"]
     check(queue["position"] == 3 and queue["expected_start_time"] and queue["expected_finish_time"], "the queue: %s" % queue)
     urgent = json.loads(cluster.cli("estimate", *flags, "--priority", "HIGH", "-o", "json", code=0).stdout)["queue"]
@@ -180,16 +184,25 @@ def stopped_worker(cluster):
     one says when it wakes up changes nothing."""
     worker, job_id, watch, trainer, expected = begin(cluster, *LEASES)
     worker.send_signal(signal.SIGSTOP)
-    watch.until_state("RECOVERING")
+    stopped = cluster.job(job_id)["attempt"]["number"]
+    trainer.go_on()
+    wait_for("the trainer that holds", lambda: "holding at the step boundary" in trainer.log())
+    wait_for("the lost lease", lambda: train_attempts(cluster, job_id)[-1]["outcome"] == "ATTEMPT_OUTCOME_LOST")
     cluster.start_worker(name="second", env=SLOW)
-    watch.until_state("RUNNING")
+
+    def taken_over():
+        job = cluster.job(job_id)
+        return job["state"] == "RUNNING" and job["attempt"]["worker_id"] == "second"
+    wait_for("the second worker's attempt", taken_over)
+    check(trainer.alive(), "the trainer did not wait for its agent")
     worker.send_signal(signal.SIGCONT)
     wait_for("the fenced trainer's end", lambda: not trainer.alive())
     finish(cluster, job_id, watch, expected)
-    job = cluster.job(job_id)
-    check(job["attempt"]["worker_id"] == "second", "the job ended on %s" % job["attempt"]["worker_id"])
-    check([a["outcome"] for a in train_attempts(cluster, job_id)] == ["ATTEMPT_OUTCOME_LOST", "ATTEMPT_OUTCOME_SUCCEEDED"],
-          "attempts: %s" % train_attempts(cluster, job_id))
+    # On a machine that stands still for a while, others may be lost, too, before this one and after it.
+    attempts = [(a["number"], a["worker_id"], a["outcome"]) for a in train_attempts(cluster, job_id)]
+    check((stopped, "worker", "ATTEMPT_OUTCOME_LOST") in attempts, "attempts: %s" % attempts)
+    check({outcome for _, _, outcome in attempts[:-1]} == {"ATTEMPT_OUTCOME_LOST"}, "attempts: %s" % attempts)
+    check(attempts[-1][2] == "ATTEMPT_OUTCOME_SUCCEEDED", "attempts: %s" % attempts)
 
 
 CASES = [pause_resume, pause_in_a_slow_checkpoint, resume_elsewhere, drain, worker_sigterm, preempt, explained, stopped_worker]

@@ -8,7 +8,7 @@ import time
 
 from harness import MODEL, check, wait_for, write_chat
 from cases_faults import FLAGS
-from cases_rounds import LEASES, MOST_FAILURES, Killings
+from cases_rounds import LEASES, MOST_FAILURES, WORKER_FLAGS, Killings
 
 STEPS = 12
 
@@ -86,13 +86,13 @@ class Deaths(Killings):
 
     def agent(self, failpoint):
         """Dies over a new job, and comes back."""
+        killed = time.time()
         self.cluster.kill(self.agents["one"])
-        self.agent_kills.append(("one", time.time()))
-        agent = self.cluster.launch_worker(name="one", env=armed(failpoint))
+        agent = self.cluster.launch_worker(*WORKER_FLAGS, name="one", env=armed(failpoint))
         self.acknowledge(failpoint)
         self.dies(agent, failpoint)
-        self.agent_kills.append(("one", time.time()))
-        self.agents["one"] = self.cluster.start_worker(name="one")
+        self.agents["one"] = self.cluster.start_worker(*WORKER_FLAGS, name="one")
+        self.agent_kills.append(("one", killed, time.time()))
 
     def trainer(self, failpoint):
         """Dies in every attempt, of whichever job, for as long as its agent hands the failpoint on."""

@@ -4,7 +4,7 @@ import json
 import os
 import struct
 
-from harness import MODEL, Watch, check, check_in, write_chat
+from harness import MODEL, Watch, check, check_in, wait_for, write_chat
 
 ENDLESS_STEPS = 1000000
 
@@ -43,7 +43,7 @@ def success(cluster):
     check(len(header) - ("__metadata__" in header) == 2 * 7 * 2, "the adapter has %d tensors" % len(header))
     points = json.loads(cluster.cli("metrics", job_id, "-o", "json", code=0).stdout)["points"]
     check([int(p["step"]) for p in points][-1] == 12, "the last metric is of step %s" % points[-1]["step"])
-    check(cluster.cli("logs", job_id, code=0).stdout, "the log is empty")
+    wait_for("the log", lambda: cluster.cli("logs", job_id, code=0).stdout)  # its end comes after the adapter
     attempts = json.loads(cluster.cli("attempts", job_id, "-o", "json", code=0).stdout)["attempts"]
     check([a["kind"] for a in attempts] == ["ATTEMPT_KIND_VALIDATE", "ATTEMPT_KIND_TRAIN"], "attempts: %s" % attempts)
     cluster.cli("delete", job_id, code=0)
@@ -128,6 +128,13 @@ def does_not_fit(cluster):
     cluster.cli("estimate", "--shape", shape, "--max-seq-len", "128", code=0)
 
 
+def job_that_waits(cluster, job_id):
+    """Once it is told why, which is worked out beside the commit; None before. It has to be QUEUED still."""
+    job = cluster.job(job_id)
+    check(job["state"] == "QUEUED", "%s is %s" % (job_id, job["state"]))
+    return job if job.get("reason", "REASON_UNSPECIFIED") != "REASON_UNSPECIFIED" and job.get("queue_position") else None
+
+
 def cancel(cluster):
     """Cancel a running job and one that waits behind it."""
     data = running_cluster(cluster)
@@ -136,8 +143,8 @@ def cancel(cluster):
     watch.until_step(3)
     queued = cluster.submit(data)
     Watch(cluster, queued).until_state("QUEUED")
-    waiting = cluster.job(queued)
-    check(waiting["state"] == "QUEUED" and waiting["reason"].startswith("WAITING_FOR"), "it waits for %s" % waiting["reason"])
+    waiting = wait_for("its reason", lambda: job_that_waits(cluster, queued))
+    check(waiting["reason"].startswith("WAITING_FOR"), "it waits for %s" % waiting["reason"])
     check(waiting["reason_detail"], "the reason has no sentence for people")
     trainer = cluster.trainer()
     cluster.cli("cancel", queued, code=0)
@@ -157,11 +164,10 @@ def side_by_side(cluster):
         Watch(cluster, job_id).until_step(2)
     third = cluster.submit(data, "--cpu-threads", "2")
     Watch(cluster, third).until_state("QUEUED")
-    states = {job_id: cluster.job(job_id) for job_id in jobs + [third]}
-    check([states[job_id]["state"] for job_id in jobs] == ["RUNNING", "RUNNING"], "the two are not both RUNNING")
-    waiting = states[third]
-    check(waiting["state"] == "QUEUED" and waiting["reason"] == "WAITING_FOR_CPU_THREADS",
-          "the third is %s %s" % (waiting["state"], waiting["reason"]))
+    waiting = wait_for("its reason", lambda: job_that_waits(cluster, third))
+    states = [cluster.job(job_id)["state"] for job_id in jobs]
+    check(states == ["RUNNING", "RUNNING"], "the two are %s" % states)
+    check(waiting["reason"] == "WAITING_FOR_CPU_THREADS", "the third waits for %s" % waiting["reason"])
     check(waiting["queue_position"] == 1, "its position is %s" % waiting["queue_position"])
     worker = json.loads(cluster.cli("workers", "-o", "json", code=0).stdout)["workers"][0]
     check(worker["cpu_threads_reserved"] == 2 and len(worker["attempts"]) == 2, "the worker: %s" % worker)

@@ -17,19 +17,23 @@ import urllib.request
 
 from harness import GUARD_S, Watch, check, wait_for, write_chat
 from cases_control import train_attempts, worker_of
-from cases_faults import FLAGS, begin
+from cases_faults import FLAGS, begin, folder_of, slow
 from cases_jobs import ENDLESS_STEPS
 
-LEASES = ["--lease-ms", "3000", "--worker-lost-ms", "4000", "--sync-hold-ms", "1000"]
-# The trainer holds after seconds.
+# The trainer holds after seconds; no worker is lost that only had no processor for ten.
+LEASES = ["--lease-ms", "3000", "--worker-lost-ms", "12000", "--sync-hold-ms", "1000"]
+# A worker that stands still is lost after seconds.
+LOST_SOON = ["--lease-ms", "3000", "--worker-lost-ms", "4000", "--sync-hold-ms", "1000"]
 OUTAGE_LEASES = ["--lease-ms", "3000", "--worker-lost-ms", "60000", "--sync-hold-ms", "1000"]
-CANCELLED_WITHIN_S = 10
+OUTAGE_STEP_MS = 500  # the steps that are left take longer than a lease
+CANCELLED_WITHIN_S = 25  # a trainer that does not heed it is killed after half a minute
 MOST_FAILURES = 100
-AGENT_AWAY_S = 10  # from its kill until its attempts are lost, on a slow machine
-STILL_S = 7  # longer than the lost time of LEASES
+AGENT_BACK_S = 15  # from its session until it has told what it runs, on a slow machine
+STILL_S = 14  # longer than the lost time of LEASES
 SHORT_LEASES_OUTAGE_S = 15  # longer than leases, lost times and the agent's longest wait
 DEMO_JOBS = 10
 DEMO_STEP_MS = 200
+WORKER_FLAGS = ["--cpu-threads", "2"]  # as many attempts at a time on every machine
 
 
 def rounds(short):
@@ -60,11 +64,31 @@ def write_stale(cluster, job_id, attempt):
     return int(result.stdout)
 
 
+def running_attempt(cluster, job_id, after=0):
+    """The job's, where it runs and is a later one than `after`."""
+    job = cluster.job(job_id)
+    return job["attempt"] if job["state"] == "RUNNING" and job["attempt"]["number"] > after else None
+
+
+def stop_worker_of(cluster, agents, job_id, trainer_too):
+    """Its agent stands still, and its trainer where that is asked for: (attempt, trainer)."""
+    while True:
+        attempt = wait_for("an attempt that runs", lambda: running_attempt(cluster, job_id))
+        agent = agents[attempt["worker_id"]]
+        agent.send_signal(signal.SIGSTOP)
+        trainers = [trainer for trainer in cluster.trainers(attempt["worker_id"])
+                    if os.path.basename(trainer.folder) == folder_of(job_id, attempt)]
+        # On a machine that stood still it may have been lost just before.
+        if len(trainers) == 1 and (not trainer_too or trainers[0].hold()):
+            return attempt, trainers[0]
+        agent.send_signal(signal.SIGCONT)
+
+
 def stopped_past_lease(cluster):
     """Agent and trainer of a worker stand still until another worker has its job; stale writes come in its name, and awake
     again they write what they had. Nothing of it is taken: every checkpoint that comes from then on is of the newer
     attempt."""
-    cluster.start_server(*LEASES)
+    cluster.start_server(*LOST_SOON)
     data = write_chat(cluster.path("train.jsonl"))
     agents = {name: cluster.start_worker(name=name) for name in ("one", "two")}
     draw = draws()
@@ -72,26 +96,23 @@ def stopped_past_lease(cluster):
         job_id = cluster.submit(data, *FLAGS, steps=ENDLESS_STEPS)
         watch = Watch(cluster, job_id)
         watch.until_step(draw.randrange(5, 40))
-        attempt = cluster.job(job_id)["attempt"]
-        agent, trainer = agents[attempt["worker_id"]], cluster.trainer(attempt["worker_id"])
         # The trainer alone holds at its own lease; both asleep know nothing of it when they wake up.
         both = draw.random() < 0.5
-        agent.send_signal(signal.SIGSTOP)
-        if both:
-            trainer.signal(signal.SIGSTOP)
-        watch.until_state("RECOVERING")
-        watch.until_state("RUNNING")
-        newer = cluster.job(job_id)["attempt"]
+        attempt, trainer = stop_worker_of(cluster, agents, job_id, both)
+        agent = agents[attempt["worker_id"]]
+
+        newer = wait_for("the other worker's attempt", lambda: running_attempt(cluster, job_id, attempt["number"]))
         check(newer["worker_id"] != attempt["worker_id"], "the worker that stands still got the job again")
         before, refused = cluster.checkpoints(job_id), fenced_writes(cluster)
         written = write_stale(cluster, job_id, attempt)
         check(written > 0 and fenced_writes(cluster) >= refused + written,
               "%d stale writes are counted as %d" % (written, fenced_writes(cluster) - refused))
         if both:
-            trainer.signal(signal.SIGCONT)
+            trainer.go_on()
         agent.send_signal(signal.SIGCONT)
         wait_for("the fenced trainer's end", lambda: not trainer.alive())
-        stale = {c for c in cluster.checkpoints(job_id) - before if c[0] != newer["number"]}
+        # The newer one may be lost in its turn, on a machine that stands still for a while.
+        stale = {c for c in cluster.checkpoints(job_id) - before if c[0] < newer["number"]}
         check(not stale, "checkpoints of attempt %d were taken after attempt %d had begun: %s" % (
             attempt["number"], newer["number"], sorted(stale)))
         cluster.cli("cancel", job_id, code=0)
@@ -130,8 +151,8 @@ class Killings:
         self.cluster, self.draw, self.env = cluster, draws(), None
         self.data = write_chat(cluster.path("train.jsonl"))
         cluster.start_server(*LEASES)
-        self.agents = {name: cluster.start_worker(name=name) for name in workers}
-        self.agent_kills = []  # name and wall time
+        self.agents = {name: cluster.start_worker(*WORKER_FLAGS, name=name) for name in workers}
+        self.agent_kills = []  # name, and the wall times of its kill and its return
 
     def submit(self, request_id, *flags, **options):
         return self.cluster.submit(self.data, *FLAGS, "--retry-limit", str(MOST_FAILURES), "--request-id", request_id,
@@ -143,9 +164,10 @@ class Killings:
 
     def kill_agent(self, name, env=None):
         """Its trainers live on; the next agent finds them."""
+        killed = time.time()
         self.cluster.kill(self.agents[name])
-        self.agent_kills.append((name, time.time()))
-        self.agents[name] = self.cluster.start_worker(name=name, env=env or self.env)
+        self.agents[name] = self.cluster.start_worker(*WORKER_FLAGS, name=name, env=env or self.env)
+        self.agent_kills.append((name, killed, time.time()))
 
     def kill_one(self):
         """Which kind it was."""
@@ -167,7 +189,8 @@ class Killings:
             if attempt["outcome"] != "ATTEMPT_OUTCOME_LOST":
                 continue
             end = datetime.datetime.fromisoformat(attempt["end_time"].replace("Z", "+00:00")).timestamp()
-            excused = any(name == attempt["worker_id"] and at <= end <= at + AGENT_AWAY_S for name, at in self.agent_kills)
+            excused = any(name == attempt["worker_id"] and killed <= end <= back + AGENT_BACK_S
+                          for name, killed, back in self.agent_kills)
             check(excused, "attempt %d of %s was lost, and nobody had killed its agent: %s" % (
                 attempt["number"], job_id, attempt["message"]))
 
@@ -203,7 +226,7 @@ class Demo(Killings):
 
     def __init__(self, cluster, seconds):
         super().__init__(cluster, ("one", "two", "three"))
-        # Six run at a time: with nobody in the way they would take a tenth longer than the time.
+        # Six run at a time, two a worker: with nobody in the way they would take a tenth longer than the time.
         self.steps = max(20, seconds * 6 * 1100 // (DEMO_JOBS * DEMO_STEP_MS))
         self.undisturbed = [self.adapter(job_id) for job_id in self.submit_all("undisturbed")]
         check(len(set(self.undisturbed)) == DEMO_JOBS, "jobs that differ have the same adapter")
@@ -242,9 +265,11 @@ def three_workers_ten_jobs(cluster):
 
 
 def outlive_outage(cluster, leases, seconds):
-    _, job_id, watch, trainer, expected = begin(cluster, *leases)
+    _, job_id, watch, trainer, expected = begin(cluster, *leases, env=slow(OUTAGE_STEP_MS))
     before = cluster.job(job_id)["attempt"]
     cluster.kill(cluster.server)
+    trainer.go_on()
+    wait_for("the trainer that holds", lambda: "holding at the step boundary" in trainer.log())
     end = time.monotonic() + seconds
     wait_for("the end of the outage", lambda: time.monotonic() >= end, guard_s=seconds + 60)
     check(trainer.alive(), "the trainer did not outlive the outage")
@@ -274,9 +299,11 @@ def outage_of_short_leases(cluster):
 def scheduler_stands_still(cluster):
     """The scheduler's process is stopped for longer than the lost time, as where its machine sleeps, and goes on before
     it has read what its workers sent meanwhile: the same attempt runs on under the same epoch."""
-    _, job_id, watch, trainer, expected = begin(cluster, *LEASES)
+    _, job_id, watch, trainer, expected = begin(cluster, *LEASES, env=slow(OUTAGE_STEP_MS))
     before = cluster.job(job_id)["attempt"]
     cluster.server.send_signal(signal.SIGSTOP)
+    trainer.go_on()
+    wait_for("the trainer that holds", lambda: "holding at the step boundary" in trainer.log())
     end = time.monotonic() + STILL_S
     wait_for("the end of its sleep", lambda: time.monotonic() >= end, guard_s=STILL_S + 60)
     check(trainer.alive(), "the trainer did not outlive the scheduler's sleep")

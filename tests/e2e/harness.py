@@ -6,6 +6,7 @@ Waiting is for events: a line of a watch, a file that appears, a process that en
 import glob
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -46,24 +47,66 @@ def wait_for(what, predicate, alive=None, guard_s=GUARD_S):
         time.sleep(POLL_S)
 
 
-def start_ticks(pid):
-    """The kernel's start time of a process, which tells it from a later one with its number; None when gone or a zombie."""
+def stat_fields(path):
+    """Of a stat file below /proc, from the state on; None when it is gone."""
     try:
-        with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().rsplit(")", 1)[1].split()
     except OSError:
         return None
-    return None if fields[0] == "Z" else int(fields[19])
+
+
+def start_ticks(pid):
+    """The kernel's start time of a process, which tells it from a later one with its number; None when gone or a zombie."""
+    fields = stat_fields("/proc/%d/stat" % pid)
+    return None if fields is None or fields[0] == "Z" else int(fields[19])
+
+
+def stands_still(pid):
+    """Stopped, with each of its threads."""
+    threads = [stat_fields(path) for path in glob.glob("/proc/%d/task/*/stat" % pid)]
+    return bool(threads) and all(fields is not None and fields[0] == "T" for fields in threads)
 
 
 class Trainer:
     """A running longhaul-train, found by the pid file of its attempt folder."""
 
-    def __init__(self, pid, ticks):
-        self.pid, self.ticks = pid, ticks
+    def __init__(self, pid, ticks, folder):
+        self.pid, self.ticks, self.folder = pid, ticks, folder
 
     def alive(self):
         return start_ticks(self.pid) == self.ticks
+
+    def hold(self):
+        """It stands still where it is, until go_on(). False: it has ended."""
+        if self.alive():
+            try:
+                os.kill(self.pid, signal.SIGSTOP)
+            except ProcessLookupError:
+                return False
+        wait_for("a trainer that stands still", lambda: not self.alive() or stands_still(self.pid))
+        return self.alive()
+
+    def go_on(self):
+        self.signal(signal.SIGCONT)
+
+    def asked_to_stop(self):
+        """One that stands still: whether its agent's SIGTERM waits for it."""
+        with open("/proc/%d/status" % self.pid, encoding="utf-8") as file:
+            pending = next(line for line in file if line.startswith("ShdPnd:"))
+        return bool(int(pending.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+    def log(self):
+        """What it has written to stderr; "" where its folder has been cleared away."""
+        try:
+            with open(os.path.join(self.folder, "stderr.log"), encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+
+    def step(self):
+        """The last one that it has made."""
+        return max((int(step) for step in re.findall(r"\bstep (\d+)/", self.log())), default=0)
 
     def signal(self, number):
         check(self.alive(), "trainer %d has ended already" % self.pid)
@@ -119,7 +162,11 @@ class Watch:
         return self.until("/".join(states), reached)
 
     def until_step(self, step):
-        return self.until("step %d" % step, lambda m: int(m.get("progress", {}).get("step", 0)) >= step)
+        # Who comes late has it from the snapshot.
+        def reached(message):
+            job = message.get("snapshot", {}).get("job", {})
+            return int((message.get("progress") or job.get("progress") or {}).get("step", 0)) >= step
+        return self.until("step %d" % step, reached)
 
     def to_end(self):
         while self.next() is not None:
@@ -134,7 +181,6 @@ class Cluster:
     def __init__(self, bin_dir, work_dir, model_dir):
         self.bin_dir, self.dir, self.model_dir = bin_dir, work_dir, model_dir
         self.processes = []
-        self.worker_dirs = []
         self.server = None
         self.ports = {}
         self.client_env = {}  # how the CLI reaches a secured scheduler
@@ -179,17 +225,21 @@ class Cluster:
 
     def launch_worker(self, *flags, name="worker", env=None):
         """start_worker's first half: nothing is waited for."""
-        directory = self.path(name)
-        if directory not in self.worker_dirs:
-            self.worker_dirs.append(directory)
-        argv = [self.bin("longhaul-worker"), "--scheduler", self.address(), "--state-dir", directory,
+        argv = [self.bin("longhaul-worker"), "--scheduler", self.address(), "--state-dir", self.path(name),
                 "--models", self.model_dir, "--worker-id", name, *flags]
         return self.popen(name, argv, env=env)
 
     def start_worker(self, *flags, name="worker", env=None):
+        log = self.path("%s.log" % name)
+        before = os.path.getsize(log) if os.path.exists(log) else 0
         process = self.launch_worker(*flags, name=name, env=env)
 
         def online():
+            # The scheduler may not have missed the process before this one: by its own word, then.
+            with open(log, "rb") as file:
+                file.seek(before)
+                if b"with the scheduler is open" not in file.read():
+                    return False
             workers = json.loads(self.cli("workers", "-o", "json").stdout or "{}").get("workers", [])
             return any(w["id"] == name and w["state"] == "WORKER_ONLINE" for w in workers)
         wait_for("%s registered" % name, online, process)
@@ -233,7 +283,7 @@ class Cluster:
             except FileNotFoundError:  # its attempt has just been cleared away
                 continue
             if len(fields) == 2:
-                found.append(Trainer(int(fields[0]), int(fields[1])))
+                found.append(Trainer(int(fields[0]), int(fields[1]), os.path.dirname(path)))
         return [trainer for trainer in found if trainer.alive()]
 
     def trainer(self, worker="worker"):
@@ -252,20 +302,38 @@ class Cluster:
         process.send_signal(number)
         return process.wait(GUARD_S)
 
+    def left(self):
+        """Processes whose command line names a path of this case: trainers, which outlive their worker by design. Those
+        that were just being started have no pid file."""
+        mark, found = os.fsencode(self.dir + os.sep), []
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            try:
+                with open("/proc/%d/cmdline" % pid, "rb") as file:
+                    if mark in file.read() and pid != os.getpid():
+                        found.append(pid)
+            except OSError:  # it has just ended
+                pass
+        return found
+
+    def end_what_is_left(self):
+        """Whether nothing was."""
+        left = self.left()
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        return not left
+
     def stop(self):
-        """Ends what this case started, by pid, trainers included (they outlive their worker by design)."""
+        """Ends what this case started, by pid, and all that came of it."""
         for process in reversed(self.processes):
             if process.poll() is None:
                 process.kill()
             process.wait()
             if process.stdout is not None:
                 process.stdout.close()
-        for directory in self.worker_dirs:
-            for path in glob.glob(os.path.join(directory, "**", "pid"), recursive=True):
-                with open(path, encoding="utf-8") as file:
-                    fields = file.read().split()
-                if len(fields) == 2 and Trainer(int(fields[0]), int(fields[1])).alive():
-                    os.kill(int(fields[0]), signal.SIGKILL)
+        wait_for("the end of what is left", self.end_what_is_left)
 
 
 def write_chat(path, rows=40, bad_lines=()):

@@ -260,13 +260,14 @@ TEST_F(BackupTest, WhatIsOvertakenMeanwhileIsNotMissed) {
     ASSERT_TRUE((*tx)->Commit().ok());
   };
   const auto blobs = BlobStore::Open(state_);
-  // The backup stands where its first look is over, and where its database is copied.
-  ArmFailpoint("backup_before_database", "sleep:300*1");
-  ArmFailpoint("backup_after_database", "sleep:300*1");
+  // The backup stands where its first look is over, and where its database is copied, until it is let go.
+  for (const char* place : {"backup_before_database", "backup_after_database"}) ArmFailpoint(place, "sleep:600000");
+  const auto let_go = [](const char* place) { ArmFailpoint(place, "sleep:0"); };
   std::jthread scheduler([&] {
     BlobRef overtaken;
     while (FailpointHits("backup_before_database") == 0) std::this_thread::yield();
     write([&](StoreTransaction& tx) { overtaken = commit(tx, 5'000); });
+    let_go("backup_before_database");
     while (FailpointHits("backup_after_database") == 0) std::this_thread::yield();
     write([&](StoreTransaction& tx) {
       commit(tx, 5'020);
@@ -274,6 +275,7 @@ TEST_F(BackupTest, WhatIsOvertakenMeanwhileIsNotMissed) {
       EXPECT_TRUE(tx.DropUnreferencedBlobs(kKeptWallMicros + 1, 100).ok());
     });
     EXPECT_TRUE((*blobs)->Remove(overtaken).ok());
+    let_go("backup_after_database");
   });
   const auto report = BackupState(state_, backup_);
   ASSERT_TRUE(report.ok()) << report.status();

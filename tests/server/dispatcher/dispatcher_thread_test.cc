@@ -5,6 +5,7 @@
 #include <future>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -32,6 +33,26 @@ class AskingBlobs final : public BlobIndex {
  private:
   FakeBlobs* const blobs_;
   const std::function<void()> ask_;
+};
+
+// Keeps the dispatcher's thread, after its first commit that tells of an event, until it is let go.
+class HoldingSink final : public EventSink {
+ public:
+  void OnEvent(const Job&, const JobEvent&) override {
+    if (std::exchange(holds_, false)) {
+      held.set_value();
+      may_go_on.get_future().wait();
+    }
+  }
+  void OnProgress(const std::string&, const MetricPoint&) override {}
+  void OnJobDeleted(const std::string&) override {}
+  void OnLogComplete(const std::string&, int) override {}
+
+  std::promise<void> held;
+  std::promise<void> may_go_on;
+
+ private:
+  bool holds_ = true;  // the dispatcher's thread's
 };
 
 class DispatcherThreadTest : public ::testing::Test {
@@ -108,29 +129,42 @@ TEST_F(DispatcherThreadTest, OneRequestIdFrom64ThreadsIsOneJob) {
 }
 
 TEST_F(DispatcherThreadTest, CreatesShareCommits) {
+  constexpr int kTogether = 128;
   const BlobRef dataset = blobs_.Add("dataset");
-  const int commits = store_.commits();
+  HoldingSink sink;
+  FakeStore store;
+  Dispatcher dispatcher({60'000, 90'000, 10'000}, &store, &blobs_, &clock_, &sink, &planner_);
+  ASSERT_TRUE(dispatcher.Start().ok());
+  const auto create = [&] { EXPECT_TRUE(dispatcher.Create({TestJob(dataset), "b"}).ok()); };
   std::vector<std::thread> threads;
-  for (int i = 0; i < 16; ++i) {
+  threads.emplace_back(create);
+  sink.held.get_future().wait();
+  const int commits = store.commits();
+  std::atomic<int> come = 0;
+  for (int i = 0; i < kTogether; ++i) {
     threads.emplace_back([&] {
-      for (int j = 0; j < 8; ++j) EXPECT_TRUE(dispatcher_.Create({TestJob(dataset), "b"}).ok());
+      ++come;
+      create();
     });
   }
+  while (come < kTogether) std::this_thread::yield();
+  sink.may_go_on.set_value();
   for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(store_.LoadLiveJobs()->size(), 128u);
-  EXPECT_LE(store_.commits() - commits, 128);
-  EXPECT_EQ(dispatcher_.Stats().created_total, 128u);
+  EXPECT_EQ(store.LoadLiveJobs()->size(), size_t{1} + kTogether);
+  // One, but for those that came so far and no further before the thread was let go.
+  EXPECT_LT(store.commits() - commits, kTogether / 2);
+  EXPECT_EQ(dispatcher.Stats().created_total, uint64_t{1} + kTogether);
   // Positions are published with the pass that gave them.
   std::set<int> positions;
-  const std::vector<Job> live = store_.LoadLiveJobs().value();
+  const std::vector<Job> live = store.LoadLiveJobs().value();
   for (const Job& job : live) {
-    const std::optional<WaitInfo> wait = dispatcher_.WaitOf(job);
+    const std::optional<WaitInfo> wait = dispatcher.WaitOf(job);
     ASSERT_TRUE(wait.has_value());
     positions.insert(wait->position);
   }
-  EXPECT_EQ(positions.size(), 128u);
+  EXPECT_EQ(positions.size(), size_t{1} + kTogether);
   EXPECT_EQ(*positions.begin(), 1);
-  EXPECT_EQ(*positions.rbegin(), 128);
+  EXPECT_EQ(*positions.rbegin(), 1 + kTogether);
 }
 
 TEST_F(DispatcherThreadTest, FilesAreListedByWhoCollects) {

@@ -16,7 +16,7 @@ namespace longhaul::server {
 namespace {
 
 constexpr char kText[] = "{\"text\":\"hello\"}\n";
-constexpr int kLongMs = 30'000;  // for what must come
+constexpr int kLongMs = 60'000;  // for what must come
 
 // Ends a loop that waits for what must come.
 class Patience {
@@ -25,13 +25,13 @@ class Patience {
   bool over() const { return clock_->BootNanos() >= end_boot_nanos_; }
 
  private:
-  static constexpr int64_t kNanos = int64_t{60} * 1'000'000'000;
+  static constexpr int64_t kNanos = int64_t{120} * 1'000'000'000;
   const Clock* clock_;
   int64_t end_boot_nanos_;
 };
 
 void SetLongDeadline(grpc::ClientContext* context) {
-  context->set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
+  context->set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(2));
 }
 
 // What a client says before its first call: the preface of HTTP/2 and empty SETTINGS.
@@ -139,23 +139,35 @@ TEST_F(IdleConnectionTest, IsEndedAndAClientThatComesBackHasAnother) {
   EXPECT_EQ(CountJobs(), 0u);
 }
 
-// Connections that are ended after some seconds, which only those calls meet that are to be ended.
-constexpr int64_t kGraceMs = 5'000;
-
-class OldConnectionTest : public RpcTest {
+// Connections that grow old at once, and whose calls are ended after some seconds.
+class BrokenConnectionTest : public RpcTest {
  protected:
   ServerOptions Options() const override {
     ServerOptions options = RpcTest::Options();
     options.connection_age_ms = 100;
-    options.connection_age_grace_ms = kGraceMs;
+    options.connection_age_grace_ms = 5'000;
     return options;
+  }
+  // For what is not to be ended, but may be on a busy machine.
+  template <typename Ask>
+  grpc::Status UntilItComesThrough(Ask ask) {
+    const Patience patience(&clock_);
+    grpc::Status status;
+    do {
+      status = ask();
+    } while (status.error_code() == grpc::StatusCode::UNAVAILABLE && !patience.over());
+    return status;
   }
 };
 
-TEST_F(OldConnectionTest, AWatchGoesOnWithoutAGapOrADuplicate) {
+TEST_F(BrokenConnectionTest, AWatchGoesOnWithoutAGapOrADuplicate) {
   FakeAgent agent(&*stubs_);
-  ASSERT_TRUE(agent.Open().ok());
-  const v1::Job job = MustCreate(GoodRequest());
+  ASSERT_TRUE(UntilItComesThrough([&] { return agent.Open(); }).ok());
+  ASSERT_TRUE(UntilItComesThrough([&] { return Upload(kText); }).ok());
+  v1::CreateFineTuneJobRequest create = RequestFor(kText);
+  create.set_request_id("again");
+  v1::Job job;
+  ASSERT_TRUE(UntilItComesThrough([&] { return Create(create, &job); }).ok());
   std::vector<int64_t> sequences;
   int broken = 0;
   bool cancelled = false;
@@ -177,61 +189,78 @@ TEST_F(OldConnectionTest, AWatchGoesOnWithoutAGapOrADuplicate) {
     ASSERT_EQ(ended.error_code(), grpc::StatusCode::UNAVAILABLE) << ended.error_message();
     if (++broken < 2 || cancelled) continue;
     v1::Job now;
-    ASSERT_TRUE(Cancel(job.id(), &now).ok());
+    const grpc::Status status = UntilItComesThrough([&] { return Cancel(job.id(), &now); });
+    // The second time, where the first one's answer was lost.
+    ASSERT_TRUE(status.ok() || status.error_code() == grpc::StatusCode::FAILED_PRECONDITION) << status.error_message();
     cancelled = true;
   }
   EXPECT_GE(broken, 2);
-  const int64_t last = Get(job.id()).sequence();
+  v1::GetFineTuneJobRequest get;
+  get.set_id(job.id());
+  ASSERT_TRUE(UntilItComesThrough([&] {
+                return Call(*stubs_->jobs, &v1::FineTuneService::Stub::GetFineTuneJob, get, &job);
+              }).ok());
+  const int64_t last = job.sequence();
   std::vector<int64_t> dense;
   for (int64_t i = 1; i <= last; ++i) dense.push_back(i);
   EXPECT_EQ(sequences, dense);
 }
 
-TEST_F(OldConnectionTest, AnUploadGoesOnWhereItBroke) {
+TEST_F(BrokenConnectionTest, AnUploadGoesOnWhereItBroke) {
   const std::string bytes(1000, 'x');
   v1::WriteBlobRequest message;
   message.mutable_blob()->set_sha256(Sha256Hex(bytes));
   message.mutable_blob()->set_size_bytes(1000);
-  {
-    grpc::ClientContext context;
-    SetLongDeadline(&context);
-    v1::WriteBlobResponse response;
-    const auto writer = stubs_->blobs->Write(&context, &response);
-    message.set_data(bytes.substr(0, 600));
-    ASSERT_TRUE(writer->Write(message));
-    EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
-  }
+  message.set_data(bytes.substr(0, 600));
   v1::QueryWriteStatusRequest query;
   *query.mutable_blob() = message.blob();
   v1::QueryWriteStatusResponse there;
-  // BLOB_BUSY: the broken call is on its way out.
   const Patience patience(&clock_);
   while (there.committed_bytes() == 0) {
-    ASSERT_FALSE(patience.over());
-    const grpc::Status asked = Call(*stubs_->blobs, &v1::BlobService::Stub::QueryWriteStatus, query, &there);
-    ASSERT_TRUE(asked.ok() || asked.error_code() == grpc::StatusCode::UNAVAILABLE) << asked.error_message();
+    ASSERT_FALSE(patience.over()) << "a call never gets so far that its bytes are there before it is ended";
+    {
+      grpc::ClientContext context;
+      SetLongDeadline(&context);
+      v1::WriteBlobResponse response;
+      const auto writer = stubs_->blobs->Write(&context, &response);
+      writer->Write(message);
+      EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+    }
+    // BLOB_BUSY, which is UNAVAILABLE: the broken call is on its way out.
+    const grpc::Status asked = UntilItComesThrough(
+        [&] { return Call(*stubs_->blobs, &v1::BlobService::Stub::QueryWriteStatus, query, &there); });
+    ASSERT_TRUE(asked.ok()) << asked.error_message();
   }
   EXPECT_EQ(there.committed_bytes(), 600);
-  grpc::Status sent;
-  do {
-    sent = Upload(bytes, 600);
-  } while (sent.error_code() == grpc::StatusCode::UNAVAILABLE && !patience.over());
+  const grpc::Status sent = UntilItComesThrough([&] { return Upload(bytes, 600); });
   EXPECT_TRUE(sent.ok()) << sent.error_message();
 }
+
+constexpr int64_t kLongGraceMs = 60'000;  // no call takes so long
+
+class OldConnectionTest : public RpcTest {
+ protected:
+  ServerOptions Options() const override {
+    ServerOptions options = RpcTest::Options();
+    options.connection_age_ms = 100;
+    options.connection_age_grace_ms = kLongGraceMs;
+    return options;
+  }
+};
 
 TEST_F(OldConnectionTest, AWorkersSessionOutlivesThem) {
   FakeAgent agent(&*stubs_);
   ASSERT_TRUE(agent.Open().ok());
+  // Many connections later.
   const int64_t end_nanos = clock_.BootNanos() + int64_t{2'500} * 1'000'000;
   int synced = 0;
-  while (clock_.BootNanos() < end_nanos) {
+  while (clock_.BootNanos() < end_nanos || synced < 10) {
     v1::SyncResponse response;
     const grpc::Status status =
         agent.Sync({}, &response);  // parked for 50 ms: the age ends no call that the grace time does not
     ASSERT_TRUE(status.ok()) << status.error_message();
     ++synced;
   }
-  EXPECT_GT(synced, 5);
 }
 
 class OldCertificateTest : public SecureRpcTest {
@@ -239,7 +268,7 @@ class OldCertificateTest : public SecureRpcTest {
   ServerOptions Options() const override {
     ServerOptions options = SecureRpcTest::Options();
     options.connection_age_ms = 100;
-    options.connection_age_grace_ms = kGraceMs;
+    options.connection_age_grace_ms = kLongGraceMs;
     return options;
   }
 };

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -255,6 +256,19 @@ class FakeAgent {
   std::vector<v1::WorkerCommand> held_;  // came with an answer that was awaited for something else
 };
 
+// The machine's, and ahead of it by what a test has let pass: for times that are longer than a slow machine keeps
+// anything waiting, and that nobody waits for.
+class PassingClock final : public Clock {
+ public:
+  int64_t BootNanos() const override { return real_.BootNanos() + passed_ms_ * 1'000'000; }
+  int64_t WallMicros() const override { return real_.WallMicros() + passed_ms_ * 1'000; }
+  void Pass(int64_t milliseconds) { passed_ms_ += milliseconds; }
+
+ private:
+  const RealClock real_;
+  std::atomic<int64_t> passed_ms_ = 0;
+};
+
 class RpcTest : public testing::Test {
  protected:
   virtual ServerOptions Options() const {
@@ -356,7 +370,7 @@ class RpcTest : public testing::Test {
     return static_cast<size_t>(response.jobs_size());
   }
 
-  RealClock clock_;
+  PassingClock clock_;
   TempDir dir_;
   std::unique_ptr<Server> server_;
   std::optional<Stubs> stubs_;

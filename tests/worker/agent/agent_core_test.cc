@@ -12,9 +12,9 @@ namespace longhaul::agent {
 namespace {
 
 TEST_F(AgentTest, RunsAnAttemptToItsCommittedAdapter) {
-  const v1::AttemptKey key = Start(
-      "job",
-      "started\nstderr hello\nprogress 1\nprogress 2\ncheckpoint 2\nwarn a b\nprogress 3\nfinal 3\nartifact\nexit 1\n");
+  const v1::AttemptKey key = Start("job",
+                                   "started\nstderr hello\nprogress 1\nprogress 2 1 7000000000000\ncheckpoint 2\nwarn "
+                                   "a b\nprogress 3\nfinal 3\nartifact\nexit 1\n");
   ASSERT_TRUE(UntilForgotten());
   const auto seen = scheduler_.seen();
   const v1::AttemptStatus last = Last("job");
@@ -23,7 +23,7 @@ TEST_F(AgentTest, RunsAnAttemptToItsCommittedAdapter) {
   EXPECT_TRUE(last.artifact_committed());
   EXPECT_EQ(last.result().steps(), 3);
   EXPECT_NE(last.log_tail().find("hello"), std::string::npos);
-  EXPECT_GT(last.host_bytes_peak(), -1);
+  EXPECT_EQ(last.host_bytes_peak(), 7'000'000'000'000) << "the trainer's word, for a step that nobody else saw";
   ASSERT_EQ(seen.artifacts.size(), 1u);
   EXPECT_EQ(seen.artifacts[0].artifact().files(0).path(), "adapter_model.safetensors");
   EXPECT_EQ(scheduler_.Blob(seen.artifacts[0].artifact().files(0).sha256()), "adapter");

@@ -109,7 +109,7 @@ class AgentTest : public ::testing::Test {
   // Turns the loop until it holds; fails the test after a time that only a bug takes.
   template <typename Condition>
   bool Until(Condition condition) {
-    const int64_t give_up = clock_.BootNanos() + int64_t{30} * 1'000'000'000;
+    const int64_t give_up = clock_.BootNanos() + int64_t{120} * 1'000'000'000;
     while (true) {
       mailbox_->Drain();
       core_->Poll();

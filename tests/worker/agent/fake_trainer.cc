@@ -1,7 +1,7 @@
 // A trainer that does what a script says: the attempt's dataset is the script, one command a line. It acts on the
 // attempt directory as longhaul-train does, with real events, files and signals.
 //
-//   started | progress STEP [SECONDS] | writing STEP | checkpoint STEP | final STEP | artifact | report
+//   started | progress STEP [SECONDS [HOST_BYTES]] | writing STEP | checkpoint STEP | final STEP | artifact | report
 //   hold | unhold | warn TEXT
 //   stderr TEXT | wait FILE | until_signal | deaf | exit REASON_NUMBER | crash | return CODE
 //
@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
@@ -104,7 +105,10 @@ class FakeTrainer {
     event.mutable_progress()->set_step(step);
     event.mutable_progress()->set_loss(1.0 / static_cast<double>(step + 1));
     double seconds = 0;
-    if (std::sscanf(words.c_str(), "%*d %lf", &seconds) == 1) event.mutable_progress()->set_step_seconds(seconds);
+    int64_t host_bytes = 0;
+    const int read = std::sscanf(words.c_str(), "%*d %lf %" SCNd64, &seconds, &host_bytes);
+    if (read >= 1) event.mutable_progress()->set_step_seconds(seconds);
+    if (read >= 2) event.mutable_progress()->set_host_bytes_used(host_bytes);
     LH_CHECK(events_.Append(event).ok());
     return -1;
   }
