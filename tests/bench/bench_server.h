@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -14,11 +15,16 @@
 
 namespace longhaul::server {
 
-// Stubs over one connection that nobody shares.
+// One connection that nobody shares.
 inline std::shared_ptr<grpc::Channel> OwnChannel(int port) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(), arguments);
+  auto channel =
+      grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port), grpc::InsecureChannelCredentials(), arguments);
+  // gRPC 1.51 looks at errno some calls after its connect(): a new thread's first malloc in between, which reads /sys,
+  // makes a failure of it, of a call that does not wait. The channel itself tries again.
+  LH_CHECK(channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(20)));
+  return channel;
 }
 
 struct BenchServer {
