@@ -36,7 +36,8 @@
 
 namespace longhaul {
 
-// crash: raises SIGKILL on ourselves. error: returns UNAVAILABLE naming the failpoint. sleep: sleeps, then OK.
+// crash: raises SIGKILL on ourselves. error: returns UNAVAILABLE naming the failpoint. sleep: sleeps, or until it is
+// armed anew or disarmed, then OK.
 absl::Status Failpoint(std::string_view name);
 // Arms it anew: its hits count from 0.
 void ArmFailpoint(const std::string& name, const std::string& action);
