@@ -31,7 +31,7 @@ void DispatcherCore::EraseHold(const Hold& hold, const std::string& worker_id) {
   const std::pair<std::string, int> key{hold.key.job_id, hold.key.attempt};
   WorkerRecord& worker = TouchWorker(worker_id);
   worker.holds.erase(key);
-  worker.gone[key] = worker.sync_number;
+  if (hold.given) worker.gone[key] = worker.sync_number;
   if (jobs_.contains(key.first)) TouchJob(key.first);  // so that the commit looks whether the record can go
   schedule_wanted_ = true;
 }
@@ -81,7 +81,7 @@ absl::Status DispatcherCore::StartAttempt(const Start& start) {
   hold.last_step = attempt.resumed_from_step;
   hold.checkpoint_step = attempt.resumed_from_step;
   hold.checkpoint_boot_nanos = clock_->BootNanos();
-  hold.start_boot_nanos = clock_->BootNanos();
+  hold.heard_boot_nanos = clock_->BootNanos();
   TouchWorker(start.worker_id).holds[{job.id, attempt.number}] = std::move(hold);
   LH_RETURN_IF_ERROR(Write([&](StoreTransaction& tx) { return tx.PutAttempt(job.id, attempt); }));
   if (start.kind == AttemptKind::kValidate) {

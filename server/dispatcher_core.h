@@ -53,6 +53,7 @@ struct Hold {
   bool fenced = false;     // its epoch is over: the worker is told to stop it at once
   bool offered = false;    // a StartCommand for it may have reached the worker
   bool confirmed = false;  // the worker has reported it
+  bool given = true;       // false: its worker has named it, and the store knows of no such attempt there
   int unlisted = 0;        // Syncs in a row that have not named it since
   std::optional<StopMode> stop;
   int64_t start_sent_in = 0;  // sync_number of the last answer that carried it; 0 = none in this session
@@ -66,7 +67,7 @@ struct Hold {
   double step_seconds = 0;            // the last one measured; 0 = none
   int64_t checkpoint_step = 0;
   int64_t checkpoint_boot_nanos = 0;
-  int64_t start_boot_nanos = -1;  // when it was given; -1 = before this process, or never
+  int64_t heard_boot_nanos = -1;  // when it was given, or last named alive; -1 = not in this process
   // Told already: reports repeat them. None = of before this process, and not read yet.
   std::optional<std::set<std::string>> warnings = std::set<std::string>();
 };
@@ -294,6 +295,7 @@ class DispatcherCore {
   absl::Status CheckWorker(const SessionInput& input) const;
   absl::StatusOr<std::set<std::string>> WarningsOf(const Job& job) const;
   std::string AwayWorker(const std::string& caller) const;
+  void AddStarts(std::vector<Hold*> holds, int64_t sync_number, SyncReply* reply) const;
   absl::StatusOr<std::string> OwnerAfter(const SessionInput& input) const;
   absl::Status CheckOpening(const SessionInput& input) const;
 

@@ -60,6 +60,7 @@ absl::Status DispatcherCore::ApplyReport(const std::string& worker_id, const Att
   hold.host_bytes_peak = std::max(hold.host_bytes_peak, report.host_bytes_peak);
   hold.device_bytes_peak = std::max(hold.device_bytes_peak, report.device_bytes_peak);
   const bool ended = Ended(report, hold.kind);
+  if (!ended) hold.heard_boot_nanos = clock_->BootNanos();
   const auto done = [&] {
     worker.acknowledged.push_back(report.key);
     effects_.push_back(LogCompleteEffect{report.key.job_id, report.key.attempt});
@@ -120,6 +121,7 @@ absl::Status DispatcherCore::ApplyStrangeReport(const std::string& worker_id, co
   hold.confirmed = true;
   hold.offered = true;
   hold.fenced = true;
+  hold.given = false;
   hold.host_bytes_peak = report.host_bytes_peak;
   hold.device_bytes_peak = report.device_bytes_peak;
   hold.host_bytes = report.host_bytes_peak;
@@ -127,6 +129,7 @@ absl::Status DispatcherCore::ApplyStrangeReport(const std::string& worker_id, co
   const absl::StatusOr<std::vector<Attempt>> attempts = store_->ListAttempts(report.key.job_id);
   for (const Attempt& attempt : attempts.ok() ? *attempts : std::vector<Attempt>()) {
     if (attempt.number != report.key.attempt || attempt.worker_id != worker_id) continue;
+    hold.given = true;
     hold.kind = attempt.kind;
     hold.device_id = attempt.device_id;
     hold.device_bytes = attempt.device_bytes_planned;
@@ -155,7 +158,8 @@ absl::Status DispatcherCore::ApplyStrangeReport(const std::string& worker_id, co
 
 absl::Status DispatcherCore::ApplyLiveReport(JobRecord& record, Hold& hold, const AttemptReport& report) {
   if (!report.warnings.empty() && !hold.warnings.has_value()) {
-    LH_ASSIGN_OR_RETURN(hold.warnings, WarningsOf(record.job));
+    // Where they cannot be read, one may be told twice: better than a worker whose Syncs are refused for it.
+    hold.warnings = WarningsOf(record.job).value_or(std::set<std::string>());
   }
   for (const std::string& warning : report.warnings) {
     if (static_cast<int>(hold.warnings->size()) >= limits::kMaxWarningsPerAttempt) break;
@@ -241,10 +245,11 @@ absl::Status DispatcherCore::EndedAttempt(JobRecord& record, const AttemptReport
   return FailAttempt(record, AttemptOutcome::kFailed, FailureOf(report));
 }
 
-// Its epoch was never fenced. Where we have been away since it began, that was the reason: nothing is counted.
+// Its epoch was never fenced. Where we have been away since it was last heard of alive, that was the reason: nothing is
+// counted.
 absl::Status DispatcherCore::LeaseLost(JobRecord& record, const AttemptReport& report) {
   const Hold* hold = FindHold(record.job);
-  if (hold != nullptr && hold->start_boot_nanos < away_until_boot_nanos_) {
+  if (hold != nullptr && hold->heard_boot_nanos < away_until_boot_nanos_) {
     return LostUncounted(record, "its lease ran out while the scheduler was away");
   }
   return FailAttempt(record, AttemptOutcome::kLost, FailureOf(report));

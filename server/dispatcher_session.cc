@@ -89,10 +89,6 @@ absl::Status DispatcherCore::CheckWorker(const SessionInput& input) const {
                          "; this scheduler knows up to " + std::to_string(kWorkerProtocolVersion) +
                          ": upgrade the scheduler first");
   }
-  const bool full = !workers_.contains(worker.id) && workers_.size() >= static_cast<size_t>(limits::kMaxWorkers);
-  if (full && AwayWorker(input.caller).empty()) {
-    return TooMany("workers", workers_.size() + 1, limits::kMaxWorkers);
-  }
   if (worker.models.size() > static_cast<size_t>(limits::kMaxModelsPerWorker)) {
     return TooMany("models", worker.models.size(), limits::kMaxModelsPerWorker);
   }
@@ -164,7 +160,9 @@ absl::StatusOr<SessionReply> DispatcherCore::OpenSession(SessionInput input) {
     LH_ASSIGN_OR_RETURN(std::string owner, OwnerAfter(input));
     LH_RETURN_IF_ERROR(CheckOpening(input));
     if (!workers_.contains(id) && workers_.size() >= static_cast<size_t>(limits::kMaxWorkers)) {
-      LH_RETURN_IF_ERROR(ForgetWorker(AwayWorker(input.caller)));
+      const std::string away = AwayWorker(input.caller);
+      if (away.empty()) return TooMany("workers", workers_.size() + 1, limits::kMaxWorkers);
+      LH_RETURN_IF_ERROR(ForgetWorker(away));
     }
     WorkerRecord& record = TouchWorker(id);
     if (!record.session_id.empty()) SetSession(record.session_id, std::nullopt);
@@ -361,13 +359,37 @@ SyncReply DispatcherCore::MakeLeases(const std::string& worker_id) const {
   return reply;
 }
 
+// Those first that no answer has carried: what is sent again may be on its way already, and must not fill the answer
+// for ever.
+void DispatcherCore::AddStarts(std::vector<Hold*> holds, int64_t sync_number, SyncReply* reply) const {
+  std::stable_partition(holds.begin(), holds.end(), [](const Hold* hold) { return hold->start_sent_in == 0; });
+  int64_t sent_bytes = 0;
+  for (Hold* hold : holds) {
+    const Job& job = jobs_.at(hold->key.job_id).job;
+    const int64_t bytes = StartBytes(job, *hold);
+    // Not marked as sent: the next Sync is answered at once.
+    if (!reply->starts.empty() && sent_bytes + bytes > limits::kMaxStartBytesPerAnswer) continue;
+    sent_bytes += bytes;
+    StartCommand start;
+    start.key = hold->key;
+    start.job = job;
+    start.kind = hold->kind;
+    start.device_id = hold->device_id;
+    if (hold->memory_plan_json != nullptr) start.memory_plan_json = *hold->memory_plan_json;
+    if (hold->kind == AttemptKind::kTrain) start.resume_from = job.last_checkpoint;
+    hold->start_sent_in = sync_number;
+    hold->offered = true;
+    reply->starts.push_back(std::move(start));
+  }
+}
+
 SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_number) {
   SyncReply reply = MakeLeases(worker_id);
   const auto found = workers_.find(worker_id);
   if (found == workers_.end()) return reply;
   reply.acknowledged = std::exchange(found->second.acknowledged, {});
   found->second.leaving_answered = found->second.leaving;
-  int64_t start_bytes = 0;
+  std::vector<Hold*> starts;
   for (auto& [key, hold] : found->second.holds) {
     if (hold.fenced) {
       reply.stops.push_back({hold.key, StopMode::kFenced});
@@ -380,22 +402,10 @@ SyncReply DispatcherCore::MakeReply(const std::string& worker_id, int64_t sync_n
       reply.stops.push_back({hold.key, *hold.stop});
       hold.stop_sent_in = sync_number;
     } else if (!hold.confirmed) {
-      const int64_t bytes = StartBytes(job->second.job, hold);
-      // Not marked as sent: the next Sync is answered at once.
-      if (!reply.starts.empty() && start_bytes + bytes > limits::kMaxStartBytesPerAnswer) continue;
-      start_bytes += bytes;
-      StartCommand start;
-      start.key = hold.key;
-      start.job = job->second.job;
-      start.kind = hold.kind;
-      start.device_id = hold.device_id;
-      if (hold.memory_plan_json != nullptr) start.memory_plan_json = *hold.memory_plan_json;
-      if (hold.kind == AttemptKind::kTrain) start.resume_from = job->second.job.last_checkpoint;
-      hold.start_sent_in = sync_number;
-      hold.offered = true;
-      reply.starts.push_back(std::move(start));
+      starts.push_back(&hold);
     }
   }
+  AddStarts(std::move(starts), sync_number, &reply);
   return reply;
 }
 

@@ -92,9 +92,9 @@ absl::StatusOr<bool> QueryHasBlob(Db* db, const BlobRef& blob) {
   return query.BindText(1, blob.sha256).Bind(2, blob.size_bytes).Step();
 }
 
-absl::StatusOr<std::optional<int64_t>> QueryBlobGraceMicros(Db* db, const BlobRef& blob) {
+absl::StatusOr<std::optional<int64_t>> QueryIdleBlobGraceMicros(Db* db, const BlobRef& blob) {
   LH_ASSIGN_OR_RETURN(Statement query,
-                      db->Prepare("SELECT grace_wall_micros FROM blobs WHERE sha256=?1 AND size_bytes=?2"));
+                      db->Prepare("SELECT grace_wall_micros FROM blobs WHERE sha256=?1 AND size_bytes=?2 AND refs=0"));
   LH_ASSIGN_OR_RETURN(const bool there, query.BindText(1, blob.sha256).Bind(2, blob.size_bytes).Step());
   return there ? std::optional<int64_t>(query.Int(0)) : std::nullopt;
 }

@@ -23,7 +23,7 @@ absl::StatusOr<std::vector<server::MetricPoint>> QueryMetrics(Db* db, const std:
                                                               int most);
 absl::StatusOr<std::vector<server::Worker>> QueryWorkers(Db* db);
 absl::StatusOr<bool> QueryHasBlob(Db* db, const server::BlobRef& blob);
-absl::StatusOr<std::optional<int64_t>> QueryBlobGraceMicros(Db* db, const server::BlobRef& blob);
+absl::StatusOr<std::optional<int64_t>> QueryIdleBlobGraceMicros(Db* db, const server::BlobRef& blob);
 absl::StatusOr<bool> QueryBlobInProject(Db* db, const server::BlobRef& blob, const std::string& project);
 absl::StatusOr<server::Store::Uploads> QueryUploaded(Db* db, const std::string& project);
 absl::StatusOr<std::vector<server::Job>> QueryLiveJobs(Db* db);

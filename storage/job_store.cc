@@ -132,9 +132,9 @@ class PooledReads : public Base {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
     return QueryHasBlob(db.get(), blob);
   }
-  absl::StatusOr<std::optional<int64_t>> BlobGraceMicros(const BlobRef& blob) override {
+  absl::StatusOr<std::optional<int64_t>> IdleBlobGraceMicros(const BlobRef& blob) override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());
-    return QueryBlobGraceMicros(db.get(), blob);
+    return QueryIdleBlobGraceMicros(db.get(), blob);
   }
   absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) override {
     LH_ASSIGN_OR_RETURN(const ReaderPool::Lease db, readers_.Take());

@@ -150,11 +150,32 @@ void SchedulerPass::Consider(const Entry& entry) {
   }
 }
 
+bool SchedulerPass::HasQuota(int project) const { return projects_[static_cast<size_t>(project)].quota != Quota(); }
+
+// Whether devices were looked at for the group in this pass; for a project with a quota, which may leave some of them
+// out, for its own jobs of the group.
+bool SchedulerPass::Tried(const Entry& entry) {
+  if (!HasQuota(entry.project)) return StateOf(entry.group).tried;
+  return tried_with_quota_.contains({entry.project, entry.group});
+}
+
+void SchedulerPass::NoteTried(const Entry& entry) {
+  if (Tried(entry)) return;
+  ++tried_;
+  if (!HasQuota(entry.project)) {
+    StateOf(entry.group).tried = true;
+  } else {
+    tried_with_quota_.insert({entry.project, entry.group});
+  }
+}
+
 void SchedulerPass::ConsiderTrain(const Entry& entry, const Group& group) {
   GroupState& state = StateOf(entry.group);
   int verdict = state.refused;
-  if (verdict < 0 && (tried_ >= limits::kMaxSchedulingDepth || looks_ >= limits::kMaxDeviceLooksPerPass)) {
-    closed_[static_cast<size_t>(entry.group)] = 1;
+  uint8_t& closed = closed_[static_cast<size_t>(entry.group)];
+  const bool deep = tried_ >= limits::kMaxSchedulingDepth && !Tried(entry);
+  if (verdict < 0 && (closed != 0 || deep || looks_ >= limits::kMaxDeviceLooksPerPass)) {
+    closed = 1;
     if (depth_verdict_ < 0) {
       depth_verdict_ =
           TextVerdict(Reason::kBehindHigherPriority, "more kinds of jobs are before it than a pass tries, " +

@@ -36,6 +36,7 @@ class SchedulerPass {
     int delays = -1;
     double delays_seconds = std::numeric_limits<double>::infinity();
     bool reservable = true;
+    bool tried = false;    // see Tried
     int cursors = -1;      // index into cursors_, one an option: the devices before it are full for this group
     double fraction = -1;  // of the first option's class that one job takes; -1 = not worked out yet
     // Of validations: when the first may start; -1 = not worked out yet. How many run at once, on workers together.
@@ -52,6 +53,9 @@ class SchedulerPass {
   void RunTier(const std::vector<const scheduling::Bucket*>& tier);
   bool MayReserve(const GroupState& state) const;
   bool MayReserve(const scheduling::Entry& entry);
+  bool HasQuota(int project) const;
+  bool Tried(const scheduling::Entry& entry);
+  void NoteTried(const scheduling::Entry& entry);
   bool Closed(const scheduling::Entry& entry);
   void Consider(const scheduling::Entry& entry);
   void ConsiderTrain(const scheduling::Entry& entry, const scheduling::Group& group);
@@ -116,6 +120,7 @@ class SchedulerPass {
   std::vector<int> kept_quota_;                     // by project: the verdict; -1 = not needed yet
   std::map<std::pair<int, int>, int> over_quota_;   // verdict by project and group
   std::set<std::pair<int, int>> unreservable_;      // project and group; see MayReserve
+  std::set<std::pair<int, int>> tried_with_quota_;  // the same; see Tried
   std::vector<int> ready_;                          // train jobs that might start now, by class; see CountReady
   std::vector<std::vector<int>> stopped_;           // by worker: running attempts that this pass preempts
   std::vector<double> backlog_seconds_;             // by class: how long it is busy with what comes before
@@ -125,7 +130,7 @@ class SchedulerPass {
   std::vector<int> candidates_;                     // of FindVictims
   std::vector<int> victims_;                        // what FindVictims found
   bool ready_counted_ = false;
-  int tried_ = 0;
+  int tried_ = 0;  // as Tried counts them
   int64_t looks_ = 0;
   int64_t told_looks_ = 0;  // for the sake of verdicts
   int depth_verdict_ = -1;

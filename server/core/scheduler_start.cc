@@ -103,7 +103,7 @@ bool SchedulerPass::OverQuota(int project_index, const Need& need, int64_t end) 
 }
 
 bool SchedulerPass::OverQuotaEverywhere(const Entry& entry, const Group& group) const {
-  if (projects_[static_cast<size_t>(entry.project)].quota == Quota() || group.options.empty()) return false;
+  if (!HasQuota(entry.project) || group.options.empty()) return false;
   return std::all_of(group.options.begin(), group.options.end(), [&](const Option& option) {
     return OverQuota(entry.project, NeedOf(option.Smallest()), now_.boot_micros);
   });
@@ -161,7 +161,6 @@ int SchedulerPass::TryStart(const Entry& entry, const Group& group) {
   const double seconds =
       static_cast<double>(DurationMicros(entry, group.options.front(), group.options.front().smallest)) / 1e6;
   if (seconds >= state.delays_seconds) return state.delays;
-  ++tried_;
   if (state.cursors < 0) {
     state.cursors = static_cast<int>(cursors_.size());
     cursors_.resize(cursors_.size() + group.options.size(), 0);
@@ -177,6 +176,7 @@ int SchedulerPass::TryStart(const Entry& entry, const Group& group) {
       continue;
     }
     none_tried = false;
+    NoteTried(entry);
     Spot spot;
     if (!FindSpot(entry, group, i, &spot, &delays)) continue;
     StartAt(entry, group, option, spot);

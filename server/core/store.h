@@ -98,8 +98,8 @@ class StoreReads {
                                                                int most) = 0;
   virtual absl::StatusOr<std::vector<Worker>> ListWorkers() = 0;
   virtual absl::StatusOr<bool> HasBlob(const BlobRef& blob) = 0;
-  // When its grace began; none where it is not there.
-  virtual absl::StatusOr<std::optional<int64_t>> BlobGraceMicros(const BlobRef& blob) = 0;
+  // When the grace of a blob began that nothing refers to; none where something does, or where it is not there.
+  virtual absl::StatusOr<std::optional<int64_t>> IdleBlobGraceMicros(const BlobRef& blob) = 0;
   // Uploaded by the project, or kept by one of its jobs.
   virtual absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) = 0;
   // Of the blobs that the project has uploaded and that are still there.

@@ -110,10 +110,11 @@ class BlobService final : public v1::BlobService::Service {
   }
 
  private:
-  // Its grace was renewed a moment ago: asking again and again costs the dispatcher nothing.
+  // Nothing refers to it and its grace was renewed within the hour: asking all the time costs the dispatcher little. Of
+  // what is referred to it is told how long it stays when the reference ends: by whether it was asked for since.
   absl::StatusOr<bool> Fresh(const BlobRef& blob) {
     constexpr int64_t kRenewMicros = limits::kBlobGraceHours * 3'600'000'000 / 24;
-    LH_ASSIGN_OR_RETURN(const std::optional<int64_t> grace, context_.store->BlobGraceMicros(blob));
+    LH_ASSIGN_OR_RETURN(const std::optional<int64_t> grace, context_.store->IdleBlobGraceMicros(blob));
     return grace.has_value() && *grace > context_.gate.clock()->WallMicros() - kRenewMicros;
   }
   absl::StatusOr<bool> Visible(const Caller& caller, const BlobRef& blob) {

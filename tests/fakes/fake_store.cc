@@ -12,6 +12,21 @@
 #include "server/core/page_token.h"
 
 namespace longhaul::server {
+namespace {
+
+std::set<std::string> Referenced(const FakeStore::State& state) {
+  std::set<std::string> kept;
+  for (const auto& [id, rows] : state.jobs) {
+    for (const BlobRef& blob : rows->job.inputs) kept.insert(blob.sha256);
+    for (const NamedBlob& file : rows->job.artifact) kept.insert(file.blob.sha256);
+    for (const auto& [step, checkpoint] : rows->checkpoints) {
+      for (const NamedBlob& file : checkpoint.files) kept.insert(file.blob.sha256);
+    }
+  }
+  return kept;
+}
+
+}  // namespace
 
 class FakeTransaction final : public StoreTransaction {
  public:
@@ -156,7 +171,7 @@ class FakeTransaction final : public StoreTransaction {
   }
   absl::StatusOr<std::vector<BlobRef>> DropUnreferencedBlobs(int64_t wall_micros, int most) override {
     LH_RETURN_IF_ERROR(Fails());
-    const std::set<std::string> kept = Referenced();
+    const std::set<std::string> kept = Referenced(*state_);
     std::vector<BlobRef> dropped;
     for (const auto& [sha256, entry] : state_->blobs) {
       if (static_cast<int>(dropped.size()) >= most) break;
@@ -203,19 +218,8 @@ class FakeTransaction final : public StoreTransaction {
   }
 
  private:
-  std::set<std::string> Referenced() const {
-    std::set<std::string> kept;
-    for (const auto& [id, rows] : state_->jobs) {
-      for (const BlobRef& blob : rows->job.inputs) kept.insert(blob.sha256);
-      for (const NamedBlob& file : rows->job.artifact) kept.insert(file.blob.sha256);
-      for (const auto& [step, checkpoint] : rows->checkpoints) {
-        for (const NamedBlob& file : checkpoint.files) kept.insert(file.blob.sha256);
-      }
-    }
-    return kept;
-  }
   void SetGrace(const std::vector<NamedBlob>& files, int64_t commit_wall_micros, int64_t grace_wall_micros) {
-    const std::set<std::string> kept = Referenced();
+    const std::set<std::string> kept = Referenced(*state_);
     for (const NamedBlob& file : files) {
       const std::string& sha256 = file.blob.sha256;
       if (kept.contains(sha256) || !state_->blobs.contains(sha256)) continue;
@@ -377,13 +381,17 @@ absl::StatusOr<std::vector<Worker>> FakeStore::ListWorkers() {
   return workers;
 }
 
-absl::StatusOr<bool> FakeStore::HasBlob(const BlobRef& blob) { return BlobGraceMicros(blob)->has_value(); }
-
-absl::StatusOr<std::optional<int64_t>> FakeStore::BlobGraceMicros(const BlobRef& blob) {
+absl::StatusOr<bool> FakeStore::HasBlob(const BlobRef& blob) {
   const auto now = state();
   const auto found = now->blobs.find(blob.sha256);
-  if (found == now->blobs.end() || found->second.first.size_bytes != blob.size_bytes) return std::nullopt;
-  return std::optional<int64_t>(found->second.second);
+  return found != now->blobs.end() && found->second.first.size_bytes == blob.size_bytes;
+}
+
+absl::StatusOr<std::optional<int64_t>> FakeStore::IdleBlobGraceMicros(const BlobRef& blob) {
+  if (!*HasBlob(blob)) return std::nullopt;
+  const auto now = state();
+  if (Referenced(*now).contains(blob.sha256)) return std::nullopt;
+  return std::optional<int64_t>(now->blobs.at(blob.sha256).second);
 }
 
 absl::StatusOr<bool> FakeStore::BlobInProject(const BlobRef& blob, const std::string& project) {

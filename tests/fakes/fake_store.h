@@ -71,7 +71,7 @@ class FakeStore final : public Store, public StoreWriter {
                                                        int most) override;
   absl::StatusOr<std::vector<Worker>> ListWorkers() override;
   absl::StatusOr<bool> HasBlob(const BlobRef& blob) override;
-  absl::StatusOr<std::optional<int64_t>> BlobGraceMicros(const BlobRef& blob) override;
+  absl::StatusOr<std::optional<int64_t>> IdleBlobGraceMicros(const BlobRef& blob) override;
   absl::StatusOr<bool> BlobInProject(const BlobRef& blob, const std::string& project) override;
   absl::StatusOr<Uploads> Uploaded(const std::string& project) override;
   absl::StatusOr<std::vector<AuditRecord>> ListAudit(int64_t after_number, int most) override;

@@ -325,8 +325,9 @@ TEST_P(StoreContractTest, OnlyUnreferencedBlobsPastTheirGraceAreDropped) {
   PutJob(job);
   EXPECT_TRUE(*store().HasBlob(blob('e')));
   EXPECT_FALSE(*store().HasBlob({std::string(64, 'e'), 11}));
-  EXPECT_EQ(*store().BlobGraceMicros(blob('d')), 200);
-  EXPECT_EQ(*store().BlobGraceMicros({std::string(64, 'd'), 11}), std::nullopt);
+  EXPECT_EQ(*store().IdleBlobGraceMicros(blob('d')), 200);
+  EXPECT_EQ(*store().IdleBlobGraceMicros({std::string(64, 'd'), 11}), std::nullopt);
+  for (const char referred : {'a', 'b', 'c'}) EXPECT_EQ(*store().IdleBlobGraceMicros(blob(referred)), std::nullopt);
   const auto drop = [&](int64_t before, int most) {
     std::vector<std::string> names;
     Write([&](StoreTransaction& tx) -> absl::Status {

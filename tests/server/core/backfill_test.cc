@@ -177,6 +177,38 @@ TEST_F(BackfillTest, ACrowdWithAQuotaAndWithoutAPlaceStarvesNobody) {
   EXPECT_EQ(result.starts[0].job_id, "small");
 }
 
+// The quota leaves out one of two kinds of devices, and the other is full: one shape, however many jobs.
+TEST_F(BackfillTest, ACrowdThatItsQuotaKeepsFromADeviceIsTriedOnce) {
+  AddGpuWorker("gpus", 4 * kGiB);
+  AddWorker("cpus", 4 * kGiB);
+  Run("cpus", "long", 4, 1, 10'000).project = "others";
+  quotas_["crowd"].device_bytes = kGiB;
+  for (int i = 0; i < limits::kMaxSchedulingDepth + 100; ++i) {
+    AddFitJob("crowd" + std::to_string(i), 4).project = "crowd";
+  }
+  AddFitJob("small", 2);
+  const PlanResult result = Pass();
+  ASSERT_EQ(result.starts.size(), 1u) << DetailOf(result, result.waits.size() - 1);
+  EXPECT_EQ(result.starts[0].job_id, "small");
+}
+
+// The whole quota is kept for a reservation: nothing is tried of the others, of whatever shapes they are.
+TEST_F(BackfillTest, ACrowdThatWaitsBehindItsOwnReservationCostsNoTries) {
+  AddWorker("w1", 8 * kGiB);
+  AddWorker("w2", 4 * kGiB);
+  Run("w1", "long", 8, 1, 10'000).project = "others";
+  quotas_["crowd"].jobs = 1;
+  for (int i = 0; i < limits::kMaxSchedulingDepth + 100; ++i) {
+    Job& job = AddFitJob("crowd" + std::to_string(i), 5, 1, 20'000);
+    job.project = "crowd";
+    job.train_shape.sequence_length += 1024 * i;
+  }
+  AddFitJob("small", 2);
+  const PlanResult result = Pass();
+  ASSERT_EQ(result.starts.size(), 1u) << DetailOf(result, result.waits.size() - 1);
+  EXPECT_EQ(result.starts[0].job_id, "small");
+}
+
 TEST_F(PreemptionTest, OnlyLowerClassesOnlyAfterTenMinutesOnlyWhereItHelps) {
   AddWorker("w1", 4 * kGiB);
   RunningAttempt& victim = RunFor("w1", "victim", 4, PriorityClass::kNormal);

@@ -1,4 +1,6 @@
 // What workers, callers and a store that fails can make the dispatcher keep or send: bounded.
+#include <set>
+
 #include "tests/server/dispatcher/core_harness.h"
 
 namespace longhaul::server {
@@ -37,6 +39,17 @@ TEST_F(BoundsTest, AttemptsThatAWorkerMakesUpAreCounted) {
     ASSERT_TRUE(Do(core->Sync({session, 0, std::move(made_up), 0, 0})).ok()) << "never the newest: nothing is unlisted";
     EXPECT_LE(core->workers().at("w1").holds.size(), static_cast<size_t>(limits::kMaxHoldsPerWorker));
   }
+  // Named and ended in one breath, they leave nothing behind.
+  for (int sync = 0; sync < 3; ++sync) {
+    std::vector<AttemptReport> made_up;
+    for (int i = 0; i < limits::kMaxReportsPerSync / 2; ++i) {
+      const AttemptKey key{"ftjob-ends-" + std::to_string(sync) + "-" + std::to_string(i), 1, 1};
+      made_up.push_back(Running(key));
+      made_up.push_back(Report(key, AttemptPhase::kEnded, ExitReason::kFailed));
+    }
+    ASSERT_TRUE(Do(core->Sync({session, 0, std::move(made_up), 0, 0})).ok());
+  }
+  EXPECT_TRUE(core->workers().at("w1").gone.empty());
   const AttemptKey endless{std::string(limits::kMaxJobIdBytes + 1, 'x'), 1, 1};
   const absl::Status refused = Do(core->Sync({session, 1, {Running(endless)}, 0, 0})).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
@@ -124,6 +137,24 @@ TEST_F(BoundsTest, StartsThatAreTooMuchForAnAnswerGoWithTheNext) {
     EXPECT_LE(bytes, static_cast<size_t>(limits::kMaxStartBytesPerAnswer));
     EXPECT_EQ(core->Urgent("w1"), named.size() < kJobs) << "the next Sync is answered at once";
   }
+}
+
+// A worker that names nothing of what it was sent: what it was sent comes again, behind what is new.
+TEST_F(BoundsTest, StartsThatAreSentAgainKeepNoneBack) {
+  const std::string session = Open(TestWorker("w1", int64_t{64} << 30, 64));
+  std::set<std::string> jobs;
+  for (int i = 0; i < 5; ++i) {
+    Job job = TestJob(blobs.Add("dataset"));
+    job.resolved_spec = std::string(size_t{1} << 20, 's');
+    jobs.insert(Do(core->Create({std::move(job), "body " + std::to_string(i)}))->id);
+  }
+  for (int answers = 0; answers < 3; ++answers) {
+    const absl::StatusOr<SyncReply> reply = Sync(session);
+    ASSERT_TRUE(reply.ok());
+    for (const StartCommand& start : reply->starts) jobs.erase(start.key.job_id);
+  }
+  EXPECT_TRUE(jobs.empty());
+  EXPECT_FALSE(core->Urgent("w1"));
 }
 
 }  // namespace

@@ -65,10 +65,14 @@ TEST_F(DeafTest, ALeaseThatRanOutWhileTheSchedulerWasAwayIsNotCounted) {
   clock.AdvanceMillis(limits::kStoreRetryMs);
   ASSERT_TRUE(Sync(session, lost(key)).ok());
   EXPECT_EQ(Get(id).failed_attempts, 0);
-  // While we were there all the time, it counts.
+  // While we were there all the time since it was last heard of, it counts.
   ASSERT_TRUE(StartOf(*Sync(session), id).has_value());
   key = {id, Get(id).attempt.number, Get(id).lease_epoch};
-  ASSERT_TRUE(Sync(session, {Running(key)}).ok());
+  store.FailCommits(1);
+  core->Create({TestJob(blobs.Add("dataset")), "body"}).status().IgnoreError();
+  EXPECT_FALSE(core->CommitBatch().ok());
+  clock.AdvanceMillis(limits::kStoreRetryMs);
+  ASSERT_TRUE(Sync(session, {Running(key)}).ok()) << "which has extended its lease";
   Advance(1'000);
   ASSERT_TRUE(Sync(session, lost(key)).ok());
   EXPECT_EQ(Get(id).failed_attempts, 1);

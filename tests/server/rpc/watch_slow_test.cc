@@ -71,7 +71,7 @@ class OneJobStore final : public Store, public StoreWriter {
   absl::StatusOr<std::vector<MetricPoint>> ListMetrics(const std::string&, int64_t, int) override { return Unasked(); }
   absl::StatusOr<std::vector<Worker>> ListWorkers() override { return Unasked(); }
   absl::StatusOr<bool> HasBlob(const BlobRef&) override { return Unasked(); }
-  absl::StatusOr<std::optional<int64_t>> BlobGraceMicros(const BlobRef&) override { return Unasked(); }
+  absl::StatusOr<std::optional<int64_t>> IdleBlobGraceMicros(const BlobRef&) override { return Unasked(); }
   absl::StatusOr<bool> BlobInProject(const BlobRef&, const std::string&) override { return Unasked(); }
   absl::StatusOr<Uploads> Uploaded(const std::string&) override { return Unasked(); }
   absl::StatusOr<std::vector<std::string>> ListDeletedJobs(const std::string&, int) override { return Unasked(); }
