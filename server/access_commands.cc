@@ -104,8 +104,10 @@ absl::Status CreateToken(const std::string& state_dir, TokenRecord token, const 
   AuditRecord audit = AuditOf("token create", clock);
   audit.project = token.project;
   audit.target = token.id;
+  const bool made_folder = !FileExists(JoinPath(state_dir, "state.db"));
   LH_ASSIGN_OR_RETURN(const auto store, storage::AccessStore::OpenToWrite(state_dir));
   LH_RETURN_IF_ERROR(store->CreateToken(token, audit));
+  if (made_folder) err << "made a new state folder, " << state_dir << ": only a scheduler on it knows the token\n";
   out << made.text << "\n";
   err << "token " << token.id << " (" << token.name << ": " << ScopeNames(token.scopes) << ", project " << token.project
       << ") expires " << TimeOr(token.expire_wall_micros, "never")

@@ -238,7 +238,11 @@ absl::Status DispatcherCore::EndedAttempt(JobRecord& record, const AttemptReport
   if (record.job.attempt.kind == AttemptKind::kValidate) return EndedValidation(record, report);
   const bool asked = report.exit == ExitReason::kCheckpointed || report.exit == ExitReason::kCancelled;
   if (asked || record.job.state == JobState::kCancelling) {
-    return StoppedAttempt(record, report.exit == ExitReason::kCheckpointed ? "stopped at a checkpoint" : "stopped");
+    const std::optional<Checkpoint>& last = record.job.last_checkpoint;
+    const bool its_own = last.has_value() && last->attempt == report.key.attempt;
+    return StoppedAttempt(record, report.exit != ExitReason::kCheckpointed ? "stopped"
+                                  : its_own ? "stopped at the checkpoint of step " + std::to_string(last->step)
+                                            : "stopped before a checkpoint of its own");
   }
   if (report.exit == ExitReason::kLeaseLost) return LeaseLost(record, report);
   if (report.device_at_fault) NoteDeviceFault(record.job);

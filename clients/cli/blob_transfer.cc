@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <ostream>
 
 #include "base/env.h"
@@ -12,12 +13,14 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/status_macros.h"
+#include "base/units.h"
 
 namespace longhaul::cli {
 
 namespace {
 
 constexpr int64_t kFirstBackoffMs = 200;
+constexpr int64_t kMaxBackoffMs = 3'000;
 constexpr int64_t kBusyPollMs = 500;
 
 v1::BlobName NameOf(const std::string& sha256, int64_t size_bytes) {
@@ -27,24 +30,27 @@ v1::BlobName NameOf(const std::string& sha256, int64_t size_bytes) {
   return name;
 }
 
-// Runs `attempt` until it succeeds, fails for another reason than the connection, or has failed kTransferTries times
-// without getting further than before: `reached` bytes. A scheduler ends a connection now and then.
-absl::Status WithRetries(Client& client, const int64_t& reached, const std::function<absl::Status()>& attempt) {
+// Runs `attempt` until it succeeds, fails for another reason than the connection, or has not got further than before,
+// `reached` bytes, for retry_ms since it first failed there. A scheduler ends a connection now and then, or restarts.
+absl::Status WithRetries(Client& client, int64_t retry_ms, const int64_t& reached,
+                         const std::function<absl::Status()>& attempt) {
   int64_t backoff_ms = kFirstBackoffMs;
   int64_t reached_before = reached;
-  for (int tries = 1;; ++tries) {
+  std::optional<int64_t> until_ms;
+  while (true) {
     const absl::Status status = attempt();
-    if (reached > reached_before) {
+    const int64_t now_ms = client.env().clock->BootNanos() / kNanosPerMs;
+    if (!until_ms.has_value() || reached > reached_before) {
       reached_before = reached;
       backoff_ms = kFirstBackoffMs;
-      tries = 1;
+      until_ms = now_ms + retry_ms;
     }
-    if (!IsConnectionError(status) || ErrorReason(status) == "BLOB_BUSY" || tries == kTransferTries) return status;
+    if (!IsConnectionError(status) || ErrorReason(status) == "BLOB_BUSY" || now_ms >= *until_ms) return status;
     const std::string why =
         ErrorReason(status).empty() ? "connection lost, continuing" : std::string(status.message()) + "; again";
     *client.env().err << why << " in " << FormatDuration(static_cast<double>(backoff_ms) / 1000) << "\n";
-    if (client.env().stop->WaitForMillis(backoff_ms)) return client.Error(grpc::Status::CANCELLED);
-    backoff_ms *= 2;
+    if (!client.WaitToTryAgain(backoff_ms)) return client.Error(grpc::Status::CANCELLED);
+    backoff_ms = std::min(2 * backoff_ms, kMaxBackoffMs);
   }
 }
 
@@ -201,10 +207,10 @@ absl::Status Upload(Client& client, const std::string& path, const v1::BlobName&
 }
 
 // Somebody else uploads the same data: theirs is as good as ours, and ours goes on where theirs breaks off.
-absl::Status WaitWhileBusy(Client& client, const std::string& path, const v1::BlobName& name) {
+absl::Status WaitWhileBusy(Client& client, int64_t retry_ms, const std::string& path, const v1::BlobName& name) {
   for (int64_t waited_ms = 0;; waited_ms += kBusyPollMs) {
     int64_t reached = 0;
-    const absl::Status status = WithRetries(client, reached, [&]() -> absl::Status {
+    const absl::Status status = WithRetries(client, retry_ms, reached, [&]() -> absl::Status {
       LH_ASSIGN_OR_RETURN(const bool missing, IsMissing(client, name));
       return missing ? Upload(client, path, name, &reached) : absl::OkStatus();
     });
@@ -220,11 +226,11 @@ absl::StatusOr<bool> NeedsUpload(Client& client, const v1::Dataset& dataset) {
   return IsMissing(client, NameOf(dataset.sha256(), dataset.size_bytes()));
 }
 
-absl::Status UploadDataset(Client& client, const std::string& path, const v1::Dataset& dataset) {
+absl::Status UploadDataset(Client& client, const std::string& path, const v1::Dataset& dataset, int64_t retry_ms) {
   const v1::BlobName name = NameOf(dataset.sha256(), dataset.size_bytes());
   LH_ASSIGN_OR_RETURN(const bool missing, IsMissing(client, name));
   if (!missing) return absl::OkStatus();
-  LH_RETURN_IF_ERROR(WaitWhileBusy(client, path, name));
+  LH_RETURN_IF_ERROR(WaitWhileBusy(client, retry_ms, path, name));
   *client.env().err << "uploaded " << dataset.file_name() << " (" << FormatBytes(dataset.size_bytes()) << ")\n";
   return absl::OkStatus();
 }
@@ -243,7 +249,8 @@ absl::Status DownloadFile(Client& client, const v1::BlobFile& file, const std::s
   const bool continued = FileExists(partial);
   for (int round = 0;; ++round) {
     int64_t reached = 0;
-    LH_RETURN_IF_ERROR(WithRetries(client, reached, [&] { return ReceiveInto(client, file, partial, &reached); }));
+    LH_RETURN_IF_ERROR(
+        WithRetries(client, kDownloadRetryMs, reached, [&] { return ReceiveInto(client, file, partial, &reached); }));
     const auto sha256 = Sha256HexOfFile(partial);
     if (!sha256.ok()) return LocalFileError(sha256.status());
     if (*sha256 == file.sha256()) break;

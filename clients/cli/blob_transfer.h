@@ -19,14 +19,14 @@ absl::Status DescribeDataset(const std::string& field, const std::string& path, 
 absl::StatusOr<bool> NeedsUpload(Client& client, const v1::Dataset& dataset);
 
 // Makes the store have the file's bytes: asks first, then sends from where an earlier upload broke off. A connection
-// lost on the way is retried, kTransferTries times without getting further. Progress goes to env.err on a terminal.
-absl::Status UploadDataset(Client& client, const std::string& path, const v1::Dataset& dataset);
+// lost on the way is tried again, for retry_ms without getting further. Progress goes to env.err on a terminal.
+absl::Status UploadDataset(Client& client, const std::string& path, const v1::Dataset& dataset, int64_t retry_ms);
 
 // Writes `file` as DIR/<file.path>: to a hidden partial file first, renamed once its SHA-256 is right. A partial file
 // of an earlier run is continued. A file that is there already with the right content is left alone. `file.path` is
 // from the server and must be one plain component.
 absl::Status DownloadFile(Client& client, const v1::BlobFile& file, const std::string& dir);
 
-inline constexpr int kTransferTries = 6;
+inline constexpr int64_t kDownloadRetryMs = 30'000;  // the same, of a download
 
 }  // namespace longhaul::cli

@@ -35,10 +35,18 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenCliChannel(const channel::Cha
 }
 
 Client::Client(std::string address, std::shared_ptr<grpc::Channel> channel, const CliEnv& env)
-    : address_(std::move(address)), env_(env) {
-  jobs_ = v1::FineTuneService::NewStub(channel);
-  blobs_ = v1::BlobService::NewStub(channel);
-  workers_ = v1::WorkerAdminService::NewStub(channel);
+    : address_(std::move(address)), channel_(std::move(channel)), env_(env) {
+  jobs_ = v1::FineTuneService::NewStub(channel_);
+  blobs_ = v1::BlobService::NewStub(channel_);
+  workers_ = v1::WorkerAdminService::NewStub(channel_);
+}
+
+bool Client::WaitToTryAgain(int64_t ms) {
+  if (env_.stop->WaitForMillis(ms)) return false;
+  // gRPC sees what becomes of a connection only while a call waits for it. One that fails at once for what was last
+  // seen does not: without this a scheduler that is back long since would not be found.
+  channel_->WaitForConnected(std::chrono::system_clock::now() + std::chrono::milliseconds(kConnectWaitMs));
+  return !env_.stop->stopped();
 }
 
 void Client::SetDeadline(grpc::ClientContext& context, int64_t from_now_ms) const {

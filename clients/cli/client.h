@@ -63,6 +63,9 @@ class Client {
     return all;
   }
 
+  // Before a call is made again whose connection broke off: waits so long, and then for a connection, a second at most.
+  // False where Ctrl-C came.
+  bool WaitToTryAgain(int64_t ms);
   void SetDeadline(grpc::ClientContext& context, int64_t from_now_ms) const;
   // CANCELLED INTERRUPTED where Ctrl-C was the cause.
   absl::Status Error(const grpc::Status& status) const;
@@ -73,7 +76,9 @@ class Client {
   absl::StatusOr<v1::Worker> FindWorker(const std::string& text);
 
  private:
+  static constexpr int64_t kConnectWaitMs = 1'000;
   std::string address_;
+  std::shared_ptr<grpc::Channel> channel_;
   const CliEnv& env_;
   std::unique_ptr<v1::FineTuneService::Stub> jobs_;
   std::unique_ptr<v1::BlobService::Stub> blobs_;

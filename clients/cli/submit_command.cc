@@ -99,7 +99,7 @@ absl::StatusOr<v1::Job> Create(Context& context, const v1::CreateFineTuneJobRequ
       *context.env.err << job.status().message() << "; asking again for "
                        << FormatDuration(static_cast<double>(left_ms) / 1000) << "\n";
     }
-    if (context.env.stop->WaitForMillis(std::min(backoff_ms, left_ms))) return client.Error(grpc::Status::CANCELLED);
+    if (!client.WaitToTryAgain(std::min(backoff_ms, left_ms))) return client.Error(grpc::Status::CANCELLED);
     backoff_ms = std::min(2 * backoff_ms, kMaxBackoffMs);
   }
 }
@@ -118,7 +118,7 @@ absl::StatusOr<v1::Job> CreateOrTellHowToRepeat(Context& context, const v1::Crea
 
 // What the scheduler would refuse anyway, an unknown model or a job that fits nowhere, is said before a byte is sent.
 absl::Status UploadDatasets(Context& context, const v1::CreateFineTuneJobRequest& request,
-                            const std::vector<LocalDataset>& local) {
+                            const std::vector<LocalDataset>& local, int64_t retry_ms) {
   bool checked = false;
   for (const LocalDataset& one : local) {
     LH_ASSIGN_OR_RETURN(const bool missing, NeedsUpload(context.client(), *one.dataset));
@@ -131,7 +131,7 @@ absl::Status UploadDatasets(Context& context, const v1::CreateFineTuneJobRequest
       // (An older scheduler wants the data for this question, too.)
       if (!checked_so_far.ok() && ErrorReason(checked_so_far) != "DATASET_NOT_UPLOADED") return checked_so_far;
     }
-    LH_RETURN_IF_ERROR(UploadDataset(context.client(), one.path, *one.dataset));
+    LH_RETURN_IF_ERROR(UploadDataset(context.client(), one.path, *one.dataset, retry_ms));
   }
   return absl::OkStatus();
 }
@@ -228,7 +228,7 @@ absl::StatusOr<ExitCode> Submit(Context& context, const SubmitOptions& options) 
   if (options.dry_run) request.set_validate_only(true);
   if (request.validate_only()) return DryRun(context, request, local);
   if (request.request_id().empty()) request.set_request_id("cli-" + RandomId());
-  LH_RETURN_IF_ERROR(UploadDatasets(context, request, local));
+  LH_RETURN_IF_ERROR(UploadDatasets(context, request, local, retry_ms));
   LH_ASSIGN_OR_RETURN(const v1::Job job, CreateOrTellHowToRepeat(context, request, retry_ms));
   PrintCreated(context, job, options.wait, options.follow);
   if (options.follow) return FollowJob(context, job.id());
@@ -245,8 +245,10 @@ void AddSubmitCommand(CLI::App& app, Context& context) {
   options->flags.Register(*command);
   command->add_option("--request-id", options->request_id,
                       "makes a repeat harmless: the same id with the same job is one job (default a random one)");
-  command->add_option("--retry-for", options->retry_for,
-                      "where the scheduler goes away, ask it so long for the job: 90, 30m, 2h; 0 = once (default 30s)");
+  command->add_option(
+      "--retry-for", options->retry_for,
+      "where the scheduler goes away after it has answered once, go on with the upload and ask for the job so "
+      "long: 90, 30m, 2h; 0 = once (default 30s)");
   command->add_flag("--dry-run", options->dry_run, "make every check and the estimate, and no job");
   CLI::Option* wait = command->add_flag("--wait", options->wait, "return when the job has ended, with its exit code");
   command->add_flag("--follow", options->follow, "as --wait, with live progress; Ctrl-C detaches")->excludes(wait);

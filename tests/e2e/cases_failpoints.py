@@ -1,6 +1,7 @@
 """Each process dies at each of its failpoints (base/failpoints.h), which stand at every commit and every send: what was
 acknowledged is there once, and every job ends with the very bytes of an undisturbed run."""
 
+import concurrent.futures
 import os
 import re
 import signal
@@ -20,6 +21,8 @@ COMMIT = ("dispatcher_before_commit", "dispatcher_after_commit", "dispatcher_bef
           "store_begin", "store_commit")
 COMMIT_HITS = (2, 3)
 CREATES = 4  # are more than those hits
+UPLOADED_ROWS = 40_000  # some pieces of an upload
+AWAY_S = 2  # longer than a client needs to see that nobody listens any more
 TRAINER = {"train_step_N", "train_checkpoint_written", "train_artifact_written", "trainer_after_step",
            "checkpoint_between_files"}
 
@@ -153,4 +156,22 @@ def killed_over_creates(cluster):
     print("  %d creates, %d of them cut off, %d told how to repeat" % (len(jobs), cut_off, told))
 
 
-CASES = [killed_at_every_failpoint, killed_over_creates]
+def killed_over_an_upload(cluster):
+    """The scheduler dies in the middle of a submit's upload, and another is there a while later: the submit goes on."""
+    cluster.start_server()
+    data = write_chat(cluster.path("train.jsonl"), rows=UPLOADED_ROWS)
+    cluster.kill(cluster.start_worker())  # it has told what models there are
+    cluster.kill(cluster.server)
+    server = cluster.start_server(env=armed("blob_append", "@4"))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        submit = pool.submit(cluster.cli, "submit", "--model", MODEL, "--data", data, "--retry-for", "5m", code=0)
+        wait_for("the end within the upload", lambda: server.poll() is not None)
+        time.sleep(AWAY_S)
+        cluster.start_server()
+        result = submit.result()
+    check("connection lost" in result.stderr, "the upload was not cut off:\n%s" % result.stderr)
+    jobs = [job["id"] for job in cluster.jobs()]
+    check(jobs == [result.stdout.strip()], "there are jobs %s" % jobs)
+
+
+CASES = [killed_at_every_failpoint, killed_over_creates, killed_over_an_upload]

@@ -68,6 +68,7 @@ TEST_F(DeafTest, ALeaseThatRanOutWhileTheSchedulerWasAwayIsNotCounted) {
   // While we were there all the time since it was last heard of, it counts.
   ASSERT_TRUE(StartOf(*Sync(session), id).has_value());
   key = {id, Get(id).attempt.number, Get(id).lease_epoch};
+  Advance(1'000);
   store.FailCommits(1);
   core->Create({TestJob(blobs.Add("dataset")), "body"}).status().IgnoreError();
   EXPECT_FALSE(core->CommitBatch().ok());
