@@ -82,7 +82,9 @@ std::string FormatDuration(double seconds) {
   if (seconds < 59.95) return Print("%.1fs", seconds);
   const long long whole = std::llround(seconds);
   if (whole < 3600) return Print("%lldm %02llds", whole / 60, whole % 60);
-  return Print("%lldh %02lldm", whole / 3600, whole % 3600 / 60);
+  if (whole < 1000 * 3600LL) return Print("%lldh %02lldm", whole / 3600, whole % 3600 / 60);
+  const long long days = whole / 86'400;
+  return days < 10'000 ? Print("%lld days", days) : Print("%lld years", days / 365);
 }
 
 std::string FormatCount(int64_t n) {

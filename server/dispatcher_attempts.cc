@@ -30,8 +30,8 @@ Hold* DispatcherCore::FindHold(const Job& job) {
 void DispatcherCore::EraseHold(const Hold& hold, const std::string& worker_id) {
   const std::pair<std::string, int> key{hold.key.job_id, hold.key.attempt};
   WorkerRecord& worker = TouchWorker(worker_id);
-  worker.holds.erase(key);
   if (hold.given) worker.gone[key] = worker.sync_number;
+  worker.holds.erase(key);                             // and with it what `hold` refers to, perhaps
   if (jobs_.contains(key.first)) TouchJob(key.first);  // so that the commit looks whether the record can go
   schedule_wanted_ = true;
 }

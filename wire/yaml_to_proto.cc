@@ -8,8 +8,11 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <set>
+#include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "base/error.h"
@@ -145,11 +148,11 @@ class Converter {
     const std::string& text = node.Scalar();
     switch (field->cpp_type()) {
       case FieldDescriptor::CPPTYPE_INT32:
-        return Whole(node, path, ParsesAs<int32_t>(text));
+        return Whole<int32_t>(node, path);
       case FieldDescriptor::CPPTYPE_INT64:
-        return Whole(node, path, ParsesAs<int64_t>(text));
+        return Whole<int64_t>(node, path);
       case FieldDescriptor::CPPTYPE_UINT64:
-        return Whole(node, path, text.rfind('-', 0) != 0 && ParsesAs<uint64_t>(text));
+        return Whole<uint64_t>(node, path);
       case FieldDescriptor::CPPTYPE_DOUBLE: {
         char* end = nullptr;
         const double value = std::strtod(text.c_str(), &end);
@@ -173,10 +176,14 @@ class Converter {
     }
   }
 
-  json Whole(const YAML::Node& node, const std::string& path, bool good) {
+  template <class T>
+  json Whole(const YAML::Node& node, const std::string& path) {
     const std::string& text = node.Scalar();
-    if (good) return text[0] == '+' ? text.substr(1) : text;
-    Fault(node, path, "is '" + text + "'; must be a whole number in range");
+    const bool negative_of_unsigned = std::is_unsigned_v<T> && text.rfind('-', 0) == 0;
+    if (ParsesAs<T>(text) && !negative_of_unsigned) return text[0] == '+' ? text.substr(1) : text;
+    Fault(node, path,
+          "is '" + text + "'; must be a whole number in range, from " + std::to_string(std::numeric_limits<T>::min()) +
+              " to " + std::to_string(std::numeric_limits<T>::max()));
     return nullptr;
   }
 

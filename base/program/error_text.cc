@@ -67,7 +67,9 @@ constexpr Hint kHints[] = {
     {"JOB_NOT_FOUND", "`longhaul list` shows the jobs"},
     {"ATTEMPT_NOT_FOUND", "`longhaul attempts ID` lists the job's attempts"},
     {"WORKER_NOT_FOUND", kSeeWorkers},
-    {"ILLEGAL_TRANSITION", "`longhaul get ID` shows the job's state; a job that has ended stays as it is"},
+    {"ILLEGAL_TRANSITION",
+     "`longhaul get ID` shows the job's state: a paused job can be resumed, one that waits or runs paused or "
+     "cancelled; one that has ended stays as it is"},
     {"REQUEST_ID_REUSED", "use another --request-id, or submit exactly the same job"},
     {"EVENTS_COMPACTED", "watch without --after-sequence"},
     {"DISK_FULL", "free disk space and try again"},

@@ -34,6 +34,8 @@ TEST(Format, Duration) {
   EXPECT_EQ(FormatDuration(3599.7), "1h 00m");
   EXPECT_EQ(FormatDuration(7380), "2h 03m");
   EXPECT_EQ(FormatDuration(360'000), "100h 00m");
+  EXPECT_EQ(FormatDuration(3'600'000), "41 days");
+  EXPECT_EQ(FormatDuration(1e12), "31709 years");
   EXPECT_EQ(FormatDuration(-247), "-4m 07s");
   EXPECT_EQ(FormatDuration(-0.01), "0.0s");
   EXPECT_EQ(FormatDuration(std::nan("")), "unknown");

@@ -7,7 +7,6 @@
 
 #include <fstream>
 #include <functional>
-#include <iterator>
 #include <memory>
 #include <string>
 
@@ -70,7 +69,8 @@ class AgentTest : public ::testing::Test {
       const pid_t pid = std::atoi(name.c_str());
       if (pid <= 0) continue;
       std::ifstream file("/proc/" + name + "/cmdline");
-      const std::string arguments((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+      std::string arguments;
+      std::getline(file, arguments);  // nothing of one that has ended meanwhile: an iterator would throw
       if (arguments.find(temp_.At("attempts/")) == std::string::npos) continue;
       ::kill(pid, SIGKILL);
       ::waitpid(pid, nullptr, 0);
