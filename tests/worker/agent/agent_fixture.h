@@ -86,15 +86,7 @@ class AgentTest : public ::testing::Test {
   }
 
   v1::WorkerCommand StartCommand(const std::string& job, const std::string& script, int attempt = 1) {
-    v1::WorkerCommand command;
-    *command.mutable_start()->mutable_key() = Key(job, attempt);
-    v1::AttemptSpec* spec = command.mutable_start()->mutable_spec();
-    spec->set_kind(v1::ATTEMPT_KIND_TRAIN);
-    spec->set_model_digest("digest");
-    const v1::BlobName blob = scheduler_.AddBlob(script);
-    spec->mutable_spec()->mutable_dataset()->set_sha256(blob.sha256());
-    spec->mutable_spec()->mutable_dataset()->set_size_bytes(blob.size_bytes());
-    return command;
+    return scheduler_.StartCommand(Key(job, attempt), script);
   }
   v1::AttemptKey Start(const std::string& job, const std::string& script) {
     scheduler_.Command(StartCommand(job, script));

@@ -42,17 +42,7 @@ class ClockedAgentTest : public ::testing::Test {
   }
 
   // Tells the agent to start the attempt, whose trainer does what the script says (fake_trainer.cc).
-  void Start(const std::string& script) {
-    v1::WorkerCommand command;
-    *command.mutable_start()->mutable_key() = key_;
-    v1::AttemptSpec* spec = command.mutable_start()->mutable_spec();
-    spec->set_kind(v1::ATTEMPT_KIND_TRAIN);
-    spec->set_model_digest("digest");
-    const v1::BlobName blob = scheduler_.AddBlob(script);
-    spec->mutable_spec()->mutable_dataset()->set_sha256(blob.sha256());
-    spec->mutable_spec()->mutable_dataset()->set_size_bytes(blob.size_bytes());
-    scheduler_.Command(command);
-  }
+  void Start(const std::string& script) { scheduler_.Command(scheduler_.StartCommand(key_, script)); }
   attempt::AttemptDir dir() const { return attempt::AttemptDir(temp_.path() + "/attempts/job.1.9"); }
 
   void Turn() {

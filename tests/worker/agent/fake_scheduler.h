@@ -27,6 +27,18 @@ class FakeScheduler final : public SchedulerClient {
 
   // ---- What tests set and see ----
 
+  // To start the attempt, whose trainer does what the script says (fake_trainer.cc).
+  v1::WorkerCommand StartCommand(const v1::AttemptKey& key, const std::string& script) {
+    v1::WorkerCommand command;
+    *command.mutable_start()->mutable_key() = key;
+    v1::AttemptSpec* spec = command.mutable_start()->mutable_spec();
+    spec->set_kind(v1::ATTEMPT_KIND_TRAIN);
+    spec->set_model_digest("digest");
+    const v1::BlobName blob = AddBlob(script);
+    spec->mutable_spec()->mutable_dataset()->set_sha256(blob.sha256());
+    spec->mutable_spec()->mutable_dataset()->set_size_bytes(blob.size_bytes());
+    return command;
+  }
   v1::BlobName AddBlob(const std::string& bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
     v1::BlobName blob;
