@@ -109,8 +109,8 @@ absl::Status Checker::CheckJob(const std::string& id, const Job& job) {
   LH_RETURN_IF_ERROR(CheckAttempts(job));
   LH_RETURN_IF_ERROR(CheckReferences(job));
   LH_ASSIGN_OR_RETURN(Statement labels,
-                      db_->Prepare("SELECT COUNT(*) FROM job_labels WHERE job_id=?1 AND end_state IS ?2"));
-  labels.BindText(1, id);
+                      db_->Prepare("SELECT COUNT(*) FROM job_labels WHERE job_id=?1 AND end_state IS ?2 AND model=?3"));
+  labels.BindText(1, id).BindText(3, job.model);
   if (IsTerminal(job.state)) labels.Bind(2, static_cast<int64_t>(job.state));
   LH_RETURN_IF_ERROR(labels.Step().status());
   if (labels.Int(0) != static_cast<int64_t>(job.labels.size())) Problem("job " + id + ": its labels' rows are not its");

@@ -104,12 +104,12 @@ absl::Status JobTransaction::PutJob(const Job& job) {
 absl::Status JobTransaction::PutLabels(const Job& job) {
   for (const auto& [key, value] : job.labels) {
     LH_ASSIGN_OR_RETURN(Statement insert,
-                        db_->Prepare("INSERT INTO job_labels(project, key, value, create_number, job_id, end_state) "
-                                     "VALUES(?1, ?2, ?3, ?4, ?5, ?6)"));
+                        db_->Prepare("INSERT INTO job_labels(project, key, value, create_number, job_id, model, "
+                                     "end_state) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)"));
     insert.BindText(1, job.project).BindText(2, key).BindText(3, value);
     insert.Bind(4, static_cast<int64_t>(job.create_number));
-    insert.BindText(5, job.id);
-    if (IsTerminal(job.state)) insert.Bind(6, static_cast<int64_t>(job.state));
+    insert.BindText(5, job.id).BindText(6, job.model);
+    if (IsTerminal(job.state)) insert.Bind(7, static_cast<int64_t>(job.state));
     LH_RETURN_IF_ERROR(insert.Run());
   }
   return absl::OkStatus();

@@ -216,6 +216,14 @@ CREATE INDEX job_labels_ended_of_all ON job_labels(key, value, end_state, create
 CREATE INDEX jobs_ended_by_model ON jobs(model, state, create_number) WHERE state IN (10, 11, 12);
 CREATE INDEX jobs_ended_by_project_model ON jobs(project, model, state, create_number) WHERE state IN (10, 11, 12);
 )sql",
+    // 6: a label and a model are one range of an index.
+    R"sql(
+-- A job's model is constant: the rows of its labels have it from the first.
+ALTER TABLE job_labels ADD COLUMN model TEXT NOT NULL DEFAULT '';
+UPDATE job_labels SET model=jobs.model FROM jobs WHERE jobs.create_number=job_labels.create_number;
+CREATE INDEX job_labels_by_model ON job_labels(project, key, value, model, create_number);
+CREATE INDEX job_labels_by_model_of_all ON job_labels(key, value, model, create_number);
+)sql",
 };
 
 // The schema's number, where this build knows it.

@@ -8,10 +8,25 @@ namespace longhaul::server {
 
 namespace {
 
+// Jobs are large and lie anywhere in memory: most of what 10,000 of them cost is to wait for their lines. What a table
+// reads of one is asked for while it takes the ones before.
+constexpr size_t kJobsAhead = 8;
+
+void Fetch(const Job& job) {
+  const void* const read[] = {&job.project,         &job.model_digest,           &job.create_number,
+                              &job.total_steps,     &job.not_before_wall_micros, &job.attempt,
+                              &job.last_checkpoint, &job.pinned_device_class};
+  for (const void* const field : read) __builtin_prefetch(field);
+}
+
 void Fill(const Snapshot& snapshot, SchedulerTable* table) {
   for (const WorkerSlot& slot : snapshot.workers) table->PutWorker(slot);
   for (const auto& [project, share] : snapshot.shares) table->SetShare(project, share);
-  for (const WaitingJob& waiting : snapshot.waiting) table->PutWaiting(waiting);
+  table->Reserve(snapshot.waiting.size());
+  for (size_t i = 0; i < snapshot.waiting.size(); ++i) {
+    if (i + kJobsAhead < snapshot.waiting.size()) Fetch(*snapshot.waiting[i + kJobsAhead].job);
+    table->PutWaiting(snapshot.waiting[i]);
+  }
 }
 
 }  // namespace

@@ -119,26 +119,39 @@ void SchedulerTable::Lay() {
 void SchedulerTable::LayPools(WorkerState* state, absl::flat_hash_map<std::pair<int, int>, int>* pool_of) {
   const Worker& worker = *state->slot.worker;
   state->places.clear();
+  const std::string* class_name = nullptr;
+  int device_class = -1;
+  std::vector<int> pools;  // of that class, by the worker's digests: devices of a class stand side by side
   for (size_t i = 0; i < worker.devices.size(); ++i) {
     const int device = static_cast<int>(fleet_.device_worker.size());
-    const int device_class = ClassIndex(worker.devices[i].facts.device_class);
+    const std::string& name = worker.devices[i].facts.device_class;
+    if (class_name == nullptr || name != *class_name) {
+      class_name = &name;
+      device_class = ClassIndex(name);
+      pools.clear();
+      for (const int digest : state->digests) pools.push_back(PoolOf(digest, device_class, pool_of));
+    }
     const Need total = TotalOf(worker, i);
     fleet_.device_worker.push_back(state->index);
     fleet_.device_class.push_back(device_class);
     fleet_.device_total.push_back(total);
-    for (const int digest : state->digests) {
-      const auto [at, added] = pool_of->emplace(std::pair(digest, device_class), static_cast<int>(fleet_.pools.size()));
-      if (added) {
-        fleet_.digests[static_cast<size_t>(digest)].pools.push_back(at->second);
-        fleet_.pools.emplace_back();
-        fleet_.pools.back().digest = digest;
-        fleet_.pools.back().device_class = device_class;
-      }
-      Pool& pool = fleet_.pools[static_cast<size_t>(at->second)];
-      state->places.push_back({at->second, static_cast<int>(pool.devices.size()), KindOf(total, &pool)});
+    for (const int index : pools) {
+      Pool& pool = fleet_.pools[static_cast<size_t>(index)];
+      state->places.push_back({index, static_cast<int>(pool.devices.size()), KindOf(total, &pool)});
       pool.devices.push_back(device);
     }
   }
+}
+
+int SchedulerTable::PoolOf(int digest, int device_class, absl::flat_hash_map<std::pair<int, int>, int>* pool_of) {
+  const auto [at, added] = pool_of->emplace(std::pair(digest, device_class), static_cast<int>(fleet_.pools.size()));
+  if (added) {
+    fleet_.digests[static_cast<size_t>(digest)].pools.push_back(at->second);
+    fleet_.pools.emplace_back();
+    fleet_.pools.back().digest = digest;
+    fleet_.pools.back().device_class = device_class;
+  }
+  return at->second;
 }
 
 void SchedulerTable::WriteFree(const WorkerState& state) {

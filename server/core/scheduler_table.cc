@@ -162,24 +162,42 @@ int SchedulerTable::GroupOf(const WaitingJob& waiting) {
   return index;
 }
 
+int SchedulerTable::BucketOf(PriorityClass priority, int project) {
+  const size_t priority_at = static_cast<size_t>(priority) - 1;
+  LH_CHECK(priority_at < scheduling::kPriorityClasses);
+  int& index = projects_[static_cast<size_t>(project)].buckets[priority_at];
+  if (index < 0) {
+    index = static_cast<int>(buckets_.size());
+    buckets_.push_back({priority, project, {}});
+  }
+  return index;
+}
+
 void SchedulerTable::PutWaiting(const WaitingJob& waiting) {
   const Job& job = *waiting.job;
   // Counted before the old entry goes, so that a group of one is not made anew.
   const int group = GroupOf(waiting);
   ++groups_[static_cast<size_t>(group)].waiting;
-  RemoveWaiting(job.create_number);
   const int project = ProjectIndex(job.project);
-  const auto [at, added] = bucket_index_.emplace(std::pair(job.priority, project), static_cast<int>(buckets_.size()));
-  if (added) buckets_.push_back({job.priority, project, {}});
-  Bucket& bucket = buckets_[static_cast<size_t>(at->second)];
+  const int index = BucketOf(job.priority, project);
+  const auto [at, added] = bucket_of_.try_emplace(job.create_number, index);
+  if (!added) {
+    RemoveEntry(at->second, job.create_number);
+    at->second = index;
+  }
+  Bucket& bucket = buckets_[static_cast<size_t>(index)];
   bucket.entries.insert(Place(bucket, job.create_number), EntryOf(job, group, project));
-  bucket_of_[job.create_number] = at->second;
 }
 
 void SchedulerTable::RemoveWaiting(uint64_t create_number) {
   const auto found = bucket_of_.find(create_number);
   if (found == bucket_of_.end()) return;
-  Bucket& bucket = buckets_[static_cast<size_t>(found->second)];
+  RemoveEntry(found->second, create_number);
+  bucket_of_.erase(found);
+}
+
+void SchedulerTable::RemoveEntry(int index, uint64_t create_number) {
+  Bucket& bucket = buckets_[static_cast<size_t>(index)];
   const auto entry = Place(bucket, create_number);
   LH_CHECK(entry != bucket.entries.end() && entry->create_number == create_number);
   Group& group = groups_[static_cast<size_t>(entry->group)];
@@ -189,7 +207,6 @@ void SchedulerTable::RemoveWaiting(uint64_t create_number) {
     group = Group();
   }
   bucket.entries.erase(entry);
-  bucket_of_.erase(found);
 }
 
 const Entry* SchedulerTable::Find(uint64_t create_number) const {
@@ -271,7 +288,6 @@ void SchedulerTable::SetShare(const std::string& project, double share) {
 void SchedulerTable::Clear() {
   workers_.clear();
   buckets_.clear();
-  bucket_index_.clear();
   bucket_of_.clear();
   groups_.clear();
   free_groups_.clear();

@@ -130,6 +130,8 @@ struct Group {
   bool AvoidsAny() const { return avoid >= 0 || avoid_at >= 0; }
 };
 
+constexpr size_t kPriorityClasses = 3;
+
 struct Project {
   std::string name;
   Quota quota;
@@ -137,6 +139,7 @@ struct Project {
   // Of running attempts of kind TRAIN.
   int jobs = 0;
   Need held;
+  std::array<int, kPriorityClasses> buckets = {-1, -1, -1};  // by PriorityClass - 1; -1 = none yet
 };
 
 // Of a running attempt what a pass asks of all of them.
@@ -215,6 +218,8 @@ class SchedulerTable {
 
   // Add or replace. A job is named by its create_number, a worker by its id.
   void PutWaiting(const WaitingJob& waiting);
+  // Room for so many waiting jobs, so that putting them makes none.
+  void Reserve(size_t jobs) { bucket_of_.reserve(jobs); }
   void RemoveWaiting(uint64_t create_number);
   void PutWorker(WorkerSlot slot);
   void RemoveWorker(const std::string& id);
@@ -250,11 +255,14 @@ class SchedulerTable {
   int ClassIndex(const std::string& name);
   int DigestIndex(const std::string& digest);
   int GroupOf(const WaitingJob& waiting);
+  int BucketOf(PriorityClass priority, int project);
+  void RemoveEntry(int bucket, uint64_t create_number);
   void CountRunning(const scheduling::WorkerState& state, int sign);
   scheduling::GroupKey KeyOf(const WaitingJob& waiting);
   void WriteFree(const scheduling::WorkerState& state);
   void WriteBlock(scheduling::Pool* pool, size_t block);
   void Lay();
+  int PoolOf(int digest, int device_class, absl::flat_hash_map<std::pair<int, int>, int>* pool_of);
   void LayPools(scheduling::WorkerState* state, absl::flat_hash_map<std::pair<int, int>, int>* pool_of);
   void Count(const scheduling::WorkerState& state, int sign);
   void ChangeFlags(const scheduling::WorkerState& state, const char* why_not_before);
@@ -267,7 +275,6 @@ class SchedulerTable {
   const Quotas quotas_;
   std::map<std::string, scheduling::WorkerState> workers_;
   std::vector<scheduling::Bucket> buckets_;
-  std::map<std::pair<PriorityClass, int>, int> bucket_index_;
   absl::flat_hash_map<uint64_t, int> bucket_of_;
   std::vector<scheduling::Group> groups_;
   std::vector<int> free_groups_;

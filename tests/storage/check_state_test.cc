@@ -114,6 +114,11 @@ TEST_F(CheckStateTest, LabelsFollowTheStateInWhichAJobEnded) {
                                       HasSubstr("ftjob-kept11: its labels")));
 }
 
+TEST_F(CheckStateTest, LabelsHaveTheModelOfTheirJob) {
+  Exec("UPDATE job_labels SET model='' WHERE job_id='ftjob-kept2' AND key='team'");
+  EXPECT_THAT(Problems(), ElementsAre(HasSubstr("ftjob-kept2: its labels")));
+}
+
 TEST_F(CheckStateTest, BlobsGoneCutAndChanged) {
   ASSERT_TRUE(RemoveFile(BlobPath("card")).ok());
   std::filesystem::resize_file(BlobPath("artifact"), 3);

@@ -107,6 +107,11 @@ void ExpectDerived(Store* store) {
   filter.project = "research";
   filter.model = "model-3";
   EXPECT_THAT(ListIds(store, filter), ElementsAre("11", "7", "3"));
+  filter.labels = {{"team", "b"}};
+  EXPECT_THAT(ListIds(store, filter), ElementsAre("11", "7"));
+  filter.project.clear();
+  filter.labels = {{"team", "a"}};
+  EXPECT_THAT(ListIds(store, filter), ElementsAre("3"));
 
   const KeptState kept = MakeKeptState();
   const auto drop = [&] {
