@@ -40,8 +40,13 @@ bool CallLimits::TakeRefusedRow(const Caller& caller) {
   return caller.local || refused_rows_.Take(HostKeyOf(caller), clock_->BootNanos()) == 0;
 }
 
-absl::StatusOr<CallLimits::Slot> CallLimits::TakeStream(const Caller& caller) {
-  if (caller.local) return Slot();
+absl::StatusOr<CallLimits::Slot> CallLimits::TakeStream(const Caller& caller, const std::string& connection) {
+  if (caller.local) {
+    return Take(
+        {{"streams of connection\n" + connection, options_.streams,
+          "this connection has " + std::to_string(options_.streams) + " streams open, the most that one may have"}},
+        "TOO_MANY_STREAMS");
+  }
   return Take({OfCaller(caller, "streams", options_.streams), OfName(caller, "streams", options_.streams_of_name)},
               "TOO_MANY_STREAMS");
 }

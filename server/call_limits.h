@@ -4,7 +4,8 @@
 // Many machines may be one host for us, behind one IPv4 address or in one IPv6 network, and a fleet may share a token:
 // so each worker is a caller of its own, by the id that its credentials are bound to, else by the session that it shows
 // (wire/metadata.h). Sessions are opened at will, so that all of one name on one host have a bound together, too.
-// People who share a token and a host share its limits. The local operator has only the server's own. Thread-safe.
+// People who share a token and a host share its limits. The local operator has only the server's own, but for streams:
+// each connection has those of a caller. Thread-safe.
 #pragma once
 
 #include <map>
@@ -56,8 +57,9 @@ class CallLimits {
 
   // Something held for a while; given back when the last copy goes.
   using Slot = std::shared_ptr<const void>;
-  // RESOURCE_EXHAUSTED TOO_MANY_STREAMS, of the caller on its host or of its name on all hosts.
-  absl::StatusOr<Slot> TakeStream(const Caller& caller);
+  // RESOURCE_EXHAUSTED TOO_MANY_STREAMS, of the caller on its host or of its name on all hosts; of the local operator,
+  // of its `connection` ("127.0.0.1:40000").
+  absl::StatusOr<Slot> TakeStream(const Caller& caller, const std::string& connection);
   // A reader of a log, beside its place among the streams: it holds a piece of the log. RESOURCE_EXHAUSTED
   // TOO_MANY_LOG_STREAMS, of the caller on its host, of its name on all hosts, or of all callers but the local
   // operator.

@@ -7,6 +7,7 @@
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/descriptor.pb.h"
 #include "grpc/reflection/v1alpha/reflection.grpc.pb.h"
+#include "server/rpc/stream_reactor.h"
 
 namespace longhaul::server {
 namespace {
@@ -40,9 +41,9 @@ void PutFile(const FileDescriptor* file, const std::string& asked, ServerReflect
 
 class ReflectionReactor final : public grpc::ServerBidiReactor<ServerReflectionRequest, ServerReflectionResponse> {
  public:
-  ReflectionReactor(const Gate* gate, const std::vector<std::string>* services, const absl::StatusOr<Caller>& caller)
+  ReflectionReactor(const Gate* gate, const std::vector<std::string>* services, const grpc::ServerContextBase& call)
       : gate_(gate), services_(services) {
-    if (absl::Status status = Begin(caller); !status.ok()) {
+    if (absl::Status status = Begin(call); !status.ok()) {
       End(status);
     } else {
       StartRead(&request_);
@@ -64,10 +65,10 @@ class ReflectionReactor final : public grpc::ServerBidiReactor<ServerReflectionR
   void OnDone() override { delete this; }
 
  private:
-  absl::Status Begin(const absl::StatusOr<Caller>& caller) {
-    LH_RETURN_IF_ERROR(caller.status());
-    LH_ASSIGN_OR_RETURN(slot_, gate_->limits()->TakeStream(*caller));
-    caller_ = *caller;
+  absl::Status Begin(const grpc::ServerContextBase& call) {
+    LH_ASSIGN_OR_RETURN(StreamCaller admitted, AdmitStream(*gate_, call, kMethod));
+    caller_ = std::move(admitted.caller);
+    slot_ = std::move(admitted.slot);
     return absl::OkStatus();
   }
   void End(const absl::Status& status) { Finish(gate_->End(kMethod, status)); }
@@ -87,7 +88,7 @@ class ReflectionService final : public ServerReflection::CallbackService {
 
   grpc::ServerBidiReactor<ServerReflectionRequest, ServerReflectionResponse>* ServerReflectionInfo(
       grpc::CallbackServerContext* call) override {
-    return new ReflectionReactor(&context_.gate, &services_, context_.gate.Admit(*call, kMethod));
+    return new ReflectionReactor(&context_.gate, &services_, *call);
   }
 
  private:

@@ -10,10 +10,10 @@
 #include "base/status_macros.h"
 #include "grpc/support/log.h"
 #include "grpcpp/grpcpp.h"
-#include "grpcpp/health_check_service_interface.h"
 #include "server/rpc/blob_service.h"
 #include "server/rpc/connection_acceptor.h"
 #include "server/rpc/fine_tune_service.h"
+#include "server/rpc/health_service.h"
 #include "server/rpc/reflection_service.h"
 #include "server/rpc/worker_admin_service.h"
 #include "server/rpc/worker_service.h"
@@ -28,8 +28,10 @@ void LogOfGrpc(gpr_log_func_args* args) { spdlog::debug("gRPC {}:{}: {}", args->
 constexpr const char* kServiceNames[] = {"longhaul.v1.FineTuneService", "longhaul.v1.BlobService",
                                          "longhaul.v1.WorkerService", "longhaul.v1.WorkerAdminService"};
 
+std::vector<std::string> OwnServices() { return {std::begin(kServiceNames), std::end(kServiceNames)}; }
+
 std::vector<std::string> ReflectedServices() {
-  std::vector<std::string> names(std::begin(kServiceNames), std::end(kServiceNames));
+  std::vector<std::string> names = OwnServices();
   names.insert(names.end(), {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"});
   return names;
 }
@@ -64,23 +66,19 @@ void SetLimits(grpc::ServerBuilder* builder) {
 }  // namespace
 
 struct RpcServer::Impl {
-  // Both outlive the server.
+  // These outlive the server.
   std::shared_ptr<grpc::ServerCredentials> credentials;
   std::vector<std::unique_ptr<grpc::Service>> services;
+  std::unique_ptr<HealthService> health;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<ConnectionAcceptor> acceptor;
-
-  void SetServing(bool serving) {
-    server->GetHealthCheckService()->SetServingStatus("", serving);
-    for (const char* name : kServiceNames) server->GetHealthCheckService()->SetServingStatus(name, serving);
-  }
 };
 
 absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ListenAddress& address, const Options& options,
                                                             const RpcContext* context, ConnectionTable* connections,
                                                             TlsReloader* tls) {
   gpr_set_log_function(LogOfGrpc);
-  grpc::EnableDefaultHealthCheckService(true);
+  grpc::EnableDefaultHealthCheckService(false);  // ours has limits
 
   auto impl = std::make_unique<Impl>();
   impl->services.push_back(MakeFineTuneService(context));
@@ -88,6 +86,7 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ListenAddress&
   impl->services.push_back(MakeWorkerService(context));
   impl->services.push_back(MakeWorkerAdminService(context));
   impl->services.push_back(MakeReflectionService(context, ReflectedServices()));
+  impl->health = std::make_unique<HealthService>(context, OwnServices());
 
   LH_ASSIGN_OR_RETURN(impl->acceptor, ConnectionAcceptor::Listen(address, connections, context->gate.clock()));
   grpc::ServerBuilder builder;
@@ -98,11 +97,12 @@ absl::StatusOr<std::unique_ptr<RpcServer>> RpcServer::Start(const ListenAddress&
   SetConnectionTimes(options, &builder);
   SetLimits(&builder);
   for (const auto& service : impl->services) builder.RegisterService(service.get());
+  builder.RegisterService(impl->health->service());
   impl->server = builder.BuildAndStart();
   if (impl->server == nullptr) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "CANNOT_LISTEN", "gRPC does not start its server");
   }
-  impl->SetServing(true);
+  impl->health->SetServing(true);
   impl->acceptor->Start(std::move(connector));
   return std::unique_ptr<RpcServer>(new RpcServer(std::move(impl)));
 }
@@ -113,13 +113,12 @@ RpcServer::~RpcServer() { Shutdown(0); }
 
 int RpcServer::port() const { return impl_->acceptor->port(); }
 
-void RpcServer::Drain() {
-  if (impl_->server != nullptr) impl_->SetServing(false);
-}
+void RpcServer::Drain() { impl_->health->SetServing(false); }
 
 void RpcServer::Shutdown(int64_t grace_ms) {
   if (impl_->server == nullptr) return;
   impl_->acceptor->Stop();
+  impl_->health->Shutdown();
   impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(grace_ms));
   impl_->server->Wait();
   impl_->server.reset();

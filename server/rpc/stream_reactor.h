@@ -29,7 +29,7 @@ struct StreamCaller {
 // As Gate::Admit; and RESOURCE_EXHAUSTED TOO_MANY_STREAMS.
 inline absl::StatusOr<StreamCaller> AdmitStream(const Gate& gate, const grpc::ServerContextBase& call, Method method) {
   LH_ASSIGN_OR_RETURN(Caller caller, gate.Admit(call, method));
-  LH_ASSIGN_OR_RETURN(CallLimits::Slot slot, gate.limits()->TakeStream(caller));
+  LH_ASSIGN_OR_RETURN(CallLimits::Slot slot, gate.limits()->TakeStream(caller, HostAndPortOfPeer(call.peer())));
   return StreamCaller{std::move(caller), std::move(slot), nullptr, nullptr};
 }
 

@@ -41,17 +41,19 @@ TEST_F(CallLimitsTest, TheOperatorHasOnlyTheServersLimits) {
   EXPECT_EQ(Calls(local, 1000), 1000);
   std::vector<CallLimits::Slot> slots;
   for (int i = 0; i < 100; ++i) {
-    const auto slot = limits_.TakeStream(local);
-    ASSERT_TRUE(slot.ok());
-    slots.push_back(*slot);
+    slots.push_back(*limits_.TakeTransfer(local));
+    slots.push_back(*limits_.TakeLogStream(local));
   }
+  // But for streams: a connection has those of a caller.
+  for (int i = 0; i < 100; ++i) slots.push_back(*limits_.TakeStream(local, "127.0.0.1:" + std::to_string(i / 3)));
+  EXPECT_EQ(ErrorReason(limits_.TakeStream(local, "127.0.0.1:0").status()), "TOO_MANY_STREAMS");
 }
 
 TEST_F(CallLimitsTest, StreamsAndTransfersAreGivenBack) {
   std::vector<CallLimits::Slot> streams;
-  for (int i = 0; i < 3; ++i) streams.push_back(*limits_.TakeStream(Named("a")));
-  EXPECT_EQ(ErrorReason(limits_.TakeStream(Named("a")).status()), "TOO_MANY_STREAMS");
-  EXPECT_TRUE(limits_.TakeStream(Named("b")).ok());
+  for (int i = 0; i < 3; ++i) streams.push_back(*limits_.TakeStream(Named("a"), ""));
+  EXPECT_EQ(ErrorReason(limits_.TakeStream(Named("a"), "").status()), "TOO_MANY_STREAMS");
+  EXPECT_TRUE(limits_.TakeStream(Named("b"), "").ok());
   {
     const auto first = limits_.TakeTransfer(Named("a"));
     const auto second = limits_.TakeTransfer(Named("a"));
@@ -60,7 +62,7 @@ TEST_F(CallLimitsTest, StreamsAndTransfersAreGivenBack) {
   }
   EXPECT_TRUE(limits_.TakeTransfer(Named("a")).ok());
   streams.pop_back();
-  EXPECT_TRUE(limits_.TakeStream(Named("a")).ok());
+  EXPECT_TRUE(limits_.TakeStream(Named("a"), "").ok());
 }
 
 TEST_F(CallLimitsTest, AnIpv6HostIsItsNetwork) {
@@ -142,7 +144,7 @@ TEST_F(CallLimitsTest, ANameHasABoundOnAllOfItsHosts) {
     }
     return taken;
   };
-  const auto stream = [&](const Caller& caller) { return limits.TakeStream(caller); };
+  const auto stream = [&](const Caller& caller) { return limits.TakeStream(caller, ""); };
   const auto transfer = [&](const Caller& caller) { return limits.TakeTransfer(caller); };
   EXPECT_EQ(hosts("a", stream), 5);
   EXPECT_EQ(hosts("b", stream), 5);

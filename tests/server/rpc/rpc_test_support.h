@@ -364,9 +364,9 @@ class RpcTest : public testing::Test {
   }
   size_t CountJobs() {
     v1::ListFineTuneJobsResponse response;
-    EXPECT_TRUE(
-        Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, v1::ListFineTuneJobsRequest(), &response)
-            .ok());
+    const grpc::Status status =
+        Call(*stubs_->jobs, &v1::FineTuneService::Stub::ListFineTuneJobs, v1::ListFineTuneJobsRequest(), &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
     return static_cast<size_t>(response.jobs_size());
   }
 

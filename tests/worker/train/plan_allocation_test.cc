@@ -118,8 +118,9 @@ TEST(PlanAllocation, HighWaterIsThePlanForRandomConfigurations) {
   }
 }
 
-void ExpectNoAllocation(ComputeType compute) {
-  const MemoryPlan plan = TinyPlan(TinyShape(true), TinyTrain(compute, 2, 30), {1, 16, 16});
+void ExpectNoAllocation(ComputeType compute, int threads) {
+  SCOPED_TRACE(std::to_string(threads) + " threads");
+  const MemoryPlan plan = TinyPlan(TinyShape(true), TinyTrain(compute, 2, 30), {1, 16, 16}, threads);
   Rig rig(plan);
   const TinyBatch large({30, 30});
   const TinyBatch ragged({7, 30, 1, 5});
@@ -147,12 +148,17 @@ void ExpectNoAllocation(ComputeType compute) {
   // What the library frees may stay in the allocator's per-thread cache and count as used: small change. A buffer that
   // it kept for a new shape would be larger.
   EXPECT_LT(static_cast<int64_t>(mallinfo2().uordblks) - heap, int64_t{16} << 10);
-  EXPECT_EQ(rig.memory->arena().high_water_bytes(), high_water);
+  // Of several threads, one may get its first task late, and touch its scratch then.
+  if (threads == 1) {
+    EXPECT_EQ(rig.memory->arena().high_water_bytes(), high_water);
+  }
 }
 
 TEST(PlanAllocation, NoStepAllocatesAndEvaluationNeedsNoMore) {
-  ExpectNoAllocation(ComputeType::kF32);
-  if (kernels::ProbeCpu().has_bf16) ExpectNoAllocation(ComputeType::kBF16);
+  for (const int threads : {1, 2}) {
+    ExpectNoAllocation(ComputeType::kF32, threads);
+    if (kernels::ProbeCpu().has_bf16) ExpectNoAllocation(ComputeType::kBF16, threads);
+  }
 }
 
 }  // namespace
