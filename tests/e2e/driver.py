@@ -13,6 +13,7 @@ import time
 import traceback
 
 import cases_control
+import cases_disk
 import cases_durable
 import cases_failpoints
 import cases_faults
@@ -23,7 +24,7 @@ import cases_security
 from harness import MODEL, Cluster, Failure, Skip
 
 CASES = (cases_jobs.CASES + cases_control.CASES + cases_faults.CASES + cases_failpoints.CASES +
-         cases_durable.CASES + cases_ops.CASES + cases_security.CASES + cases_rounds.CASES)
+         cases_durable.CASES + cases_disk.CASES + cases_ops.CASES + cases_security.CASES + cases_rounds.CASES)
 LOG_TAIL_LINES = 15
 OUTCOMES = ("passed", "FAILED", "skipped")  # by exit status of a case's process
 LANES = 3
