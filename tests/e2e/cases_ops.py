@@ -1,4 +1,4 @@
-"""What an operator meets: start-up errors, a full disk, metrics; and a client made from reflection alone."""
+"""What an operator meets: start-up errors, a failing disk, metrics; and a client made from reflection alone."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.request
 
-from harness import GUARD_S, MODEL, Skip, Watch, check, check_in, wait_for, write_chat
+from harness import GUARD_S, MODEL, Watch, check, check_in, wait_for, write_chat
 from cases_jobs import ENDLESS_STEPS
 
 MOST_TRIES = 10
@@ -53,30 +53,6 @@ def startup_errors(cluster):
     refused_start([*worker, "--state-dir", cluster.path("w"), "--models", cluster.path("no-models")], "no-models")
     cluster.start_worker()
     refused_start([*worker, "--state-dir", cluster.path("worker"), "--models", cluster.model_dir], cluster.path("worker"))
-
-
-def disk_full(cluster):
-    """A dataset that the disk has no room for: DISK_FULL, the scheduler goes on, and there is no job."""
-    mount_point = cluster.path("small")
-    os.makedirs(mount_point)
-    if not shutil.which("mount") or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=4m", "none", mount_point], capture_output=True, check=False).returncode:
-        raise Skip("this machine allows no mount")
-    try:
-        cluster.start_server(state="small/scheduler")
-        cluster.start_worker()
-        data = cluster.path("large.jsonl")
-        with open(data, "w", encoding="utf-8") as file:
-            for _ in range(8000):
-                file.write(json.dumps({"text": "x" * 1000}) + "\n")
-        error = cluster.cli("submit", "--model", "tiny", "--data", data, code=7).stderr
-        check_in("DISK_FULL", error, "the error")
-        check_in("free disk space", error, "the error")
-        check(cluster.jobs() == [], "a job was stored without its dataset")
-        cluster.cli("workers", code=0)
-    finally:
-        cluster.stop()
-        subprocess.run(["umount", mount_point], check=True)
 
 
 def failing_disk(cluster):
@@ -215,4 +191,4 @@ def reflection_client(cluster):
     check(len(cluster.jobs()) == 1, "the script's refused job was stored")
 
 
-CASES = [startup_errors, disk_full, failing_disk, model_left_out, demo_without_its_model, metrics, reflection_client]
+CASES = [startup_errors, failing_disk, model_left_out, demo_without_its_model, metrics, reflection_client]

@@ -13,17 +13,20 @@ import time
 import traceback
 
 import cases_control
+import cases_disk
 import cases_durable
 import cases_failpoints
 import cases_faults
 import cases_jobs
+import cases_kills
 import cases_ops
 import cases_rounds
 import cases_security
 from harness import MODEL, Cluster, Failure, Skip
 
 CASES = (cases_jobs.CASES + cases_control.CASES + cases_faults.CASES + cases_failpoints.CASES +
-         cases_durable.CASES + cases_ops.CASES + cases_security.CASES + cases_rounds.CASES)
+         cases_durable.CASES + cases_disk.CASES + cases_ops.CASES + cases_security.CASES + cases_rounds.CASES +
+         cases_kills.CASES)
 LOG_TAIL_LINES = 15
 OUTCOMES = ("passed", "FAILED", "skipped")  # by exit status of a case's process
 LANES = 3

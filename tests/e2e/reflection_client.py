@@ -50,17 +50,42 @@ def upload(api, path):
     return blob
 
 
-def expect_refusal(api, request):
-    """rank 0 must be INVALID_ARGUMENT that names the field, from the server itself."""
-    request.spec.hyperparameters.lora_rank = 0
+def expect_refusal(call, code, *parts):
+    """`call` must end with `code`, from the server itself: its details have `parts`."""
     try:
-        api.call("FineTuneService", "CreateFineTuneJob", request)
+        for _ in call():
+            pass
     except grpc.RpcError as error:
-        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
+        assert error.code() == code, error
         details = dict(error.trailing_metadata())["grpc-status-details-bin"]
-        assert b"spec.hyperparameters.lora_rank" in details, details
+        for part in parts:
+            assert part.encode() in details, (part, details)
     else:
-        sys.exit("rank 0 was accepted")
+        sys.exit("no refusal that names %s" % (parts,))
+
+
+def expect_bad_rank_refused(api, request):
+    request.spec.hyperparameters.lora_rank = 0
+    expect_refusal(lambda: [api.call("FineTuneService", "CreateFineTuneJob", request)], grpc.StatusCode.INVALID_ARGUMENT,
+                   "spec.hyperparameters.lora_rank")
+
+
+def expect_negative_positions_refused(api, job, blob, last_event):
+    """Where a log, a blob or a job's events are to be read from: the field, and what it must be."""
+    invalid, out_of_range = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE
+    for position in (-1, -(1 << 63)):
+        says = "is %d" % position
+        for service, method, request, code, parts in (
+                ("FineTuneService", "ReadLogs", api.message("ReadLogsRequest", id=job.id, offset=position), invalid,
+                 ("INVALID_FIELD", "offset", says, "must be 0 or more")),
+                ("FineTuneService", "WatchFineTuneJob",
+                 api.message("WatchFineTuneJobRequest", id=job.id, after_sequence=position), invalid,
+                 ("INVALID_FIELD", "after_sequence", says, "must be 0 to %d" % last_event)),
+                ("BlobService", "Read", api.message("ReadBlobRequest", blob=blob, length=position), invalid,
+                 ("INVALID_FIELD", "length", says, "must be 0 or more")),
+                ("BlobService", "Read", api.message("ReadBlobRequest", blob=blob, offset=position), out_of_range,
+                 ("BLOB_OFFSET", "offset " + says, "the blob has %d bytes" % blob.size_bytes))):
+            expect_refusal(lambda: api.call(service, method, request, "server"), code, *parts)
 
 
 def main():
@@ -74,7 +99,7 @@ def main():
     request.spec.dataset.file_name = "train.jsonl"
     request.spec.hyperparameters.max_steps = 6
     request.spec.hyperparameters.max_sequence_length = 128
-    expect_refusal(api, request)
+    expect_bad_rank_refused(api, request)
     request.spec.hyperparameters.lora_rank = 4
     job = api.call("FineTuneService", "CreateFineTuneJob", request)
     print("submitted", job.id)
@@ -93,6 +118,7 @@ def main():
             steps.add(message.progress.step)
     assert kinds[0] == "snapshot", kinds[:3]
     assert 6 in steps, steps
+    expect_negative_positions_refused(api, job, blob, expected_sequence - 1)
     final = api.call("FineTuneService", "GetFineTuneJob", api.message("GetFineTuneJobRequest", id=job.id))
     name = states[final.state].name
     print(name)
