@@ -1,6 +1,6 @@
 // Turns errno into absl::Status for base/*.cc: "cannot <action> <path>: <errno text>". The codes are those that
 // base/env.h promises; reasons: DISK_FULL, FILE_NOT_FOUND, PERMISSION_DENIED, FILE_EXISTS, TOO_MANY_OPEN_FILES,
-// OUT_OF_MEMORY, IO_ERROR. Thread-safe.
+// HOST_OOM, IO_ERROR. Thread-safe.
 #pragma once
 
 #include <string>

@@ -83,7 +83,7 @@ std::pair<absl::StatusCode, const char*> CodeOfErrno(int error_number) {
     case ENFILE:
       return {absl::StatusCode::kResourceExhausted, "TOO_MANY_OPEN_FILES"};
     case ENOMEM:
-      return {absl::StatusCode::kResourceExhausted, "OUT_OF_MEMORY"};
+      return {absl::StatusCode::kResourceExhausted, "HOST_OOM"};
     case ENOTDIR:
     case EISDIR:
     case ENOTEMPTY:

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <new>
 
 #include "base/check.h"
 #include "base/crc32c_portable.h"
@@ -75,7 +76,8 @@ struct Sha256::State {
 };
 
 Sha256::Sha256() : state_(std::make_unique<State>()) {
-  LH_CHECK(state_->context != nullptr && EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1, "SHA-256");
+  if (state_->context == nullptr) throw std::bad_alloc();  // all that it fails for
+  LH_CHECK(EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1, "SHA-256");
 }
 
 Sha256::~Sha256() = default;

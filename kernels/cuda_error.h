@@ -16,21 +16,34 @@ inline bool CudaLaunchesBlock() {
   return asked != nullptr && std::string_view(asked) == "1";
 }
 
+// Whose memory had no room, where that is why a call failed.
+enum class CudaShortage { kNone, kDevice, kHost };
+
 class CudaError : public std::runtime_error {
  public:
   // op: what the engine was doing ("RmsNorm"); call: the CUDA function ("cudaLaunchKernel"); code, text: its answer.
+  // Of the runtime, by whose codes the shortage is known.
   CudaError(const std::string& op, const std::string& call, int code, const std::string& text)
+      : CudaError(op, call, code, text,
+                  code == kCudaErrorMemoryAllocation ? CudaShortage::kDevice : CudaShortage::kNone) {}
+  // Of a library, whose codes mean other things.
+  CudaError(const std::string& op, const std::string& call, int code, const std::string& text, CudaShortage shortage)
       : std::runtime_error(op + ": " + call + " failed with CUDA error " + std::to_string(code) + ": " + text),
         op_(op),
         call_(call),
-        code_(code) {}
+        code_(code),
+        shortage_(shortage) {}
   const std::string& op() const { return op_; }
   const std::string& call() const { return call_; }
   int code() const { return code_; }
+  CudaShortage shortage() const { return shortage_; }
 
  private:
+  static constexpr int kCudaErrorMemoryAllocation = 2;
+
   std::string op_, call_;
   int code_;
+  CudaShortage shortage_;
 };
 
 }  // namespace longhaul::kernels

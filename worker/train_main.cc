@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <exception>
 #include <iostream>
-#include <new>
 #include <optional>
 #include <string>
 
@@ -17,12 +16,12 @@
 #include "base/program/command_line.h"
 #include "base/program/error_text.h"
 #include "base/status_macros.h"
-#include "kernels/cuda_error.h"
 #include "wire/device_probe.h"
 #include "wire/job_file.h"
 #include "worker/attempt/attempt_dir.h"
 #include "worker/attempt/exit_codes.h"
 #include "worker/trainer/events.h"
+#include "worker/trainer/exceptions.h"
 #include "worker/trainer/local_job.h"
 #include "worker/trainer/probe_devices.h"
 #include "worker/trainer/run_attempt.h"
@@ -47,20 +46,15 @@ void LogLine(const std::string& line) {
 int Complain(const absl::Status& status, int code) {
   std::cerr << program::DescribeErrorInLine("longhaul-train", program::LocalFileError(status),
                                             "`longhaul-train --help` lists the flags");
-  return code;
+  return ErrorReason(status) == "HOST_OOM" ? attempt::kExitHostOom : code;
 }
 
 // The boundary of the process: what is thrown beneath becomes an exit like any other.
 v1::TrainerExit RunAndCatch(const AttemptContext& context) {
   try {
     return RunAttempt(context);
-  } catch (const std::bad_alloc&) {
-    return ExitOfError(
-        MakeError(absl::StatusCode::kResourceExhausted, "HOST_OOM", "an allocation outside the plan failed"));
-  } catch (const kernels::CudaError& error) {
-    return ExitOfError(CudaFailure(error, "after the last step"));
   } catch (const std::exception& error) {
-    return ExitOfError(MakeError(absl::StatusCode::kInternal, "INTERNAL", std::string("exception: ") + error.what()));
+    return ExitOfException(error);
   }
 }
 
@@ -133,6 +127,7 @@ int PrintDevices(bool measure) {
 }
 
 int Main(int argc, char** argv) {
+  ExitOnHostOom();
   SignalInbox signals;  // before any thread
   const RealClock clock;
   Flags flags;

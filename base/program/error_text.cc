@@ -63,7 +63,7 @@ constexpr Hint kHints[] = {
     {"TOO_MANY_WATCHERS", "end other watches, or poll: longhaul get ID"},
     {"TOO_MANY_JOBS", "wait for jobs to end, or cancel some: longhaul list --state queued"},
     {"TOO_MANY_OPEN_FILES", "raise the scheduler's limit of open files (ulimit -n), then run the command again"},
-    {"OUT_OF_MEMORY", kAgainSoon},
+    {"HOST_OOM", "free memory on the machine that was asked, then run the command again"},
     {"JOB_NOT_FOUND", "`longhaul list` shows the jobs"},
     {"ATTEMPT_NOT_FOUND", "`longhaul attempts ID` lists the job's attempts"},
     {"WORKER_NOT_FOUND", kSeeWorkers},

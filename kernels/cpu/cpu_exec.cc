@@ -1,7 +1,7 @@
 #include "kernels/cpu/cpu_exec.h"
 
-#include <cstdlib>
 #include <fstream>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -9,6 +9,8 @@
 
 namespace longhaul::kernels {
 namespace {
+
+constexpr std::align_val_t kBufferAlignment{64};
 
 std::string CpuModelName() {
   std::ifstream cpuinfo("/proc/cpuinfo");
@@ -34,17 +36,17 @@ std::string IsaName(unsigned isa) {
 
 }  // namespace
 
-GrowingBuffer::~GrowingBuffer() { std::free(data_); }
+GrowingBuffer::~GrowingBuffer() { ::operator delete(data_, kBufferAlignment); }
 
 GrowingBuffer::GrowingBuffer(GrowingBuffer&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
 
 void* GrowingBuffer::Reserve(int64_t bytes) {
   if (bytes <= bytes_) return data_;
-  std::free(data_);
-  bytes_ = (bytes + 63) / 64 * 64;
-  data_ = std::aligned_alloc(64, static_cast<size_t>(bytes_));
-  LH_CHECK(data_ != nullptr, "no memory for " + std::to_string(bytes) + " bytes of staging");
+  ::operator delete(std::exchange(data_, nullptr), kBufferAlignment);
+  bytes_ = 0;
+  data_ = ::operator new(static_cast<size_t>(bytes), kBufferAlignment);
+  bytes_ = bytes;
   return data_;
 }
 

@@ -24,7 +24,7 @@ class GrowingBuffer {
   ~GrowingBuffer();
   GrowingBuffer(GrowingBuffer&& other) noexcept;
   GrowingBuffer& operator=(GrowingBuffer&&) = delete;
-  // At least `bytes` bytes; the old content is gone where it grew.
+  // At least `bytes` bytes; the old content is gone where it grew. Throws std::bad_alloc and is empty then.
   void* Reserve(int64_t bytes);
   template <typename T>
   T* as() const {

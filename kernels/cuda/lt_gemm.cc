@@ -22,8 +22,13 @@ namespace {
 
 constexpr const char* kOp = "LtGemm";
 
+CudaError LtError(const std::string& call, cublasStatus_t status) {
+  return CudaError(kOp, call, status, cublasLtGetStatusString(status),
+                   status == CUBLAS_STATUS_ALLOC_FAILED ? CudaShortage::kDevice : CudaShortage::kNone);
+}
+
 void Check(cublasStatus_t status, const char* call) {
-  if (status != CUBLAS_STATUS_SUCCESS) throw CudaError(kOp, call, status, cublasLtGetStatusString(status));
+  if (status != CUBLAS_STATUS_SUCCESS) throw LtError(call, status);
 }
 
 void CheckRuntime(cudaError_t error, const char* call) {
@@ -291,9 +296,7 @@ void LtGemm::Run(cudaStream_t stream, const GemmShape& shape, float alpha, const
   // The bytes promised, not the bytes there are: a kernel must not find more to split into.
   const cublasStatus_t status = impl_->Launch(stream, shape, choice.problem, alpha, operands, choice.algorithm,
                                               {workspace.data, choice.workspace_bytes});
-  if (status != CUBLAS_STATUS_SUCCESS) {
-    throw CudaError(kOp, "cublasLtMatmul(" + GemmKey(shape) + ")", status, cublasLtGetStatusString(status));
-  }
+  if (status != CUBLAS_STATUS_SUCCESS) throw LtError("cublasLtMatmul(" + GemmKey(shape) + ")", status);
 }
 
 absl::StatusOr<GemmScale> LtGemm::BestFp8Scale() {

@@ -19,6 +19,11 @@ void CheckRuntime(cudaError_t error, const char* call) {
   if (error != cudaSuccess) throw CudaError("Sdpa", call, error, cudaGetErrorString(error));
 }
 
+CudaShortage ShortageOf(cudnnStatus_t status) {
+  if (status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED) return CudaShortage::kHost;
+  return status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ? CudaShortage::kDevice : CudaShortage::kNone;
+}
+
 absl::Status Unavailable(const std::string& why) {
   return MakeError(absl::StatusCode::kUnavailable, "CUDNN_UNAVAILABLE",
                    "cuDNN " + why + "; install cuDNN 9.14 or newer for CUDA 13");
@@ -32,6 +37,10 @@ absl::StatusOr<std::unique_ptr<Cudnn>> Cudnn::Create() {
   if (version < kOldestCudnn) return Unavailable("is of version " + std::to_string(version) + ", too old");
   std::unique_ptr<Cudnn> created(new Cudnn);
   const cudnnStatus_t status = cudnnCreate(&created->handle_);
+  if (ShortageOf(status) == CudaShortage::kHost) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "HOST_OOM",
+                     std::string("cuDNN does not start: ") + cudnnGetErrorString(status));
+  }
   if (status != CUDNN_STATUS_SUCCESS) return Unavailable(std::string("does not start: ") + cudnnGetErrorString(status));
   int device = 0, major = 0, minor = 0;
   CheckRuntime(cudaGetDevice(&device), "cudaGetDevice");
@@ -53,7 +62,9 @@ std::string Cudnn::version() const {
 void Cudnn::UseStream(cudaStream_t stream) {
   if (stream == stream_) return;
   const cudnnStatus_t status = cudnnSetStream(handle_, stream);
-  if (status != CUDNN_STATUS_SUCCESS) throw CudaError("Sdpa", "cudnnSetStream", status, cudnnGetErrorString(status));
+  if (status != CUDNN_STATUS_SUCCESS) {
+    throw CudaError("Sdpa", "cudnnSetStream", status, cudnnGetErrorString(status), ShortageOf(status));
+  }
   stream_ = stream;
 }
 

@@ -223,7 +223,9 @@ void SdpaGraph::Execute(const Cudnn& cudnn, const SdpaBuffers& buffers, void* wo
   }
   auto error = impl_->graph.execute(cudnn.handle(), pointers.data(), count, workspace);
   if (!error.is_good()) {
-    throw CudaError(kOp, "cudnn graph " + name_, static_cast<int>(error.get_code()), error.get_message());
+    // The front end's own codes: 2 is a shape that cannot be deduced, not memory.
+    throw CudaError(kOp, "cudnn graph " + name_, static_cast<int>(error.get_code()), error.get_message(),
+                    CudaShortage::kNone);
   }
 }
 

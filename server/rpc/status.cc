@@ -49,7 +49,7 @@ absl::Status HideOwnFiles(const absl::Status& status) {
   const int error_number = ErrnoOf(status);
   if (error_number == 0) return status;
   const std::string told = "the scheduler's state folder: " + std::generic_category().message(error_number);
-  // Of what has run out the code and the reason stay: DISK_FULL, TOO_MANY_OPEN_FILES, OUT_OF_MEMORY.
+  // Of what has run out the code and the reason stay: DISK_FULL, TOO_MANY_OPEN_FILES, HOST_OOM.
   if (absl::IsResourceExhausted(status)) return MakeError(status.code(), ErrorReason(status), told);
   return MakeError(absl::StatusCode::kUnavailable, "STORE_IO", told);
 }

@@ -14,7 +14,7 @@ inline constexpr char kErrorDomain[] = "longhaul.v1";
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // What a client is told of an error of the scheduler's own files, which is never the client's fault nor its business
-// where: RESOURCE_EXHAUSTED where something has run out (DISK_FULL, TOO_MANY_OPEN_FILES, OUT_OF_MEMORY), else
+// where: RESOURCE_EXHAUSTED where something has run out (DISK_FULL, TOO_MANY_OPEN_FILES, HOST_OOM), else
 // UNAVAILABLE STORE_IO, with the system's words and no path. Any other status as it is.
 absl::Status HideOwnFiles(const absl::Status& status);
 

@@ -105,6 +105,7 @@ TEST(Error, ErrnoCodes) {
   expect(ENOENT, absl::StatusCode::kNotFound, "FILE_NOT_FOUND");
   expect(EACCES, absl::StatusCode::kPermissionDenied, "PERMISSION_DENIED");
   expect(EROFS, absl::StatusCode::kPermissionDenied, "PERMISSION_DENIED");
+  expect(ENOMEM, absl::StatusCode::kResourceExhausted, "HOST_OOM");
   expect(EIO, absl::StatusCode::kInternal, "IO_ERROR");
   EXPECT_NE(MessageOf(ErrnoStatus("open", "p", ENOENT)).find("No such file"), std::string::npos);
 }

@@ -47,6 +47,7 @@ AgentCore::AgentCore(AgentOptions options, const AgentParts& parts)
   env_.uploads = parts.uploads;
   env_.logs = parts.logs;
   env_.log = parts.log;
+  env_.oom_kills = options_.oom_kills;
   env_.trainer_path = options_.trainer_path;
   env_.cache_dir = options_.state_dir + "/cache";
   env_.free_processors = [this](int threads) { return FreeProcessors(threads); };

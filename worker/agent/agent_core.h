@@ -21,6 +21,7 @@
 #include "worker/agent/attempt_runner.h"
 #include "worker/agent/local_model.h"
 #include "worker/agent/mailbox.h"
+#include "worker/agent/oom_watch.h"
 #include "worker/agent/scheduler_client.h"
 #include "worker/agent/session.h"
 
@@ -40,6 +41,7 @@ struct AgentOptions {
   int64_t model_look_ms = limits::kModelLookMs;
   std::function<absl::StatusOr<std::optional<ModelOffer>>(bool anyway)> look_for_models;
   int64_t drain_grace_ms = 60'000;  // then trainers are left to the next agent
+  std::function<int64_t()> oom_kills = OomKills;
 };
 
 // Threads that run the transfers, and where the agent's lines go.

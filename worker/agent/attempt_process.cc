@@ -11,7 +11,6 @@
 #include "base/limits.h"
 #include "base/units.h"
 #include "worker/agent/attempt_runner.h"
-#include "worker/agent/oom_watch.h"
 #include "worker/attempt/exit_codes.h"
 #include "worker/attempt/utf8.h"
 
@@ -238,7 +237,15 @@ v1::TrainerExit AttemptRunner::ExitWithoutEvent(const ExitState& state) const {
   }
   exit.set_reason(v1::TRAINER_EXIT_CRASHED);
   exit.set_signal(state.signal);
-  if (state.signal == SIGKILL && !killed_ && OomKills() > oom_kills_before_) {
+  if (state.exit_code == attempt::kExitHostOom) {
+    exit.set_reason(v1::TRAINER_EXIT_FAILED);
+    exit.set_failure(v1::HOST_OOM);
+    exit.set_message("the trainer found no memory on this host; it used more than its plan, which is a bug");
+    return exit;
+  }
+  // How another agent's child ended is not known; that the kernel has killed says enough.
+  const bool maybe_killed = state.signal == SIGKILL || (state.signal == 0 && state.exit_code < 0);
+  if (maybe_killed && !killed_ && env_->oom_kills() > oom_kills_before_) {
     exit.set_failure(v1::HOST_OOM);
     exit.set_message("the kernel killed the trainer for lack of memory: it used more than its plan, which is a bug");
     return exit;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/env.h"
+#include "base/errno_status.h"
 #include "base/error.h"
 #include "base/failpoints.h"
 #include "base/hash.h"
@@ -15,7 +16,6 @@
 #include "base/units.h"
 #include "model/memory_plan.h"
 #include "worker/agent/attempt_tasks.h"
-#include "worker/agent/oom_watch.h"
 #include "worker/agent/transfers.h"
 #include "worker/attempt/utf8.h"
 
@@ -38,6 +38,13 @@ int64_t WireBytes(const google::protobuf::MessageLite& element) {
   return static_cast<int64_t>(element.ByteSizeLong()) + kFieldBytes;
 }
 
+// What this host has run out of is named. Of all else, another attempt may end better, elsewhere.
+v1::Reason FailureOf(const absl::Status& status) {
+  const std::string reason = ErrorReason(status);
+  if (reason == "DISK_FULL") return v1::DISK_FULL;
+  return reason == "HOST_OOM" ? v1::HOST_OOM : v1::INTERNAL;
+}
+
 // No secrecy, only spread: the same attempt waits the same times in every run.
 uint64_t JitterKey(const v1::AttemptKey& key) { return Crc32c(key.job_id(), static_cast<uint32_t>(key.attempt())); }
 
@@ -50,8 +57,7 @@ std::shared_ptr<AttemptRunner> AttemptRunner::Start(AttemptEnv* env, const std::
                                                     const v1::StartAttempt& start, int64_t lease_deadline_nanos) {
   std::shared_ptr<AttemptRunner> runner(new AttemptRunner(env, dir, start.key()));
   if (const absl::Status status = runner->TakeSpec(start.spec(), lease_deadline_nanos); !status.ok()) {
-    const bool full = ErrorReason(status) == "DISK_FULL";
-    runner->Fail(full ? v1::DISK_FULL : v1::INTERNAL, std::string(status.message()), false);
+    runner->Fail(FailureOf(status), std::string(status.message()), false);
     return runner;
   }
   env->mailbox->WatchDir(dir);
@@ -131,7 +137,7 @@ void AttemptRunner::Recovered() {
   }
   process_ = *process;
   stage_ = Stage::kTraining;
-  oom_kills_before_ = OomKills();
+  oom_kills_before_ = env_->oom_kills();
   env_->log(key_.job_id() + ": found its trainer, process " + std::to_string(process->pid) +
             (ProcessAlive(*process) ? ", at work" : ", which has ended"));
 }
@@ -158,13 +164,18 @@ void AttemptRunner::OnFetched(const absl::Status& status) {
     return SettleIfDone();
   }
   if (!status.ok()) {
-    if (ErrorReason(status) == "DISK_FULL") return Fail(v1::DISK_FULL, std::string(status.message()), false);
-    if (!IsRetryable(status)) return Fail(v1::INTERNAL, "fetching the inputs: " + std::string(status.message()), false);
+    const v1::Reason failure = FailureOf(status);
+    if (failure == v1::DISK_FULL) return Fail(failure, std::string(status.message()), false);
+    // Memory that this host has not; the scheduler's has no errno here, and it may have some again in a moment.
+    const bool host_oom = failure == v1::HOST_OOM && ErrnoOf(status) != 0;
+    if (host_oom || !IsRetryable(status)) {
+      return Fail(failure, "fetching the inputs: " + std::string(status.message()), false);
+    }
     return RetryAt(&fetch_at_nanos_);
   }
   backoff_.Reset();
   if (const absl::Status spawned = SpawnTrainer(); !spawned.ok())
-    Fail(v1::INTERNAL, std::string(spawned.message()), false);
+    Fail(FailureOf(spawned), std::string(spawned.message()), false);
 }
 
 absl::Status AttemptRunner::SpawnTrainer() {
@@ -174,7 +185,7 @@ absl::Status AttemptRunner::SpawnTrainer() {
   options.stdout_path = dir_.StderrPath();
   options.stderr_path = dir_.StderrPath();
   if (const int threads = PlannedThreads(); threads > 0) options.processors = env_->free_processors(threads);
-  oom_kills_before_ = OomKills();
+  oom_kills_before_ = env_->oom_kills();
   // A crash of the host may have left the spec alone. What has run out holds the trainer until a Sync extends it.
   if (lease_written_nanos_ == 0) LH_RETURN_IF_ERROR(WriteLease(env_->clock->BootNanos()));
   LH_ASSIGN_OR_RETURN(process_, Spawn(options));

@@ -50,6 +50,7 @@ struct AttemptEnv {
   std::function<absl::StatusOr<LocalModel>(const std::string& digest)> model;
   // So many processors that no other trainer is bound to; empty where there are fewer.
   std::function<std::vector<int>(int threads)> free_processors;
+  std::function<int64_t()> oom_kills;       // of this host's kernel among our trainers, so far
   std::function<std::string()> session_id;  // "" while there is none: commits wait
   std::function<void()> on_news;            // a Sync should leave soon
   std::function<void(const std::string&)> log;

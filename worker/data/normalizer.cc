@@ -7,6 +7,7 @@
 #include <unicode/uniset.h>
 
 #include <algorithm>
+#include <new>
 
 #include "base/error.h"
 
@@ -41,6 +42,11 @@ const icu::Normalizer2* NfcOfUnicode9(UErrorCode* code) {
   return filtered;
 }
 
+// An error of the text would be called a line's fault, and the user's.
+void ThrowIfOutOfMemory(UErrorCode code) {
+  if (code == U_MEMORY_ALLOCATION_ERROR) throw std::bad_alloc();
+}
+
 }  // namespace
 
 int64_t NfcText::SourceBegin(int64_t offset) const {
@@ -65,6 +71,7 @@ absl::Status NormalizeNfc(std::string_view text, NfcText* out) {
   if (PlainlyNfc(text)) return absl::OkStatus();
   UErrorCode code = U_ZERO_ERROR;
   const icu::Normalizer2* nfc = NfcOfUnicode9(&code);
+  ThrowIfOutOfMemory(code);
   if (U_FAILURE(code)) {
     return MakeError(absl::StatusCode::kInternal, "INTERNAL", std::string("ICU has no NFC data: ") + u_errorName(code));
   }
@@ -75,6 +82,7 @@ absl::Status NormalizeNfc(std::string_view text, NfcText* out) {
   icu::StringByteSink<std::string> sink(&out->storage, static_cast<int32_t>(text.size()));
   icu::Edits edits;
   nfc->normalizeUTF8(0, piece, sink, &edits, code);
+  ThrowIfOutOfMemory(code);
   if (U_FAILURE(code)) {
     return MakeError(absl::StatusCode::kInternal, "INTERNAL", std::string("ICU normalisation: ") + u_errorName(code));
   }

@@ -84,9 +84,10 @@ v1::TrainerExit ExitOfError(const absl::Status& status) {
 }
 
 absl::Status CudaFailure(const kernels::CudaError& error, const std::string& when) {
-  constexpr int kCudaErrorMemoryAllocation = 2;
-  if (error.code() == kCudaErrorMemoryAllocation) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "DEVICE_OOM", when + ", " + error.what());
+  if (error.shortage() != kernels::CudaShortage::kNone) {
+    const bool host = error.shortage() == kernels::CudaShortage::kHost;
+    return MakeError(absl::StatusCode::kResourceExhausted, host ? "HOST_OOM" : "DEVICE_OOM",
+                     when + ", " + error.what());
   }
   return MakeError(absl::StatusCode::kUnavailable, "DEVICE_FAULT",
                    when + ", " + error.what() + (kernels::CudaLaunchesBlock() ? "" : kWhoseFault));
@@ -110,7 +111,7 @@ int ExitCodeOf(const v1::TrainerExit& exit) {
     case v1::TRAINER_EXIT_LEASE_LOST:
       return attempt::kExitLeaseLost;
     default:
-      return attempt::kExitFailed;
+      return exit.failure() == v1::HOST_OOM ? attempt::kExitHostOom : attempt::kExitFailed;
   }
 }
 

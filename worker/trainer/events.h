@@ -37,7 +37,7 @@ class Events {
 // NON_FINITE_LOSS, DISK_FULL and others, else INTERNAL.
 v1::TrainerExit ExitOfError(const absl::Status& status);
 v1::TrainerExit ExitOf(v1::TrainerExitReason reason, const std::string& message);
-// A CUDA call that failed: DEVICE_OOM or DEVICE_FAULT, with the op that was at work, and when ("in step 7").
+// A CUDA call that failed: DEVICE_OOM, HOST_OOM or DEVICE_FAULT, with the op that was at work, and when ("in step 7").
 absl::Status CudaFailure(const kernels::CudaError& error, const std::string& when);
 // The process's exit code (worker/attempt/exit_codes.h).
 int ExitCodeOf(const v1::TrainerExit& exit);

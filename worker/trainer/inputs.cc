@@ -14,7 +14,7 @@
 namespace longhaul::trainer {
 namespace {
 
-// What is wrong with a model is the model's fault; what is wrong with the disk is not.
+// What is wrong with a model is the model's fault; what is wrong with this machine is not.
 absl::Status AsModelError(const absl::Status& status) {
   const std::string reason = ErrorReason(status);
   if (reason == "DISK_FULL" || reason == "HOST_OOM" || reason == "IO_ERROR" || reason == "TOO_MANY_OPEN_FILES")

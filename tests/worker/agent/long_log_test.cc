@@ -31,6 +31,7 @@ class LongLogTest : public ::testing::Test {
     env_.clock = &clock_;
     env_.client = &scheduler_;
     env_.mailbox = &mailbox_;
+    env_.oom_kills = [] { return int64_t{0}; };
     env_.session_id = [] { return std::string(); };
     env_.on_news = [] {};
     env_.log = [this](const std::string& line) { log_ += line + "\n"; };

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cerrno>
+
+#include "base/errno_status.h"
 #include "base/error.h"
 #include "base/limits.h"
 #include "tests/worker/attempt/temp_dir.h"
@@ -79,6 +82,29 @@ TEST(ExitOfErrorTest, ACudaErrorNamesItsOpAndStep) {
   EXPECT_NE(exit.message().find("CUDA_LAUNCH_BLOCKING=1"), std::string::npos) << exit.message();
   const kernels::CudaError oom("DeviceBuffer", "cudaMalloc", 2, "out of memory");
   EXPECT_EQ(ExitOfError(CudaFailure(oom, "in step 1")).failure(), v1::DEVICE_OOM);
+}
+
+// cuDNN's front end has codes of its own, and 2 is none of memory there.
+TEST(ExitOfErrorTest, ALibrarysCodesAreNotTheRuntimes) {
+  using kernels::CudaShortage;
+  const struct {
+    int code;
+    CudaShortage shortage;
+    v1::Reason failure;
+  } cases[] = {{2, CudaShortage::kNone, v1::DEVICE_FAULT},
+               {3, CudaShortage::kDevice, v1::DEVICE_OOM},
+               {4003, CudaShortage::kHost, v1::HOST_OOM}};
+  for (const auto& c : cases) {
+    const kernels::CudaError error("Sdpa", "cudnn graph", c.code, "what it said", c.shortage);
+    EXPECT_EQ(ExitOfError(CudaFailure(error, "in step 1")).failure(), c.failure) << c.code;
+  }
+}
+
+TEST(ExitOfErrorTest, WhatTheSystemHadNoMemoryForIsHostOom) {
+  const v1::TrainerExit exit = ExitOfError(Annotate(ErrnoStatus("map", "/models/m.gguf", ENOMEM), "the model"));
+  EXPECT_EQ(exit.failure(), v1::HOST_OOM);
+  EXPECT_FALSE(exit.user_can_fix());
+  EXPECT_EQ(ExitCodeOf(exit), attempt::kExitHostOom);
 }
 
 TEST(ExitOfErrorTest, WithBlockingLaunchesTheOpIsTheOneAtFault) {
