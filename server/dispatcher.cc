@@ -20,6 +20,7 @@
 #include "server/dispatcher_core.h"
 #include "server/dispatcher_loop.h"
 #include "server/dispatcher_stats.h"
+#include "spdlog/spdlog.h"
 
 namespace longhaul::server {
 namespace {
@@ -210,9 +211,17 @@ class Dispatcher::Impl {
         batch.assign(std::make_move_iterator(mailbox_.begin()), std::make_move_iterator(mailbox_.begin() + count));
         mailbox_.erase(mailbox_.begin(), mailbox_.begin() + static_cast<int64_t>(count));
       }
-      loop_.Turn(&batch);
+      NoteCommit(loop_.Turn(&batch));
     }
     Drain();
+  }
+
+  // A store that is away fails every batch: a line now and then.
+  void NoteCommit(const absl::Status& committed) {
+    const int64_t now = clock_->BootNanos();
+    if (committed.ok() || now < next_failure_line_boot_nanos_) return;
+    next_failure_line_boot_nanos_ = now + limits::kServerFaultLineMs * 1'000'000;
+    spdlog::error("a commit failed: {}", std::string(committed.message()));
   }
 
   void Drain() {
@@ -237,6 +246,7 @@ class Dispatcher::Impl {
   bool stopping_ = false;
   bool woken_ = false;
 
+  int64_t next_failure_line_boot_nanos_ = 0;  // of its thread alone
   std::jthread thread_;
 };
 

@@ -53,10 +53,7 @@ absl::StatusOr<std::optional<Job>> DispatcherCore::FindByRequest(const CreateInp
                          key->job_id + ": send a new request_id");
   }
   absl::StatusOr<Job> job = FindJob(key->job_id);
-  if (absl::IsNotFound(job.status())) {
-    return MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND",
-                     "request_id \"" + input.job.request_id + "\" made job " + key->job_id + ", which was deleted");
-  }
+  if (absl::IsNotFound(job.status())) return DeletedSince(input.job.request_id, key->job_id);
   LH_RETURN_IF_ERROR(job.status());
   return std::optional<Job>(*std::move(job));
 }
@@ -250,9 +247,9 @@ absl::StatusOr<Job> DispatcherCore::Resume(const std::string& id) {
     if (rule.kind == RequestRule::Kind::kRefused) return RefusedRequest("resume", seen.state);
     JobRecord& record = TouchJob(id);
     if (rule.kind == RequestRule::Kind::kSetCause) {
-      record.job.pause_cause = PauseCause::kPreempt;  // the checkpoint is under way: queued again right after it
+      record.job.pause_cause = PauseCause::kPreempt;  // a checkpoint or a recovery is under way: queued right after it
       record.job.reason = Reason::kNone;
-      record.job.reason_detail = "resumed by the user while it was pausing";
+      record.job.reason_detail = "resumed by the user before it was paused";
       LH_RETURN_IF_ERROR(
           AddEvent(record, EventType::kState, record.job.state, Reason::kNone, record.job.reason_detail, 0));
       return record.job;

@@ -51,7 +51,7 @@ absl::Status DispatcherLoop::Load() {
   return absl::OkStatus();
 }
 
-void DispatcherLoop::Turn(std::vector<Mail>* batch) {
+absl::Status DispatcherLoop::Turn(std::vector<Mail>* batch) {
   for (Mail& mail : *batch) {
     if (mail.apply) mail.apply(core_);
   }
@@ -70,6 +70,7 @@ void DispatcherLoop::Turn(std::vector<Mail>* batch) {
   AnswerParked();
   AnswerExplains();
   AnswerForecasts();
+  return committed;
 }
 
 // What workers have sent is applied before each Tick, and Ticks are listen_nanos() apart at most. Where they were not,

@@ -32,7 +32,7 @@ class DispatcherLoop {
 
   absl::Status Load();
   // Applies the mails and what is due, commits once, and only then tells the sink, publishes and answers, in order.
-  void Turn(std::vector<Mail>* batch);
+  absl::Status Turn(std::vector<Mail>* batch);
   // A Sync whose answer is parked; it belongs into a batch like any other mail.
   Mail SyncMail(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done);
   // When Turn has something to do without mail.

@@ -74,7 +74,7 @@ absl::StatusOr<std::unique_ptr<Db>> Db::Open(const std::string& path, Mode mode)
   const int code =
       sqlite3_open_v2(path.c_str(), &handle, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, SeamVfsName());
   std::unique_ptr<Db> db(new Db(handle, path));
-  if (code != SQLITE_OK) return db->Error(code, "open the database");
+  if (code != SQLITE_OK) return db->Error(code, "open " + path);
   sqlite3_busy_timeout(handle, int(limits::kStoreBusyMs));
   if (mode == Mode::kReadWrite) {
     // The log goes back into the database at 16 MiB instead of 4: a checkpoint syncs twice, while the dispatcher waits.
@@ -130,7 +130,7 @@ absl::Status Db::CopyTo(const std::string& path) {
                              SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE,
                              SeamVfsName());
   const std::unique_ptr<Db> copy(new Db(handle, path));
-  if (code != SQLITE_OK) return copy->Error(code, "create the copy");
+  if (code != SQLITE_OK) return copy->Error(code, "create " + path);
   sqlite3_backup* backup = sqlite3_backup_init(handle, "main", db_, "main");
   if (backup == nullptr) return copy->Error(sqlite3_errcode(handle), "begin the copy");
   // All pages in one step, from one snapshot: in smaller ones each commit of the writer would begin the copy again.
@@ -142,7 +142,8 @@ absl::Status Db::CopyTo(const std::string& path) {
 
 absl::Status Db::Error(int code, const std::string& doing) const {
   const std::string text = db_ == nullptr ? sqlite3_errstr(code) : sqlite3_errmsg(db_);
-  const std::string message = "cannot " + doing + " in " + path_ + ": " + text;
+  // Callers of the scheduler are told this: the folder is not their business.
+  const std::string message = "cannot " + doing + " (" + path_.substr(path_.rfind('/') + 1) + "): " + text;
   switch (code & 0xff) {
     case SQLITE_FULL:
       return MakeError(absl::StatusCode::kResourceExhausted, "DISK_FULL", message);

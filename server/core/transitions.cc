@@ -97,6 +97,10 @@ RequestRule ResumeRule(JobState state, PauseCause cause) {
       return Move(JobState::kQueued);
     case JobState::kPausing:
       return cause == PauseCause::kUser ? SetCause() : InForce();
+    // On its way to be paused, or to wait again by itself.
+    case JobState::kRecovering:
+      if (cause == PauseCause::kNone) return Refused();
+      return cause == PauseCause::kUser ? SetCause() : InForce();
     default:
       return Refused();
   }
@@ -105,6 +109,11 @@ RequestRule ResumeRule(JobState state, PauseCause cause) {
 absl::Status RefusedRequest(const char* action, JobState state) {
   return MakeError(absl::StatusCode::kFailedPrecondition, "ILLEGAL_TRANSITION",
                    std::string("cannot ") + action + " a job that is " + Name(state));
+}
+
+absl::Status DeletedSince(const std::string& request_id, const std::string& job_id) {
+  return MakeError(absl::StatusCode::kNotFound, "JOB_NOT_FOUND",
+                   "request_id \"" + request_id + "\" made job " + job_id + ", which was deleted");
 }
 
 bool IsRetryable(Reason failure) {

@@ -26,6 +26,8 @@ RequestRule PauseRule(JobState state, PauseCause cause);
 RequestRule ResumeRule(JobState state, PauseCause cause);
 // The error of a kRefused: `action` is "cancel", "pause", "resume".
 absl::Status RefusedRequest(const char* action, JobState state);
+// NOT_FOUND JOB_NOT_FOUND, of a Create that is sent again.
+absl::Status DeletedSince(const std::string& request_id, const std::string& job_id);
 
 // Whether another attempt may end better: a lost worker, a crash, a faulty device (ECC), a full disk, and whatever
 // nobody could name. INVALID_DATASET, INVALID_MODEL, NON_FINITE_LOSS and the two OOMs (our bugs, which the same plan

@@ -255,7 +255,10 @@ class BlobService final : public v1::BlobService::Service {
     LH_ASSIGN_OR_RETURN(const bool hidden, Hidden(caller, blob));
     if (hidden) return BlobStore::NotFound(blob);
     LH_ASSIGN_OR_RETURN(const int64_t size_bytes, context_.blobs->Size(blob));
-    if (request.offset() < 0 || request.offset() > size_bytes) {
+    if (request.offset() < 0) {
+      return InvalidField("offset", "is " + std::to_string(request.offset()) + "; must be 0 or more");
+    }
+    if (request.offset() > size_bytes) {
       return MakeError(
           absl::StatusCode::kOutOfRange, "BLOB_OFFSET",
           "offset is " + std::to_string(request.offset()) + "; the blob has " + std::to_string(size_bytes) + " bytes");

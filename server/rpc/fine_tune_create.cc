@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "server/core/transitions.h"
 #include "server/rpc/admission.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/enum_numbers.h"
@@ -50,8 +51,10 @@ absl::StatusOr<std::optional<Job>> FindEarlier(const RpcContext& context, const 
                      "request_id " + request_id + " was used for job " + key->job_id + " with another request",
                      {{"request_id", "was used for another request"}});
   }
-  LH_ASSIGN_OR_RETURN(Job job, context.store->GetJob(key->job_id));
-  return std::optional<Job>(std::move(job));
+  absl::StatusOr<Job> job = context.store->GetJob(key->job_id);
+  if (absl::IsNotFound(job.status())) return DeletedSince(request_id, key->job_id);
+  LH_RETURN_IF_ERROR(job.status());
+  return std::optional<Job>(*std::move(job));
 }
 
 // What another project has uploaded is not there: knowing its hash is not having it.

@@ -54,6 +54,9 @@ class InState : public CoreHarness {
  public:
   explicit InState(S state) { Reach(state); }
   const std::string& id() const { return id_; }
+  void FailUntilTheNextTick() {
+    Ok(core->Sync({session_, ++sync_number, {Failed(key_, Reason::kInternal)}, 0, 0}).status());
+  }
 
  private:
   void Reach(S state) {
@@ -78,7 +81,7 @@ class InState : public CoreHarness {
         Ok(Do(core->Pause(id_)).status());
         return Tell(Report(key_, AttemptPhase::kEnded, ExitReason::kCheckpointed));
       case S::kRecovering:  // until the next tick
-        return Ok(core->Sync({session_, ++sync_number, {Failed(key_, Reason::kInternal)}, 0, 0}).status());
+        return FailUntilTheNextTick();
       case S::kFinalizing:
         return Tell(Report(key_, AttemptPhase::kFinalizing));
       case S::kCancelling:
@@ -153,6 +156,23 @@ TEST(RequestMatrixTest, CausesOfAPause) {
               cause == PauseCause::kUser ? RequestRule::Kind::kInForce : RequestRule::Kind::kSetCause);
     EXPECT_EQ(ResumeRule(S::kPausing, cause).kind,
               cause == PauseCause::kUser ? RequestRule::Kind::kSetCause : RequestRule::Kind::kInForce);
+    EXPECT_EQ(ResumeRule(S::kRecovering, cause).kind, ResumeRule(S::kPausing, cause).kind);
+  }
+}
+
+// A pause whose attempt fails before its checkpoint recovers into PAUSED, unless it is taken back on the way.
+TEST(RequestMatrixTest, AResumeWhileAPausedJobRecovers) {
+  for (const bool resumed : {false, true}) {
+    InState scheduler(S::kPausing);
+    scheduler.FailUntilTheNextTick();
+    S after = S::kValidating;
+    if (resumed) {
+      ASSERT_TRUE(Send(*scheduler.core, Request::kResume, scheduler.id(), &after).ok());
+      EXPECT_EQ(after, S::kRecovering);
+    }
+    scheduler.Advance(limits::kMaxBackoffSeconds * 1'000);
+    const S state = scheduler.State(scheduler.id());
+    EXPECT_EQ(state == S::kPaused, !resumed) << Name(state);
   }
 }
 

@@ -137,7 +137,9 @@ TEST_F(CreateTest, ARequestIdOutlivesItsJob) {
   ASSERT_EQ(Get(job.id()).state(), v1::CANCELLED);
   ASSERT_TRUE(Delete(job.id()).ok());
   v1::Job again;
-  EXPECT_EQ(Create(request, &again).error_code(), grpc::StatusCode::NOT_FOUND);
+  const grpc::Status status = Create(request, &again);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(status.error_message(), "request_id \"once\" made job " + job.id() + ", which was deleted");
   EXPECT_EQ(CountJobs(), 0u);
 }
 
