@@ -41,11 +41,11 @@ std::set<std::string> ReasonsOfTheSources() {
 }
 
 TEST(RpcErrorTest, EveryReasonHasAHint) {
-  // Said to agents, to whom nobody types, or of a bug.
-  const std::set<std::string> elsewhere = {"WORKER_TOO_OLD",   "WORKER_TOO_NEW", "SESSION_CLOSED", "LEASE_FENCED",
-                                           "LOG_GAP",          "INVALID_PATH",   "INVALID_SIZE",   "PROCESS_GONE",
-                                           "INVALID_COMMAND",  "FAILPOINT",      "WORKER_OWNED",   "OTHER_WORKER",
-                                           "ROWS_OUT_OF_RANGE"};
+  // Said to agents and balancers, to whom nobody types, or of a bug.
+  const std::set<std::string> elsewhere = {"WORKER_TOO_OLD",    "WORKER_TOO_NEW", "SESSION_CLOSED", "LEASE_FENCED",
+                                           "LOG_GAP",           "INVALID_PATH",   "INVALID_SIZE",   "PROCESS_GONE",
+                                           "INVALID_COMMAND",   "FAILPOINT",      "WORKER_OWNED",   "OTHER_WORKER",
+                                           "ROWS_OUT_OF_RANGE", "UNKNOWN_SERVICE"};
   const std::set<std::string> reasons = ReasonsOfTheSources();
   ASSERT_GE(reasons.size(), 40u) << "the sources are not where this test looks";
   const std::string none = Hint(absl::StatusCode::kAborted, "NO_SUCH_REASON");
