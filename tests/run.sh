@@ -2,7 +2,7 @@
 # The test command: installs what it needs, checks the tree, builds everything once, runs every test that needs no GPU,
 # with real processes where it takes them, and again under the sanitizers what they can see. Prints the time of each
 # phase.
-#   bash tests/run.sh [PHASE ...]     phases: deps tree build unit e2e asan tsan; all of them by default
+#   bash tests/run.sh [PHASE ...]     phases: deps tree build unit e2e asan tsan mutations; all of them by default
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -50,13 +50,16 @@ asan() { sanitizer asan 'core|parser'; }
 # What shares data among threads and has no gRPC, whose uninstrumented libraries make false reports.
 tsan() { TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/tests/tsan.supp" sanitizer tsan 'threads'; }
 
+# Two planted bugs, of executables that build quickly; `tests/soak.sh mutations` has all of them.
+mutations() { bash tests/mutations.sh terminal_moves_on expired_tokens_work; }
+
 phases=("$@")
-[ ${#phases[@]} -gt 0 ] || phases=(deps tree build unit e2e asan tsan)
+[ ${#phases[@]} -gt 0 ] || phases=(deps tree build unit e2e asan tsan mutations)
 for name in "${phases[@]}"; do
   case $name in
     deps | build) phase "$name" "$name" || break ;;
-    tree | unit | e2e | asan | tsan) phase "$name" "$name" || true ;;
-    *) echo "tests/run.sh: no phase '$name'; phases are deps tree build unit e2e asan tsan" >&2; exit 2 ;;
+    tree | unit | e2e | asan | tsan | mutations) phase "$name" "$name" || true ;;
+    *) echo "tests/run.sh: no phase '$name'; phases are deps tree build unit e2e asan tsan mutations" >&2; exit 2 ;;
   esac
 done
 
