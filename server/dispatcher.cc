@@ -217,11 +217,11 @@ class Dispatcher::Impl {
   }
 
   // A store that is away fails every batch: a line now and then.
-  void NoteCommit(const absl::Status& committed) {
+  void NoteCommit(const std::string& failure) {
     const int64_t now = clock_->BootNanos();
-    if (committed.ok() || now < next_failure_line_boot_nanos_) return;
+    if (failure.empty() || now < next_failure_line_boot_nanos_) return;
     next_failure_line_boot_nanos_ = now + limits::kServerFaultLineMs * 1'000'000;
-    spdlog::error("a commit failed: {}", std::string(committed.message()));
+    spdlog::error("a commit failed: {}", failure);
   }
 
   void Drain() {

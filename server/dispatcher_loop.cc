@@ -51,13 +51,14 @@ absl::Status DispatcherLoop::Load() {
   return absl::OkStatus();
 }
 
-absl::Status DispatcherLoop::Turn(std::vector<Mail>* batch) {
+std::string DispatcherLoop::Turn(std::vector<Mail>* batch) {
   for (Mail& mail : *batch) {
     if (mail.apply) mail.apply(core_);
   }
   NoteDeafness();
   core_.Tick();
   const absl::Status committed = core_.CommitBatch();
+  const std::string failure = committed.ok() ? "" : std::string(committed.message());
   if (committed.ok()) {
     Failpoint("dispatcher_before_publish").IgnoreError();  // armed to crash or to sleep
     for (const Effect& effect : core_.TakeEffects()) Tell(effect);
@@ -70,7 +71,7 @@ absl::Status DispatcherLoop::Turn(std::vector<Mail>* batch) {
   AnswerParked();
   AnswerExplains();
   AnswerForecasts();
-  return committed;
+  return failure;
 }
 
 // What workers have sent is applied before each Tick, and Ticks are listen_nanos() apart at most. Where they were not,

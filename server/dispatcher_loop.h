@@ -32,7 +32,8 @@ class DispatcherLoop {
 
   absl::Status Load();
   // Applies the mails and what is due, commits once, and only then tells the sink, publishes and answers, in order.
-  absl::Status Turn(std::vector<Mail>* batch);
+  // Returns why nothing was committed; "" where it was.
+  std::string Turn(std::vector<Mail>* batch);
   // A Sync whose answer is parked; it belongs into a batch like any other mail.
   Mail SyncMail(SyncInput input, std::function<void(absl::StatusOr<SyncReply>)> done);
   // When Turn has something to do without mail.

@@ -102,7 +102,7 @@ void SimScheduler::Turn() {
   mailbox_.erase(mailbox_.begin(), mailbox_.begin() + static_cast<int64_t>(count));
   ++turns_;
   answers_.clear();
-  loop_->Turn(&batch).IgnoreError();  // the disk that fails is the world's doing
+  loop_->Turn(&batch);
   if (backend_->lied()) {
     backend_->LieAboutCommits(0);
     return Crash();  // between the commit and its answers

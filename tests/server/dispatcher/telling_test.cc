@@ -43,12 +43,12 @@ class TellingTest : public ::testing::Test {
                        if (job.ok()) id = job->id;
                      },
                      [](const absl::Status& committed) { EXPECT_TRUE(committed.ok()) << committed; }, nullptr});
-    loop_.Turn(&batch).IgnoreError();
+    loop_.Turn(&batch);
     return id;
   }
   void Turn() {
     std::vector<Mail> none;
-    loop_.Turn(&none).IgnoreError();
+    loop_.Turn(&none);
   }
   using Explained = std::optional<absl::StatusOr<std::optional<Explanation>>>;  // none: not answered yet
   using Forecasted = std::optional<absl::Status>;
