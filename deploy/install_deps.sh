@@ -14,8 +14,8 @@ build_packages=(
   python3 python3-pip python3-venv wordnet-base
 )
 # promtool comes with prometheus; openssl makes the certificates of the TLS tests; e2fsprogs and mount a small disk of its own
-# for a scheduler that fills it.
-test_packages=(prometheus clang-format-14 openssl e2fsprogs mount)
+# for a scheduler that fills it; patch plants bugs.
+test_packages=(prometheus clang-format-14 openssl e2fsprogs mount patch)
 
 packages=("${build_packages[@]}")
 case "${1:-}" in
