@@ -68,7 +68,7 @@ fuzz_messages() {
   LONGHAUL_FUZZ_SEED=$seed LONGHAUL_FUZZ_SECONDS=$(((seconds + tests - 1) / tests)) \
     timeout "$((seconds + 600))" "build/asan/bin/$target" --gtest_brief=1 >"$log" 2>&1 || status=$?
   local counts
-  counts=$(tr '\r' '\n' <"$log" | sed -n 's/.*\b\([0-9]* seeds, from [0-9]*\).*/\1/p')
+  counts=$(tr '\r' '\n' <"$log" | grep -o '[0-9][0-9]* seeds, from [0-9]*' || true)
   echo "$counts"
   [ "$status" -eq 0 ] || tr '\r' '\n' <"$log" | tail -n 40
   rm -f "$log"
