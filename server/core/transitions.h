@@ -16,7 +16,7 @@ struct RequestRule {
   enum class Kind {
     kMove,      // goes to `to`
     kInForce,   // already so: OK, nothing changes
-    kSetCause,  // stays PAUSING, only its cause changes
+    kSetCause,  // stays PAUSING or RECOVERING, only the pause's cause changes
     kRefused,   // FAILED_PRECONDITION ILLEGAL_TRANSITION
   } kind = Kind::kRefused;
   JobState to = JobState::kQueued;  // kMove only

@@ -19,7 +19,7 @@ class HealthWatch;
 
 class HealthService {
  public:
-  // Of the server as a whole ("") and of `services`. `context` must outlive what Make returns.
+  // Of the server as a whole ("") and of `services`. `context` must outlive this.
   HealthService(const RpcContext* context, const std::vector<std::string>& services);
   ~HealthService();
 

@@ -94,6 +94,13 @@ class Crowd {
 const std::map<std::pair<int, std::string>, int> kTheRest = {
     {{grpc::StatusCode::RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS"}, kStreams - limits::kMaxStreamsPerCaller}};
 
+template <typename Response>
+void ExpectItsShare(Crowd<Response>& crowd) {
+  ASSERT_TRUE(crowd.settled());
+  EXPECT_EQ(crowd.opened(), limits::kMaxStreamsPerCaller);
+  EXPECT_EQ(crowd.refused(), kTheRest);
+}
+
 // A watch's first message, then it goes.
 grpc::Status WatchOnce(const Stubs& stubs, const std::string& id) {
   v1::WatchFineTuneJobRequest request;
@@ -135,9 +142,7 @@ TEST_F(ManyStreamsTest, OneTokenGetsItsOwnAndLeavesTheOthersTheirs) {
   request.set_id(job.id());
   {
     Crowd<v1::WatchFineTuneJobResponse> crowd(kStreams, Watching(greedy, &request));
-    ASSERT_TRUE(crowd.settled());
-    EXPECT_EQ(crowd.opened(), limits::kMaxStreamsPerCaller);
-    EXPECT_EQ(crowd.refused(), kTheRest);
+    ASSERT_NO_FATAL_FAILURE(ExpectItsShare(crowd));
     const grpc::Status watched = WatchOnce(other, job.id());
     EXPECT_TRUE(watched.ok()) << watched.error_message();
     EXPECT_TRUE(Call(*other.jobs, &v1::FineTuneService::Stub::CreateFineTuneJob, RequestFor(kHello), &job).ok());
@@ -162,9 +167,7 @@ TEST_F(ManyStreamsTest, WatchesOfHealthHaveABoundOfTheirOwn) {
   Crowd<HealthCheckResponse> crowd(kStreams, [&](grpc::ClientContext* context, auto* reactor) {
     health->async()->Watch(context, &request, reactor);
   });
-  ASSERT_TRUE(crowd.settled());
-  EXPECT_EQ(crowd.opened(), limits::kMaxStreamsPerCaller);
-  EXPECT_EQ(crowd.refused(), kTheRest);
+  ASSERT_NO_FATAL_FAILURE(ExpectItsShare(crowd));
   EXPECT_TRUE(List(other).ok());
   grpc::ClientContext context;
   HealthCheckResponse response;
@@ -192,9 +195,7 @@ TEST_F(LocalStreamsTest, OneConnectionGetsItsOwnAndLeavesTheOthersTheirs) {
   v1::WatchFineTuneJobRequest request;
   request.set_id(job.id());
   Crowd<v1::WatchFineTuneJobResponse> crowd(kStreams, Watching(greedy, &request));
-  ASSERT_TRUE(crowd.settled());
-  EXPECT_EQ(crowd.opened(), limits::kMaxStreamsPerCaller);
-  EXPECT_EQ(crowd.refused(), kTheRest);
+  ASSERT_NO_FATAL_FAILURE(ExpectItsShare(crowd));
   // Who reads hears of everything, whatever the 5,000 that do not read have not taken yet.
   grpc::ClientContext context;
   const auto reader = other.jobs->WatchFineTuneJob(&context, request);
